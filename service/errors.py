@@ -1,0 +1,253 @@
+"""Every error a caller can meet: a stable code, a message that says what to do, and details. Knows no HTTP.
+
+The tree, and nothing outside it, may leave the decoder, the engine and the client::
+
+    ServiceError
+    ├── BadInput          the caller sent something we cannot work with
+    │   ├── InvalidImage · NoImage · InvalidOption · ImageTooLarge · BodyTooLarge · TooManyImages · UnsupportedMediaType
+    │   ├── UnknownModel · UnknownLayer · UnknownLabel · UnknownMethod · UnknownColormap
+    │   └── LayerNotExplainable
+    ├── Unavailable       try again later
+    │   ├── Overloaded · NotReady
+    └── DeadlineExceeded · ModelLoadError · ModelOutputError · InternalError
+
+``web/problems.py`` maps codes to status codes; ``docs/errors.md`` has a section per code.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class ServiceError(Exception):
+    """Root of the tree.
+
+    Attributes:
+        code: stable, machine-readable, one per class.
+        title: what this kind of error is, the same for every occurrence.
+        message: one sentence, safe to show, that says what to do.
+        details: further members for the response, JSON-serialisable.
+    """
+
+    code: ClassVar[str] = "internal_error"
+    title: ClassVar[str] = "Internal error"
+
+    def __init__(self, message: str, **details: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details = details
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by message and details, so that a worker's error arrives whole."""
+        return _rebuild, (type(self), self.message, self.details)
+
+
+def _rebuild(cls: type[ServiceError], message: str, details: dict[str, Any]) -> ServiceError:
+    return cls(message, **details)
+
+
+class BadInput(ServiceError):
+    """The caller sent something that cannot be worked with; sending it again will not help."""
+
+    code = "bad_input"
+    title = "Bad input"
+
+
+class InvalidImage(BadInput):
+    """The bytes are not a picture that can be read."""
+
+    code = "invalid_image"
+    title = "Not a readable picture"
+
+
+class NoImage(BadInput):
+    """The request carries no picture."""
+
+    code = "no_image"
+    title = "No picture"
+
+
+class InvalidRequest(BadInput):
+    """The request itself is malformed: broken JSON, a broken multipart body."""
+
+    code = "invalid_request"
+    title = "Malformed request"
+
+
+class InvalidOption(BadInput):
+    """An option has a value out of range, of the wrong type, or an unknown name."""
+
+    code = "invalid_option"
+    title = "Invalid option"
+
+
+class ImageTooLarge(BadInput):
+    """A picture has more pixels, or more frames, than allowed; found out before it was decoded."""
+
+    code = "image_too_large"
+    title = "Picture too large"
+
+
+class BodyTooLarge(BadInput):
+    """The request has more bytes than allowed."""
+
+    code = "body_too_large"
+    title = "Request too large"
+
+
+class TooManyImages(BadInput):
+    """The request carries more pictures than allowed."""
+
+    code = "too_many_images"
+    title = "Too many pictures"
+
+
+class UnsupportedMediaType(BadInput):
+    """The content type is none that the service reads."""
+
+    code = "unsupported_media_type"
+    title = "Unsupported content type"
+
+
+class NotFound(BadInput):
+    """No such route."""
+
+    code = "not_found"
+    title = "Not found"
+
+
+class MethodNotAllowed(BadInput):
+    """The route exists, the HTTP verb does not."""
+
+    code = "method_not_allowed"
+    title = "Method not allowed"
+
+
+class UnknownName(BadInput):
+    """A name is none of those known; carries the closest ones as ``suggestions``."""
+
+    kind: ClassVar[str] = "name"
+
+    @classmethod
+    def among(cls, name: str, known: Iterable[str], hint: str) -> UnknownName:
+        """Build the error for ``name``, with the closest of ``known`` as suggestions."""
+        suggestions = closest(name, known)
+        meant = f" Did you mean {' or '.join(repr(s) for s in suggestions)}?" if suggestions else ""
+        return cls(f"There is no {cls.kind} {shorten(name)!r}.{meant} {hint}", suggestions=suggestions)
+
+
+class UnknownModel(UnknownName):
+    """No model of that name is served."""
+
+    code = "unknown_model"
+    title = "Unknown model"
+    kind = "model"
+
+
+class UnknownLayer(UnknownName):
+    """The model has no layer of that name."""
+
+    code = "unknown_layer"
+    title = "Unknown layer"
+    kind = "layer"
+
+
+class UnknownLabel(UnknownName):
+    """The model has no class of that index or label."""
+
+    code = "unknown_label"
+    title = "Unknown class"
+    kind = "class"
+
+
+class UnknownMethod(UnknownName):
+    """There is no CAM method of that name."""
+
+    code = "unknown_method"
+    title = "Unknown method"
+    kind = "method"
+
+
+class UnknownColormap(UnknownName):
+    """There is no colormap of that name."""
+
+    code = "unknown_colormap"
+    title = "Unknown colormap"
+    kind = "colormap"
+
+
+class LayerNotExplainable(BadInput):
+    """The layer exists but its output cannot be turned into a map; the message carries the reason."""
+
+    code = "layer_not_explainable"
+    title = "Layer cannot be explained"
+
+
+class Unavailable(ServiceError):
+    """The service cannot take the request now; ``retry_after_s`` in the details says when to try again."""
+
+    code = "unavailable"
+    title = "Unavailable"
+
+    @property
+    def retry_after_s(self) -> int:
+        """Whole seconds after which a new try makes sense."""
+        return int(self.details.get("retry_after_s", 1))
+
+
+class Overloaded(Unavailable):
+    """The queue is full."""
+
+    code = "overloaded"
+    title = "Too many requests"
+
+
+class NotReady(Unavailable):
+    """No model or worker can answer: loading, draining, failed."""
+
+    code = "not_ready"
+    title = "Not ready"
+
+
+class DeadlineExceeded(ServiceError):
+    """The answer did not come within the time allowed for it."""
+
+    code = "deadline_exceeded"
+    title = "Deadline exceeded"
+
+
+class ModelLoadError(ServiceError):
+    """A model cannot be loaded; the message says what is wrong with its file or its configuration."""
+
+    code = "model_load_failed"
+    title = "Model cannot be loaded"
+
+
+class ModelOutputError(ServiceError):
+    """A loaded model gave something that no answer can be made of: not logits, or not finite."""
+
+    code = "model_output"
+    title = "Model output cannot be used"
+
+
+class InternalError(ServiceError):
+    """Our fault. The message carries nothing internal; the log has the rest, under the request id."""
+
+    code = "internal_error"
+    title = "Internal error"
+
+
+def closest(name: str, known: Iterable[str], limit: int = 3) -> list[str]:
+    """Return up to ``limit`` of ``known`` that look most like ``name``, best first."""
+    by_folded = {candidate.casefold(): candidate for candidate in known}
+    matches = difflib.get_close_matches(name[:200].casefold(), by_folded, n=limit, cutoff=0.6)
+    return [by_folded[match] for match in matches]
+
+
+def shorten(text: str, limit: int = 80) -> str:
+    """Cut a caller's text to ``limit`` characters, so that an error never echoes a megabyte."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"
