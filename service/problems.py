@@ -1,0 +1,65 @@
+"""Errors as the native API words them: RFC 9457 problem details. The one table from error code to HTTP status."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from service.errors import ServiceError, Unavailable
+from service.wire import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["MEDIA_TYPE", "STATUS", "headers_for", "problem_for", "status_of"]
+
+MEDIA_TYPE = "application/problem+json"
+
+STATUS: Mapping[str, int] = {
+    "bad_input": 400,
+    "invalid_image": 400,
+    "no_image": 400,
+    "invalid_request": 400,
+    "not_found": 404,
+    "unknown_model": 404,
+    "method_not_allowed": 405,
+    "body_too_large": 413,
+    "image_too_large": 413,
+    "too_many_images": 413,
+    "unsupported_media_type": 415,
+    "invalid_option": 422,
+    "unknown_layer": 422,
+    "unknown_label": 422,
+    "unknown_method": 422,
+    "unknown_colormap": 422,
+    "layer_not_explainable": 422,
+    "overloaded": 429,
+    "internal_error": 500,
+    "model_output": 500,
+    "model_load_failed": 500,
+    "unavailable": 503,
+    "not_ready": 503,
+    "deadline_exceeded": 504,
+}
+
+
+def status_of(error: ServiceError) -> int:
+    """Return the HTTP status of an error."""
+    return STATUS.get(error.code, 500)
+
+
+def problem_for(error: ServiceError, request_id: str) -> Problem:
+    """Put an error into words; its details become members of their own."""
+    members = {
+        "type": f"/errors#{error.code.replace('_', '-')}",
+        "title": error.title,
+        "status": status_of(error),
+        "code": error.code,
+        "detail": error.message,
+        "request_id": request_id,
+    }
+    return Problem.model_validate({**error.details, **members})
+
+
+def headers_for(error: ServiceError) -> dict[str, str]:
+    """Return the headers that go with an error."""
+    return {"Retry-After": str(error.retry_after_s)} if isinstance(error, Unavailable) else {}

@@ -1,0 +1,189 @@
+"""One frozen Settings object, built once at start and passed down. The only module that reads the environment.
+
+Order of precedence: command line, then environment (``CAMSERVE_…``), then the TOML file, then the defaults here.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+__all__ = ["ModelConfig", "Settings", "load_settings"]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+def _floats(value: object) -> object:
+    """Read ``0.485/0.456/0.406``, or one number for all three channels."""
+    if isinstance(value, str):
+        parts = value.split("/")
+        return tuple(parts) if len(parts) > 1 else (value, value, value)
+    if isinstance(value, int | float):
+        return (value, value, value)
+    return value
+
+
+Channels = Annotated[tuple[float, float, float], BeforeValidator(_floats)]
+
+
+class ModelConfig(BaseModel):
+    """One model to serve, from a ``[[models]]`` table or from ``[name=]architecture[:weights][,option=value…]``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field("", description="Name in the API; the architecture's if left out.", validate_default=True)
+    architecture: str = Field(description="`shapes`, `shapes-shortcut`, or a torchvision classification model.")
+    weights: str | None = Field(
+        None,
+        description="A `.safetensors` or `.pth` file, the name of a torchvision weights entry, or `random`; "
+        "the source's own default if left out.",
+    )
+    labels: Path | None = Field(None, description="A file with one class label per line, or a JSON list.")
+    layer: str | None = Field(None, description="Default target layer.")
+    mode: Literal["crop", "squash", "pad"] | None = Field(None, description="How a picture is fitted to the input.")
+    resize: int | None = Field(None, ge=1, le=8192, description="Shorter side before the centre crop.")
+    size: int | None = Field(None, ge=8, le=4096, description="Input height and width in pixels.")
+    interpolation: Literal["nearest", "bilinear", "bicubic"] | None = Field(None, description="Resampling filter.")
+    mean: Channels | None = Field(None, description="Per-channel mean of the input, pixels scaled to 0–1.")
+    std: Channels | None = Field(None, description="Per-channel standard deviation of the input.")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="What the model computes in.")
+    version: str | None = Field(None, description="Reported in answers; the weights' own name or digest if left out.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _parse(cls, value: Any) -> Any:
+        fields = _parse_model(value) if isinstance(value, str) else value
+        if isinstance(fields, dict) and not fields.get("name") and fields.get("architecture"):
+            return {**fields, "name": fields["architecture"]}
+        return fields
+
+    @model_validator(mode="after")
+    def _check(self) -> ModelConfig:
+        if not _NAME.fullmatch(self.name):
+            raise ValueError(f"model name {self.name!r} may hold letters, digits, '.', '_' and '-' only")
+        return self
+
+
+def _parse_model(text: str) -> dict[str, str]:
+    head, *options = text.split(",")
+    name, _, rest = head.rpartition("=")
+    architecture, _, weights = rest.partition(":")
+    fields = {"name": name, "architecture": architecture}
+    if weights:
+        fields["weights"] = weights
+    for option in options:
+        key, found, value = option.partition("=")
+        if not found:
+            raise ValueError(f"model option {option!r} must look like key=value")
+        fields[key.strip()] = value.strip()
+    return fields
+
+
+def _split_models(value: object) -> object:
+    """Read the environment's one string: models apart by white space."""
+    return value.split() if isinstance(value, str) else value
+
+
+class Settings(BaseSettings):
+    """Everything that can be set; each field has a row in docs/operations.md."""
+
+    model_config = SettingsConfigDict(env_prefix="CAMSERVE_", extra="forbid", frozen=True)
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+    models: Annotated[tuple[ModelConfig, ...], NoDecode, BeforeValidator(_split_models)] = Field(
+        (
+            ModelConfig(name="shapes", architecture="shapes"),
+            ModelConfig(name="shapes-shortcut", architecture="shapes-shortcut"),
+        ),
+        min_length=1,
+        description="Models to serve, the first being the default. "
+        "`[name=]architecture[:weights][,option=value…]`, repeated on the command line, apart by spaces in the "
+        "environment, or `[[models]]` tables in the file.",
+    )
+    device: str = Field("auto", description="`auto` (every GPU, else the CPU), `cpu`, `cuda`, `cuda:1`, `mps`.")
+    workers: int = Field(1, ge=1, le=64, description="Worker processes per device.")
+    threads: int = Field(0, ge=0, le=1024, description="CPU threads per worker; 0 shares the cores among the workers.")
+    concurrency: int = Field(2, ge=1, le=16, description="Batches a worker computes at once, each on another model.")
+    max_batch_size: int = Field(16, ge=1, le=1024, description="Pictures in a batch at most.")
+    max_batch_pixels: int = Field(16 * 1024 * 1024, ge=1024, description="Model-input pixels in a batch at most.")
+    max_queue: int = Field(128, ge=1, le=100_000, description="Pictures accepted and not yet answered, at most.")
+    request_timeout_s: float = Field(30.0, gt=0, le=3600, description="Deadline of a request that sets none.")
+    max_body_bytes: int = Field(32 * 1024 * 1024, ge=1024, description="Bytes in a request body at most.")
+    max_image_bytes: int = Field(16 * 1024 * 1024, ge=1024, description="Bytes in one picture at most.")
+    max_image_pixels: int = Field(64_000_000, ge=1, description="Pixels in one picture at most.")
+    max_image_frames: int = Field(1000, ge=1, description="Frames in one picture at most; the first is used.")
+    max_images: int = Field(32, ge=1, le=1024, description="Pictures in one request at most.")
+    max_explanations: int = Field(64, ge=1, le=10_000, description="Explanations per picture at most.")
+    decode_threads: int = Field(0, ge=0, le=256, description="Threads that decode and render; 0 is one per core.")
+    cache_dir: Path = Field(
+        default_factory=lambda: Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "camserve",  # noqa: TID251
+        description="Where downloaded weights are kept.",
+    )
+    weights_mirror: str | None = Field(
+        None, description="Base URL that replaces torchvision's download site, for machines behind a mirror."
+    )
+    allow_download: bool = Field(True, description="Whether weights may be downloaded.")
+    worker_start_timeout_s: float = Field(600.0, gt=0, description="Time a worker may take to load its models.")
+    drain_timeout_s: float = Field(30.0, ge=0, description="Time that accepted requests get on shutdown.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged.")
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Settings:
+        names = [model.name for model in self.models]
+        if len(set(names)) != len(names):
+            raise ValueError(f"two models have the same name: {', '.join(names)}")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Order the sources: arguments, environment, then the file that ``load_settings`` names."""
+        del dotenv_settings, file_secret_settings
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def load_settings(file: Path | None = None, **overrides: Any) -> Settings:
+    """Build the settings from ``overrides``, the environment and the TOML ``file``.
+
+    Raises:
+        pydantic.ValidationError: a value is out of range, or a key is unknown.
+        FileNotFoundError: ``file`` does not exist.
+    """
+    if file is None:
+        return Settings(**overrides)
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no settings file {file}")
+
+    class FromFile(Settings):
+        model_config = SettingsConfigDict(toml_file=file)
+
+    settings = FromFile(**overrides)
+    return settings.model_copy(update={"models": tuple(_beside(file, model) for model in settings.models)})
+
+
+def _beside(file: Path, model: ModelConfig) -> ModelConfig:
+    """Read relative paths in a settings file as relative to that file."""
+    changed: dict[str, Any] = {}
+    if model.labels is not None and (file.parent / model.labels).is_file():
+        changed["labels"] = file.parent / model.labels
+    if model.weights is not None and (file.parent / model.weights).is_file():
+        changed["weights"] = str(file.parent / model.weights)
+    return model.model_copy(update=changed)

@@ -1,0 +1,393 @@
+"""The native API's requests and responses, shared by server and client. Field names are a firm contract."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+__all__ = [
+    "ArrayData",
+    "BoxData",
+    "ClassEntry",
+    "ClassList",
+    "ColormapEntry",
+    "ColormapList",
+    "EncodedPicture",
+    "ExplainOptions",
+    "ExplainRequest",
+    "ExplainResponse",
+    "Explanation",
+    "ExplanationTarget",
+    "ImageInfo",
+    "ImageInput",
+    "InputSize",
+    "LayerEntry",
+    "LayerList",
+    "MethodEntry",
+    "MethodList",
+    "ModelEntry",
+    "ModelList",
+    "ModelReference",
+    "PictureResult",
+    "PointData",
+    "PredictOptions",
+    "PredictRequest",
+    "Prediction",
+    "Preprocessing",
+    "Problem",
+    "Readiness",
+    "RegionData",
+    "Status",
+    "Timing",
+    "Version",
+]
+
+OutputName = Literal["heatmap", "overlay", "mask", "map", "regions"]
+
+
+def _listed(value: object) -> object:
+    """Accept one value where a list of them is meant."""
+    return [value] if isinstance(value, str | int) else value
+
+
+class _Options(BaseModel):
+    """Options refuse what they do not know: a misspelt one must not be ignored in silence."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PredictOptions(_Options):
+    """Options of ``predict``; part of those of ``explain``."""
+
+    top_k: int = Field(5, ge=1, le=100_000, description="How many classes to list, at most as many as there are.")
+
+
+Targets = Annotated[list[int | str], BeforeValidator(_listed), Field(min_length=1, max_length=256)]
+Names = Annotated[list[str], BeforeValidator(_listed), Field(min_length=1, max_length=64)]
+Outputs = Annotated[list[OutputName], BeforeValidator(_listed), Field(min_length=1, max_length=16)]
+
+
+class ExplainOptions(PredictOptions):
+    """Options of ``explain``."""
+
+    layer: Names = Field(["default"], description="Layers of the catalogue, or `default`.", examples=[["layer4"]])
+    target: Targets = Field(
+        ["predicted"],
+        description="Classes to explain: an index, a label (whatever the case), `predicted`, or `top-K` for the K "
+        "best.",
+        examples=[["predicted"], ["top-3", "star"], [281]],
+    )
+    against: int | str | None = Field(
+        None, description="A class: explain why the target *rather than this* (score = difference of the logits)."
+    )
+    method: Names = Field(["gradcam"], description="Names from `GET /api/v1/methods`.")
+    output: Outputs = Field(["heatmap"], description="What to return of each explanation.")
+    size: Literal["picture", "model", "layer"] = Field("picture", description="The grid of the rendered pictures.")
+    colormap: str = Field("turbo", description="A name from `GET /api/v1/colormaps`.", max_length=64)
+    alpha: float = Field(0.5, ge=0, le=1, description="Opacity of the heatmap in the overlay.")
+    threshold: float = Field(0.5, ge=0, le=1, description="Share of the map's maximum above which regions are drawn.")
+    image_format: Literal["auto", "png", "jpeg", "webp"] = Field(
+        "auto", description="`auto`: palette PNG for heatmaps, grey PNG for masks, JPEG for overlays."
+    )
+    max_side: int = Field(1024, ge=16, le=8192, description="Longest side of rendered pictures, in pixels.")
+
+
+class ImageInput(_Options):
+    """One picture in a JSON request."""
+
+    b64: str = Field(description="The file's bytes in base64; a data URI is accepted.", examples=["iVBORw0KGgo…"])
+    filename: str | None = Field(None, max_length=1024, description="Comes back with the answer.")
+
+
+class PredictRequest(PredictOptions):
+    """The JSON form of a ``predict`` request."""
+
+    images: list[ImageInput] = Field(description="The pictures.")
+
+
+class ExplainRequest(ExplainOptions):
+    """The JSON form of an ``explain`` request."""
+
+    images: list[ImageInput] = Field(description="The pictures.")
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class ModelReference(_Answer):
+    """Which model answered."""
+
+    name: str
+    version: str
+
+
+class ImageInfo(_Answer):
+    """A picture as it was received; sizes are those of the upright picture."""
+
+    index: int = Field(description="Position in the request, from 0.")
+    filename: str | None
+    width: int = Field(description="0 where the picture could not be read.")
+    height: int
+    sha256: str = Field(description="Of the bytes received.")
+
+
+class BoxData(_Answer):
+    """A rectangle in the upright picture's pixels; pixel i covers i to i + 1."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+class PointData(_Answer):
+    """A place in the upright picture, in its pixels."""
+
+    x: float
+    y: float
+
+
+class Prediction(_Answer):
+    """One class of the top k."""
+
+    rank: int = Field(description="From 1.")
+    index: int
+    label: str
+    probability: float = Field(description="Softmax of the logits.")
+    logit: float
+
+
+class ExplanationTarget(_Answer):
+    """The class that was explained, or explained against."""
+
+    index: int
+    label: str
+    probability: float
+    logit: float
+
+
+class EncodedPicture(_Answer):
+    """A picture in base64."""
+
+    media_type: str
+    width: int
+    height: int
+    data: str
+
+
+class ArrayData(_Answer):
+    """An array in base64: little-endian, C order."""
+
+    dtype: Literal["float32"] = "float32"
+    shape: list[int]
+    data: str
+
+
+class RegionData(_Answer):
+    """A connected area above the threshold, in the upright picture's pixels."""
+
+    box: BoxData
+    polygon: list[tuple[float, float]]
+    score: float = Field(description="Highest value inside, as a share of the map's maximum.")
+    area: float = Field(description="Share of the picture's area.")
+
+
+class Explanation(_Answer):
+    """Where one layer saw evidence for one class, by one method. What was not asked for is null."""
+
+    layer: str
+    method: str
+    target: ExplanationTarget
+    against: ExplanationTarget | None
+    empty: bool = Field(description="Nothing in the map was positive.")
+    maximum: float = Field(description="Highest value of the raw map.")
+    peak: PointData | None = Field(description="Centre of the hottest cell; null for an empty map.")
+    heatmap: EncodedPicture | None = None
+    overlay: EncodedPicture | None = None
+    mask: EncodedPicture | None = None
+    map: ArrayData | None = Field(None, description="The method's raw values at the layer's resolution.")
+    regions: list[RegionData] | None = None
+
+
+class Problem(BaseModel):
+    """An error (RFC 9457), served as ``application/problem+json``."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    type: str = Field(description="Where the error is explained.")
+    title: str
+    status: int
+    code: str = Field(description="Stable, machine-readable.")
+    detail: str = Field(description="What went wrong here, and what to do.")
+    request_id: str
+    suggestions: list[str] | None = Field(None, description="For an unknown name: the closest ones.")
+
+
+class PictureResult(_Answer):
+    """One picture's answer."""
+
+    image: ImageInfo
+    view: BoxData | None = Field(description="The part of the picture that the model saw.")
+    predictions: list[Prediction]
+    explanations: list[Explanation]
+    error: Problem | None = Field(
+        None, description="Why this picture has no answer. The others of the request have theirs."
+    )
+
+
+class Timing(_Answer):
+    """Where the time went, in milliseconds; with several pictures, of the slowest in each stage."""
+
+    total_ms: float
+    decode_ms: float
+    queue_ms: float
+    compute_ms: float
+    render_ms: float
+    batch_size: int = Field(description="Pictures in the batch, those of other requests included.")
+
+
+class ExplainResponse(_Answer):
+    """The answer of ``explain`` and, without explanations, of ``predict``."""
+
+    id: str = Field(description="The request id, also in the header X-Request-ID.")
+    model: ModelReference
+    results: list[PictureResult]
+    timing: Timing
+
+
+class InputSize(_Answer):
+    """A model's input, in pixels."""
+
+    height: int
+    width: int
+
+
+class Preprocessing(_Answer):
+    """How a picture becomes the model's input."""
+
+    mode: Literal["crop", "squash", "pad"]
+    resize: int | None = Field(description="Shorter side before the centre crop.")
+    interpolation: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+class ModelEntry(_Answer):
+    """A served model. What is known only once it is loaded is null before."""
+
+    name: str
+    state: Literal["loading", "ready", "failed"]
+    reason: str | None = Field(description="Why it failed.")
+    default: bool = Field(description="Whether requests that name no model go to it.")
+    version: str | None = None
+    architecture: str
+    input: InputSize | None = None
+    preprocessing: Preprocessing | None = None
+    classes: int | None = None
+    default_layer: str | None = None
+    methods: list[str] = []
+    device: str | None = None
+    dtype: str | None = None
+    parameters: int | None = None
+
+
+class ModelList(_Answer):
+    """All served models."""
+
+    default: str
+    models: list[ModelEntry]
+
+
+class LayerEntry(_Answer):
+    """One row of the layer catalogue."""
+
+    name: str
+    type: str
+    kind: Literal["conv", "norm", "activation", "pool", "attention", "linear", "block", "other"]
+    shape: list[int] = Field(description="[channels, height, width] of the output for one picture.")
+    stride: int | None = Field(description="Input pixels per row of the grid.")
+    order: int = Field(description="Position in the forward pass.")
+    explainable: bool
+    recommended: bool
+    note: str | None = Field(description="Why it cannot be explained, or what to keep in mind.")
+
+
+class LayerList(_Answer):
+    """A model's layers, in forward order."""
+
+    model: str
+    input: InputSize
+    default: str
+    layers: list[LayerEntry]
+
+
+class ClassEntry(_Answer):
+    """A class of a model."""
+
+    index: int
+    label: str
+
+
+class ClassList(_Answer):
+    """Classes whose label contains the query."""
+
+    model: str
+    total: int = Field(description="Classes of the model.")
+    classes: list[ClassEntry]
+
+
+class MethodEntry(_Answer):
+    """One row of the method table."""
+
+    name: str
+    title: str
+    summary: str
+    paper: str
+    needs_gradients: bool
+    class_specific: bool
+    forwards: float = Field(description="Rough cost per picture, in forward passes.")
+
+
+class MethodList(_Answer):
+    """All methods."""
+
+    default: str
+    methods: list[MethodEntry]
+
+
+class ColormapEntry(_Answer):
+    """A colormap."""
+
+    name: str
+    kind: Literal["sequential", "diverging"]
+
+
+class ColormapList(_Answer):
+    """All colormaps."""
+
+    default: str
+    colormaps: list[ColormapEntry]
+
+
+class Version(_Answer):
+    """What is running."""
+
+    name: str
+    version: str
+    api: str
+
+
+class Status(_Answer):
+    """The process is alive."""
+
+    status: Literal["alive"]
+
+
+class Readiness(_Answer):
+    """Whether requests can be answered, and by what."""
+
+    status: Literal["ready", "loading", "draining", "unavailable"]
+    models: dict[str, Literal["loading", "ready", "failed"]]
+    workers: list[dict[str, Any]]
