@@ -1,0 +1,95 @@
+"""What can be learnt from a picture's bytes before any pixel is decoded: the format, WebP sizes, frame counts.
+
+Pillow counts frames by walking all of them, and allocates a WebP canvas before it tells the size; these walk no further
+than the limit and allocate nothing. None of them raises: broken bytes count as no further frame.
+"""
+
+from __future__ import annotations
+
+import struct
+
+__all__ = ["count_frames", "sniff", "webp_size"]
+
+_TIFF = (b"II*\0", b"MM\0*", b"II\0*", b"MM*\0", b"II+\0", b"MM\0+")
+
+
+def sniff(data: bytes) -> str | None:
+    """Return Pillow's name of the format that ``data`` begins like, or None where it is none that is read here."""
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return "WEBP"
+    if data.startswith(_TIFF):
+        return "TIFF"
+    starts = {b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG", b"GIF87a": "GIF", b"GIF89a": "GIF", b"BM": "BMP"}
+    return next((name for start, name in starts.items() if data.startswith(start)), None)
+
+
+def webp_size(data: bytes) -> tuple[int, int] | None:
+    """Return the (width, height) that a WebP header states, None where it states none."""
+    kind = data[12:16]
+    if kind == b"VP8X" and len(data) >= 30:
+        return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
+    if kind == b"VP8L" and len(data) >= 25:
+        bits = int.from_bytes(data[21:25], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    if kind == b"VP8 " and len(data) >= 30:
+        width, height = struct.unpack_from("<HH", data, 26)
+        return width & 0x3FFF, height & 0x3FFF
+    return None
+
+
+def count_frames(name: str, data: bytes, limit: int) -> int:
+    """Count the frames of a GIF or TIFF, at most ``limit + 1`` of them; other formats count as one frame."""
+    counter = {"GIF": _count_gif, "TIFF": _count_tiff}.get(name)
+    if counter is None:
+        return 1
+    try:
+        return counter(data, limit)
+    except (IndexError, struct.error):
+        return 1  # the tables end early: Pillow judges the first frame
+
+
+def _count_gif(data: bytes, limit: int) -> int:
+    position = 13 + _gif_colours(data[10])
+    frames = 0
+    while frames <= limit and position < len(data):
+        block = data[position]
+        if block == 0x2C:  # an image: descriptor, its own colours, code size, data
+            frames += 1
+            if position + 9 >= len(data):
+                break
+            position = _skip_blocks(data, position + 11 + _gif_colours(data[position + 9]))
+        elif block == 0x21:  # an extension: label, data
+            position = _skip_blocks(data, position + 2)
+        elif block == 0x3B:  # the end, as Pillow sees it
+            break
+        else:
+            position += 1
+    return frames
+
+
+def _gif_colours(flags: int) -> int:
+    return 3 << (flags & 7) + 1 if flags & 0x80 else 0
+
+
+def _skip_blocks(data: bytes, position: int) -> int:
+    while position < len(data) and data[position]:
+        position += data[position] + 1
+    return position + 1
+
+
+def _count_tiff(data: bytes, limit: int) -> int:
+    order = "<" if data[:2] == b"II" else ">"
+    big = 43 in data[2:4]
+    count_format, offset_format, entry = (order + "Q", order + "Q", 20) if big else (order + "H", order + "L", 12)
+    position = struct.unpack_from(offset_format, data, 8 if big else 4)[0]
+    seen: set[int] = set()
+    while position and position not in seen and position < len(data) and len(seen) <= limit:
+        seen.add(position)
+        try:
+            entries = struct.unpack_from(count_format, data, position)[0]
+            position = struct.unpack_from(
+                offset_format, data, position + struct.calcsize(count_format) + entries * entry
+            )[0]
+        except struct.error:
+            break
+    return len(seen)

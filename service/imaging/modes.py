@@ -1,0 +1,62 @@
+"""Convert a picture of any Pillow mode to plain RGB, the way a person would see it on white paper."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["to_rgb"]
+
+_NUMBERS = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Return ``image`` in mode RGB.
+
+    Transparency, of every kind, is composited over white. Numbers wider than 8 bits are scaled, not clipped:
+
+    - 16-bit grey by 1/257, so that 65535 is white;
+    - 32-bit integers likewise, except that values that all lie in 0–255 are taken as they are;
+    - floats in 0–1 by 255, floats in 0–255 as they are;
+    - whatever lies outside these ranges from its own minimum (black) to its own maximum (white). NaN is black.
+
+    Colour profiles are not applied: classifiers are trained on pictures read without them.
+    """
+    if image.mode in _NUMBERS:
+        return Image.fromarray(_grey(image)).convert("RGB")
+    if image.has_transparency_data:
+        return _over_white(image)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    if image.mode == "La":  # premultiplied, and not convertible in one step
+        image = image.convert("LA")
+    if image.mode != "RGBA":
+        image = image.convert("RGBA")
+    paper = Image.new("RGB", image.size, (255, 255, 255))
+    paper.paste(image, mask=image)
+    return paper
+
+
+def _grey(image: Image.Image) -> NDArray[np.uint8]:
+    values = np.asarray(image)  # (h, w)
+    if image.mode.startswith("I;16"):
+        return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    finite = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = _range(finite, image.mode)
+    return np.rint((finite - low) * (255.0 / (high - low))).astype(np.uint8)
+
+
+def _range(values: NDArray[np.float64], mode: str) -> tuple[float, float]:
+    """Return the values that become black and white."""
+    low, high = float(values.min()), float(values.max())
+    for white in (1.0, 255.0) if mode == "F" else (255.0, 65535.0):
+        if low >= 0 and high <= white:
+            return 0.0, white
+    return low, high if high > low else low + 1.0

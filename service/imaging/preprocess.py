@@ -1,0 +1,192 @@
+"""The picture as the model wants it, together with the geometry that was applied.
+
+Mode "crop" is, pixel for pixel, what torchvision's ``ImageClassification`` preset does up to and including the crop.
+Scaling to [0, 1] and normalising by ``mean`` and ``std`` happen in the worker, on the whole batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
+from PIL import Image
+
+from service.imaging.geometry import Geometry
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from service.imaging.decode import DecodedImage
+
+__all__ = ["Interpolation", "Mode", "Prepared", "PreprocessSpec", "geometry_for", "needed_scale", "preprocess"]
+
+Mode = Literal["crop", "squash", "pad"]
+Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
+
+_RESAMPLE: dict[Interpolation, Image.Resampling] = {
+    "nearest": Image.Resampling.NEAREST,
+    "box": Image.Resampling.BOX,
+    "bilinear": Image.Resampling.BILINEAR,
+    "hamming": Image.Resampling.HAMMING,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+_SAFETY = 2.0  # decode at up to this many times the model's resolution: the antialiased resize then hides the reduction
+_MAX_RESIZED_PIXELS = (
+    16_000_000  # beyond this (a 1 × 100,000 strip …) only the view is resampled, not the whole picture
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PreprocessSpec:
+    """How a model wants its pictures.
+
+    Attributes:
+        mode: "crop": resize the shorter side to ``resize``, cut out the centre (padded with black where the picture is
+            smaller). "squash": resize to the input size, whatever the aspect. "pad": resize so that the whole picture
+            fits, centred on ``fill``.
+        height: of the model's input, in pixels.
+        width: likewise.
+        resize: shorter side before the crop, in pixels; None crops without resizing. Only for "crop".
+        interpolation: of the resize, always antialiased, except "nearest".
+        mean: subtracted per channel (RGB, of values in 0–1); applied by the worker.
+        std: divided by, per channel; applied by the worker.
+        fill: the colour (RGB, 0–255) around the picture in mode "pad".
+    """
+
+    mode: Mode = "crop"
+    height: int = 224
+    width: int = 224
+    resize: int | None = None
+    interpolation: Interpolation = "bilinear"
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    fill: tuple[int, int, int] = (0, 0, 0)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work, with a ValueError that names the field."""
+        _require(self.mode in get_args(Mode), f"mode must be one of {get_args(Mode)}, not {self.mode!r}")
+        _require(
+            self.height > 0 and self.width > 0, f"height and width must be positive, not {self.height}×{self.width}"
+        )
+        _require(self.resize is None or self.resize > 0, f"resize must be positive or None, not {self.resize}")
+        _require(self.resize is None or self.mode == "crop", f'resize belongs to mode "crop", not {self.mode!r}')
+        known = self.interpolation in _RESAMPLE
+        _require(known, f"interpolation must be one of {tuple(_RESAMPLE)}, not {self.interpolation!r}")
+        _require(len(self.mean) == len(self.std) == len(self.fill) == 3, "mean, std and fill have three numbers each")
+        _require(bool(np.isfinite(self.mean).all()), f"mean must be finite, not {self.mean}")
+        _require(all(0 < value < np.inf for value in self.std), f"std must be positive and finite, not {self.std}")
+        _require(all(0 <= value <= 255 for value in self.fill), f"fill must lie in 0–255, not {self.fill}")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """A model's input, not yet normalised: ``pixels`` is (height, width, 3) uint8 RGB, C-contiguous."""
+
+    pixels: NDArray[np.uint8]
+    geometry: Geometry
+
+
+def geometry_for(spec: PreprocessSpec, width: int, height: int) -> Geometry:
+    """Return where an upright picture of ``width`` × ``height`` pixels goes in the model's input."""
+    (resized_width, left), (resized_height, top) = _placement(spec, width, height)
+    return Geometry(
+        picture_width=width,
+        picture_height=height,
+        model_width=spec.width,
+        model_height=spec.height,
+        scale_x=resized_width / width,
+        scale_y=resized_height / height,
+        left=left,
+        top=top,
+    )
+
+
+def needed_scale(spec: PreprocessSpec, width: int, height: int) -> float:
+    """Return the linear scale, in (0, 1], at which the model needs the pixels of an upright picture."""
+    (resized_width, _), (resized_height, _) = _placement(spec, width, height)
+    return min(1.0, _SAFETY * max(resized_width / width, resized_height / height))
+
+
+def preprocess(image: DecodedImage, spec: PreprocessSpec) -> Prepared:
+    """Resize and crop or pad a picture to the model's input.
+
+    Example:
+        >>> prepared = preprocess(image, PreprocessSpec("crop", 224, 224, resize=256))
+        >>> prepared.pixels.shape
+        (224, 224, 3)
+    """
+    placement = _placement(spec, image.width, image.height)
+    (resized_width, left), (resized_height, top) = placement
+    if resized_width * resized_height <= _MAX_RESIZED_PIXELS:
+        resized = image.picture.resize((resized_width, resized_height), _RESAMPLE[spec.interpolation], image.box)
+        corner = (-left, -top)
+    else:
+        resized, corner = _resize_view(image, spec, placement)
+    if resized.size == (spec.width, spec.height) and corner == (0, 0):
+        canvas = resized
+    else:
+        canvas = Image.new("RGB", (spec.width, spec.height), spec.fill if spec.mode == "pad" else 0)
+        canvas.paste(resized, corner)
+    return Prepared(np.array(canvas, order="C"), geometry_for(spec, image.width, image.height))
+
+
+_Placement = tuple[tuple[int, int], tuple[int, int]]
+
+
+def _placement(spec: PreprocessSpec, width: int, height: int) -> _Placement:
+    """Return per axis (x, y) the size of the resized picture and where the model's input begins in it."""
+    if spec.mode == "squash":
+        return (spec.width, 0), (spec.height, 0)
+    if spec.mode == "pad":
+        scale = min(spec.width / width, spec.height / height)
+        sizes = max(1, round(width * scale)), max(1, round(height * scale))
+        return (sizes[0], -((spec.width - sizes[0]) // 2)), (sizes[1], -((spec.height - sizes[1]) // 2))
+    resized_width, resized_height = _shorter_side_to(spec.resize, width, height)
+    return (
+        (resized_width, _crop_offset(resized_width, spec.width)),
+        (resized_height, _crop_offset(resized_height, spec.height)),
+    )
+
+
+def _shorter_side_to(size: int | None, width: int, height: int) -> tuple[int, int]:
+    if size is None:
+        return width, height
+    if width <= height:
+        return size, int(size * height / width)
+    return int(size * width / height), size
+
+
+def _crop_offset(size: int, crop: int) -> int:
+    """Return where a centre crop begins, as torchvision rounds it; negative for padding."""
+    if crop > size:
+        return -((crop - size) // 2)
+    return round((size - crop) / 2.0)
+
+
+def _resize_view(
+    image: DecodedImage, spec: PreprocessSpec, placement: _Placement
+) -> tuple[Image.Image, tuple[int, int]]:
+    """Resample only what the model sees: equal up to rounding, at a cost that does not grow with the aspect ratio."""
+    x0, y0, x1, y1 = image.box
+    (left, columns, *span_x), (top, rows, *span_y) = (
+        _seen(size, offset, extent, low, high)
+        for (size, offset), extent, low, high in zip(
+            placement, (spec.width, spec.height), (x0, y0), (x1, y1), strict=True
+        )
+    )
+    box = (span_x[0], span_y[0], span_x[1], span_y[1])
+    return image.picture.resize((columns, rows), _RESAMPLE[spec.interpolation], box), (left, top)
+
+
+def _seen(size: int, offset: int, extent: int, low: float, high: float) -> tuple[int, int, float, float]:
+    """Return, for one axis, where in the input the picture begins, how many pixels it fills, and its source span."""
+    first, last = max(offset, 0), min(offset + extent, size)
+    scale = (high - low) / size
+    return first - offset, last - first, low + first * scale, min(high, low + last * scale)

@@ -1,0 +1,237 @@
+"""A map back onto the user's own picture: heatmap, overlay, mask, regions.
+
+Every output pixel is mapped through the geometry to the model's input, so that what is shown at a pixel is what the
+model saw there. What it did not see stays visibly unexplained: transparent in a heatmap (black in a JPEG), 0 in a mask,
+the plain picture in an overlay.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+from PIL import Image
+
+from service.imaging.colormaps import colormap
+from service.imaging.encode import EncodedImage, ImageFormat, encode_grey, encode_indexed, encode_photo, indexed
+from service.imaging.geometry import Point
+from service.imaging.grid import Grid, Size, grid_for
+from service.imaging.regions import Region, regions_of
+from service.imaging.sampling import resample
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from service.imaging.decode import DecodedImage
+    from service.imaging.geometry import Geometry
+
+__all__ = ["Output", "RenderSpec", "Rendered", "base_for", "needed_scale_for_render", "render"]
+
+Output = Literal["heatmap", "overlay", "mask", "map", "regions"]
+
+
+@dataclass(frozen=True, slots=True)
+class RenderSpec:
+    """What to draw.
+
+    Attributes:
+        outputs: which fields of ``Rendered`` to fill. "map" is accepted and ignored: the raw map needs no drawing.
+        size: the grid of the pictures: the picture's own, the model's input, or the layer's cells.
+        colormap: a name from ``COLORMAPS``.
+        alpha: opacity of the overlay, 0–1.
+        threshold: of ``regions``, as a fraction of the map's maximum, 0–1.
+        image_format: of the pictures; "auto" is PNG for heatmap and mask, JPEG for the overlay.
+        max_side: longest side in pixels at size "picture".
+    """
+
+    outputs: frozenset[Output] | tuple[Output, ...] = ("heatmap",)
+    size: Size = "picture"
+    colormap: str = "turbo"
+    alpha: float = 0.5
+    threshold: float = 0.5
+    image_format: ImageFormat = "auto"
+    max_side: int = 1024
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be drawn: UnknownColormap, or a ValueError that names the field."""
+        colormap(self.colormap)
+        _require(set(self.outputs) <= set(get_args(Output)), f"outputs must be among {get_args(Output)}")
+        _require(self.size in get_args(Size), f"size must be one of {get_args(Size)}, not {self.size!r}")
+        known = self.image_format in get_args(ImageFormat)
+        _require(known, f"image_format must be one of {get_args(ImageFormat)}, not {self.image_format!r}")
+        _require(0 <= self.alpha <= 1, f"alpha must lie in 0–1, not {self.alpha}")
+        _require(0 <= self.threshold <= 1, f"threshold must lie in 0–1, not {self.threshold}")
+        _require(self.max_side >= 1, f"max_side must be positive, not {self.max_side}")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A drawn map; what was not asked for is None.
+
+    Attributes:
+        empty: nothing in the map was positive.
+        maximum: of the raw map; 0 where empty.
+        peak: the centre of the hottest cell, in picture pixels, moved into the view; None where empty.
+    """
+
+    empty: bool
+    maximum: float
+    peak: Point | None
+    heatmap: EncodedImage | None = None
+    overlay: EncodedImage | None = None
+    mask: EncodedImage | None = None
+    regions: list[Region] | None = None
+
+
+def render(
+    saliency: NDArray[Any],
+    image: DecodedImage,
+    geometry: Geometry,
+    spec: RenderSpec,
+    base: NDArray[np.uint8] | None = None,
+) -> Rendered:
+    """Draw a map on the picture it explains.
+
+    Args:
+        saliency: the raw map, (h, w), finite; what is negative counts as 0. It covers the model's input evenly and is
+            normalised by its maximum.
+        image: the picture, at any decoded scale.
+        geometry: as returned by ``preprocess`` for that picture.
+        spec: what to draw.
+        base: what ``base_for`` returned, where several maps of one picture share it; it is not changed.
+
+    Raises:
+        ValueError: the map is not two-dimensional, has no cells, or is not finite.
+
+    Example:
+        >>> drawn = render(saliency, image, prepared.geometry, RenderSpec(("heatmap", "overlay")))
+        >>> drawn.heatmap.media_type, drawn.overlay.media_type
+        ('image/png', 'image/jpeg')
+    """
+    maximum, normalised = _normalise(saliency)
+    grid = grid_for(spec.size, geometry, saliency.shape, spec.max_side)
+    pictures: dict[str, Any] = {}
+    if {"heatmap", "overlay", "mask"} & set(spec.outputs):
+        if base is None and "overlay" in spec.outputs:
+            base = base_for(image, geometry, spec, saliency.shape)
+        pictures = _pictures(_values(normalised, grid, geometry), base, grid, spec)
+    return Rendered(
+        empty=maximum == 0,
+        maximum=maximum,
+        peak=_peak(normalised, geometry) if maximum else None,
+        **pictures,
+        regions=regions_of(normalised, geometry, spec.threshold) if "regions" in spec.outputs else None,
+    )
+
+
+def base_for(image: DecodedImage, geometry: Geometry, spec: RenderSpec, cells: tuple[int, int]) -> NDArray[np.uint8]:
+    """Return what an overlay is laid on, (h, w, 3): the whole picture, or on black what the model saw of it.
+
+    It is the same for every map of a picture that has the shape ``cells``, (h, w), so it can be made once for all.
+    """
+    grid = grid_for(spec.size, geometry, cells, spec.max_side)
+    height, width = grid.shape
+    if spec.size == "picture":
+        return np.asarray(image.picture.resize((width, height), Image.Resampling.BILINEAR, image.box))
+    canvas = np.zeros((height, width, 3), np.uint8)
+    shown = (grid.x.last - grid.x.first, grid.y.last - grid.y.first)
+    view = image.picture.resize(shown, Image.Resampling.BILINEAR, _source(image, geometry, grid))
+    canvas[grid.seen] = np.asarray(view)
+    return canvas
+
+
+def needed_scale_for_render(spec: RenderSpec, width: int, height: int) -> float:
+    """Return the linear scale, 0 to 1, at which drawing needs the pixels of an upright picture.
+
+    0 where it needs no more than the model does (see ``preprocess.needed_scale``): only an overlay on the picture's own
+    grid shows the picture itself.
+    """
+    if "overlay" not in spec.outputs or spec.size != "picture":
+        return 0.0
+    return min(1.0, spec.max_side / max(width, height))
+
+
+def _normalise(saliency: NDArray[Any]) -> tuple[float, NDArray[np.float64]]:
+    """Return the maximum, 0 where nothing is positive, and the map divided by it, in 0–1."""
+    if saliency.ndim != 2 or not saliency.size:
+        raise ValueError(f"a map has two dimensions and at least one cell, not shape {saliency.shape}")
+    positive = np.maximum(saliency, 0).astype(np.float64)  # NaN stays NaN
+    maximum = float(positive.max())
+    if not np.isfinite(maximum) or not np.isfinite(saliency).all():
+        raise ValueError("the map is not finite")
+    return maximum, positive / maximum if maximum else positive
+
+
+def _peak(normalised: NDArray[np.float64], geometry: Geometry) -> Point:
+    height, width = normalised.shape
+    row, column = divmod(int(normalised.argmax()), width)
+    x, y = geometry.to_picture(
+        (column + 0.5) * geometry.model_width / width, (row + 0.5) * geometry.model_height / height
+    )
+    view = geometry.view
+    return Point(min(max(x, view.left), view.right), min(max(y, view.top), view.bottom))
+
+
+def _values(normalised: NDArray[np.float64], grid: Grid, geometry: Geometry) -> NDArray[np.float32]:
+    """Return the map, 0–1, at the centres of the pixels the model saw."""
+    height, width = normalised.shape
+    return resample(
+        normalised,
+        grid.x.centres() * (width / geometry.model_width),
+        grid.y.centres() * (height / geometry.model_height),
+    )
+
+
+def _pictures(
+    values: NDArray[np.float32], base: NDArray[np.uint8] | None, grid: Grid, spec: RenderSpec
+) -> dict[str, Any]:
+    """Draw and encode those pictures that are asked for, by the name of their field."""
+    drawn: dict[str, Any] = {}
+    if "mask" in spec.outputs:
+        drawn["mask"] = encode_grey(_spread(values, 255, 0.5, grid), spec.image_format)
+    if "heatmap" in spec.outputs or "overlay" in spec.outputs:
+        # Level 0 is "not seen"; 1 to 255 are cold to warm.
+        heat = indexed(_spread(values, 254, 1.5, grid), colormap(spec.colormap).palette)
+        if "heatmap" in spec.outputs:
+            drawn["heatmap"] = encode_indexed(heat, spec.image_format)
+        if "overlay" in spec.outputs and base is not None:
+            drawn["overlay"] = encode_photo(_blend(base, heat, spec.alpha, grid), spec.image_format)
+    return drawn
+
+
+def _spread(values: NDArray[np.float32], scale: float, offset: float, grid: Grid) -> NDArray[np.uint8]:
+    """Return ``values * scale + offset`` as whole numbers where the model saw the picture, 0 elsewhere."""
+    levels = np.zeros(grid.shape, np.uint8)
+    levels[grid.seen] = values * np.float32(scale) + np.float32(offset)
+    return levels
+
+
+def _blend(base: NDArray[np.uint8], heat: Image.Image, alpha: float, grid: Grid) -> NDArray[np.uint8]:
+    """Return ``round((1 - alpha) * base + alpha * heat)`` where the model saw the picture, ``base`` elsewhere."""
+    colours = np.asarray(heat.convert("RGB"))[grid.seen]
+    mixed = base[grid.seen] * np.float32(1 - alpha)
+    mixed += colours * np.float32(alpha)
+    mixed += np.float32(0.5)
+    blended = base.copy()
+    blended[grid.seen] = mixed
+    return blended
+
+
+def _source(image: DecodedImage, geometry: Geometry, grid: Grid) -> tuple[float, float, float, float]:
+    """Return what the seen pixels of the grid show, as a box in pixels of ``image.picture``."""
+    x0, y0, x1, y1 = image.box
+    scale_x, scale_y = (x1 - x0) / image.width, (y1 - y0) / image.height
+    left, top = geometry.to_picture(grid.x.edge(grid.x.first), grid.y.edge(grid.y.first))
+    right, bottom = geometry.to_picture(grid.x.edge(grid.x.last), grid.y.edge(grid.y.last))
+    return (
+        max(x0, x0 + left * scale_x),
+        max(y0, y0 + top * scale_y),
+        min(x1, x0 + right * scale_x),
+        min(y1, y0 + bottom * scale_y),
+    )

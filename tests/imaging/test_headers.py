@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from service.imaging.headers import count_frames, sniff, webp_size
+
+
+@pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_formats_are_told_by_their_first_bytes(name: str, photo: Any, save: Any) -> None:
+    assert sniff(save(photo(8, 8), name)) == name
+
+
+@pytest.mark.parametrize("lossless", [False, True])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_webp_states_its_size(lossless: bool, mode: str, photo: Any, save: Any) -> None:
+    image = photo(301, 17).convert(mode)
+    image.putpixel((0, 0), (0,) * len(mode))
+    assert webp_size(save(image, "WEBP", lossless=lossless)) == (301, 17)
+
+
+@pytest.mark.parametrize("big", [False, True])
+def test_tiff_pages_are_counted(big: bool, save: Any) -> None:
+    pages = [Image.new("L", (3, 3), index) for index in range(5)]
+    data = save(pages[0], "TIFF", save_all=True, append_images=pages[1:], big_tiff=big)
+    assert count_frames("TIFF", data, 100) == 5
+    assert count_frames("TIFF", data, 3) == 4  # no further than one beyond the limit
+
+
+def test_gif_frames_are_counted_up_to_the_limit(save: Any) -> None:
+    frames = [Image.new("RGB", (3, 3), (index * 30, 9, 99)) for index in range(7)]
+    data = save(frames[0], "GIF", save_all=True, append_images=frames[1:], comment=b"c" * 300)
+    assert count_frames("GIF", data, 100) == 7
+    assert count_frames("GIF", data, 3) == 4
+
+
+def test_counting_stops_at_the_limit() -> None:
+    data = b"GIF89a" + bytes(7) + b",\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0" * 1_000_000
+    began = time.perf_counter()
+    assert count_frames("GIF", data, 10) == 11
+    assert time.perf_counter() - began < 0.1
+
+
+@given(name=st.sampled_from(["GIF", "TIFF"]), data=st.binary(max_size=200))
+def test_counting_survives_any_bytes(name: str, data: bytes) -> None:
+    assert 0 <= count_frames(name, data, 10) <= 11

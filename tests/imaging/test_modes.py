@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from service.imaging.decode import decode
+from service.imaging.modes import to_rgb
+
+if TYPE_CHECKING:
+    from service.imaging.decode import DecodeLimits
+
+RED, WHITE = (200, 40, 20), (255, 255, 255)
+# 25 % opaque red over white: 255 + (c - 255) / 4
+FAINT = (241, 201, 196)
+
+
+def palette(alpha: bool = False) -> Image.Image:
+    image = Image.new("P", (6, 4), 1)
+    image.putpalette([0, 0, 0, *RED, 9, 9, 9])
+    if alpha:
+        image.info["transparency"] = bytes([255, 64, 255])
+    return image
+
+
+def numbers(values: list[list[float]], dtype: str) -> Image.Image:
+    return Image.fromarray(np.array(values, dtype))
+
+
+SAVED = [
+    ("1", Image.new("1", (6, 4), 1), "PNG", WHITE),
+    ("1 TIFF", Image.new("1", (6, 4), 0), "TIFF", (0, 0, 0)),
+    ("L", Image.new("L", (6, 4), 77), "PNG", (77, 77, 77)),
+    ("L JPEG", Image.new("L", (6, 4), 77), "JPEG", (77, 77, 77)),
+    ("LA", Image.new("LA", (6, 4), (0, 51)), "PNG", (204, 204, 204)),
+    ("P", palette(), "PNG", RED),
+    ("P GIF", palette(), "GIF", RED),
+    ("P BMP", palette(), "BMP", RED),
+    ("P with alpha", palette(alpha=True), "PNG", FAINT),
+    ("RGB", Image.new("RGB", (6, 4), RED), "PNG", RED),
+    ("RGBA", Image.new("RGBA", (6, 4), (*RED, 64)), "PNG", FAINT),
+    ("RGBA TIFF", Image.new("RGBA", (6, 4), (*RED, 64)), "TIFF", FAINT),
+    ("RGBA WebP", Image.new("RGBA", (6, 4), (*RED, 64)), "WEBP", FAINT),
+    ("32-bit BMP, whose fourth byte means nothing", Image.new("RGBA", (6, 4), (*RED, 64)), "BMP", RED),
+    ("RGBX", Image.new("RGBX", (6, 4), (*RED, 0)), "TIFF", RED),
+    ("CMYK JPEG", Image.new("CMYK", (6, 4), (0, 128, 255, 0)), "JPEG", (255, 127, 0)),
+    ("CMYK TIFF", Image.new("CMYK", (6, 4), (0, 128, 255, 0)), "TIFF", (255, 127, 0)),
+    ("YCbCr", Image.new("RGB", (6, 4), RED).convert("YCbCr"), "TIFF", RED),
+    ("LAB", Image.new("LAB", (6, 4), (255, 128, 128)), "TIFF", WHITE),
+    ("I;16", numbers([[0, 65535], [257, 32896]], "<u2"), "PNG", [[0, 255], [1, 128]]),
+    ("I;16 TIFF", numbers([[0, 65535], [257, 32896]], "<u2"), "TIFF", [[0, 255], [1, 128]]),
+    ("I", numbers([[0, 65535], [257, 32896]], "<i4"), "TIFF", [[0, 255], [1, 128]]),
+    ("I as 8 bits", numbers([[0, 200], [3, 255]], "<i4"), "TIFF", [[0, 200], [3, 255]]),
+    ("I beyond", numbers([[-100, 100_000], [-100, 49_950]], "<i4"), "TIFF", [[0, 255], [0, 128]]),
+    ("F 0..1", numbers([[0, 1], [0.2, 0.6]], "<f4"), "TIFF", [[0, 255], [51, 153]]),
+    ("F 0..255", numbers([[0, 200], [3, 255]], "<f4"), "TIFF", [[0, 200], [3, 255]]),
+    ("F beyond", numbers([[-1, 1], [0, 0.5]], "<f4"), "TIFF", [[0, 255], [128, 191]]),
+    ("F flat", numbers([[-5, -5], [-5, -5]], "<f4"), "TIFF", [[0, 0], [0, 0]]),
+    ("F broken", numbers([[np.nan, np.inf], [0, 1]], "<f4"), "TIFF", [[0, 0], [0, 255]]),
+]
+
+
+@pytest.mark.parametrize(("image", "name", "expected"), [row[1:] for row in SAVED], ids=[row[0] for row in SAVED])
+def test_every_mode_becomes_the_right_colour(
+    image: Image.Image, name: str, expected: Any, save: Any, limits: DecodeLimits
+) -> None:
+    options = {"lossless": True, "exact": True} if name == "WEBP" else {}
+    picture = decode(save(image, name, **options), limits).picture
+    assert picture.mode == "RGB"
+    pixels = np.asarray(picture, int)
+    wanted = np.array(expected)
+    wanted = np.broadcast_to(wanted, pixels.shape) if wanted.ndim == 1 else np.repeat(wanted[:, :, None], 3, axis=2)
+    assert np.abs(pixels - wanted).max() <= 2
+
+
+UNSAVED = [
+    ("PA", palette().convert("PA"), RED),
+    ("HSV", Image.new("RGB", (6, 4), RED).convert("HSV"), RED),
+    ("La", Image.new("La", (6, 4), (0, 51)), (204, 204, 204)),
+    ("RGBa", Image.new("RGBA", (6, 4), (*RED, 64)).convert("RGBa"), FAINT),
+    ("I;16B", Image.new("I;16B", (6, 4), 65535), WHITE),
+]
+
+
+@pytest.mark.parametrize(("image", "expected"), [row[1:] for row in UNSAVED], ids=[row[0] for row in UNSAVED])
+def test_modes_no_file_here_has(image: Image.Image, expected: tuple[int, int, int]) -> None:
+    pixels = np.asarray(to_rgb(image), int)
+    assert pixels.shape == (4, 6, 3)
+    assert np.abs(pixels - expected).max() <= 4
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_a_png_with_one_transparent_colour_shows_white_there(mode: str, save: Any, limits: DecodeLimits) -> None:
+    image = Image.new(mode, (2, 1), 0 if mode == "L" else (0, 0, 0))
+    image.putpixel((1, 0), 90 if mode == "L" else (90, 90, 90))
+    data = save(image, "PNG", transparency=0 if mode == "L" else (0, 0, 0))
+    picture = decode(data, limits).picture
+    assert [picture.getpixel((x, 0)) for x in (0, 1)] == [WHITE, (90, 90, 90)]
+
+
+def test_a_gif_with_a_transparent_entry_shows_white_there(save: Any, limits: DecodeLimits) -> None:
+    image = palette()
+    image.putpixel((0, 0), 2)
+    picture = decode(save(image, "GIF", transparency=2), limits).picture
+    assert picture.getpixel((0, 0)) == WHITE
+    assert picture.getpixel((3, 3)) == RED
