@@ -1,0 +1,212 @@
+"""The layer catalogue: what every layer of a model gives out, found by running the model once.
+
+One forward pass of two random pictures tells the order of the layers and their shapes; its autograd graph tells which
+layers lie on the way to the logits, and which of them carry everything the network sees (dominators of the graph)
+rather than one branch of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import networkx
+import torch
+from torch import Tensor, nn
+
+from service.cam.capture import check_logits
+from service.cam.layers import Layer, LayerCall, Layout, find_layout
+
+if TYPE_CHECKING:
+    from torch.autograd.graph import Node
+
+__all__ = ["probe_layers"]
+
+_BRANCH = (
+    "on one of several parallel paths (a residual or concatenated branch): shows what this path adds, "
+    "not all that the network sees here"
+)
+
+
+@dataclass
+class _Record:
+    call: LayerCall
+    module: nn.Module
+    shape: tuple[int, ...]
+    node: Node | None
+    # Kept for tokens alone, where the gradient's zeros have to be looked at.
+    tokens: Tensor | None = None
+    layout: Layout | None = None
+
+
+@dataclass
+class _Probe:
+    """Forward hooks on every module, and what they saw."""
+
+    height: int
+    width: int
+    batch: int
+    records: list[_Record] = field(default_factory=list)
+    calls: dict[str, int] = field(default_factory=dict)
+
+    def hook(self, name: str, module: nn.Module, output: Any) -> Tensor | None:
+        call = LayerCall(name, self.calls.get(name, 0))
+        self.calls[name] = call.call + 1
+        if not isinstance(output, Tensor):
+            self.records.append(_Record(call, module, (), None))
+            return None
+        record = _Record(call, module, tuple(output.shape), output.grad_fn)
+        if record.shape[:1] == (self.batch,):
+            record.layout = find_layout(record.shape, self.height, self.width)
+        if record.layout is not None and record.layout.kind == "tokens":
+            record.tokens = output
+        self.records.append(record)
+        return output.clone()  # an in-place successor must not take over this layer's graph node
+
+
+def probe_layers(model: nn.Module, inputs: Tensor) -> list[Layer]:
+    """List every layer of ``model`` in forward order.
+
+    Args:
+        model: frozen and in eval mode; left as it was.
+        inputs: two or more pictures, (N, 3, H, W), in the model's dtype.
+
+    Returns:
+        One row per call of every module but the root; modules that are never called come last.
+
+    Raises:
+        ModelOutputError: the model does not return logits (N, classes).
+    """
+    probe = _Probe(inputs.shape[2], inputs.shape[3], len(inputs))
+    inputs = inputs.detach().requires_grad_()
+    handles = [
+        module.register_forward_hook(lambda module, _, output, name=name: probe.hook(name, module, output))
+        for name, module in model.named_modules()
+        if name
+    ]
+    try:
+        with torch.inference_mode(mode=False), torch.enable_grad():
+            logits = check_logits(model(inputs), len(inputs))
+    finally:
+        for handle in handles:
+            handle.remove()
+    reachable, trunk = _walk(logits.grad_fn)
+    unread = _layers_without_patch_gradient(logits, probe.records)
+    layers = [_row(record, order, probe, reachable, trunk, unread) for order, record in enumerate(probe.records)]
+    idle = [(name, module) for name, module in model.named_modules() if name and name not in probe.calls]
+    return layers + [_idle(name, module, len(layers) + i) for i, (name, module) in enumerate(idle)]
+
+
+def _walk(root: Node | None) -> tuple[set[Node], set[Node]]:
+    """Return the graph nodes the logits depend on, and those of them that every path to the input goes through."""
+    if root is None:
+        return set(), set()
+    graph = networkx.DiGraph()
+    waiting = [root]
+    while waiting:
+        node = waiting.pop()
+        for following in _successors(node):
+            if following not in graph:
+                waiting.append(following)
+            graph.add_edge(node, following)
+    # The parameters are frozen, so the only leaf that accumulates a gradient is the input.
+    leaf = next(node for node in graph if node.name().endswith("AccumulateGrad"))
+    parents = networkx.immediate_dominators(graph, root)
+    trunk = {root}
+    while leaf is not root:
+        trunk.add(leaf)
+        leaf = parents[leaf]
+    return set(graph), trunk
+
+
+def _successors(node: Node) -> list[Node]:
+    # Constants among the operands stand as None.
+    return [following for following, _ in node.next_functions if following is not None]
+
+
+def _layers_without_patch_gradient(logits: Tensor, records: list[_Record]) -> set[LayerCall]:
+    """Token layers behind which only special tokens are read, as in the last block of a ViT."""
+    tokens = [record for record in records if record.tokens is not None and record.tokens.requires_grad]
+    if not tokens or not logits.requires_grad:
+        return set()
+    outputs = [record.tokens for record in tokens if record.tokens is not None]
+    # Squared, so that logits that sum to a constant still have a gradient.
+    gradients = torch.autograd.grad(logits.float().square().sum(), outputs, materialize_grads=True)
+    unread = set()
+    for record, gradient in zip(tokens, gradients, strict=True):
+        assert record.layout is not None
+        special, patches = gradient[:, : record.layout.prefix], gradient[:, record.layout.prefix :]
+        # A head of zeros, as torchvision initialises ViT, has no gradient anywhere: that says nothing of the layer.
+        if special.any() and not patches.any():
+            unread.add(record.call)
+    return unread
+
+
+def _row(
+    record: _Record,
+    order: int,
+    probe: _Probe,
+    reachable: set[Node],
+    trunk: set[Node],
+    unread: set[LayerCall],
+) -> Layer:
+    refused = _refusal(record, probe, reachable, unread)
+    repeated = probe.calls[record.call.module] > 1
+    notes = [refused] if refused else [_BRANCH] if record.node not in trunk else []
+    if repeated:
+        notes.append(f"call {record.call.call} of {probe.calls[record.call.module]} of this module")
+    layout = record.layout
+    return Layer(
+        name=f"{record.call.module}:{record.call.call}" if repeated else record.call.module,
+        call=record.call,
+        type=type(record.module).__name__,
+        kind=_kind(record.module),
+        shape=_grid_shape(record.shape, layout) if layout else record.shape[1:],
+        layout=layout,
+        stride=round(probe.height / layout.height) if layout else None,
+        order=order,
+        explainable=refused is None,
+        note="; ".join(notes) or None,
+    )
+
+
+def _refusal(record: _Record, probe: _Probe, reachable: set[Node], unread: set[LayerCall]) -> str | None:
+    """Say why no map can be made of this layer, or None where one can."""
+    if not record.shape:
+        return "its output is not a single tensor"
+    if record.shape[0] != probe.batch:
+        return "its output has not one row per picture"
+    if record.layout is None:
+        return f"its output has no rows and columns: {list(record.shape[1:])}"
+    if record.layout.height * record.layout.width == 1:
+        return "1×1 output: no position is left to show"
+    if record.node not in reachable:
+        return "not on the way to the logits"
+    if record.call in unread:
+        return "only the class token is read behind this layer: the gradient is zero on every patch"
+    return None
+
+
+def _grid_shape(shape: tuple[int, ...], layout: Layout) -> tuple[int, int, int]:
+    channels = shape[1] if layout.kind == "nchw" else shape[-1]
+    return channels, layout.height, layout.width
+
+
+def _idle(name: str, module: nn.Module, order: int) -> Layer:
+    reason = "holds layers and is not called itself" if any(module.children()) else "never called in the forward pass"
+    return Layer(name, LayerCall(name), type(module).__name__, _kind(module), (), None, None, order, False, reason)
+
+
+def _kind(module: nn.Module) -> str:
+    name = type(module).__name__
+    if isinstance(module, nn.MultiheadAttention) or "Attention" in name:
+        return "attention"
+    if any(module.children()):
+        return "block"
+    for kind, marks in _KINDS.items():
+        if any(mark in name for mark in marks):
+            return kind
+    return "activation" if type(module).__module__ == "torch.nn.modules.activation" else "other"
+
+
+_KINDS = {"conv": ("Conv",), "norm": ("Norm",), "pool": ("Pool",), "linear": ("Linear",)}

@@ -1,0 +1,120 @@
+"""What a layer is: which call of which module, and how its output becomes a grid. Needs no torch to import."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Layer", "LayerCall", "Layout", "find_layout"]
+
+# Class, distillation and register tokens come first in every transformer in use; DINOv2 with registers has 1 + 4.
+_MAX_PREFIX_TOKENS = 8
+
+
+@dataclass(frozen=True)
+class LayerCall:
+    """One call of a module within a forward pass; ``call`` counts from 0, for modules used more than once."""
+
+    module: str
+    call: int = 0
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the grid is in a layer's output.
+
+    Attributes:
+        kind: ``nchw`` (N, C, h, w), ``nhwc`` (N, h, w, C), or ``tokens`` (N, prefix + h*w, C) in row-major order.
+        height: h, rows of the grid.
+        width: w, columns of the grid.
+        prefix: tokens before the grid (class, distillation, registers); 0 unless ``tokens``.
+    """
+
+    kind: Literal["nchw", "nhwc", "tokens"]
+    height: int
+    width: int
+    prefix: int = 0
+
+    def to_nchw(self, output: Tensor) -> Tensor:
+        """Bring a layer's output, or a gradient of its shape, to (N, C, h, w)."""
+        if self.kind == "nchw":
+            return output
+        if self.kind == "nhwc":
+            return output.permute(0, 3, 1, 2)  # (N, C, h, w)
+        patches = output[:, self.prefix :]  # (N, h*w, C)
+        n, _, channels = patches.shape
+        return patches.transpose(1, 2).reshape(n, channels, self.height, self.width)  # (N, C, h, w)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One row of the catalogue.
+
+    Attributes:
+        name: unique; the module's qualified name, followed by ``:call`` where a module is called more than once.
+        call: the module and which of its calls.
+        type: class name of the module.
+        kind: ``conv``, ``norm``, ``activation``, ``pool``, ``attention``, ``linear``, ``block`` or ``other``.
+        shape: (channels, h, w) where the output is a grid, otherwise the output's shape without the batch axis.
+        layout: how the output becomes a grid; None where there is none.
+        stride: input pixels per grid row; None where there is no grid.
+        order: position in the forward pass, from 0.
+        explainable: whether a map can be made.
+        note: the reason if it can't, or what to keep in mind.
+    """
+
+    name: str
+    call: LayerCall
+    type: str
+    kind: str
+    shape: tuple[int, ...]
+    layout: Layout | None
+    stride: int | None
+    order: int
+    explainable: bool
+    note: str | None
+
+    def to_nchw(self, output: Tensor) -> Tensor:
+        """Bring this layer's output, or a gradient of its shape, to (N, C, h, w); only for layers with a grid."""
+        assert self.layout is not None, f"layer {self.name} has no grid"
+        return self.layout.to_nchw(output)
+
+
+def find_layout(shape: tuple[int, ...], input_height: int, input_width: int) -> Layout | None:
+    """Recognise the grid in an output of ``shape`` (batch first) for an input of the given size in pixels.
+
+    A grid has the input's aspect ratio, up to the rounding of strides. Where channels-first and channels-last both fit,
+    channels-first wins, as it is what PyTorch's convolutions give.
+
+    Returns:
+        The layout, or None where the output has no spatial axes.
+    """
+
+    def fits(height: int, width: int) -> bool:
+        if height > input_height or width > input_width:
+            return False
+        if input_height == input_width:
+            return height == width
+        # One cell of rounding: 7 x 10 is a grid of 224 x 320, and so is 7 x 11 of 224 x 336.
+        return abs(height * input_width - width * input_height) <= max(input_height, input_width)
+
+    if len(shape) == 4 and fits(shape[2], shape[3]):
+        return Layout("nchw", shape[2], shape[3])
+    if len(shape) == 4 and fits(shape[1], shape[2]):
+        return Layout("nhwc", shape[1], shape[2])
+    if len(shape) == 3:
+        return _find_tokens(shape[1], input_height, input_width)
+    return None
+
+
+def _find_tokens(tokens: int, input_height: int, input_width: int) -> Layout | None:
+    for prefix in range(min(_MAX_PREFIX_TOKENS, tokens - 1) + 1):
+        height = round(math.sqrt((tokens - prefix) * input_height / input_width))
+        width = round(math.sqrt((tokens - prefix) * input_width / input_height))
+        if height * width == tokens - prefix:
+            return Layout("tokens", height, width, prefix)
+    return None
