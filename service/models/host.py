@@ -1,0 +1,171 @@
+"""A loaded model: the module on its device, its lock, and what is known of it."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from service.cam.catalogue import probe_layers
+from service.cam.explain import explain, predict
+from service.errors import ModelLoadError
+from service.models.defaults import default_layer
+from service.models.info import ModelInfo
+from service.models.labels import read_labels
+from service.models.sources.table import find_source
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from service.cam.explain import Answer
+    from service.cam.questions import Question
+    from service.imaging.preprocess import PreprocessSpec
+    from service.models.sources.source import Downloads, Loaded
+    from service.settings import ModelConfig
+
+__all__ = ["ModelHost", "load_model"]
+
+# How much a picture's logits may move, relative to their range, when another picture is computed beside it: rounding.
+_ROW_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+
+
+class ModelHost:
+    """One model on one device. ``predict`` and ``explain`` take its lock: one batch runs at a time."""
+
+    def __init__(self, module: nn.Module, info: ModelInfo, device: torch.device) -> None:
+        self.info = info
+        self._module = module
+        self._device = device
+        self._dtype = getattr(torch, info.dtype)
+        self._lock = threading.Lock()
+        self._layers = {layer.name: layer for layer in info.layers}
+        spec = info.preprocess
+        # (pixels / 255 - mean) / std as one multiplication and one addition per pixel
+        std = torch.tensor(spec.std).view(3, 1, 1)
+        self._scale = (1 / (255 * std)).to(device)
+        self._shift = (-torch.tensor(spec.mean).view(3, 1, 1) / std).to(device)
+
+    def predict(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """Return float32 logits (N, classes) on the CPU for ``pixels`` (N, H, W, 3) uint8 RGB."""
+        with self._lock:
+            return predict(self._module, self._normalise(pixels))
+
+    def explain(
+        self,
+        pixels: NDArray[np.uint8],
+        questions: Sequence[Question],
+        layers: Sequence[str],
+        methods: Sequence[str],
+    ) -> list[Answer]:
+        """Answer one question per picture; see :func:`service.cam.explain.explain`.
+
+        Args:
+            pixels: (N, H, W, 3) uint8 RGB, at the model's input size.
+            questions: N of them.
+            layers: names from the catalogue.
+            methods: names from the method table.
+        """
+        with self._lock:
+            return explain(
+                self._module, self._normalise(pixels), questions, [self._layers[name] for name in layers], methods
+            )
+
+    def _normalise(self, pixels: NDArray[np.uint8]) -> Tensor:
+        batch = torch.from_numpy(pixels).to(self._device).permute(0, 3, 1, 2)  # (N, 3, H, W)
+        return torch.addcmul(self._shift, batch.float(), self._scale).to(self._dtype)
+
+
+def load_model(config: ModelConfig, device: str, downloads: Downloads) -> ModelHost:
+    """Load a model, bring it to ``device`` and find out about its layers.
+
+    Raises:
+        ModelLoadError: its file or its configuration is wrong, or it cannot be served; the message says what to do.
+    """
+    loaded = find_source(config.architecture).load(config, downloads)
+    place = torch.device(device)
+    module = loaded.module.eval().requires_grad_(requires_grad=False).to(place, dtype=getattr(torch, config.dtype))
+    spec = _preprocess(config, loaded.preprocess)
+    probe = _probe_pictures(spec, place, getattr(torch, config.dtype))
+    classes = _check_rows(module, probe)
+    layers = tuple(probe_layers(module, probe))
+    info = ModelInfo(
+        name=config.name,
+        version=config.version or loaded.version,
+        architecture=config.architecture,
+        labels=_labels(config, loaded, classes),
+        preprocess=spec,
+        layers=layers,
+        default_layer=default_layer(config.architecture, layers),
+        dtype=config.dtype,
+        device=str(place),
+        parameters=sum(parameter.numel() for parameter in module.parameters()),
+    )
+    return ModelHost(module, _with_chosen_layer(info, config.layer), place)
+
+
+def _with_chosen_layer(info: ModelInfo, layer: str | None) -> ModelInfo:
+    return info if layer is None else replace(info, default_layer=info.layer(layer).name)
+
+
+def _preprocess(config: ModelConfig, spec: PreprocessSpec) -> PreprocessSpec:
+    """Apply the configuration's overrides. A new size alone keeps the preset's ratio of resize to crop."""
+    changes: dict[str, object] = {
+        key: value for key in ("mode", "interpolation", "mean", "std") if (value := getattr(config, key)) is not None
+    }
+    if config.size is not None:
+        changes |= {"height": config.size, "width": config.size}
+    if (config.mode or spec.mode) != "crop":
+        changes["resize"] = None
+    elif config.resize is not None:
+        changes["resize"] = config.resize
+    elif config.size is not None and spec.resize is not None:
+        changes["resize"] = round(spec.resize * config.size / spec.height)
+    try:
+        return replace(spec, **changes)  # type: ignore[arg-type]  # checked by the configuration's own types
+    except ValueError as error:
+        raise ModelLoadError(f"Model {config.name!r} has impossible preprocessing: {error}.") from error
+
+
+def _labels(config: ModelConfig, loaded: Loaded, classes: int) -> tuple[str, ...]:
+    labels = read_labels(config.labels) if config.labels is not None else loaded.labels
+    if labels is None:
+        return tuple(f"class {index}" for index in range(classes))
+    if len(labels) != classes:
+        origin = config.labels or "its source"
+        raise ModelLoadError(f"Model {config.name!r} has {classes} classes, but {origin} names {len(labels)}.")
+    return labels
+
+
+def _probe_pictures(spec: PreprocessSpec, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Two different random pictures, (2, 3, H, W), the same at every start."""
+    noise = torch.rand(2, 3, spec.height, spec.width, generator=torch.Generator().manual_seed(0))
+    mean, std = torch.tensor(spec.mean).view(3, 1, 1), torch.tensor(spec.std).view(3, 1, 1)
+    return ((noise - mean) / std).to(device, dtype)
+
+
+def _check_rows(module: nn.Module, pictures: Tensor) -> int:
+    """Refuse a model whose answer for a picture depends on the pictures beside it; return the number of classes.
+
+    Raises:
+        ModelLoadError: the rows are not independent, so that batches would answer wrongly; or the model cannot run.
+    """
+    try:
+        together = predict(module, pictures)
+        alone = torch.cat([predict(module, picture[None]) for picture in pictures])
+    except RuntimeError as error:
+        height, width = pictures.shape[2:]
+        reason = str(error).splitlines()[0]
+        raise ModelLoadError(f"The model cannot compute a picture of {height}×{width} pixels: {reason}") from error
+    spread = float(together.max() - together.min())
+    if float((together - alone).abs().max()) > _ROW_TOLERANCE[pictures.dtype] * max(spread, 1e-6):
+        raise ModelLoadError(
+            "The model's answer for a picture changes with the other pictures in the batch, so it cannot be batched. "
+            "Look for a layer that mixes rows, such as a normalisation over the batch that is active in eval mode."
+        )
+    return together.shape[1]

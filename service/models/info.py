@@ -1,0 +1,101 @@
+"""What the front process knows of a loaded model. Needs no torch to import."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from service.errors import LayerNotExplainable, UnknownLabel, UnknownLayer, shorten
+
+if TYPE_CHECKING:
+    from service.cam.layers import Layer
+    from service.imaging.preprocess import PreprocessSpec
+
+__all__ = ["ModelInfo"]
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """A loaded model, described.
+
+    Attributes:
+        name: in the API.
+        version: of the weights.
+        architecture: such as ``resnet50``.
+        labels: one per class, in the order of the logits.
+        preprocess: how a picture becomes the input.
+        layers: the catalogue, in forward order.
+        default_layer: its row that is explained when the caller names none.
+        dtype: what the model computes in.
+        device: where it lives, such as ``cuda:0``.
+        parameters: how many numbers were learned.
+    """
+
+    name: str
+    version: str
+    architecture: str
+    labels: tuple[str, ...]
+    preprocess: PreprocessSpec
+    layers: tuple[Layer, ...]
+    default_layer: str
+    dtype: str
+    device: str
+    parameters: int
+
+    @cached_property
+    def _layers_by_name(self) -> dict[str, Layer]:
+        # A module called several times has a row per call; its bare name means the last one.
+        last_calls = {layer.call.module: layer for layer in self.layers}
+        return last_calls | {layer.name: layer for layer in self.layers}
+
+    @cached_property
+    def _classes_by_label(self) -> dict[str, int]:
+        # ImageNet has two cranes and two maillots: the first of equal labels wins, the others go by index.
+        return {label.casefold(): index for index, label in reversed(list(enumerate(self.labels)))}
+
+    def layer(self, name: str) -> Layer:
+        """Find a layer of the catalogue that can be explained; ``default`` is the model's default.
+
+        Raises:
+            UnknownLayer: no such layer; carries the closest names.
+            LayerNotExplainable: there is one, and no map can be made of it; the message says why.
+        """
+        layer = self._layers_by_name.get(self.default_layer if name == "default" else name)
+        if layer is None:
+            known = [layer.name for layer in self.layers if layer.explainable]
+            raise UnknownLayer.among(name, known, f"GET /api/v1/models/{self.name}/layers lists them.")
+        if not layer.explainable:
+            raise LayerNotExplainable(
+                f"Layer {layer.name!r} of model {self.name!r} cannot be explained: {layer.note}. "
+                f"Try {self.default_layer!r}, or GET /api/v1/models/{self.name}/layers?explainable=true.",
+                suggestions=[self.default_layer],
+            )
+        return layer
+
+    def class_index(self, target: str | int) -> int:
+        """Find a class by index or by its exact label, whatever the case.
+
+        Raises:
+            UnknownLabel: there is no such class; carries the closest labels.
+        """
+        text = str(target).strip()
+        if text.lstrip("-").isdecimal():
+            # Long digits are cut before int(): Python refuses, with an error of its own, to parse thousands of them.
+            index = int(text[:12])
+            if 0 <= index < len(self.labels):
+                return index
+            last = len(self.labels) - 1
+            raise UnknownLabel(f"Class index {shorten(text)} is out of range: model {self.name!r} has 0 to {last}.")
+        found = self._classes_by_label.get(text.casefold())
+        if found is None:
+            hint = f"GET /api/v1/models/{self.name}/classes?q=… searches the labels."
+            raise UnknownLabel.among(text, self.labels, hint)
+        return found
+
+    def search_labels(self, query: str, limit: int) -> list[int]:
+        """Return up to ``limit`` class indices whose label contains ``query``; those that begin with it come first."""
+        folded = query.casefold().strip()
+        hits = [index for index, label in enumerate(self.labels) if folded in label.casefold()]
+        hits.sort(key=lambda index: not self.labels[index].casefold().startswith(folded))
+        return hits[:limit]

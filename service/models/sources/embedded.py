@@ -1,0 +1,49 @@
+"""The models that ship with the package: they need no download and answer within seconds of the start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from service.errors import ModelLoadError
+from service.imaging.preprocess import PreprocessSpec
+from service.models.labels import read_labels
+from service.models.shapes_net import INPUT_SIZE, MEAN, STD, ShapesNet
+from service.models.sources.source import Downloads, Loaded
+from service.models.state_dicts import digest, load_into, read_state_dict
+
+if TYPE_CHECKING:
+    from service.settings import ModelConfig
+
+__all__ = ["architectures", "load"]
+
+_FILES = Path(__file__).parents[2] / "demo"
+
+
+def architectures() -> tuple[str, ...]:
+    """Return the names of the embedded models."""
+    return ("shapes", "shapes-shortcut")
+
+
+def load(config: ModelConfig, _downloads: Downloads) -> Loaded:
+    """Load an embedded model.
+
+    Raises:
+        ModelLoadError: the configuration asks for other weights.
+    """
+    if config.weights is not None:
+        raise ModelLoadError(f"The embedded model {config.architecture!r} comes with its weights; name none.")
+    file = _FILES / f"{config.architecture}.safetensors"
+    labels = read_labels(_FILES / "labels.txt")
+    module = ShapesNet(num_classes=len(labels))
+    load_into(module, read_state_dict(file), file.name)
+    preprocess = PreprocessSpec(
+        mode="crop",
+        height=INPUT_SIZE,
+        width=INPUT_SIZE,
+        resize=INPUT_SIZE,
+        interpolation="bilinear",
+        mean=MEAN,
+        std=STD,
+    )
+    return Loaded(module, preprocess, labels, digest(file))

@@ -1,0 +1,57 @@
+"""What a source gives, and what it is given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from torch import nn
+
+    from service.imaging.preprocess import PreprocessSpec
+    from service.settings import ModelConfig
+
+__all__ = ["Downloads", "Loaded", "Source"]
+
+
+@dataclass(frozen=True)
+class Downloads:
+    """Where weights may be fetched from, and where they are kept.
+
+    Attributes:
+        cache_dir: folder for fetched files.
+        allowed: whether anything may be fetched at all.
+        mirror: base URL in place of the source's own site, or None.
+    """
+
+    cache_dir: Path
+    allowed: bool = True
+    mirror: str | None = None
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model as its source gives it, before the configuration's overrides.
+
+    ``labels`` is None where the source does not know them; ``module`` maps (N, 3, H, W) to logits (N, classes).
+    """
+
+    module: nn.Module
+    preprocess: PreprocessSpec
+    labels: tuple[str, ...] | None
+    version: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """One row of the table: which architectures it has, and how to load one.
+
+    ``load`` raises ``ModelLoadError`` with a sentence that says what to do.
+    """
+
+    title: str
+    architectures: Callable[[], Sequence[str]]
+    load: Callable[[ModelConfig, Downloads], Loaded]

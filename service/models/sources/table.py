@@ -1,0 +1,30 @@
+"""The table of model sources."""
+
+from __future__ import annotations
+
+from service.errors import ModelLoadError, closest
+from service.models.sources import embedded, zoo
+from service.models.sources.source import Source
+
+__all__ = ["SOURCES", "find_source"]
+
+SOURCES: dict[str, Source] = {
+    "embedded": Source("Embedded in this package", embedded.architectures, embedded.load),
+    "torchvision": Source("torchvision classification models", zoo.architectures, zoo.load),
+}
+
+
+def find_source(architecture: str) -> Source:
+    """Find the source that has ``architecture``.
+
+    Raises:
+        ModelLoadError: none has; the message names the closest.
+    """
+    known: list[str] = []
+    for source in SOURCES.values():
+        architectures = source.architectures()
+        if architecture in architectures:
+            return source
+        known.extend(architectures)
+    near = ", ".join(closest(architecture, known)) or "`camserve models` lists them"
+    raise ModelLoadError(f"There is no architecture {architecture!r}; closest: {near}.")
