@@ -1,0 +1,83 @@
+"""What the engine answers, before any protocol puts it into words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from service.errors import ServiceError
+    from service.imaging.geometry import Box
+    from service.imaging.render import Rendered
+    from service.models.info import ModelInfo
+
+__all__ = ["Answer", "ClassScore", "MapAnswer", "PictureAnswer", "StageTimes", "Upload"]
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A picture's file as it came in."""
+
+    data: bytes
+    filename: str | None = None
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """A class of the model, and what the model makes of it for this picture."""
+
+    index: int
+    label: str
+    probability: float
+    logit: float
+
+
+@dataclass(frozen=True)
+class MapAnswer:
+    """One explanation. ``raw`` is the method's map at the layer's resolution, (h, w) float32."""
+
+    layer: str
+    method: str
+    target: ClassScore
+    against: ClassScore | None
+    raw: NDArray[np.float32]
+    rendered: Rendered
+
+
+@dataclass(frozen=True)
+class StageTimes:
+    """Seconds that a picture spent in each stage, and the size of the batch it was in."""
+
+    decode_s: float = 0.0
+    queue_s: float = 0.0
+    compute_s: float = 0.0
+    render_s: float = 0.0
+    batch_size: int = 0
+
+
+@dataclass(frozen=True)
+class PictureAnswer:
+    """One picture's answer, or the error that it alone ran into."""
+
+    index: int
+    filename: str | None
+    sha256: str
+    width: int = 0
+    height: int = 0
+    view: Box | None = None
+    predictions: tuple[ClassScore, ...] = ()
+    explanations: tuple[MapAnswer, ...] = ()
+    times: StageTimes = StageTimes()
+    error: ServiceError | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer to a request: every picture's, in order."""
+
+    model: ModelInfo
+    pictures: tuple[PictureAnswer, ...]
+    total_s: float

@@ -1,0 +1,214 @@
+"""The façade that every protocol calls: files and options in, predictions and drawn maps out.
+
+Decoding and drawing run in threads of this process, the model in a worker; this module only leads a picture through.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from service.engine.admission import Admission
+from service.engine.answers import Answer, ClassScore, MapAnswer, PictureAnswer, StageTimes, Upload
+from service.engine.jobs import Job
+from service.engine.plan import Plan, plan
+from service.engine.pool import Pool
+from service.errors import DeadlineExceeded, NoImage, ServiceError, TooManyImages
+from service.imaging.decode import DecodedImage, DecodeLimits, decode
+from service.imaging.preprocess import Prepared, needed_scale, preprocess
+from service.imaging.render import base_for, needed_scale_for_render, render
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import TypeVar
+
+    from numpy.typing import NDArray
+
+    from service.engine.jobs import Computed
+    from service.imaging.preprocess import PreprocessSpec
+    from service.metrics import Metrics
+    from service.models.info import ModelInfo
+    from service.settings import Settings
+    from service.wire import PredictOptions
+
+    T = TypeVar("T")
+
+__all__ = ["Explainer"]
+
+
+@dataclass(frozen=True)
+class _Opened:
+    image: DecodedImage
+    prepared: Prepared
+
+
+class Explainer:
+    """Predicts and explains; owns the worker pool and the threads that decode and draw."""
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._limits = DecodeLimits(
+            max_bytes=settings.max_image_bytes,
+            max_pixels=settings.max_image_pixels,
+            max_frames=settings.max_image_frames,
+        )
+        self._threads = ThreadPoolExecutor(settings.decode_threads or os.cpu_count() or 1, "picture")
+        self.pool = Pool(settings, metrics)
+        self.admission = Admission(settings.max_queue, lambda: asyncio.get_running_loop().time())
+
+    async def start(self) -> None:
+        """Start the workers; returns before models are loaded."""
+        await self.pool.start()
+
+    async def stop(self) -> None:
+        """End the workers and the threads."""
+        await self.pool.stop()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def answer(
+        self,
+        uploads: Sequence[Upload],
+        options: PredictOptions,
+        model: str | None = None,
+        timeout_s: float | None = None,
+    ) -> Answer:
+        """Predict, and explain if ``options`` are those of ``explain``.
+
+        Pictures are independent: one that cannot be read or computed carries its own error, and the others have their
+        answers. If there is only one, or all fail, the (first) error is raised.
+
+        Args:
+            uploads: the pictures.
+            options: what is asked of each.
+            model: name of the model; the default one if None.
+            timeout_s: time allowed for all of it; the configured default if None.
+
+        Raises:
+            BadInput: the request cannot be met; see the subclasses.
+            Unavailable: not now; carries ``retry_after_s``.
+            DeadlineExceeded: the time is up; nothing is computed any more.
+        """
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        info = self.pool.ready_info(model)
+        todo = plan(options, info, self._settings.max_explanations)
+        self._check_count(uploads)
+        allowed = self._settings.request_timeout_s if timeout_s is None else timeout_s
+        with self.admission.admit(len(uploads)):
+            self._metrics.in_flight.set(self.admission.inside)
+            try:
+                async with asyncio.timeout_at(began + allowed), asyncio.TaskGroup() as group:
+                    tasks = [group.create_task(self._picture(i, up, info, todo)) for i, up in enumerate(uploads)]
+            except TimeoutError:
+                raise DeadlineExceeded(f"The answer was not ready within {allowed:g} s.") from None
+        self._metrics.in_flight.set(self.admission.inside)
+        pictures = tuple(task.result() for task in tasks)
+        if all(picture.error for picture in pictures) and pictures[0].error is not None:
+            raise pictures[0].error
+        return Answer(info, pictures, loop.time() - began)
+
+    def _check_count(self, uploads: Sequence[Upload]) -> None:
+        if not uploads:
+            raise NoImage(
+                "The request carries no picture. Send at least one, as a form part named 'image' for example."
+            )
+        if len(uploads) > self._settings.max_images:
+            raise TooManyImages(
+                f"{len(uploads)} pictures are too many for one request; send {self._settings.max_images}."
+            )
+
+    async def _picture(self, index: int, upload: Upload, info: ModelInfo, todo: Plan) -> PictureAnswer:
+        try:
+            return replace(await self._lead_through(upload, info, todo), index=index)
+        except ServiceError as error:
+            digest = hashlib.sha256(upload.data).hexdigest()
+            return PictureAnswer(index, upload.filename, digest, error=error)
+
+    async def _lead_through(self, upload: Upload, info: ModelInfo, todo: Plan) -> PictureAnswer:
+        opened, decode_s = await self._timed("decode", lambda: self._open(upload.data, info.preprocess, todo))
+        computed = await self._compute(opened.prepared.pixels, todo)
+        scores = _scores(computed.answer.logits, info)
+        explanations, render_s = await self._timed("render", lambda: _draw(opened, computed, scores, todo))
+        image = opened.image
+        return PictureAnswer(
+            index=0,
+            filename=upload.filename,
+            sha256=image.sha256,
+            width=image.width,
+            height=image.height,
+            view=opened.prepared.geometry.view,
+            predictions=tuple(scores(index) for index in _ranking(computed.answer.logits, todo.top_k)),
+            explanations=explanations,
+            times=StageTimes(decode_s, computed.queue_s, computed.compute_s, render_s, computed.batch_size),
+        )
+
+    async def _timed(self, stage: str, work: Callable[[], T]) -> tuple[T, float]:
+        """Run ``work`` in a thread; return its result and the seconds it took, waiting for the thread included."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        result = await loop.run_in_executor(self._threads, work)
+        seconds = loop.time() - began
+        self._metrics.stage_seconds.labels(stage).observe(seconds)
+        return result, seconds
+
+    def _open(self, data: bytes, spec: PreprocessSpec, todo: Plan) -> _Opened:
+        def scale_for(width: int, height: int) -> float:
+            drawn = needed_scale_for_render(todo.render, width, height) if todo.render else 0.0
+            return max(needed_scale(spec, width, height), drawn)
+
+        image = decode(data, self._limits, scale_for)
+        return _Opened(image, preprocess(image, spec))
+
+    async def _compute(self, pixels: NDArray[np.uint8], todo: Plan) -> Computed:
+        loop = asyncio.get_running_loop()
+        job = Job(todo.lane, pixels, todo.question, loop.create_future(), queued_at=loop.time())
+        self.pool.submit(job)
+        try:
+            return await job.future
+        finally:
+            # Cancelled: the client went away or the deadline passed, and a job that still waits is not computed.
+            self.pool.withdraw(job)
+
+
+def _draw(
+    opened: _Opened, computed: Computed, scores: Callable[[int], ClassScore], todo: Plan
+) -> tuple[MapAnswer, ...]:
+    """Draw every explanation of a picture; maps of one shape share what they are laid on."""
+    if todo.render is None:
+        return ()
+    answer, geometry = computed.answer, opened.prepared.geometry
+    against = None if todo.question.against is None else scores(todo.question.against)
+    bases: dict[tuple[int, ...], NDArray[np.uint8]] = {}
+    explanations = []
+    for layer, by_method in zip(todo.lane.layers, answer.maps, strict=True):
+        for method, maps in zip(todo.lane.methods, by_method, strict=True):
+            for target, raw in zip(answer.targets, maps, strict=True):
+                if "overlay" in todo.render.outputs and raw.shape not in bases:
+                    bases[raw.shape] = base_for(opened.image, geometry, todo.render, raw.shape)
+                rendered = render(raw, opened.image, geometry, todo.render, bases.get(raw.shape))
+                explanations.append(MapAnswer(layer, method, scores(target), against, raw, rendered))
+    return tuple(explanations)
+
+
+def _scores(logits: NDArray[np.float32], info: ModelInfo) -> Callable[[int], ClassScore]:
+    """Return a look-up of classes with their softmax probability."""
+    exponentials = np.exp(logits.astype(np.float64) - logits.max())
+    probabilities = exponentials / exponentials.sum()
+
+    def score(index: int) -> ClassScore:
+        return ClassScore(index, info.labels[index], float(probabilities[index]), float(logits[index]))
+
+    return score
+
+
+def _ranking(logits: NDArray[np.float32], k: int) -> list[int]:
+    """Return the k best classes, best first; stable, as the worker ranks them too."""
+    ranking: list[int] = np.argsort(-logits, kind="stable")[:k].tolist()
+    return ranking

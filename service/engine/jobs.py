@@ -1,0 +1,76 @@
+"""A job: one picture with its question, and the future that its answer goes to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import asyncio
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from service.cam.questions import Question
+    from service.engine.messages import Lane, RowAnswer
+    from service.errors import ServiceError
+
+__all__ = ["Computed", "Job"]
+
+
+@dataclass(frozen=True)
+class Computed:
+    """What a job's future resolves to: the worker's answer, and how long it waited and ran, in seconds."""
+
+    answer: RowAnswer
+    queue_s: float
+    compute_s: float
+    batch_size: int
+
+
+@dataclass(eq=False)
+class Job:
+    """One picture on its way to a worker.
+
+    Attributes:
+        lane: what it must share with its batch-mates.
+        pixels: (H, W, 3) uint8, the model's input.
+        question: what is asked of it.
+        future: resolved once, by whoever is first: the answer, an error, or the caller giving up.
+        queued_at: loop time when it began to wait.
+        attempts: how many workers died with it.
+    """
+
+    lane: Lane
+    pixels: NDArray[np.uint8]
+    question: Question
+    future: asyncio.Future[Computed]
+    queued_at: float
+    started_at: float = field(default=0.0)
+    attempts: int = 0
+
+    @property
+    def pixels_count(self) -> int:
+        """Model-input pixels."""
+        height, width, _ = self.pixels.shape
+        return int(height * width)
+
+    @property
+    def alone(self) -> bool:
+        """A job that was in a batch whose worker died may be the reason: it takes nobody with it again."""
+        return self.attempts > 0
+
+    @property
+    def abandoned(self) -> bool:
+        """Whoever waits for it gave up: the client went away, or the deadline passed."""
+        return self.future.done()
+
+    def answer(self, answer: RowAnswer, compute_s: float, batch_size: int) -> None:
+        """Resolve the future, unless the caller gave up meanwhile."""
+        if not self.future.done():
+            self.future.set_result(Computed(answer, self.started_at - self.queued_at, compute_s, batch_size))
+
+    def fail(self, error: ServiceError) -> None:
+        """Resolve the future with ``error``, unless the caller gave up meanwhile."""
+        if not self.future.done():
+            self.future.set_exception(error)

@@ -1,0 +1,151 @@
+"""What front process and worker say to each other, and how it goes over a socket.
+
+Pickle is safe here and only here: both ends are the same program, joined by an anonymous socket pair.
+"""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+if TYPE_CHECKING:
+    import asyncio
+    from io import BufferedReader
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from service.cam.questions import Question
+    from service.errors import ServiceError
+    from service.models.info import ModelInfo
+    from service.models.sources.source import Downloads
+    from service.settings import ModelConfig
+
+__all__ = [
+    "Failed",
+    "Hello",
+    "Lane",
+    "Loaded",
+    "Message",
+    "Ran",
+    "RowAnswer",
+    "Run",
+    "Start",
+    "pack",
+    "read",
+    "receive",
+]
+
+_LENGTH = struct.Struct(">Q")
+
+
+@dataclass(frozen=True)
+class Lane:
+    """What pictures must have in common to share a batch. The classes asked about need not be the same."""
+
+    model: str
+    op: Literal["predict", "explain"]
+    layers: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Start:
+    """To a new worker: what to load, and where to run it."""
+
+    models: tuple[ModelConfig, ...]
+    downloads: Downloads
+    device: str
+    threads: int
+    concurrency: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """To a worker: compute a batch. ``pixels`` is (N, H, W, 3) uint8; ``questions`` has one entry per picture."""
+
+    batch: int
+    lane: Lane
+    pixels: NDArray[np.uint8]
+    questions: tuple[Question, ...]
+
+
+@dataclass(frozen=True)
+class Hello:
+    """From a worker, first: the device it took, and all that the machine has of that kind."""
+
+    device: str
+    devices: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """From a worker: a model answers from now on."""
+
+    info: ModelInfo
+
+
+@dataclass(frozen=True)
+class Failed:
+    """From a worker: a model cannot be loaded."""
+
+    model: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class RowAnswer:
+    """One picture's answer: see :class:`service.cam.explain.Answer`, as NumPy arrays."""
+
+    logits: NDArray[np.float32]
+    targets: tuple[int, ...]
+    maps: list[list[NDArray[np.float32]]]
+
+
+@dataclass(frozen=True)
+class Ran:
+    """From a worker: a batch's outcomes, one per picture in order.
+
+    ``fits`` is the number of pictures that the device had memory for, where it had not for all.
+    """
+
+    batch: int
+    outcomes: list[RowAnswer | ServiceError]
+    compute_s: float
+    fits: int | None
+    splits: int
+
+
+Message = Start | Run | Hello | Loaded | Failed | Ran
+
+
+def pack(message: Message) -> bytes:
+    """Encode a message with its length in front."""
+    body = pickle.dumps(message, protocol=5)
+    return _LENGTH.pack(len(body)) + body
+
+
+async def read(stream: asyncio.StreamReader) -> Message:
+    """Read a message in the front process.
+
+    Raises:
+        asyncio.IncompleteReadError: the worker is gone.
+    """
+    (length,) = _LENGTH.unpack(await stream.readexactly(_LENGTH.size))
+    return _decode(await stream.readexactly(length))
+
+
+def receive(stream: BufferedReader) -> Message | None:
+    """Read a message in the worker; None once the front process is gone."""
+    header = stream.read(_LENGTH.size)
+    if len(header) < _LENGTH.size:
+        return None
+    (length,) = _LENGTH.unpack(header)
+    body = stream.read(length)
+    return _decode(body) if len(body) == length else None
+
+
+def _decode(body: Any) -> Message:
+    return cast("Message", pickle.loads(body))  # noqa: S301  # from our own process, see above

@@ -1,0 +1,147 @@
+"""The worker process: owns a device, holds the models, computes batches. ``python -m service.engine.worker FD``.
+
+It hears from the front process over the socket that it inherits, and ends when that closes.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import torch
+
+from service.engine.isolation import run_isolated
+from service.engine.messages import Failed, Hello, Loaded, Ran, RowAnswer, Run, Start, pack, receive
+from service.errors import InternalError, ModelLoadError, ServiceError
+from service.models.host import load_model
+
+if TYPE_CHECKING:
+    from service.engine.messages import Message
+    from service.models.host import ModelHost
+    from service.settings import ModelConfig
+
+log = logging.getLogger("camserve.worker")
+
+# A CUDA context that has seen a device-side assert is dead for good: only a new process helps.
+_DEVICE_LOST = 70
+
+
+class Worker:
+    """Reads messages, loads models in one thread, computes batches in others."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._stream = connection.makefile("rb")
+        self._sending = threading.Lock()
+        self._hosts: dict[str, ModelHost] = {}
+
+    def run(self) -> None:
+        """Serve until the front process goes away."""
+        start = receive(self._stream)
+        if not isinstance(start, Start):
+            return
+        torch.set_num_threads(start.threads)
+        devices = _devices(start.device)
+        self._send(Hello(devices[0], devices))
+        threading.Thread(target=self._load, args=(start, devices[0]), daemon=True).start()
+        with ThreadPoolExecutor(start.concurrency, "batch") as threads:
+            while isinstance(message := receive(self._stream), Run):
+                threads.submit(self._compute, message)
+            os._exit(0)  # nobody is left to hear of a batch that still computes
+
+    def _load(self, start: Start, device: str) -> None:
+        for config in start.models:
+            self._send(self._load_one(config, start, device))
+
+    def _load_one(self, config: ModelConfig, start: Start, device: str) -> Message:
+        began = time.monotonic()
+        try:
+            host = load_model(config, device, start.downloads)
+        except ModelLoadError as error:
+            log.error("model %s cannot be loaded: %s", config.name, error.message)
+            return Failed(config.name, error.message)
+        except Exception:
+            log.exception("model %s cannot be loaded", config.name)
+            return Failed(config.name, "Loading failed unexpectedly; the log of the service has the reason.")
+        self._hosts[config.name] = host
+        log.info("model %s is ready on %s after %.1f s", config.name, device, time.monotonic() - began)
+        return Loaded(host.info)
+
+    def _compute(self, run: Run) -> None:
+        host = self._hosts[run.lane.model]
+        began = time.monotonic()
+
+        def compute(rows: range) -> list[RowAnswer]:
+            return _answer(host, run, rows)
+
+        isolated = run_isolated(compute, range(len(run.questions)), _is_out_of_memory, _release)  # type: ignore[arg-type]
+        outcomes = [_presentable(outcome, run) for outcome in isolated.outcomes]
+        self._send(Ran(run.batch, outcomes, time.monotonic() - began, isolated.fits, isolated.splits))
+
+    def _send(self, message: Message) -> None:
+        try:
+            with self._sending:
+                self._connection.sendall(pack(message))
+        except OSError:
+            os._exit(0)  # the front process is gone
+
+
+def _answer(host: ModelHost, run: Run, rows: range) -> list[RowAnswer]:
+    pixels = run.pixels[rows.start : rows.stop]
+    if run.lane.op == "predict":
+        return [RowAnswer(logits, (), []) for logits in host.predict(pixels).numpy()]
+    questions = run.questions[rows.start : rows.stop]
+    answers = host.explain(pixels, questions, run.lane.layers, run.lane.methods)
+    return [
+        # Copies: a row's view would drag the whole batch's array through the pickle.
+        RowAnswer(row.logits.numpy().copy(), row.targets, [[raw.numpy().copy() for raw in layer] for layer in row.maps])
+        for row in answers
+    ]
+
+
+def _presentable(outcome: RowAnswer | Exception, run: Run) -> RowAnswer | ServiceError:
+    if isinstance(outcome, RowAnswer | ServiceError):
+        return outcome
+    if isinstance(outcome, torch.AcceleratorError):
+        log.critical("the device is lost, this worker ends: %s", outcome)
+        os._exit(_DEVICE_LOST)
+    log.error("model %s failed on a picture", run.lane.model, exc_info=outcome)
+    if _is_out_of_memory(outcome):
+        return InternalError("The device has too little memory for this picture and these options.")
+    return InternalError("The model failed on this picture; the log of the service has the reason.")
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, torch.OutOfMemoryError | MemoryError)
+
+
+def _release() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _devices(wanted: str) -> tuple[str, ...]:
+    """Return the devices that ``wanted`` stands for; a worker takes the first."""
+    if wanted in {"auto", "cuda"} and torch.cuda.is_available():
+        return tuple(f"cuda:{index}" for index in range(torch.cuda.device_count()))
+    return ("cpu",) if wanted == "auto" else (wanted,)
+
+
+def main() -> None:
+    """Take over the inherited socket and serve."""
+    # Ctrl-C reaches the whole process group; the front process decides when workers end.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    Worker(socket.socket(fileno=int(sys.argv[1]))).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
+
+from service.engine.batcher import Batcher
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+
+@dataclass(eq=False)
+class Fake:
+    """A job of nothing but what the batcher looks at."""
+
+    lane: Hashable
+    number: int = 0
+    pixels_count: int = 1
+    alone: bool = False
+    abandoned: bool = False
+
+
+def anything(_lane: Hashable) -> bool:
+    return True
+
+
+def test_a_lone_job_leaves_at_once() -> None:
+    batcher: Batcher[Fake] = Batcher(16, 1000)
+    job = Fake("a")
+    batcher.submit(job)
+    assert batcher.next_batch(anything) == [job]
+    assert batcher.next_batch(anything) == []
+
+
+def test_the_lane_whose_head_waited_longest_is_served_first_and_lanes_do_not_mix() -> None:
+    batcher: Batcher[Fake] = Batcher(16, 1000)
+    jobs = [Fake(lane) for lane in "abab"]
+    for job in jobs:
+        batcher.submit(job)
+    assert batcher.next_batch(anything) == [jobs[0], jobs[2]]
+    assert batcher.next_batch(anything) == [jobs[1], jobs[3]]
+
+
+def test_a_worker_gets_only_lanes_it_accepts() -> None:
+    batcher: Batcher[Fake] = Batcher(16, 1000)
+    first, second = Fake("a"), Fake("b")
+    batcher.submit(first)
+    batcher.submit(second)
+    assert batcher.next_batch(lambda lane: lane == "b") == [second]
+    assert batcher.next_batch(lambda lane: lane == "b") == []
+    assert len(batcher) == 1
+
+
+def test_batches_are_bounded_by_count_and_by_pixels() -> None:
+    batcher: Batcher[Fake] = Batcher(3, 10)
+    for cost in (4, 4, 4, 25, 1, 1, 1, 1):
+        batcher.submit(Fake("a", pixels_count=cost))
+    sizes = []
+    while batch := batcher.next_batch(anything):
+        sizes.append([job.pixels_count for job in batch])
+    assert sizes == [[4, 4], [4], [25], [1, 1, 1], [1]]
+
+
+def test_a_learned_cap_only_shrinks() -> None:
+    batcher: Batcher[Fake] = Batcher(8, 1000)
+    batcher.cap("a", 2)
+    batcher.cap("a", 5)
+    batcher.cap("b", 0)
+    for lane in "aaabbb":
+        batcher.submit(Fake(lane))
+    assert [len(batcher.next_batch(anything)) for _ in range(5)] == [2, 1, 1, 1, 1]
+
+
+def test_abandoned_jobs_never_leave() -> None:
+    batcher: Batcher[Fake] = Batcher(8, 1000)
+    jobs = [Fake("a", number=number, abandoned=number % 2 == 0) for number in range(6)]
+    for job in [*jobs, Fake("b", abandoned=True)]:
+        batcher.submit(job)
+    assert [job.number for job in batcher.next_batch(anything)] == [1, 3, 5]
+    assert batcher.next_batch(anything) == []
+    assert len(batcher) == 0
+
+
+def test_a_resubmitted_job_goes_first_and_alone() -> None:
+    batcher: Batcher[Fake] = Batcher(8, 1000)
+    waiting = [Fake("b"), Fake("a"), Fake("a")]
+    for job in waiting:
+        batcher.submit(job)
+    again = Fake("a", alone=True)
+    batcher.resubmit(again)
+    assert batcher.next_batch(anything) == [again]
+    assert batcher.next_batch(anything) == [waiting[0]]
+    assert batcher.next_batch(anything) == waiting[1:]
+
+
+def test_resubmitted_jobs_keep_their_order() -> None:
+    """A dead worker's jobs are given back last first, so that the first of them is first again."""
+    batcher: Batcher[Fake] = Batcher(8, 1000)
+    batcher.submit(Fake("a", number=3))
+    for number in (2, 1):
+        batcher.resubmit(Fake("a", number=number))
+    assert [job.number for job in batcher.next_batch(anything)] == [1, 2, 3]
+
+
+class EveryJobLeavesOnce(RuleBasedStateMachine):
+    """Any interleaving of arrivals, withdrawals, abandonments, resubmissions and pulls."""
+
+    waiting = Bundle("waiting")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batcher: Batcher[Fake] = Batcher(4, 20)
+        self.inside: list[Fake] = []
+        self.left: list[Fake] = []
+
+    @rule(target=waiting, lane=st.sampled_from("abc"), cost=st.integers(1, 25))
+    def arrive(self, lane: str, cost: int) -> Fake:
+        job = Fake(lane, pixels_count=cost)
+        self.batcher.submit(job)
+        self.inside.append(job)
+        return job
+
+    @rule(job=consumes(waiting))
+    def withdraw(self, job: Fake) -> None:
+        if not job.abandoned:  # an abandoned job may have been dropped by a pull
+            assert self.batcher.withdraw(job) == (job in self.inside)
+        else:
+            self.batcher.withdraw(job)
+        if job in self.inside:
+            self.inside.remove(job)
+
+    @rule(job=waiting)
+    def abandon(self, job: Fake) -> None:
+        job.abandoned = True
+
+    @rule(target=waiting, lanes=st.sets(st.sampled_from("abc"), min_size=1))
+    def pull(self, lanes: set[str]) -> object:
+        candidates = [job for job in self.inside if job.lane in lanes and not job.abandoned]
+        batch = self.batcher.next_batch(lambda lane: lane in lanes)
+        assert bool(batch) == bool(candidates)
+        if batch:
+            lane = batch[0].lane
+            assert batch == [job for job in self.inside if job.lane == lane and not job.abandoned][: len(batch)]
+            assert len(batch) <= 4
+            assert len(batch) == 1 or sum(job.pixels_count for job in batch) <= 20
+        for job in batch:
+            assert job not in self.left
+            self.inside.remove(job)
+            self.left.append(job)
+        if not batch or any(job.alone for job in batch):
+            return multiple()
+        # The worker died: half of the batch comes back.
+        again = batch[: len(batch) // 2]
+        for job in reversed(again):
+            job.alone = True
+            self.left.remove(job)
+            self.inside.insert(0, job)
+            self.batcher.resubmit(job)
+        return multiple(*again)
+
+    @invariant()
+    def nothing_is_lost(self) -> None:
+        alive = [job for job in self.inside if not job.abandoned]
+        assert len(alive) <= len(self.batcher) <= len(self.inside)
+
+
+TestEveryJobLeavesOnce = EveryJobLeavesOnce.TestCase
+
+
+@given(st.lists(st.sampled_from("ab"), max_size=30))
+def test_all_leave_in_order_of_arrival_within_their_lane(lanes: list[str]) -> None:
+    batcher: Batcher[Fake] = Batcher(4, 1000)
+    jobs = [Fake(lane, number) for number, lane in enumerate(lanes)]
+    for job in jobs:
+        batcher.submit(job)
+    left: list[Fake] = []
+    while batch := batcher.next_batch(anything):
+        left += batch
+    for lane in "ab":
+        assert [job.number for job in left if job.lane == lane] == [job.number for job in jobs if job.lane == lane]
