@@ -1,0 +1,215 @@
+"""The three encodings of a native request, read into the same options and pictures."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import ValidationError
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+
+from service.engine.answers import Upload
+from service.errors import (
+    BodyTooLarge,
+    InvalidImage,
+    InvalidOption,
+    InvalidRequest,
+    NoImage,
+    TooManyImages,
+    UnsupportedMediaType,
+    closest,
+    shorten,
+)
+from service.wire import ExplainRequest, PredictOptions, PredictRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from starlette.datastructures import FormData, ImmutableMultiDict
+    from starlette.requests import Request
+
+    from service.settings import Settings
+
+__all__ = ["accepted_picture", "read_options_and_pictures", "request_timeout_s"]
+
+Options = TypeVar("Options", bound=PredictOptions)
+
+_REPEATABLE = {"layer", "target", "method", "output"}
+_MAX_FIELDS = 1000
+_MAX_FIELD_BYTES = 16 * 1024
+_DATA_URI = re.compile(r"data:[^,]{0,200};base64,")
+_PICTURE_TYPES = {"image/png": "png", "image/jpeg": "jpeg", "image/webp": "webp"}
+
+
+async def read_options_and_pictures(
+    request: Request, options_type: type[Options], json_type: type[ExplainRequest | PredictRequest]
+) -> tuple[Options, list[Upload]]:
+    """Read a request in whichever encoding it comes.
+
+    Options may stand in the query string with every encoding; where the body has the same option, the body's counts.
+
+    Raises:
+        UnsupportedMediaType: the content type is none of the three.
+        InvalidRequest, InvalidImage, NoImage, TooManyImages, BodyTooLarge: the body cannot be used.
+        InvalidOption: an option is unknown or out of range.
+    """
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    settings: Settings = request.state.settings
+    query = _gather(request.query_params)
+    if content_type == "multipart/form-data":
+        fields, uploads = await _read_form(request, settings.max_images)
+        return _validate(options_type, query | fields), uploads
+    if content_type == "application/json":
+        return await _read_json(request, options_type, json_type, query)
+    if content_type.startswith("image/") or content_type == "application/octet-stream":
+        body = await request.body()
+        return _validate(options_type, query), [Upload(body)] if body else []
+    sent = f"{shorten(content_type)!r} is not one of them" if content_type else "none was sent"
+    raise UnsupportedMediaType(
+        f"Send pictures as multipart/form-data, as application/json, or as the body itself with a content type of "
+        f"image/…; {sent}. With curl: -F image=@FILE."
+    )
+
+
+def request_timeout_s(request: Request) -> float | None:
+    """Read ``X-Request-Timeout-Ms``; None where it was not sent.
+
+    Raises:
+        InvalidOption: it is not a number from 1 to 3,600,000.
+    """
+    text = request.headers.get("x-request-timeout-ms")
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdecimal() and len(text) <= 7 and 1 <= int(text) <= 3_600_000):
+        raise InvalidOption("X-Request-Timeout-Ms must be a whole number of milliseconds from 1 to 3600000.")
+    return int(text) / 1000
+
+
+def accepted_picture(request: Request) -> str | None:
+    """Return ``png``, ``jpeg`` or ``webp`` if the client accepts such a picture and no JSON, otherwise None."""
+    accepted = [part.partition(";")[0].strip().lower() for part in request.headers.get("accept", "").split(",")]
+    if {"application/json", "application/*", "*/*"} & set(accepted):
+        return None
+    return next((_PICTURE_TYPES[kind] for kind in accepted if kind in _PICTURE_TYPES), None)
+
+
+async def _read_form(request: Request, max_images: int) -> tuple[dict[str, Any], list[Upload]]:
+    try:
+        form = await request.form(max_files=max_images, max_fields=_MAX_FIELDS, max_part_size=_MAX_FIELD_BYTES)
+    except HTTPException as error:
+        raise _form_error(str(error.detail), max_images) from error
+    try:
+        return await _split_form(form)
+    finally:
+        await form.close()
+
+
+def _form_error(detail: str, max_images: int) -> InvalidRequest | TooManyImages | BodyTooLarge:
+    if detail.startswith("Too many files"):
+        return TooManyImages(f"There are too many pictures for one request; send {max_images} at most.")
+    if detail.startswith(("Too many fields", "Part exceeded")):
+        return BodyTooLarge(
+            f"The form has more than {_MAX_FIELDS} fields, or one of more than {_MAX_FIELD_BYTES} bytes."
+        )
+    return InvalidRequest("The multipart body is malformed or ends too early. With curl, use -F image=@FILE.")
+
+
+async def _split_form(form: FormData) -> tuple[dict[str, Any], list[Upload]]:
+    uploads: list[Upload] = []
+    fields: list[tuple[str, str]] = []
+    for name, value in form.multi_items():
+        if isinstance(value, UploadFile):
+            if name != "image":
+                raise NoImage(
+                    f"The form part {shorten(name)!r} holds a file; the part with a picture is named 'image'."
+                )
+            uploads.append(Upload(await value.read(), _clean(value.filename)))
+        elif name == "image":
+            raise NoImage("The form part 'image' holds text, not a file. With curl: -F image=@FILE, with the @.")
+        else:
+            fields.append((name, value))
+    gathered: dict[str, Any] = {}
+    for name, value in fields:
+        gathered.setdefault(name, []).append(value)
+    return _single(gathered), uploads
+
+
+def _clean(filename: str | None) -> str | None:
+    """Strip control characters and length from a file name: it comes back in answers."""
+    printable = "".join(character for character in filename or "" if character.isprintable())
+    return shorten(printable, 255) or None
+
+
+def _gather(query: ImmutableMultiDict[str, str]) -> dict[str, Any]:
+    return _single({name: query.getlist(name) for name in query})
+
+
+def _single(fields: Mapping[str, list[str]]) -> dict[str, Any]:
+    """Turn the lists of options that may not be repeated into their one value."""
+    for name, values in fields.items():
+        if name not in _REPEATABLE and len(values) > 1:
+            raise InvalidOption(
+                f"The option {shorten(name)!r} is given {len(values)} times; it can have one value only."
+            )
+    return {name: values if name in _REPEATABLE else values[0] for name, values in fields.items()}
+
+
+async def _read_json(
+    request: Request,
+    options_type: type[Options],
+    json_type: type[ExplainRequest | PredictRequest],
+    query: dict[str, Any],
+) -> tuple[Options, list[Upload]]:
+    try:
+        body = json_type.model_validate_json(await request.body())
+    except ValidationError as error:
+        raise _json_error(error, json_type) from error
+    fields = body.model_dump(exclude={"images"}, exclude_unset=True)
+    uploads = [Upload(_decode_base64(image.b64), _clean(image.filename)) for image in body.images]
+    return _validate(options_type, query | fields), uploads
+
+
+def _json_error(
+    error: ValidationError, json_type: type[ExplainRequest | PredictRequest]
+) -> InvalidRequest | InvalidOption:
+    if any(detail["type"] in {"json_invalid", "model_type"} for detail in error.errors()):
+        return InvalidRequest(
+            'The body is not a JSON object such as {"images": [{"b64": "…"}], "target": ["predicted"]}.'
+        )
+    if any(detail["loc"][:1] == ("images",) for detail in error.errors()):
+        return InvalidRequest('"images" must be a list of objects such as {"b64": "…", "filename": "cat.jpg"}.')
+    return option_error(error, json_type)
+
+
+def _decode_base64(text: str) -> bytes:
+    payload = text[match.end() :] if (match := _DATA_URI.match(text)) else text
+    try:
+        return base64.b64decode("".join(payload.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidImage("A picture's 'b64' is not valid base64.") from error
+
+
+def _validate(options_type: type[Options], fields: dict[str, Any]) -> Options:
+    try:
+        return options_type.model_validate(fields)
+    except ValidationError as error:
+        raise option_error(error, options_type) from error
+
+
+def option_error(error: ValidationError, options_type: type[Any]) -> InvalidOption:
+    """Word a validation error: which option, what is wrong, and what was probably meant."""
+    problems = []
+    suggestions: list[str] = []
+    for detail in error.errors(include_url=False, include_context=False, include_input=False):
+        name = ".".join(str(part) for part in detail["loc"][:1])
+        if detail["type"] == "extra_forbidden":
+            suggestions += closest(name, options_type.model_fields)
+            problems.append(f"there is no option {shorten(name)!r}")
+        else:
+            problems.append(f"{shorten(name)}: {detail['msg'][:1].lower()}{detail['msg'][1:]}")
+    meant = f" Did you mean {' or '.join(repr(name) for name in suggestions)}?" if suggestions else ""
+    text = "; ".join(dict.fromkeys(problems[:5]))
+    return InvalidOption(f"{text[:1].upper()}{text[1:]}.{meant}", suggestions=suggestions)

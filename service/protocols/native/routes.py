@@ -1,0 +1,202 @@
+"""The native API: its routes under ``/api/v1``, translated to and from the engine. docs/api.md describes it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+
+from service import wire
+from service.cam.methods import METHODS
+from service.engine.explainer import Explainer
+from service.errors import InvalidOption
+from service.imaging.colormaps import COLORMAPS
+from service.protocols.native.requests import accepted_picture, read_options_and_pictures, request_timeout_s
+from service.protocols.native.wording import input_size, layer_entry, model_entry, to_wire
+from service.wire import ExplainOptions, PredictOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from pydantic import BaseModel
+
+    from service.engine.answers import Answer
+
+    T = TypeVar("T")
+
+__all__ = ["router"]
+
+router = APIRouter(prefix="/api/v1")
+
+
+def _explainer(request: Request) -> Explainer:
+    explainer: Explainer = request.state.explainer
+    return explainer
+
+
+Engine = Annotated[Explainer, Depends(_explainer)]
+
+_ANSWERS: dict[int | str, dict[str, Any]] = {200: {"model": wire.ExplainResponse}}
+
+
+@router.post("/explain", tags=["explain"], summary="Explain pictures with the default model", responses=_ANSWERS)
+async def explain(request: Request, engine: Engine) -> Response:
+    """Predictions, and for every layer, method and target a map of where the model looked."""
+    return await _explain(request, engine, None)
+
+
+@router.post(
+    "/models/{model}/explain", tags=["explain"], summary="Explain pictures with a given model", responses=_ANSWERS
+)
+async def explain_with(model: str, request: Request, engine: Engine) -> Response:
+    """Predictions, and for every layer, method and target a map of where the model looked."""
+    return await _explain(request, engine, model)
+
+
+@router.post("/predict", tags=["predict"], summary="Classify pictures with the default model", responses=_ANSWERS)
+async def predict(request: Request, engine: Engine) -> Response:
+    """Predictions alone, with no gradient work."""
+    return await _predict(request, engine, None)
+
+
+@router.post(
+    "/models/{model}/predict", tags=["predict"], summary="Classify pictures with a given model", responses=_ANSWERS
+)
+async def predict_with(model: str, request: Request, engine: Engine) -> Response:
+    """Predictions alone, with no gradient work."""
+    return await _predict(request, engine, model)
+
+
+async def _explain(request: Request, engine: Explainer, model: str | None) -> Response:
+    _refuse_early(engine, model)
+    options, uploads = await read_options_and_pictures(request, ExplainOptions, wire.ExplainRequest)
+    picture = accepted_picture(request)
+    if picture is not None:
+        options = options.model_copy(update={"output": ["overlay"], "image_format": picture})
+    answer = await _unless_gone(request, engine.answer(uploads, options, model, request_timeout_s(request)))
+    if picture is not None:
+        return _picture_response(answer)
+    return _json(to_wire(answer, request.state.request_id, with_maps="map" in options.output))
+
+
+async def _predict(request: Request, engine: Explainer, model: str | None) -> Response:
+    _refuse_early(engine, model)
+    options, uploads = await read_options_and_pictures(request, PredictOptions, wire.PredictRequest)
+    answer = await _unless_gone(request, engine.answer(uploads, options, model, request_timeout_s(request)))
+    return _json(to_wire(answer, request.state.request_id))
+
+
+def _refuse_early(engine: Explainer, model: str | None) -> None:
+    """Raise what can be known before the body is read."""
+    engine.pool.ready_info(model)
+    engine.admission.check()
+
+
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Do ``work``, but give it up if the client goes away: its pictures are then not computed."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            task.cancel()
+        return await task
+    finally:
+        gone.cancel()
+        task.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+@router.get("/models", tags=["models"], summary="List the models")
+async def models(engine: Engine) -> wire.ModelList:
+    """What is served, the default model first."""
+    entries = [model_entry(status, default=not index) for index, status in enumerate(engine.pool.statuses())]
+    return wire.ModelList(default=entries[0].name, models=entries)
+
+
+@router.get("/models/{model}", tags=["models"], summary="Describe a model")
+async def model(model: str, engine: Engine) -> wire.ModelEntry:
+    """Input size, preprocessing, classes, default layer, methods, device and state."""
+    status = engine.pool.status(model)
+    return model_entry(status, default=status.config == engine.pool.status().config)
+
+
+@router.get("/models/{model}/layers", tags=["models"], summary="List a model's layers")
+async def layers(
+    model: str,
+    engine: Engine,
+    explainable: Annotated[bool | None, Query(description="Only layers that can, or cannot, be explained.")] = None,
+    kind: Annotated[
+        Literal["conv", "norm", "activation", "pool", "attention", "linear", "block", "other"] | None,
+        Query(description="Only layers of this kind."),
+    ] = None,
+) -> wire.LayerList:
+    """The layer catalogue, in forward order."""
+    info = engine.pool.ready_info(model)
+    listed = [
+        layer_entry(layer, info)
+        for layer in info.layers
+        if (explainable is None or layer.explainable == explainable) and (kind is None or layer.kind == kind)
+    ]
+    return wire.LayerList(model=info.name, input=input_size(info), default=info.default_layer, layers=listed)
+
+
+@router.get("/models/{model}/classes", tags=["models"], summary="Search a model's labels")
+async def classes(
+    model: str,
+    engine: Engine,
+    q: Annotated[str, Query(description="Part of a label; everything if empty.", max_length=200)] = "",
+    limit: Annotated[int, Query(ge=1, le=100_000)] = 20,
+) -> wire.ClassList:
+    """Classes whose label contains the query, those that begin with it first."""
+    info = engine.pool.ready_info(model)
+    found = [wire.ClassEntry(index=index, label=info.labels[index]) for index in info.search_labels(q, limit)]
+    return wire.ClassList(model=info.name, total=len(info.labels), classes=found)
+
+
+@router.get("/methods", tags=["options"], summary="List the methods")
+async def methods() -> wire.MethodList:
+    """The methods that may be asked for."""
+    return wire.MethodList(
+        default="gradcam",
+        methods=[
+            wire.MethodEntry(
+                name=name,
+                title=row.title,
+                summary=row.summary,
+                paper=row.paper,
+                needs_gradients=row.needs_gradients,
+                class_specific=row.class_specific,
+                forwards=row.forwards,
+            )
+            for name, row in METHODS.items()
+        ],
+    )
+
+
+@router.get("/colormaps", tags=["options"], summary="List the colormaps")
+async def colormaps() -> wire.ColormapList:
+    """The colormaps that may be asked for; warm is important, cool is not."""
+    entries = [wire.ColormapEntry(name=name, kind=row.kind) for name, row in COLORMAPS.items()]
+    return wire.ColormapList(default="turbo", colormaps=entries)
+
+
+def _json(body: BaseModel) -> Response:
+    # Written as bytes in one go: FastAPI's default way through Python objects costs more than the model.
+    return Response(body.__pydantic_serializer__.to_json(body), media_type="application/json")
+
+
+def _picture_response(answer: Answer) -> Response:
+    explanations = [explanation for picture in answer.pictures for explanation in picture.explanations]
+    overlay = explanations[0].rendered.overlay if len(explanations) == 1 and len(answer.pictures) == 1 else None
+    if overlay is None:
+        raise InvalidOption(
+            f"'Accept: image/…' needs exactly one picture and one explanation, and there are {len(explanations)}. "
+            "Ask for fewer, or accept application/json."
+        )
+    return Response(overlay.data, media_type=overlay.media_type)

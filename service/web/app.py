@@ -1,0 +1,101 @@
+"""The application: wires engine, protocols, pages and middleware together. Nothing is constructed at import."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+
+from service import __version__
+from service.engine.explainer import Explainer
+from service.errors import InvalidOption, MethodNotAllowed, NotFound, ServiceError, closest
+from service.metrics import Metrics
+from service.protocols.native import routes as native
+from service.web import health, pages
+from service.web.middleware import BodyLimit, RequestContext, problem_response
+from service.web.openapi import document
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from fastapi.routing import APIRoute
+
+    from service.settings import Settings
+
+__all__ = ["create_app"]
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Build the application; workers start with its lifespan."""
+    metrics = Metrics()
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:
+        explainer = Explainer(settings, metrics)
+        await explainer.start()
+        try:
+            yield {"settings": settings, "explainer": explainer}
+        finally:
+            await explainer.stop()
+
+    app = FastAPI(
+        title="camserve",
+        version=__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        middleware=[
+            Middleware(RequestContext, metrics=metrics),
+            Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
+        ],
+        generate_unique_id_function=_operation_id,
+    )
+    for router in (native.router, health.router, pages.router):
+        app.include_router(router)
+    app.mount("/static/swagger", pages.swagger_files())
+    app.mount("/static", pages.static_files())
+    app.add_exception_handler(ServiceError, _on_service_error)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.openapi = _cached_document(app)  # type: ignore[method-assign]  # FastAPI's documented way
+    return app
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name
+
+
+def _cached_document(app: FastAPI) -> Any:
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = document(app)
+        return app.openapi_schema
+
+    return openapi
+
+
+async def _on_service_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ServiceError)
+    return problem_response(request, error)
+
+
+async def _on_validation_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    problems = "; ".join(f"{detail['loc'][-1]}: {detail['msg']}" for detail in error.errors()[:5])
+    return problem_response(request, InvalidOption(f"{problems}."))
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        response = problem_response(request, MethodNotAllowed(f"{request.method} is not possible here."))
+        response.headers["Allow"] = (error.headers or {}).get("Allow", "")
+        return response
+    known = [path for route in request.app.routes if isinstance(path := getattr(route, "path", None), str)]
+    suggestions = closest(request.url.path, known)
+    where = f" Did you mean {' or '.join(suggestions)}?" if suggestions else " GET /docs lists the routes."
+    return problem_response(request, NotFound(f"There is nothing at this path.{where}", suggestions=suggestions))

@@ -1,0 +1,65 @@
+"""Operations: alive, ready, metrics, version."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fastapi import APIRouter, Request, Response
+
+from service import __version__, wire
+
+if TYPE_CHECKING:
+    from service.engine.explainer import Explainer
+    from service.engine.pool import Pool
+    from service.metrics import Metrics
+
+__all__ = ["router"]
+
+router = APIRouter(tags=["operations"])
+
+
+@router.get("/livez", summary="Is the process alive?")
+async def livez() -> wire.Status:
+    """True as long as this process answers, whatever the workers do."""
+    return wire.Status(status="alive")
+
+
+@router.get(
+    "/readyz",
+    summary="Can requests be answered?",
+    responses={200: {"model": wire.Readiness}, 503: {"model": wire.Readiness}},
+)
+async def readyz(request: Request) -> Response:
+    """200 with at least one usable model and worker, and not draining; otherwise 503."""
+    explainer: Explainer = request.state.explainer
+    readiness = _readiness(explainer.pool)
+    status, headers = (200, {}) if readiness.status == "ready" else (503, {"Retry-After": "2"})
+    return Response(readiness.model_dump_json(), status, headers, "application/json")
+
+
+def _readiness(pool: Pool) -> wire.Readiness:
+    states = {status.config.name: status.state for status in pool.statuses()}
+    if pool.draining:
+        status = "draining"
+    elif "ready" in states.values():
+        status = "ready"
+    else:
+        status = "loading" if "loading" in states.values() else "unavailable"
+    workers = [
+        {"pid": worker.pid, "device": worker.device, "models": sorted(worker.models), "batches": len(worker.running)}
+        for worker in pool.workers
+    ]
+    return wire.Readiness.model_validate({"status": status, "models": states, "workers": workers})
+
+
+@router.get("/metrics", summary="Prometheus metrics", response_class=Response)
+async def metrics(request: Request) -> Response:
+    """Counters, gauges and histograms in the Prometheus text format."""
+    found: Metrics = request.state.metrics
+    return Response(found.expose(), media_type=found.content_type)
+
+
+@router.get("/version", summary="What is running")
+async def version() -> wire.Version:
+    """Name and version of the service."""
+    return wire.Version(name="camserve", version=__version__, api="v1")

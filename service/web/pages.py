@@ -1,0 +1,79 @@
+"""What a person sees: the page, the API reference, and what an error means. All of it works offline."""
+
+from __future__ import annotations
+
+import html
+import importlib.util
+from functools import cache
+from pathlib import Path
+
+from fastapi import APIRouter
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import FileResponse, HTMLResponse
+from fastapi.staticfiles import StaticFiles
+
+from service.errors import ServiceError
+from service.problems import STATUS
+
+__all__ = ["router", "static_files", "swagger_files"]
+
+router = APIRouter(include_in_schema=False)
+
+_STATIC = Path(__file__).parent / "static"
+
+
+def static_files() -> StaticFiles:
+    """Serve the page's own files."""
+    return StaticFiles(directory=_STATIC)
+
+
+def swagger_files() -> StaticFiles:
+    """Serve Swagger UI from the installed package fastapi-offline; nothing of that package is imported."""
+    package = importlib.util.find_spec("fastapi_offline")
+    assert package is not None
+    assert package.origin is not None
+    return StaticFiles(directory=Path(package.origin).parent / "static")
+
+
+@router.get("/")
+async def page() -> FileResponse:
+    """The page."""
+    return FileResponse(_STATIC / "index.html")
+
+
+@router.get("/docs")
+async def docs() -> HTMLResponse:
+    """The API reference."""
+    return get_swagger_ui_html(
+        openapi_url="/openapi.json",
+        title="camserve API",
+        swagger_js_url="/static/swagger/swagger-ui-bundle.js",
+        swagger_css_url="/static/swagger/swagger-ui.css",
+        swagger_favicon_url="/static/favicon.svg",
+    )
+
+
+@router.get("/errors")
+async def errors() -> HTMLResponse:
+    """What every error code means: where the `type` of a problem leads."""
+    return HTMLResponse(_errors_page())
+
+
+@cache
+def _errors_page() -> str:
+    sections = [
+        f'<h2 id="{error.code.replace("_", "-")}">{error.title} <small>{STATUS[error.code]} {error.code}</small></h2>'
+        f"<p>{html.escape((error.__doc__ or '').strip())}</p>"
+        for error in _classes(ServiceError)
+        if "code" in vars(error)
+    ]
+    return (
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>camserve: errors</title>'
+        '<link rel="stylesheet" href="/static/text.css"><h1>Errors</h1>'
+        "<p>Every error is a problem document (RFC 9457) with a stable <code>code</code>.</p>"
+        f"{''.join(sections)}</html>"
+    )
+
+
+def _classes(root: type[ServiceError]) -> list[type[ServiceError]]:
+    return [root, *(found for child in root.__subclasses__() for found in _classes(child))]
