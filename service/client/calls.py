@@ -1,0 +1,200 @@
+"""Requests as values: what to send, and what to make of the response. Shared by both clients."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypedDict, TypeVar
+from urllib.parse import quote
+
+from pydantic import BaseModel, ValidationError
+
+from service import errors, wire
+from service.client.answers import Explained, ExplanationView, Failed, Predicted
+from service.client.errors import from_problem, unexpected
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import httpx
+    import PIL.Image
+
+__all__ = [
+    "READY",
+    "VERSION",
+    "Call",
+    "ImageSource",
+    "Options",
+    "explain_call",
+    "get",
+    "layers_call",
+    "model_path",
+    "only",
+    "predict_call",
+]
+
+T = TypeVar("T")
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | PIL.Image.Image"
+"""A picture: the path of a file, a file's bytes, or a PIL picture (sent as it is shown, as PNG)."""
+
+
+class Options(TypedDict, total=False):
+    """The keyword arguments of ``explain``. What is left out, or None, is the server's default, except ``output``."""
+
+    layer: str | Iterable[str] | None
+    target: int | str | Iterable[int | str] | None
+    against: int | str | None
+    method: str | Iterable[str] | None
+    output: wire.OutputName | Iterable[wire.OutputName] | None
+    size: Literal["picture", "model", "layer"] | None
+    colormap: str | None
+    alpha: float | None
+    threshold: float | None
+    image_format: Literal["auto", "png", "jpeg", "webp"] | None
+    top_k: int | None
+    max_side: int | None
+
+
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """One request: what to give to httpx, and what to make of the response."""
+
+    verb: str
+    path: str
+    parse: Callable[[httpx.Response], T]
+    arguments: dict[str, Any] = field(default_factory=dict)
+    probe: bool = False
+    """Never tried again, and a 503 is an answer."""
+
+
+VERSION = Call("GET", "/version", lambda response: _validated(wire.Version, response))
+READY: Call[bool] = Call("GET", "/readyz", lambda response: response.is_success, {"timeout": 5.0}, probe=True)
+
+
+def get(answer: type[ModelT], path: str, **params: object) -> Call[ModelT]:
+    """Read a catalogue: ``params`` that are None are left out."""
+    given = {name: str(value) for name, value in params.items() if value is not None}
+    return Call("GET", f"/api/v1{path}", partial(_validated, answer), {"params": given})
+
+
+def layers_call(model: str, explainable: bool | None, kind: str | None) -> Call[wire.LayerList]:
+    """Read a model's layers."""
+    flag = None if explainable is None else str(explainable).lower()
+    return get(wire.LayerList, f"{model_path(model)}/layers", explainable=flag, kind=kind)
+
+
+def model_path(model: str) -> str:
+    """Return the path of a model under the API."""
+    return f"/models/{quote(model, safe='')}"
+
+
+def explain_call(
+    images: Iterable[ImageSource], model: str | None, options: Mapping[str, object]
+) -> Call[list[Explained | Failed]]:
+    """Explain pictures; a misspelt option is a TypeError that names the closest."""
+    for name in options.keys() - Options.__annotations__.keys():
+        near = errors.closest(name, Options.__annotations__)
+        raise TypeError(f"explain has no option {name!r}." + (f" Did you mean {near[0]!r}?" if near else ""))
+    given = {name: value for name, value in options.items() if value is not None}
+    return _post("explain", images, model, {"output": ("heatmap", "overlay", "map"), **given}, _explained)
+
+
+def predict_call(images: Iterable[ImageSource], model: str | None, top_k: int | None) -> Call[list[Predicted | Failed]]:
+    """Predict pictures."""
+    return _post("predict", images, model, {} if top_k is None else {"top_k": top_k}, _predicted)
+
+
+def _post(
+    verb: str,
+    images: Iterable[ImageSource],
+    model: str | None,
+    options: Mapping[str, object],
+    read: Callable[[wire.ExplainResponse, wire.PictureResult], T],
+) -> Call[list[T | Failed]]:
+    if isinstance(images, str | bytes | os.PathLike):
+        raise TypeError("Several pictures are expected: put the one into a list.")
+    files = [("image", _file(image, index)) for index, image in enumerate(images)]
+    if not files:
+        raise ValueError("There is no picture to send.")
+    data = {name: _values(name, value) for name, value in options.items()}
+    path = f"/api/v1{'' if model is None else model_path(model)}/{verb}"
+    return Call("POST", path, partial(_results, read, len(files)), {"files": files, "data": data})
+
+
+def _values(name: str, value: object) -> list[str]:
+    """Write an option as the values of a repeated form field."""
+    values = [value] if isinstance(value, str) or not isinstance(value, Iterable) else list(value)
+    if not values:
+        raise ValueError(f"{name}= is empty: leave it out for the default.")
+    return [str(item) for item in values]
+
+
+def _file(image: ImageSource, index: int) -> tuple[str, bytes]:
+    """Return a file name (a part without one would be a form field) and the bytes."""
+    if isinstance(image, bytes):
+        return f"image-{index}", image
+    if isinstance(image, str | os.PathLike):
+        path = Path(image)
+        return os.fsencode(path.name).decode(errors="replace"), path.read_bytes()
+    return f"image-{index}.png", _png(image)
+
+
+def _png(image: PIL.Image.Image) -> bytes:
+    from PIL import Image  # noqa: PLC0415 -- the client works without Pillow until it is given one of its pictures
+
+    if not isinstance(image, Image.Image):
+        raise TypeError(f"A picture is a path, bytes or a PIL.Image, not {type(image).__name__}.")
+    if image.mode == "F":
+        raise ValueError("A PIL.Image of mode F does not say what is white: convert it to L or I;16 first.")
+    if image.mode not in {"1", "L", "LA", "P", "I;16", "RGB", "RGBA"}:
+        nearest = {"I": "I;16", "La": "LA"}.get(image.mode, "RGBA" if image.has_transparency_data else "RGB")
+        image = image.convert(nearest)
+        image.info.pop("icc_profile", None)  # of the mode it had
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _validated(answer: type[ModelT], response: httpx.Response) -> ModelT:
+    try:
+        return answer.model_validate_json(response.content)
+    except ValidationError as error:
+        raise unexpected(response) from error
+
+
+def _results(
+    read: Callable[[wire.ExplainResponse, wire.PictureResult], T], count: int, response: httpx.Response
+) -> list[T | Failed]:
+    answer = _validated(wire.ExplainResponse, response)
+    if len(answer.results) != count:
+        raise unexpected(response)
+    return [
+        Failed(result.image, from_problem(result.error)) if result.error is not None else read(answer, result)
+        for result in answer.results
+    ]
+
+
+def _predicted(answer: wire.ExplainResponse, result: wire.PictureResult) -> Predicted:
+    return Predicted(answer.model, result.image, result.view, tuple(result.predictions), answer.timing, answer.id)
+
+
+def _explained(answer: wire.ExplainResponse, result: wire.PictureResult) -> Explained:
+    views = tuple(
+        ExplanationView(raw.layer, raw.method, raw.target, raw.against, raw.empty, raw.maximum, raw)
+        for raw in result.explanations
+    )
+    return Explained(**vars(_predicted(answer, result)), explanations=views)
+
+
+def only(results: list[T | Failed]) -> T:
+    """Return the one result, or raise its error."""
+    [result] = results
+    if isinstance(result, Failed):
+        raise result.error
+    return result
