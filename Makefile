@@ -1,0 +1,28 @@
+.PHONY: help run test check lint bench openapi install clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+run: install  ## serve the embedded models at http://127.0.0.1:8000
+	.venv/bin/camserve serve $(ARGS)
+
+test: install  ## run all tests
+	scripts/test $(ARGS)
+
+check: install  ## format, lint, types, import contracts, OpenAPI drift
+	scripts/check
+
+lint: install  ## format and repair
+	scripts/lint
+
+bench: install  ## measure the ratios that the docs quote
+	scripts/bench $(ARGS)
+
+openapi: install  ## write openapi/openapi.json
+	scripts/openapi
+
+install:  ## create .venv
+	@scripts/install
+
+clean:  ## remove .venv and caches
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

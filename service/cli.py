@@ -1,0 +1,347 @@
+"""The command line: ``camserve serve | explain | predict | models | layers | openapi``.
+
+Heavy imports stand inside the commands that need them, so that ``serve`` answers ``/livez`` within a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import sys
+import typing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from service import __version__
+from service.errors import ServiceError
+from service.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator, Sequence
+
+    from service.engine.answers import Answer, Upload
+    from service.engine.explainer import Explainer
+    from service.wire import PredictOptions
+
+__all__ = ["main"]
+
+_PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+_SAMPLE = Path(__file__).parent / "demo" / "samples" / "03-star.png"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        code: int = options.run(options)
+    except (ServiceError, FileNotFoundError) as error:
+        print(f"camserve: {error}", file=sys.stderr)
+        return 1
+    except ValidationError as error:
+        for problem in error.errors():
+            print(f"camserve: {'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("camserve", description="Where did the classifier look? Class activation maps.")
+    parser.add_argument("--version", action="version", version=f"camserve {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    serve = _command(commands, "serve", _serve, "serve models over HTTP")
+    explain = _command(commands, "explain", _explain, "explain pictures without a server")
+    _add_files(explain)
+    explain.add_argument("--out", type=Path, default=Path("camserve-out"), help="folder for overlays and JSON")
+    for name, meaning in {
+        "layer": "layer, or default",
+        "target": "class, predicted or top-K",
+        "method": "method",
+    }.items():
+        explain.add_argument(f"--{name}", action="append", help=f"{meaning}; repeatable")
+    explain.add_argument("--against", help="explain why the target rather than this class")
+    explain.add_argument("--colormap", help="name of a colormap")
+    explain.add_argument("--alpha", type=float, help="opacity of the heatmap, 0-1")
+    predict = _command(commands, "predict", _predict, "classify pictures without a server")
+    _add_files(predict)
+    predict.add_argument("--json", action="store_true", help="print JSON lines")
+    for command in (explain, predict):
+        command.add_argument("--top-k", type=int, help="classes to list")
+    _command(commands, "models", _models, "list the architectures that can be served")
+    layers = _command(commands, "layers", _layers, "list the layers of a model")
+    layers.add_argument("--all", action="store_true", help="also those that cannot be explained, with the reason")
+    openapi = _command(commands, "openapi", _openapi, "print the OpenAPI document")
+    openapi.add_argument("--output", type=Path, help="write it to this file")
+    openapi.add_argument("--check", type=Path, help="compare it with this file; exit 1 if they differ")
+    for command in (serve, explain, predict, layers):
+        _add_settings(command)
+    return parser
+
+
+def _command(commands: Any, name: str, run: Any, help_text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=help_text, description=f"{help_text.capitalize()}."
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_files(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("files", nargs="+", metavar="FILE", help="picture, folder or glob pattern")
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    """Give the command a flag for every setting."""
+    group = parser.add_argument_group("settings", "also as CAMSERVE_… in the environment, and in the --config file")
+    group.add_argument("--config", type=Path, metavar="FILE", help="TOML file with settings")
+    for name, field in Settings.model_fields.items():
+        text = (field.description or "").replace("%", "%%")
+        if name == "models":
+            group.add_argument("--model", dest=name, action="append", metavar="MODEL", help=text)
+        elif field.annotation is bool:
+            group.add_argument(f"--{name.replace('_', '-')}", action=argparse.BooleanOptionalAction, help=text)
+        else:
+            choices = (
+                typing.get_args(field.annotation) if typing.get_origin(field.annotation) is typing.Literal else None
+            )
+            metavar = None if choices else name.rpartition("_")[2].upper()
+            group.add_argument(f"--{name.replace('_', '-')}", choices=choices, metavar=metavar, help=text)
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    given = {name: value for name in Settings.model_fields if (value := getattr(options, name, None)) is not None}
+    settings = load_settings(options.config, **given)
+    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
+    return settings
+
+
+# -- serve ------------------------------------------------------------------------------------------------------------
+
+
+def _serve(options: argparse.Namespace) -> int:
+    import uvicorn  # noqa: PLC0415
+
+    from service.web.app import create_app  # noqa: PLC0415
+
+    settings = _settings(options)
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[Any] | None = None) -> None:
+            await super().startup(sockets)
+            if self.started:
+                print(_greeting(settings, self.servers[0].sockets[0].getsockname()[1]), flush=True)
+
+    config = uvicorn.Config(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        access_log=False,
+        server_header=False,
+        log_level="warning",
+        timeout_graceful_shutdown=int(settings.drain_timeout_s),
+    )
+    server = Server(config)
+    server.run()
+    return 0 if server.started else 1
+
+
+def _greeting(settings: Settings, port: int) -> str:
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)  # noqa: S104  # shown, not bound
+    url = f"http://{host}:{port}"
+    models = ", ".join(model.name for model in settings.models)
+    return (
+        f"\ncamserve {__version__} at {url} (page, API reference at {url}/docs), loading: {models}\n\n"
+        f"Try it:\n"
+        f"  curl -F image=@{_SAMPLE} -F output=regions {url}/api/v1/explain\n"
+        f"  curl -F image=@{_SAMPLE} -H 'Accept: image/jpeg' -o overlay.jpg {url}/api/v1/explain\n"
+    )
+
+
+# -- explain, predict -------------------------------------------------------------------------------------------------
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from service.wire import ExplainOptions  # noqa: PLC0415
+
+    chosen = _given(options, "layer", "target", "method", "against", "colormap", "alpha", "top_k")
+    asked = ExplainOptions.model_validate({**chosen, "output": ["overlay", "regions"]})
+    return asyncio.run(_explain_files(options, asked))
+
+
+async def _explain_files(options: argparse.Namespace, asked: PredictOptions) -> int:
+    from service.protocols.native.wording import to_wire  # noqa: PLC0415
+
+    results: list[dict[str, Any]] = []
+    options.out.mkdir(parents=True, exist_ok=True)
+    failed = 0
+    async for file, answer in _answers(options, asked):
+        if isinstance(answer, ServiceError):
+            failed += 1
+            print(f"{file}: {answer}", file=sys.stderr)
+            continue
+        result = to_wire(answer, str(file)).results[0].model_dump(mode="json", exclude={"error"})
+        for explanation, drawn in zip(result["explanations"], answer.pictures[0].explanations, strict=True):
+            name = _overlay_name(file, len(results), explanation)
+            explanation["overlay"] = name
+            if drawn.rendered.overlay is not None:
+                (options.out / name).write_bytes(drawn.rendered.overlay.data)
+        results.append({"file": str(file), "model": answer.model.name, **result})
+    summary = options.out / "explanations.json"
+    summary.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    print(f"{len(results)} explained, {failed} failed: {summary}")
+    return 1 if failed else 0
+
+
+def _overlay_name(file: Path, number: int, explanation: dict[str, Any]) -> str:
+    """Name an overlay after its picture, layer, method and class; the number keeps equal names apart."""
+    parts = [f"{number:04d}", file.stem, explanation["layer"], explanation["method"], explanation["target"]["label"]]
+    safe = ["".join(c if c.isalnum() or c in "._-" else "_" for c in part)[:60] for part in parts]
+    return f"{'-'.join(safe)}.jpg"
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from service.wire import PredictOptions  # noqa: PLC0415
+
+    return asyncio.run(_predict_files(options, PredictOptions.model_validate(_given(options, "top_k"))))
+
+
+async def _predict_files(options: argparse.Namespace, asked: PredictOptions) -> int:
+    from service.protocols.native.wording import to_wire  # noqa: PLC0415
+
+    failed = 0
+    async for file, answer in _answers(options, asked):
+        if isinstance(answer, ServiceError):
+            failed += 1
+            print(f"{file}: {answer}", file=sys.stderr)
+            continue
+        predictions = to_wire(answer, str(file)).results[0].predictions
+        if options.json:
+            print(json.dumps({"file": str(file), "predictions": [each.model_dump() for each in predictions]}))
+        else:
+            listed = ", ".join(f"{each.label} {each.probability:.1%}" for each in predictions)
+            print(f"{file}: {listed}")
+    return 1 if failed else 0
+
+
+def _given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+    return {name: value for name in names if (value := getattr(options, name)) is not None}
+
+
+async def _answers(
+    options: argparse.Namespace, asked: PredictOptions
+) -> AsyncIterator[tuple[Path, Answer | ServiceError]]:
+    """Answer the files in order, several at a time, with a progress bar where there are several."""
+    from tqdm import tqdm  # noqa: PLC0415
+
+    from service.engine.answers import Upload  # noqa: PLC0415
+    from service.engine.explainer import Explainer  # noqa: PLC0415
+    from service.metrics import Metrics  # noqa: PLC0415
+
+    settings = _settings(options)
+    files = list(_find_pictures(options.files))
+    explainer = Explainer(settings, Metrics())
+    await explainer.start()
+    try:
+        await _until_loaded(explainer)
+        step = settings.max_batch_size
+        with tqdm(total=len(files), unit="picture", disable=len(files) < 2) as bar:
+            for begin in range(0, len(files), step):
+                chunk = files[begin : begin + step]
+                uploads = [Upload(file.read_bytes(), file.name) for file in chunk]
+                answers = await asyncio.gather(*(_one(explainer, upload, asked) for upload in uploads))
+                bar.update(len(chunk))
+                for file, answer in zip(chunk, answers, strict=True):
+                    yield file, answer
+    finally:
+        await explainer.stop()
+
+
+async def _one(explainer: Explainer, upload: Upload, asked: PredictOptions) -> Answer | ServiceError:
+    try:
+        return await explainer.answer([upload], asked, timeout_s=3600)
+    except ServiceError as error:
+        return error
+
+
+async def _until_loaded(explainer: Explainer) -> None:
+    await explainer.pool.settled()
+    explainer.pool.ready_info(None)
+
+
+def _find_pictures(patterns: Sequence[str]) -> Iterator[Path]:
+    for pattern in patterns:
+        path = Path(pattern)
+        if path.is_dir():
+            yield from sorted(file for file in path.rglob("*") if file.suffix.lower() in _PICTURES)
+        elif path.is_file():
+            yield path
+        else:
+            matches = sorted(path.parent.glob(path.name)) if any(mark in path.name for mark in "*?[") else []
+            if not matches:
+                raise FileNotFoundError(f"there is no picture {pattern}")
+            yield from matches
+
+
+# -- models, layers, openapi ------------------------------------------------------------------------------------------
+
+
+def _models(_options: argparse.Namespace) -> int:
+    from service.models.sources.table import SOURCES  # noqa: PLC0415
+
+    for source in SOURCES.values():
+        print(f"{source.title}:")
+        for name in source.architectures():
+            print(f"  {name}")
+    return 0
+
+
+def _layers(options: argparse.Namespace) -> int:
+    from service.models.host import load_model  # noqa: PLC0415
+    from service.models.sources.source import Downloads  # noqa: PLC0415
+
+    settings = _settings(options)
+    downloads = Downloads(settings.cache_dir, settings.allow_download, settings.weights_mirror)
+    info = load_model(settings.models[0], "cpu", downloads).info
+    for layer in info.layers:
+        if layer.explainable or options.all:
+            mark = "*" if layer.name == info.default_layer else " "
+            shape = "×".join(str(size) for size in layer.shape)
+            print(f"{mark} {layer.name:48} {layer.type:24} {shape:16} {layer.note or ''}".rstrip())
+    print(f"\n* the default layer of {info.name}")
+    return 0
+
+
+def _openapi(options: argparse.Namespace) -> int:
+    from service.web.app import create_app  # noqa: PLC0415
+
+    text = json.dumps(create_app(Settings()).openapi(), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    if options.check is not None:
+        return _compare(options.check, text)
+    if options.output is not None:
+        options.output.write_text(text, encoding="utf-8")
+    else:
+        print(text, end="")
+    return 0
+
+
+def _compare(file: Path, text: str) -> int:
+    import difflib  # noqa: PLC0415
+
+    committed = file.read_text(encoding="utf-8")
+    if committed == text:
+        return 0
+    difference = difflib.unified_diff(
+        committed.splitlines(), text.splitlines(), str(file), "the code", lineterm="", n=2
+    )
+    print("\n".join(difference))
+    print(f"camserve: {file} is not what the code says; run scripts/openapi", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
