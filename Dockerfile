@@ -1,0 +1,35 @@
+# syntax=docker/dockerfile:1
+# CPU by default. For NVIDIA GPUs: docker build --build-arg TORCH=cu130 -t camserve:gpu .
+ARG PYTHON=3.12
+
+FROM python:${PYTHON}-slim AS build
+# "cpu" or a CUDA flavour of PyTorch's own wheel index, such as cu130.
+ARG TORCH=cpu
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+RUN python -m venv /opt/camserve
+ENV PATH=/opt/camserve/bin:$PATH
+WORKDIR /src
+COPY constraints.txt ./
+# torch and torchvision first and from one index: they come as a matching pair, and rarely change.
+RUN pip install --index-url "https://download.pytorch.org/whl/${TORCH}" -c constraints.txt torch torchvision
+COPY pyproject.toml README.md LICENSE ./
+COPY service ./service
+RUN pip install -c constraints.txt .
+
+FROM python:${PYTHON}-slim
+COPY --from=build /opt/camserve /opt/camserve
+RUN useradd --system --uid 10001 --create-home camserve && mkdir /cache && chown camserve /cache
+USER camserve
+WORKDIR /home/camserve
+ENV PATH=/opt/camserve/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    CAMSERVE_HOST=0.0.0.0 \
+    CAMSERVE_CACHE_DIR=/cache
+VOLUME /cache
+EXPOSE 8000
+# Alive, not ready: a container whose model is still loading must not be restarted.
+HEALTHCHECK --interval=10s --timeout=3s --start-period=10s \
+    CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/livez', timeout=2)"]
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["camserve"]
+CMD ["serve"]

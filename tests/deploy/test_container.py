@@ -1,0 +1,57 @@
+"""What can be checked of the container files without a container engine."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+from service.settings import Settings, load_settings
+
+ROOT = Path(__file__).parents[2]
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+COMPOSE = (ROOT / "docker-compose.yml").read_text()
+
+
+def test_everything_copied_exists_and_is_let_through() -> None:
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE, re.MULTILINE)
+    sources = [source for line in copied for source in line.split()]
+    assert "service" in sources
+    for source in sources:
+        assert (ROOT / source).exists()
+        assert f"!{source}" in ignored
+
+
+def test_it_runs_as_an_ordinary_user_with_a_health_check() -> None:
+    final = DOCKERFILE.rpartition("FROM ")[2]
+    assert re.search(r"^USER camserve$", final, re.MULTILINE)
+    assert "HEALTHCHECK" in final
+    assert "/livez" in final
+
+
+def test_settings_named_in_the_container_files_exist() -> None:
+    named = set(re.findall(r"CAMSERVE_([A-Z_]+)", DOCKERFILE + COMPOSE))
+    assert named == {"HOST", "CACHE_DIR", "MODELS"}
+    assert {name.lower() for name in named} <= set(Settings.model_fields)
+
+
+def test_the_default_models_of_compose_are_valid() -> None:
+    default = re.search(r"\$\{CAMSERVE_MODELS:-(.+)\}", COMPOSE)
+    assert default is not None
+    models = load_settings(models=default[1]).models
+    assert [model.architecture for model in models] == ["shapes", "shapes-shortcut"]
+
+
+def test_pinned_versions_satisfy_the_ranges() -> None:
+    from packaging.requirements import Requirement
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pins = dict(
+        line.lower().replace("_", "-").split("==")
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if "==" in line
+    )
+    for text in [*project["dependencies"], *project["optional-dependencies"]["dev"]]:
+        requirement = Requirement(text)
+        assert requirement.specifier.contains(pins[requirement.name.lower()]), requirement
