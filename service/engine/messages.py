@@ -60,6 +60,7 @@ class Start:
     device: str
     threads: int
     concurrency: int
+    log_level: str = "info"
 
 
 @dataclass(frozen=True)

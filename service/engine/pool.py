@@ -66,12 +66,15 @@ class Pool:
             self._add(self._settings.device)
 
     async def stop(self) -> None:
-        """End the workers. Jobs that are still waiting fail with NotReady."""
+        """End the workers. Jobs without an answer, running or waiting, fail with NotReady."""
         self.draining = True
         for task in list(self._tasks):
             task.cancel()
-        for worker in self.workers:
-            self._fail(worker, NotReady("The service is shutting down.", retry_after_s=5))
+        unanswered = [job for worker in self.workers for jobs in worker.running.values() for job in jobs]
+        while waiting := self._batcher.next_batch(lambda _lane: True):
+            unanswered += waiting
+        for job in unanswered:
+            job.fail(NotReady("The service is shutting down.", retry_after_s=5))
         await asyncio.gather(*(worker.stop(timeout_s=5.0) for worker in self.workers))
 
     async def settled(self) -> None:
@@ -138,6 +141,7 @@ class Pool:
             device=device,
             threads=settings.threads or max(1, (os.cpu_count() or 1) // settings.workers),
             concurrency=settings.concurrency,
+            log_level=settings.log_level,
         )
         worker = WorkerProcess(start, self._on_message, self._on_exit)
         self.workers.append(worker)
@@ -197,10 +201,6 @@ class Pool:
         elif not job.abandoned:
             self._metrics.retried.inc()
             self._batcher.resubmit(job)
-
-    def _fail(self, worker: WorkerProcess, error: NotReady) -> None:
-        for job in [job for jobs in worker.running.values() for job in jobs]:
-            job.fail(error)
 
     # -- batches ------------------------------------------------------------------------------------------------------
 

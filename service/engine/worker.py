@@ -47,6 +47,7 @@ class Worker:
         start = receive(self._stream)
         if not isinstance(start, Start):
             return
+        logging.basicConfig(level=start.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
         torch.set_num_threads(start.threads)
         devices = _devices(start.device)
         self._send(Hello(devices[0], devices))
@@ -139,7 +140,6 @@ def main() -> None:
     # Ctrl-C reaches the whole process group; the front process decides when workers end.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     Worker(socket.socket(fileno=int(sys.argv[1]))).run()
 
 

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from ulid import ULID
 
@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 __all__ = ["BodyLimit", "RequestContext", "problem_response"]
 
 log = logging.getLogger("camserve.access")
+
+_CLIENT_GONE = 499  # nginx's number for a client that did not wait; nobody reads it but the log and the metrics
+
+# Asked every few seconds by whatever supervises the service.
+_PROBES = {"/livez", "/readyz", "/metrics"}
 
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
@@ -63,6 +68,8 @@ class RequestContext:
 
         try:
             await self._app(scope, receive, send_with_id)
+        except ClientDisconnect:
+            status = status or _CLIENT_GONE
         except Exception:
             log.exception("request %s failed", request_id)
             if status:
@@ -78,7 +85,10 @@ class RequestContext:
         route = getattr(scope.get("route"), "path", "unknown")
         self._metrics.requests.labels(route, str(status)).inc()
         self._metrics.request_seconds.labels(route).observe(seconds)
-        log.info("%s %s %s %.1f ms %s", scope["method"], route, status, seconds * 1000, scope["state"]["request_id"])
+        level = logging.DEBUG if route in _PROBES else logging.INFO
+        log.log(
+            level, "%s %s %s %.1f ms %s", scope["method"], route, status, seconds * 1000, scope["state"]["request_id"]
+        )
 
 
 class BodyLimit:

@@ -1,0 +1,27 @@
+"""``python -m benchmarks [NAME…]``: the ratios that README and docs quote, each measured in one run on this machine."""
+
+from __future__ import annotations
+
+import argparse
+
+from benchmarks import in_process, over_http
+
+BENCHMARKS = {
+    "explain": in_process.explain_against_forward,
+    "targets": in_process.many_targets_against_one,
+    "start": over_http.start_of_the_front,
+    "overhead": over_http.time_outside_the_model,
+    "load": over_http.batched_against_one_by_one,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser("benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", choices=[[], *BENCHMARKS], help="which to run; all if none is named")
+    for name in parser.parse_args().names or BENCHMARKS:
+        for line in BENCHMARKS[name]():
+            print(f"{name:10} {line}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""The whole engine with a real worker process and the embedded models."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import pytest_asyncio
+
+from service.engine.answers import Upload
+from service.engine.explainer import Explainer
+from service.errors import DeadlineExceeded, InvalidImage, NoImage, Overloaded, TooManyImages
+from service.metrics import Metrics
+from service.settings import load_settings
+from service.wire import ExplainOptions, PredictOptions
+from tests.toys import png
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+MAPS = ExplainOptions(output=["map"], target=["top-2"])
+
+
+async def started(**changes: Any) -> Explainer:
+    explainer = Explainer(load_settings(max_queue=64, **changes), Metrics())
+    await explainer.start()
+    await explainer.pool.settled()
+    return explainer
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def engine() -> AsyncIterator[Explainer]:
+    explainer = await started()
+    yield explainer
+    await explainer.stop()
+
+
+def scenes(n: int) -> list[Upload]:
+    return [Upload(png(seed=seed, size=(120, 90)), f"{seed}.png") for seed in range(n)]
+
+
+async def ask(engine: Explainer, upload: Upload) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
+    answer = await engine.answer([upload], MAPS)
+    return [explanation.raw for explanation in answer.pictures[0].explanations]
+
+
+async def test_together_equals_alone_in_fewer_batches(engine: Explainer) -> None:
+    uploads = scenes(20)
+    alone = [await ask(engine, upload) for upload in uploads]
+    answer = await engine.answer(uploads, MAPS)
+    assert max(picture.times.batch_size for picture in answer.pictures) > 1
+    for picture, expected in zip(answer.pictures, alone, strict=True):
+        for explanation, raw in zip(picture.explanations, expected, strict=True):
+            np.testing.assert_allclose(explanation.raw, raw, atol=1e-4 * max(1.0, float(raw.max())))
+
+
+async def test_one_bad_picture_among_good_ones_fails_alone(engine: Explainer) -> None:
+    uploads = [*scenes(3), Upload(b"not a picture", "bad.png"), Upload(scenes(1)[0].data[:300], "cut.png")]
+    answer = await engine.answer(uploads, MAPS)
+    assert [type(picture.error) for picture in answer.pictures] == [type(None)] * 3 + [InvalidImage] * 2
+    assert [picture.index for picture in answer.pictures] == [0, 1, 2, 3, 4]
+    assert all(picture.explanations for picture in answer.pictures[:3])
+
+
+async def test_if_all_are_bad_the_error_is_raised(engine: Explainer) -> None:
+    with pytest.raises(InvalidImage):
+        await engine.answer([Upload(b"x"), Upload(b"y")], MAPS)
+    with pytest.raises(NoImage):
+        await engine.answer([], MAPS)
+    with pytest.raises(TooManyImages):
+        await engine.answer(scenes(1) * 33, MAPS)
+
+
+async def test_a_deadline_that_passes_leaves_nothing_behind(engine: Explainer) -> None:
+    with pytest.raises(DeadlineExceeded):
+        await engine.answer(scenes(8), MAPS, timeout_s=0.001)
+    assert engine.admission.inside == 0
+    await asyncio.sleep(0.05)
+    assert await ask(engine, scenes(1)[0])
+
+
+async def test_the_queue_is_bounded(engine: Explainer) -> None:
+    requests = [engine.answer(scenes(16), MAPS) for _ in range(6)]
+    outcomes = await asyncio.gather(*requests, return_exceptions=True)
+    refused = [outcome for outcome in outcomes if isinstance(outcome, Overloaded)]
+    assert len(refused) == 2  # 64 of 96 pictures have room
+    assert all(error.retry_after_s >= 1 for error in refused)
+    assert engine.admission.inside == 0
+
+
+async def test_a_cancelled_request_disturbs_nobody(engine: Explainer) -> None:
+    expected = await ask(engine, scenes(1)[0])
+    others = [asyncio.ensure_future(engine.answer(scenes(4), PredictOptions())) for _ in range(4)]
+    victim = asyncio.ensure_future(engine.answer(scenes(8), MAPS))
+    await asyncio.sleep(0.02)
+    victim.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await victim
+    await asyncio.gather(*others)
+    found = await ask(engine, scenes(1)[0])
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-4)
+    assert engine.admission.inside == 0
+
+
+async def test_predictions_alone_have_no_maps(engine: Explainer) -> None:
+    answer = await engine.answer(scenes(1), PredictOptions(top_k=3))
+    (picture,) = answer.pictures
+    assert len(picture.predictions) == 3
+    assert picture.explanations == ()
+    explained = await engine.answer(scenes(1), ExplainOptions(output=["map"]))
+    assert [score.index for score in picture.predictions] == [
+        score.index for score in explained.pictures[0].predictions[:3]
+    ]
+    assert explained.pictures[0].explanations[0].target == explained.pictures[0].predictions[0]
+
+
+async def test_a_worker_killed_in_mid_batch_is_replaced_and_its_pictures_answered(engine: Explainer) -> None:
+    uploads = scenes(12)
+    expected = [await ask(engine, upload) for upload in uploads]
+    (worker,) = engine.pool.workers
+    request = asyncio.ensure_future(engine.answer(uploads, MAPS))
+    while not worker.running:  # noqa: ASYNC110  # the moment in mid-batch has no event
+        await asyncio.sleep(0.001)
+    assert worker.pid is not None
+    os.kill(worker.pid, signal.SIGKILL)
+    answer = await request
+    for picture, raws in zip(answer.pictures, expected, strict=True):
+        assert picture.error is None
+        np.testing.assert_allclose(picture.explanations[0].raw, raws[0], rtol=1e-3, atol=1e-5)
+    assert [each.pid for each in engine.pool.workers] != [worker.pid]

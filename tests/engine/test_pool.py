@@ -1,0 +1,283 @@
+"""The pool with fake workers: what is sent to whom, and what happens when one dies."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import pytest
+
+from service.cam.questions import Question
+from service.engine import pool as pool_module
+from service.engine.jobs import Computed, Job
+from service.engine.messages import Failed, Hello, Lane, Loaded, Ran, RowAnswer, Run
+from service.engine.pool import Pool
+from service.engine.process import WorkerProcess
+from service.errors import InternalError, NotReady, UnknownModel
+from service.imaging.preprocess import PreprocessSpec
+from service.metrics import Metrics
+from service.models.info import ModelInfo
+from service.settings import ModelConfig, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from service.engine.messages import Message
+
+
+class FakeWorker(WorkerProcess):
+    """A worker without a process: the test speaks for it."""
+
+    launched: list[FakeWorker] = []  # noqa: RUF012  # shared on purpose: the pool creates them
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.sent: list[Run] = []
+        self.stopped = False
+
+    async def launch(self) -> None:
+        self.launched.append(self)
+
+    def send(self, run: Run, jobs: list[Job]) -> None:
+        self.running[run.batch] = jobs
+        self.sent.append(run)
+
+    async def stop(self, timeout_s: float) -> None:  # noqa: ARG002  # the real one's signature
+        self.stopped = True
+
+    def say(self, message: Message) -> None:
+        self._on_message(self, message)
+
+    def load(self, *names: str) -> None:
+        self.say(Hello("cpu", ("cpu",)))
+        for name in names:
+            self.say(Loaded(info(name)))
+
+    def answer(self, run: Run, outcomes: list[Any] | None = None, fits: int | None = None) -> None:
+        rows = [RowAnswer(np.array([question.targets[0]], np.float32), (), []) for question in run.questions]
+        self.say(Ran(run.batch, outcomes or cast("list[Any]", rows), 0.01, fits, 0))
+
+    def die(self) -> None:
+        self._on_exit(self)
+
+
+def info(name: str) -> ModelInfo:
+    return ModelInfo(name, "1", "toy", ("a",), PreprocessSpec("crop", 8, 8), (), "layer", "float32", "cpu", 1)
+
+
+async def settle() -> None:
+    """Let launches and callbacks happen; the shortest backoff is 0.1 s."""
+    await asyncio.sleep(0.15)
+
+
+def settings(**changes: Any) -> Settings:
+    names = changes.pop("names", ("m",))
+    return Settings(models=tuple(ModelConfig(name=name, architecture="toy") for name in names), **changes)
+
+
+@pytest.fixture(autouse=True)
+def _fake_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "WorkerProcess", FakeWorker)
+    FakeWorker.launched = []
+
+
+@pytest.fixture
+async def pool() -> AsyncIterator[Pool]:
+    async for started in start(settings()):
+        yield started
+
+
+async def start(chosen: Settings) -> AsyncIterator[Pool]:
+    made = Pool(chosen, Metrics())
+    await made.start()
+    await settle()
+    yield made
+    await made.stop()
+
+
+def job(number: int = 0, model: str = "m") -> Job:
+    loop = asyncio.get_running_loop()
+    pixels = np.full((8, 8, 3), number, np.uint8)
+    future: asyncio.Future[Computed] = loop.create_future()
+    future.add_done_callback(lambda done: done.cancelled() or done.exception())  # counts as retrieved
+    return Job(Lane(model, "explain"), pixels, Question((number,)), future, loop.time())
+
+
+def number_of(done: Job) -> int:
+    return int(done.future.result().answer.logits[0])
+
+
+async def test_a_lone_job_leaves_at_once_and_a_burst_fills_the_next_batch(pool: Pool) -> None:
+    (worker,) = FakeWorker.launched
+    worker.load("m")
+    jobs = [job(number) for number in range(5)]
+    for each in jobs:
+        pool.submit(each)
+    assert [len(run.questions) for run in worker.sent] == [1]
+    worker.answer(worker.sent[0])
+    assert [len(run.questions) for run in worker.sent] == [1, 4]
+    assert worker.sent[1].pixels[:, 0, 0, 0].tolist() == [1, 2, 3, 4]
+    worker.answer(worker.sent[1])
+    assert [number_of(each) for each in jobs] == [0, 1, 2, 3, 4]
+    assert [each.future.result().batch_size for each in jobs] == [1, 4, 4, 4, 4]
+
+
+async def test_jobs_wait_until_their_model_is_loaded(pool: Pool) -> None:
+    (worker,) = FakeWorker.launched
+    waiting = job()
+    pool.submit(waiting)
+    assert not worker.sent
+    with pytest.raises(NotReady, match="being loaded"):
+        pool.ready_info("m")
+    worker.load("m")
+    assert len(worker.sent) == 1
+    assert pool.ready_info(None).name == "m"
+
+
+async def test_one_batch_per_model_at_a_time_and_two_models_side_by_side() -> None:
+    async for pool in start(settings(names=("a", "b", "c"), concurrency=2)):
+        (worker,) = FakeWorker.launched
+        worker.load("a", "b", "c")
+        for model in ("a", "a", "b", "c"):
+            pool.submit(job(model=model))
+        assert [run.lane.model for run in worker.sent] == ["a", "b"]
+        worker.answer(worker.sent[1])
+        # "a" has waited longest but still runs; "c" goes.
+        assert [run.lane.model for run in worker.sent] == ["a", "b", "c"]
+
+
+async def test_several_workers_share_the_work() -> None:
+    async for pool in start(settings(workers=2)):
+        first, second = FakeWorker.launched
+        first.load("m")
+        second.load("m")
+        for number in range(2):
+            pool.submit(job(number))
+        assert [len(first.sent), len(second.sent)] == [1, 1]
+
+
+async def test_auto_starts_a_worker_on_every_device() -> None:
+    async for pool in start(settings(device="auto", workers=2)):
+        first, _second = FakeWorker.launched
+        first.say(Hello("cuda:0", ("cuda:0", "cuda:1", "cuda:2")))
+        await settle()
+        devices = [worker.start.device for worker in FakeWorker.launched]
+        assert sorted(devices) == ["auto", "cuda:0", "cuda:1", "cuda:1", "cuda:2", "cuda:2"]
+        assert len(pool.workers) == 6
+
+
+async def test_a_dead_workers_jobs_are_computed_once_more_and_each_alone(pool: Pool) -> None:
+    (worker,) = FakeWorker.launched
+    worker.load("m")
+    jobs = [job(number) for number in range(4)]
+    for each in jobs:
+        pool.submit(each)
+    worker.answer(worker.sent[0])
+    worker.die()
+    assert not jobs[1].future.done()
+    await settle()
+    replacement = FakeWorker.launched[1]
+    replacement.load("m")
+    for _ in range(3):
+        replacement.answer(replacement.sent[-1])
+    assert [len(run.questions) for run in replacement.sent] == [1, 1, 1]
+    assert [number_of(each) for each in jobs] == [0, 1, 2, 3]
+
+
+async def test_a_job_whose_second_worker_dies_fails_and_takes_nobody_with_it(pool: Pool) -> None:
+    (worker,) = FakeWorker.launched
+    worker.load("m")
+    poison, innocent = job(0), job(1)
+    pool.submit(poison)
+    pool.submit(innocent)
+    worker.die()
+    await settle()
+    FakeWorker.launched[1].load("m")
+    FakeWorker.launched[1].die()
+    with pytest.raises(InternalError, match="Two workers died"):
+        await poison.future
+    await settle()
+    last = FakeWorker.launched[2]
+    last.load("m")
+    last.answer(last.sent[0])
+    assert number_of(innocent) == 1
+
+
+async def test_a_worker_that_keeps_dying_is_started_less_and_less_often(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delays: list[float] = []
+    monkeypatch.setattr(Pool, "_add", lambda _self, _device, delay_s: delays.append(delay_s))
+    worker = FakeWorker.launched[0]
+    for _ in range(12):
+        pool.workers.append(worker)
+        worker.die()
+    assert delays[:4] == [0.1, 0.2, 0.4, 0.8]
+    assert delays[-1] == 30.0
+
+
+async def test_abandoned_jobs_are_neither_sent_nor_answered(pool: Pool) -> None:
+    (worker,) = FakeWorker.launched
+    worker.load("m")
+    running, queued, after = job(0), job(1), job(2)
+    for each in (running, queued, after):
+        pool.submit(each)
+    running.future.cancel()
+    queued.future.cancel()
+    worker.answer(worker.sent[0])
+    assert worker.sent[1].pixels[:, 0, 0, 0].tolist() == [2]
+    worker.answer(worker.sent[1])
+    assert number_of(after) == 2
+
+
+async def test_an_error_reaches_only_its_row(pool: Pool) -> None:
+    (worker,) = FakeWorker.launched
+    worker.load("m")
+    pool.submit(job())
+    good, bad = job(1), job(2)
+    pool.submit(good)
+    pool.submit(bad)
+    worker.answer(worker.sent[0])
+    row = RowAnswer(np.array([7], np.float32), (), [])
+    worker.answer(worker.sent[1], [row, InternalError("no")])
+    assert number_of(good) == 7
+    with pytest.raises(InternalError, match="no"):
+        await bad.future
+
+
+async def test_what_fits_on_the_device_is_remembered(pool: Pool) -> None:
+    (worker,) = FakeWorker.launched
+    worker.load("m")
+    for number in range(9):
+        pool.submit(job(number))
+    worker.answer(worker.sent[0], fits=3)
+    assert [len(run.questions) for run in worker.sent] == [1, 3]
+
+
+async def test_a_model_that_cannot_be_loaded_says_why(pool: Pool) -> None:
+    (worker,) = FakeWorker.launched
+    worker.say(Hello("cpu", ("cpu",)))
+    worker.say(Failed("m", "the file is missing"))
+    await pool.settled()
+    status = pool.status("m")
+    assert (status.state, status.reason) == ("failed", "the file is missing")
+    with pytest.raises(NotReady, match="the file is missing"):
+        pool.ready_info("m")
+    with pytest.raises(UnknownModel, match="'mm'"):
+        pool.ready_info("mm")
+
+
+async def test_stopping_ends_workers_and_fails_what_runs(pool: Pool) -> None:
+    (worker,) = FakeWorker.launched
+    worker.load("m")
+    running, waiting = job(), job()
+    pool.submit(running)
+    pool.submit(waiting)
+    await pool.stop()
+    assert worker.stopped
+    for each in (running, waiting):
+        with pytest.raises(NotReady, match="shutting down"):
+            await each.future
+    with pytest.raises(NotReady, match="shutting down"):
+        pool.ready_info("m")

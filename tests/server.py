@@ -1,0 +1,66 @@
+"""A real server: ``camserve serve`` in a process of its own, on a real port."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import httpx
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+START_TIMEOUT_S = 120.0
+
+
+class Server:
+    """A running server: its address and its process."""
+
+    def __init__(self, process: subprocess.Popen[str], url: str) -> None:
+        self.process, self.url = process, url
+
+
+@contextmanager
+def running_server(*arguments: str, wait: bool = True) -> Iterator[Server]:
+    """Start ``camserve serve`` with ``arguments`` on a free port; stop it at the end.
+
+    Args:
+        arguments: further command line arguments.
+        wait: whether to wait until every model is loaded.
+    """
+    command = [sys.executable, "-m", "service.cli", "serve", "--port", "0", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ}) as process:
+        try:
+            server = Server(process, _address(process))
+            if wait:
+                _wait_until_loaded(server)
+            yield server
+        finally:
+            process.terminate()
+            try:
+                process.communicate(timeout=30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
+
+
+def _address(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if " at http://" in line:
+            return line.split(" at ")[1].split()[0]
+    raise AssertionError("the server ended without saying its address")
+
+
+def _wait_until_loaded(server: Server) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        states = {entry["state"] for entry in httpx.get(f"{server.url}/api/v1/models").json()["models"]}
+        if "loading" not in states:
+            return
+        time.sleep(0.2)
+    raise AssertionError(f"the models were not loaded within {START_TIMEOUT_S:g} s")
