@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 __all__ = [
     "ArrayData",
@@ -51,6 +52,18 @@ def _listed(value: object) -> object:
     return [value] if isinstance(value, str | int) else value
 
 
+def _not_boolean(value: object) -> object:
+    """Refuse JSON's true and false where a number is meant; in Python they are 1 and 0."""
+    if isinstance(value, bool):
+        raise PydanticCustomError("boolean", "input should not be true or false")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_not_boolean)]
+Real = Annotated[float, BeforeValidator(_not_boolean)]
+ClassName = Annotated[int | str, BeforeValidator(_not_boolean)]
+
+
 class _Options(BaseModel):
     """Options refuse what they do not know: a misspelt one must not be ignored in silence."""
 
@@ -60,10 +73,10 @@ class _Options(BaseModel):
 class PredictOptions(_Options):
     """Options of ``predict``; part of those of ``explain``."""
 
-    top_k: int = Field(5, ge=1, le=100_000, description="How many classes to list, at most as many as there are.")
+    top_k: Whole = Field(5, ge=1, le=100_000, description="How many classes to list, at most as many as there are.")
 
 
-Targets = Annotated[list[int | str], BeforeValidator(_listed), Field(min_length=1, max_length=256)]
+Targets = Annotated[list[ClassName], BeforeValidator(_listed), Field(min_length=1, max_length=256)]
 Names = Annotated[list[str], BeforeValidator(_listed), Field(min_length=1, max_length=64)]
 Outputs = Annotated[list[OutputName], BeforeValidator(_listed), Field(min_length=1, max_length=16)]
 
@@ -78,19 +91,19 @@ class ExplainOptions(PredictOptions):
         "best.",
         examples=[["predicted"], ["top-3", "star"], [281]],
     )
-    against: int | str | None = Field(
+    against: ClassName | None = Field(
         None, description="A class: explain why the target *rather than this* (score = difference of the logits)."
     )
     method: Names = Field(["gradcam"], description="Names from `GET /api/v1/methods`.")
     output: Outputs = Field(["heatmap"], description="What to return of each explanation.")
     size: Literal["picture", "model", "layer"] = Field("picture", description="The grid of the rendered pictures.")
     colormap: str = Field("turbo", description="A name from `GET /api/v1/colormaps`.", max_length=64)
-    alpha: float = Field(0.5, ge=0, le=1, description="Opacity of the heatmap in the overlay.")
-    threshold: float = Field(0.5, ge=0, le=1, description="Share of the map's maximum above which regions are drawn.")
+    alpha: Real = Field(0.5, ge=0, le=1, description="Opacity of the heatmap in the overlay.")
+    threshold: Real = Field(0.5, ge=0, le=1, description="Share of the map's maximum above which regions are drawn.")
     image_format: Literal["auto", "png", "jpeg", "webp"] = Field(
         "auto", description="`auto`: palette PNG for heatmaps, grey PNG for masks, JPEG for overlays."
     )
-    max_side: int = Field(1024, ge=16, le=8192, description="Longest side of rendered pictures, in pixels.")
+    max_side: Whole = Field(1024, ge=16, le=8192, description="Longest side of rendered pictures, in pixels.")
 
 
 class ImageInput(_Options):

@@ -101,14 +101,15 @@ class Explainer:
         todo = plan(options, info, self._settings.max_explanations)
         self._check_count(uploads)
         allowed = self._settings.request_timeout_s if timeout_s is None else timeout_s
-        with self.admission.admit(len(uploads)):
-            self._metrics.in_flight.set(self.admission.inside)
-            try:
+        try:
+            with self.admission.admit(len(uploads)):
+                self._metrics.in_flight.set(self.admission.inside)
                 async with asyncio.timeout_at(began + allowed), asyncio.TaskGroup() as group:
                     tasks = [group.create_task(self._picture(i, up, info, todo)) for i, up in enumerate(uploads)]
-            except TimeoutError:
-                raise DeadlineExceeded(f"The answer was not ready within {allowed:g} s.") from None
-        self._metrics.in_flight.set(self.admission.inside)
+        except TimeoutError:
+            raise DeadlineExceeded(f"The answer was not ready within {allowed:g} s.") from None
+        finally:
+            self._metrics.in_flight.set(self.admission.inside)
         pictures = tuple(task.result() for task in tasks)
         if all(picture.error for picture in pictures) and pictures[0].error is not None:
             raise pictures[0].error

@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.routing import Route
 
 from service import __version__
 from service.engine.explainer import Explainer
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from service.settings import Settings
 
 __all__ = ["create_app"]
+
+_ROUTERS = (native.router, health.router, pages.router)
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -54,7 +57,7 @@ def create_app(settings: Settings) -> FastAPI:
         ],
         generate_unique_id_function=_operation_id,
     )
-    for router in (native.router, health.router, pages.router):
+    for router in _ROUTERS:
         app.include_router(router)
     app.mount("/static/swagger", pages.swagger_files())
     app.mount("/static", pages.static_files())
@@ -95,7 +98,7 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
         response = problem_response(request, MethodNotAllowed(f"{request.method} is not possible here."))
         response.headers["Allow"] = (error.headers or {}).get("Allow", "")
         return response
-    known = [path for route in request.app.routes if isinstance(path := getattr(route, "path", None), str)]
+    known = [route.path for router in _ROUTERS for route in router.routes if isinstance(route, Route)]
     suggestions = closest(request.url.path, known)
     where = f" Did you mean {' or '.join(suggestions)}?" if suggestions else " GET /docs lists the routes."
     return problem_response(request, NotFound(f"There is nothing at this path.{where}", suggestions=suggestions))

@@ -9,6 +9,7 @@ from pydantic.json_schema import models_json_schema
 
 from service import __version__, wire
 from service.problems import MEDIA_TYPE
+from service.web.examples import ANSWERS, FORMS, PROBLEMS, REQUESTS
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -34,6 +35,10 @@ _ERRORS = {
     "503": "Loading, draining, or no worker; see Retry-After.",
     "504": "The deadline passed.",
 }
+_REQUEST_ID = {"description": "The caller's, if sent and sane.", "schema": {"type": "string"}}
+_RETRY_AFTER = {"description": "Seconds after which a new try makes sense.", "schema": {"type": "integer"}}
+_PICTURE = {"type": "string", "format": "binary"}
+
 # Errors that routes without a body can meet.
 _READING_ERRORS = ("404", "422", "500", "503")
 
@@ -43,12 +48,15 @@ def document(app: FastAPI) -> dict[str, Any]:
     openapi = get_openapi(title="camserve", version=__version__, description=_DESCRIPTION, routes=app.routes)
     components = openapi["components"]["schemas"]
     components.update(_schemas(wire.ExplainRequest, wire.PredictRequest, wire.Problem))
+    for unused in ("HTTPValidationError", "ValidationError"):  # FastAPI's own; ours are problems
+        components.pop(unused, None)
     for path, operations in openapi["paths"].items():
         for verb, operation in operations.items():
             if path.startswith("/api/v1"):
                 _describe_errors(operation, _ERRORS if verb == "post" else _READING_ERRORS)
             if verb == "post":
                 _describe_body(operation, wire.PredictRequest if "predict" in path else wire.ExplainRequest, components)
+            _describe_answers(operation)
     return openapi
 
 
@@ -64,26 +72,48 @@ def _describe_errors(operation: dict[str, Any], statuses: Any) -> None:
     for status in statuses:
         operation["responses"][status] = {
             "description": _ERRORS[status],
-            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}, "example": PROBLEMS[status]}},
         }
+
+
+def _describe_answers(operation: dict[str, Any]) -> None:
+    name, responses = operation["operationId"], operation["responses"]
+    content = responses["200"].setdefault("content", {})
+    if name in ANSWERS:
+        content["application/json"]["example"] = ANSWERS[name]
+    if name.startswith("explain"):
+        kinds = ("image/png", "image/jpeg", "image/webp")
+        content |= {kind: {"schema": _PICTURE} for kind in kinds}
+        responses["200"]["description"] = (
+            "The answers; or, where `Accept` asks for a picture and there is one picture and one explanation, the "
+            "overlay itself."
+        )
+    if name == "metrics":
+        content["text/plain"] = {"schema": {"type": "string"}}
+    for status, response in responses.items():
+        response["headers"] = {"X-Request-ID": _REQUEST_ID}
+        if status in {"429", "503"}:
+            response["headers"]["Retry-After"] = _RETRY_AFTER
 
 
 def _describe_body(operation: dict[str, Any], model: type[BaseModel], components: dict[str, Any]) -> None:
     options = {name: schema for name, schema in components[model.__name__]["properties"].items() if name != "images"}
-    picture = {"type": "string", "format": "binary"}
     form = {
         "type": "object",
-        "properties": {"image": {"type": "array", "items": picture, "description": "One or more files."}, **options},
+        "properties": {"image": {"type": "array", "items": _PICTURE, "description": "One or more files."}, **options},
         "required": ["image"],
         "additionalProperties": False,
     }
     operation["requestBody"] = {
         "required": True,
         "content": {
-            "multipart/form-data": {"schema": form},
-            "application/json": {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}},
-            "image/*": {"schema": picture},
-            "application/octet-stream": {"schema": picture},
+            "multipart/form-data": {"schema": form, "example": FORMS[model.__name__]},
+            "application/json": {
+                "schema": {"$ref": f"#/components/schemas/{model.__name__}"},
+                "example": REQUESTS[model.__name__],
+            },
+            "image/*": {"schema": _PICTURE},
+            "application/octet-stream": {"schema": _PICTURE},
         },
     }
     operation["parameters"] = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import importlib.util
+import inspect
 from functools import cache
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import FileResponse, HTMLResponse
 from fastapi.staticfiles import StaticFiles
 
-from service.errors import ServiceError
+from service.errors import NotFound, ServiceError
 from service.problems import STATUS
 
 __all__ = ["router", "static_files", "swagger_files"]
@@ -20,6 +21,7 @@ __all__ = ["router", "static_files", "swagger_files"]
 router = APIRouter(include_in_schema=False)
 
 _STATIC = Path(__file__).parent / "static"
+_SAMPLES = Path(__file__).parents[1] / "demo" / "samples"
 
 
 def static_files() -> StaticFiles:
@@ -39,6 +41,30 @@ def swagger_files() -> StaticFiles:
 async def page() -> FileResponse:
     """The page."""
     return FileResponse(_STATIC / "index.html")
+
+
+@router.get("/static/samples.json")
+async def samples() -> list[dict[str, str]]:
+    """The sample pictures, in the order in which the page shows them."""
+    return [{"name": name, "title": _title(path.stem)} for name, path in _samples().items()]
+
+
+@router.get("/static/samples/{name}")
+async def sample(name: str) -> FileResponse:
+    """A sample picture."""
+    if name not in _samples():
+        raise NotFound("There is no such sample. GET /static/samples.json lists them.")
+    return FileResponse(_samples()[name])
+
+
+@cache
+def _samples() -> dict[str, Path]:
+    return {path.name: path for path in sorted(_SAMPLES.glob("*.png")) if not path.name.endswith(".mask.png")}
+
+
+def _title(stem: str) -> str:
+    kind, label = stem.split("-", 1)
+    return f"{label} with a watermark" if kind == "watermark" else label
 
 
 @router.get("/docs")
@@ -61,11 +87,11 @@ async def errors() -> HTMLResponse:
 
 @cache
 def _errors_page() -> str:
+    by_code = {error.code: error for error in _classes(ServiceError) if "code" in vars(error)}
     sections = [
-        f'<h2 id="{error.code.replace("_", "-")}">{error.title} <small>{STATUS[error.code]} {error.code}</small></h2>'
-        f"<p>{html.escape((error.__doc__ or '').strip())}</p>"
-        for error in _classes(ServiceError)
-        if "code" in vars(error)
+        f'<h2 id="{code.replace("_", "-")}">{error.title} <small>{STATUS[code]} {code}</small></h2>'
+        f"<p>{html.escape(inspect.getdoc(error) or '')}</p>"
+        for code, error in by_code.items()
     ]
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>camserve: errors</title>'

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
 
 from service.engine.answers import Upload
 from service.errors import (
@@ -97,14 +97,46 @@ def accepted_picture(request: Request) -> str | None:
 
 
 async def _read_form(request: Request, max_images: int) -> tuple[dict[str, Any], list[Upload]]:
+    parser = _FormParser(
+        request.headers,
+        request.stream(),
+        max_files=max_images,
+        max_fields=_MAX_FIELDS,
+        max_part_size=_MAX_FIELD_BYTES,
+    )
     try:
-        form = await request.form(max_files=max_images, max_fields=_MAX_FIELDS, max_part_size=_MAX_FIELD_BYTES)
-    except HTTPException as error:
-        raise _form_error(str(error.detail), max_images) from error
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise _form_error(error.message, max_images) from error
+    except UnicodeError as error:  # a "charset" in the content type that Python knows and the form is not written in
+        raise _form_error(str(error), max_images) from error
     try:
         return await _split_form(form)
     finally:
         await form.close()
+
+
+class _FormParser(MultiPartParser):
+    """Refuses a body that stops before its closing boundary; Starlette's parser drops the last part in silence."""
+
+    _ended = False
+
+    def on_end(self) -> None:
+        """Take note of the closing boundary."""
+        self._ended = True
+
+    async def parse(self) -> FormData:
+        """Read the form.
+
+        Raises:
+            MultiPartException: it is malformed, or ends too early.
+        """
+        form = await super().parse()
+        if not self._ended:
+            for file in self._files_to_close_on_error:
+                file.close()
+            raise MultiPartException("The closing boundary is missing.")
+        return form
 
 
 def _form_error(detail: str, max_images: int) -> InvalidRequest | TooManyImages | BodyTooLarge:
@@ -112,7 +144,8 @@ def _form_error(detail: str, max_images: int) -> InvalidRequest | TooManyImages 
         return TooManyImages(f"There are too many pictures for one request; send {max_images} at most.")
     if detail.startswith(("Too many fields", "Part exceeded")):
         return BodyTooLarge(
-            f"The form has more than {_MAX_FIELDS} fields, or one of more than {_MAX_FIELD_BYTES} bytes."
+            f"The form has more than {_MAX_FIELDS} fields, or one of more than {_MAX_FIELD_BYTES} bytes. "
+            "A part that holds a picture needs a filename; with curl, use -F image=@FILE."
         )
     return InvalidRequest("The multipart body is malformed or ends too early. With curl, use -F image=@FILE.")
 
@@ -168,28 +201,35 @@ async def _read_json(
     except ValidationError as error:
         raise _json_error(error, json_type) from error
     fields = body.model_dump(exclude={"images"}, exclude_unset=True)
-    uploads = [Upload(_decode_base64(image.b64), _clean(image.filename)) for image in body.images]
+    uploads = [
+        Upload(_decode_base64(image.b64, index), _clean(image.filename)) for index, image in enumerate(body.images)
+    ]
     return _validate(options_type, query | fields), uploads
 
 
 def _json_error(
     error: ValidationError, json_type: type[ExplainRequest | PredictRequest]
 ) -> InvalidRequest | InvalidOption:
-    if any(detail["type"] in {"json_invalid", "model_type"} for detail in error.errors()):
+    if any(not detail["loc"] for detail in error.errors()):
         return InvalidRequest(
             'The body is not a JSON object such as {"images": [{"b64": "…"}], "target": ["predicted"]}.'
         )
-    if any(detail["loc"][:1] == ("images",) for detail in error.errors()):
-        return InvalidRequest('"images" must be a list of objects such as {"b64": "…", "filename": "cat.jpg"}.')
+    for detail in error.errors():
+        if detail["loc"][0] == "images":
+            where = shorten(".".join(str(part) for part in detail["loc"]))
+            return InvalidRequest(
+                f"{where!r}: {_lower_first(detail['msg'])}. "
+                '"images" is a list of objects such as {"b64": "…", "filename": "cat.jpg"}.'
+            )
     return option_error(error, json_type)
 
 
-def _decode_base64(text: str) -> bytes:
+def _decode_base64(text: str, index: int) -> bytes:
     payload = text[match.end() :] if (match := _DATA_URI.match(text)) else text
     try:
         return base64.b64decode("".join(payload.split()), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise InvalidImage("A picture's 'b64' is not valid base64.") from error
+        raise InvalidImage(f"'images.{index}.b64' is not valid base64.") from error
 
 
 def _validate(options_type: type[Options], fields: dict[str, Any]) -> Options:
@@ -209,7 +249,11 @@ def option_error(error: ValidationError, options_type: type[Any]) -> InvalidOpti
             suggestions += closest(name, options_type.model_fields)
             problems.append(f"there is no option {shorten(name)!r}")
         else:
-            problems.append(f"{shorten(name)}: {detail['msg'][:1].lower()}{detail['msg'][1:]}")
+            problems.append(f"{shorten(name)!r}: {_lower_first(detail['msg'])}")
     meant = f" Did you mean {' or '.join(repr(name) for name in suggestions)}?" if suggestions else ""
     text = "; ".join(dict.fromkeys(problems[:5]))
     return InvalidOption(f"{text[:1].upper()}{text[1:]}.{meant}", suggestions=suggestions)
+
+
+def _lower_first(text: str) -> str:
+    return f"{text[:1].lower()}{text[1:]}"

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Depends, Query, Request, Response
+from starlette.requests import ClientDisconnect
 
 from service import wire
 from service.cam.methods import METHODS
@@ -94,13 +95,19 @@ def _refuse_early(engine: Explainer, model: str | None) -> None:
 
 
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Do ``work``, but give it up if the client goes away: its pictures are then not computed."""
+    """Do ``work``, but give it up if the client goes away: its pictures are then not computed.
+
+    Raises:
+        ClientDisconnect: it went away.
+    """
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_disconnected(request))
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
             task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            raise ClientDisconnect
         return await task
     finally:
         gone.cancel()
@@ -196,7 +203,7 @@ def _picture_response(answer: Answer) -> Response:
     overlay = explanations[0].rendered.overlay if len(explanations) == 1 and len(answer.pictures) == 1 else None
     if overlay is None:
         raise InvalidOption(
-            f"'Accept: image/…' needs exactly one picture and one explanation, and there are {len(explanations)}. "
-            "Ask for fewer, or accept application/json."
+            "'Accept: image/…' needs exactly one picture and one explanation, and there are "
+            f"{len(answer.pictures)} and {len(explanations)}. Ask for fewer, or accept application/json."
         )
     return Response(overlay.data, media_type=overlay.media_type)

@@ -1,0 +1,285 @@
+"""The OpenAPI document: committed as generated, sound in itself, and true of what the application answers."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from pydantic import TypeAdapter
+
+from service import wire
+from service.cli import main
+from service.problems import MEDIA_TYPE, STATUS
+from service.settings import Settings
+from service.web.app import create_app
+from service.web.examples import ANSWERS, FORMS, PROBLEMS, REQUESTS
+from tests.toys import png
+from tests.web.application import faked
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    import httpx
+    from pydantic import BaseModel
+
+COMMITTED = Path(__file__).parents[2] / "openapi" / "openapi.json"
+
+# Operation ids are part of the contract: generated clients name their functions after them.
+OPERATIONS = {
+    ("post", "/api/v1/explain"): "explain",
+    ("post", "/api/v1/models/{model}/explain"): "explain_with",
+    ("post", "/api/v1/predict"): "predict",
+    ("post", "/api/v1/models/{model}/predict"): "predict_with",
+    ("get", "/api/v1/models"): "models",
+    ("get", "/api/v1/models/{model}"): "model",
+    ("get", "/api/v1/models/{model}/layers"): "layers",
+    ("get", "/api/v1/models/{model}/classes"): "classes",
+    ("get", "/api/v1/methods"): "methods",
+    ("get", "/api/v1/colormaps"): "colormaps",
+    ("get", "/livez"): "livez",
+    ("get", "/readyz"): "readyz",
+    ("get", "/metrics"): "metrics",
+    ("get", "/version"): "version",
+}
+ANSWER_MODELS: dict[str, type[BaseModel]] = {
+    "explain": wire.ExplainResponse,
+    "explain_with": wire.ExplainResponse,
+    "predict": wire.ExplainResponse,
+    "predict_with": wire.ExplainResponse,
+    "models": wire.ModelList,
+    "model": wire.ModelEntry,
+    "layers": wire.LayerList,
+    "classes": wire.ClassList,
+    "methods": wire.MethodList,
+    "colormaps": wire.ColormapList,
+    "livez": wire.Status,
+    "readyz": wire.Readiness,
+    "version": wire.Version,
+}
+REQUEST_MODELS: dict[str, type[BaseModel]] = {
+    "ExplainRequest": wire.ExplainRequest,
+    "PredictRequest": wire.PredictRequest,
+}
+
+
+@pytest.fixture(scope="module")
+def document() -> dict[str, Any]:
+    return create_app(Settings()).openapi()
+
+
+def operations(document: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
+    return {(verb, path): each for path, verbs in document["paths"].items() for verb, each in verbs.items()}
+
+
+def walk(node: Any) -> Iterator[Any]:
+    yield node
+    children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    for child in children:
+        yield from walk(child)
+
+
+def references(node: Any) -> set[str]:
+    return {each["$ref"] for each in walk(node) if isinstance(each, dict) and isinstance(each.get("$ref"), str)}
+
+
+# -- the document -----------------------------------------------------------------------------------------------------
+
+
+def test_the_committed_document_is_the_generated_one(document: dict[str, Any]) -> None:
+    assert json.loads(COMMITTED.read_text(encoding="utf-8")) == document, "run scripts/openapi"
+    assert main(["openapi", "--check", str(COMMITTED)]) == 0
+
+
+def test_it_does_not_depend_on_settings(document: dict[str, Any]) -> None:
+    assert create_app(Settings(max_images=1, max_queue=1, port=1)).openapi() == document
+
+
+def test_the_version_of_openapi(document: dict[str, Any]) -> None:
+    assert document["openapi"].startswith("3.1.")
+    assert set(document) <= {"openapi", "info", "paths", "components", "tags", "servers"}
+    assert {"title", "version", "description"} <= set(document["info"])
+
+
+def test_every_route_of_the_contract_is_there(document: dict[str, Any]) -> None:
+    found = {key: each["operationId"] for key, each in operations(document).items()}
+    assert {key: found.get(key) for key in OPERATIONS} == OPERATIONS
+    assert {key for key in found if key[1].startswith("/api/v1")} <= set(OPERATIONS), "a new route: name it here"
+
+
+def test_operation_ids_are_unique(document: dict[str, Any]) -> None:
+    ids = [each["operationId"] for each in operations(document).values()]
+    assert len(ids) == len(set(ids))
+    assert all(each.isidentifier() for each in ids)
+
+
+def test_every_operation_is_described(document: dict[str, Any]) -> None:
+    for (verb, path), each in operations(document).items():
+        assert each["summary"], (verb, path)
+        assert each["description"], (verb, path)
+        assert each["tags"], (verb, path)
+
+
+def test_references_lead_somewhere_and_nothing_is_left_over(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    assert references(document) == {f"#/components/schemas/{name}" for name in schemas}
+
+
+def test_path_parameters_are_those_of_the_path(document: dict[str, Any]) -> None:
+    for (_, path), each in operations(document).items():
+        declared = [parameter for parameter in each.get("parameters", []) if parameter["in"] == "path"]
+        assert {parameter["name"] for parameter in declared} == ({"model"} if "{model}" in path else set())
+        assert all(parameter["required"] for parameter in declared)
+        keys = [(parameter["in"], parameter["name"]) for parameter in each.get("parameters", [])]
+        assert len(keys) == len(set(keys))
+
+
+def test_schemas_are_sane(document: dict[str, Any]) -> None:
+    kinds = {"object", "array", "string", "integer", "number", "boolean", "null"}
+    for node in walk(document["components"]["schemas"]):
+        if isinstance(node, dict) and isinstance(node.get("type"), str) and "properties" in node:
+            assert node["type"] == "object"
+            assert set(node.get("required", [])) <= set(node["properties"])
+        if isinstance(node, dict) and isinstance(node.get("type"), str):
+            assert node["type"] in kinds
+            assert node["type"] != "array" or "items" in node or "prefixItems" in node
+
+
+@pytest.mark.parametrize("path", [path for verb, path in OPERATIONS if verb == "post"])
+def test_every_post_has_the_three_encodings_and_its_options(document: dict[str, Any], path: str) -> None:
+    operation = document["paths"][path]["post"]
+    name = "PredictRequest" if "predict" in path else "ExplainRequest"
+    options = set(REQUEST_MODELS[name].model_fields) - {"images"}
+    content = operation["requestBody"]["content"]
+    assert operation["requestBody"]["required"] is True
+    assert set(content) == {"multipart/form-data", "application/json", "image/*", "application/octet-stream"}
+    assert set(content["multipart/form-data"]["schema"]["properties"]) == options | {"image"}
+    assert content["application/json"]["schema"] == {"$ref": f"#/components/schemas/{name}"}
+    assert set(document["components"]["schemas"][name]["properties"]) == options | {"images"}
+    assert document["components"]["schemas"][name]["additionalProperties"] is False
+    by_place: dict[str, set[str]] = {}
+    for parameter in operation["parameters"]:
+        by_place.setdefault(parameter["in"], set()).add(parameter["name"])
+    assert by_place["query"] == options
+    assert by_place["header"] == {"X-Request-Timeout-Ms"}
+
+
+@pytest.mark.parametrize(("verb", "path"), [key for key in OPERATIONS if key[1].startswith("/api/v1")])
+def test_every_error_is_a_problem_with_an_example(document: dict[str, Any], verb: str, path: str) -> None:
+    responses = document["paths"][path][verb]["responses"]
+    expected = {str(status) for status in STATUS.values()} - {"405"}
+    assert set(responses) >= (expected | {"200"} if verb == "post" else {"200", "404", "422", "500", "503"})
+    for status, response in responses.items():
+        assert response["description"]
+        assert "X-Request-ID" in response["headers"]
+        assert ("Retry-After" in response["headers"]) == (status in {"429", "503"})
+        if status != "200":
+            assert set(response["content"]) == {MEDIA_TYPE}
+            assert response["content"][MEDIA_TYPE]["schema"] == {"$ref": "#/components/schemas/Problem"}
+            assert response["content"][MEDIA_TYPE]["example"] == PROBLEMS[status]
+
+
+def test_answers_are_described_by_the_models_of_the_wire(document: dict[str, Any]) -> None:
+    for key, name in OPERATIONS.items():
+        content = operations(document)[key]["responses"]["200"]["content"]
+        if name == "metrics":
+            assert set(content) == {"text/plain"}
+            continue
+        schema = content["application/json"]["schema"]
+        assert schema == {"$ref": f"#/components/schemas/{ANSWER_MODELS[name].__name__}"}
+        pictures = {"image/png", "image/jpeg", "image/webp"} if name.startswith("explain") else set()
+        assert set(content) == {"application/json"} | pictures
+
+
+# -- its examples -----------------------------------------------------------------------------------------------------
+
+
+def faithful(model: type[BaseModel], body: Any) -> None:
+    """What the document declares is there, and nothing that it does not declare."""
+    assert model.model_validate(body).model_dump(mode="json") == body
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_examples_of_answers(document: dict[str, Any], name: str) -> None:
+    faithful(ANSWER_MODELS[name], ANSWERS[name])
+    (operation,) = (each for each in operations(document).values() if each["operationId"] == name)
+    assert operation["responses"]["200"]["content"]["application/json"]["example"] == ANSWERS[name]
+
+
+def test_every_answer_has_an_example() -> None:
+    assert set(ANSWERS) == set(ANSWER_MODELS) == set(OPERATIONS.values()) - {"metrics"}
+
+
+@pytest.mark.parametrize("name", REQUEST_MODELS)
+def test_examples_of_requests(document: dict[str, Any], name: str) -> None:
+    REQUEST_MODELS[name].model_validate(REQUESTS[name])
+    form = dict(FORMS[name])
+    assert form.pop("image")
+    REQUEST_MODELS[name].model_validate({"images": [], **form})
+    for (_, path), operation in operations(document).items():
+        if "requestBody" in operation and ("predict" in path) == (name == "PredictRequest"):
+            content = operation["requestBody"]["content"]
+            assert content["application/json"]["example"] == REQUESTS[name]
+            assert content["multipart/form-data"]["example"] == FORMS[name]
+
+
+@pytest.mark.parametrize("status", PROBLEMS)
+def test_examples_of_problems(status: str) -> None:
+    problem = wire.Problem.model_validate(PROBLEMS[status])
+    assert str(problem.status) == status
+    assert STATUS[problem.code] == problem.status
+
+
+@pytest.mark.parametrize("name", ["ExplainOptions", "PredictOptions", "ImageInput"])
+def test_examples_of_fields(name: str) -> None:
+    for field in getattr(wire, name).model_fields.values():
+        for example in field.examples or ():
+            TypeAdapter(field.rebuild_annotation()).validate_python(example)
+
+
+# -- the application --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def client(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[httpx.AsyncClient]:
+    async with faked(monkeypatch, max_images=2) as application, application.client() as client:
+        yield client
+
+
+async def test_the_document_is_served(client: httpx.AsyncClient, document: dict[str, Any]) -> None:
+    assert (await client.get("/openapi.json")).json() == document
+
+
+@pytest.mark.parametrize(("verb", "path"), [key for key, name in OPERATIONS.items() if name in ANSWER_MODELS])
+async def test_real_answers_are_as_documented(client: httpx.AsyncClient, verb: str, path: str) -> None:
+    image = {"b64": base64.b64encode(png()).decode(), "filename": "a.png"}
+    everything = {"output": ["heatmap", "overlay", "mask", "map", "regions"], "target": ["top-2"], "against": "cat"}
+    bodies: list[dict[str, Any] | None] = [None]
+    if verb == "post":
+        bad = {"b64": "QUJD"}
+        bodies = [{"images": [image]}, {"images": [image, bad]}]
+        bodies += [] if "predict" in path else [{"images": [image], **everything}]
+    for body in bodies:
+        response = await client.request(verb, path.format(model="pets"), json=body)
+        assert response.status_code == 200, response.text
+        faithful(ANSWER_MODELS[OPERATIONS[verb, path]], response.json())
+
+
+async def test_real_problems_are_as_documented(client: httpx.AsyncClient, document: dict[str, Any]) -> None:
+    declared = document["components"]["schemas"]["Problem"]
+    helping = {"retry_after_s", "limit", "unit"}  # members of their own that some errors carry
+    requests: list[tuple[str, str, dict[str, Any]]] = [
+        ("GET", "/api/v1/nothing", {}),
+        ("GET", "/api/v1/explain", {}),
+        ("GET", "/api/v1/models/pet", {}),
+        ("POST", "/api/v1/explain", {}),
+        ("POST", "/api/v1/explain", {"json": {"images": []}}),
+        ("POST", "/api/v1/explain", {"json": {"images": [{"b64": "QUJD"}], "layer": "conv3"}}),
+        ("POST", "/api/v1/explain", {"files": [("image", ("a.png", b"x"))] * 3}),
+    ]
+    for verb, path, options in requests:
+        body = (await client.request(verb, path, **options)).json()
+        assert set(declared["required"]) <= set(body) <= set(declared["properties"]) | helping
+        wire.Problem.model_validate(body)

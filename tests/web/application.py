@@ -1,0 +1,223 @@
+"""The application in this process, as a server would run it: with real workers, or with one that tests hold by hand."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import numpy as np
+
+from service.cam.layers import Layer, LayerCall, Layout
+from service.engine.explainer import Explainer
+from service.engine.messages import Ran, RowAnswer, Start
+from service.engine.process import WorkerProcess
+from service.imaging.preprocess import PreprocessSpec
+from service.models.info import ModelInfo
+from service.models.sources.source import Downloads
+from service.settings import ModelConfig, Settings
+from service.web.app import create_app
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    import pytest
+    from fastapi import FastAPI
+    from starlette.types import Message, Receive, Scope, Send
+
+    from service.cam.questions import Question
+    from service.engine.jobs import Job
+    from service.engine.messages import Lane, Run
+    from service.engine.pool import Pool
+    from service.errors import ServiceError
+    from service.metrics import Metrics
+
+    Outcome = Callable[[Lane, Question], "RowAnswer | ServiceError"]
+
+LOAD_TIMEOUT_S = 60.0
+
+
+class Application:
+    """An application inside its lifespan; every request gets the state that the lifespan yielded."""
+
+    def __init__(self, app: FastAPI, state: Any) -> None:
+        self.app = app
+        self.state = state
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.app({**scope, "state": dict(self.state)}, receive, send)
+
+    @property
+    def explainer(self) -> Explainer:
+        found: Explainer = self.state["explainer"]
+        return found
+
+    @property
+    def pool(self) -> Pool:
+        return self.explainer.pool
+
+    @property
+    def worker(self) -> FakeWorker:
+        """The worker of an application with a fake one."""
+        (worker,) = self.pool.workers
+        assert isinstance(worker, FakeWorker)
+        return worker
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The value of a metric; 0 where it has none yet."""
+        metrics: Metrics = self.pool._metrics
+        return metrics.registry.get_sample_value(name, labels) or 0.0
+
+    def client(self, **options: Any) -> httpx.AsyncClient:
+        return httpx.AsyncClient(transport=httpx.ASGITransport(self), base_url="http://camserve.test", **options)
+
+
+@asynccontextmanager
+async def served(**settings: Any) -> AsyncIterator[Application]:
+    """The application with its real worker process and the embedded models, all loaded."""
+    app = create_app(Settings(device="cpu", **settings))
+    async with app.router.lifespan_context(app) as state:
+        application = Application(app, state)
+        statuses = application.pool.statuses
+        await until(lambda: all(status.state != "loading" for status in statuses()), LOAD_TIMEOUT_S)
+        yield application
+
+
+@asynccontextmanager
+async def faked(patch: pytest.MonkeyPatch, **settings: Any) -> AsyncIterator[Application]:
+    """The application with :class:`FakeWorker` in place of processes; its model ``pets`` is loaded."""
+    settings = {"models": (ModelConfig(name="pets", architecture="shapes"),), "decode_threads": 2, **settings}
+    patch.setattr("service.web.app.Explainer", _FakeExplainer)
+    app = create_app(Settings(**settings))
+    async with app.router.lifespan_context(app) as state:
+        yield Application(app, state)
+
+
+class _FakeExplainer(Explainer):
+    async def start(self) -> None:
+        self.pool.workers.append(FakeWorker(self.pool))
+
+
+class FakeWorker(WorkerProcess):
+    """Stands in for a worker process.
+
+    Attributes:
+        held: while True, batches stay unanswered until :meth:`finish`.
+        outcome: what a picture's answer is.
+        runs: every batch it was given.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        start = Start(models=(), downloads=Downloads(Path()), device="cpu", threads=1, concurrency=1)
+        super().__init__(start, pool._on_message, pool._on_exit)
+        self.models = {PETS.name: PETS}
+        self.held = False
+        self.outcome: Outcome = answer_row
+        self.runs: list[Run] = []
+
+    @property
+    def pid(self) -> int:
+        return 4242
+
+    def send(self, run: Run, jobs: list[Job]) -> None:
+        self.running[run.batch] = jobs
+        self.runs.append(run)
+        if not self.held:
+            asyncio.get_running_loop().call_soon(self.finish)
+
+    def finish(self) -> None:
+        """Answer everything that was given and not yet answered."""
+        for run in [run for run in self.runs if run.batch in self.running]:
+            outcomes = [self.outcome(run.lane, question) for question in run.questions]
+            self._on_message(self, Ran(run.batch, outcomes, 0.001, None, 0))
+
+    async def stop(self, timeout_s: float) -> None:
+        del timeout_s
+        self.running.clear()
+
+
+_LAYER = partial(Layer, type="Conv2d", kind="conv", stride=8, explainable=True, note=None)
+
+PETS = ModelInfo(
+    name="pets",
+    version="1",
+    architecture="shapes",
+    labels=("cat", "dog", "owl"),
+    preprocess=PreprocessSpec(
+        mode="crop", height=32, width=32, resize=32, interpolation="bilinear", mean=(0.5,) * 3, std=(0.25,) * 3
+    ),
+    layers=(
+        _LAYER("conv1", LayerCall("conv1"), shape=(8, 4, 4), layout=Layout("nchw", 4, 4), order=0),
+        _LAYER("conv2", LayerCall("conv2"), shape=(8, 4, 4), layout=Layout("nchw", 4, 4), order=1),
+        Layer("fc", LayerCall("fc"), "Linear", "linear", (3,), None, None, 2, explainable=False, note="no grid"),
+    ),
+    default_layer="conv2",
+    dtype="float32",
+    device="cpu",
+    parameters=100,
+)
+
+
+def answer_row(lane: Lane, question: Question) -> RowAnswer:
+    """Logits 1, 3, 2; every map is 0 to 15 over its 4 × 4 cells."""
+    targets = question.resolve([1, 2, 0])
+    maps = np.tile(np.arange(16, dtype=np.float32).reshape(1, 4, 4), (len(targets), 1, 1))  # (targets, h, w)
+    return RowAnswer(np.array([1, 3, 2], np.float32), targets, [[maps for _ in lane.methods] for _ in lane.layers])
+
+
+class Exchange:
+    """One request driven by hand: its body arrives as told, and the client goes away when told.
+
+    Attributes:
+        sent: the ASGI messages of the response.
+        gone: set it, and the client is gone.
+        reads: how often the application asked for a message.
+    """
+
+    def __init__(self, path: str, body: bytes = b"", *, complete: bool = True, **headers: str) -> None:
+        raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+        self.scope: Scope = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": "POST",
+            "scheme": "http",
+            "path": path,
+            "raw_path": path.encode(),
+            "root_path": "",
+            "query_string": b"",
+            "headers": raw,
+            "client": ("127.0.0.1", 1234),
+            "server": ("camserve.test", 80),
+        }
+        self.sent: list[Message] = []
+        self.gone = asyncio.Event()
+        self.reads = 0
+        self._pending: list[Message] = [{"type": "http.request", "body": body, "more_body": not complete}]
+
+    @property
+    def status(self) -> int | None:
+        return next((message["status"] for message in self.sent if message["type"] == "http.response.start"), None)
+
+    async def receive(self) -> Message:
+        self.reads += 1
+        if self._pending:
+            return self._pending.pop(0)
+        await self.gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        self.sent.append(dict(message))
+
+    def start(self, application: Application) -> asyncio.Task[None]:
+        return asyncio.create_task(application(self.scope, self.receive, self.send))
+
+
+async def until(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
+    """Let the loop run until ``condition`` holds."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():  # noqa: ASYNC110 - what tests wait for has no event of its own
+            await asyncio.sleep(0.002)

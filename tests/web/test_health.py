@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from service import __version__
+from tests.toys import png
+
+if TYPE_CHECKING:
+    import httpx
+
+    from tests.web.application import Application
+
+IMAGE = {"Content-Type": "image/png"}
+LARGE = png(np.zeros((200, 200, 3), np.uint8))
+
+
+async def test_alive_whatever_the_workers_do(application: Application, client: httpx.AsyncClient) -> None:
+    application.pool.workers.clear()
+    application.pool.draining = True
+    response = await client.get("/livez")
+    assert (response.status_code, response.json()) == (200, {"status": "alive"})
+
+
+async def test_version(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/version")).json() == {"name": "camserve", "version": __version__, "api": "v1"}
+
+
+async def test_ready_with_a_loaded_model(client: httpx.AsyncClient) -> None:
+    response = await client.get("/readyz")
+    assert response.status_code == 200
+    assert response.json() == {
+        "status": "ready",
+        "models": {"pets": "ready"},
+        "workers": [{"pid": 4242, "device": "cpu", "models": ["pets"], "batches": 0}],
+    }
+
+
+@pytest.mark.parametrize("why", ["loading", "failed", "no worker", "draining"])
+async def test_not_ready(application: Application, client: httpx.AsyncClient, why: str) -> None:
+    status, state = {
+        "loading": ("loading", "loading"),
+        "failed": ("unavailable", "failed"),
+        "no worker": ("loading", "loading"),
+        "draining": ("draining", "ready"),
+    }[why]
+    if why in {"loading", "failed"}:
+        application.worker.models = {}
+    if why == "failed":
+        application.worker.failures = {"pets": "its file is missing"}
+    if why == "no worker":
+        application.pool.workers.clear()
+    application.pool.draining = why == "draining"
+
+    response = await client.get("/readyz")
+    assert response.status_code == 503
+    assert int(response.headers["Retry-After"]) >= 1
+    assert response.json()["status"] == status
+    assert response.json()["models"] == {"pets": state}
+
+    refused = await client.post("/api/v1/explain", content=png(), headers=IMAGE)
+    assert refused.status_code == 503
+    assert refused.json()["code"] == "not_ready"
+
+
+async def test_a_failed_model_says_why(application: Application, client: httpx.AsyncClient) -> None:
+    application.worker.models = {}
+    application.worker.failures = {"pets": "its file is missing"}
+    entry = (await client.get("/api/v1/models/pets")).json()
+    assert (entry["state"], entry["reason"], entry["input"]) == ("failed", "its file is missing", None)
+    refused = await client.post("/api/v1/predict", content=png(), headers=IMAGE)
+    assert "its file is missing" in refused.json()["detail"]
+
+
+async def test_metrics_are_in_the_prometheus_format_and_count(
+    application: Application, client: httpx.AsyncClient
+) -> None:
+    for _ in range(3):
+        assert (await client.post("/api/v1/explain", content=png(), headers=IMAGE)).status_code == 200
+    assert (await client.post("/api/v1/models/pets/predict", content=png(), headers=IMAGE)).status_code == 200
+    assert (await client.post("/api/v1/explain", content=LARGE, headers=IMAGE)).status_code == 413
+    assert (await client.get("/api/v1/models/cats")).status_code == 404
+    assert (await client.get("/nowhere")).status_code == 404
+
+    response = await client.get("/metrics")
+    assert response.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+    families = {family.name: family for family in text_string_to_metric_families(response.text)}
+    assert {family.name for family in application.pool._metrics.registry.collect()} <= families.keys()
+    samples = {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in families.values()
+        for sample in family.samples
+    }
+
+    def count(route: str, status: str) -> float:
+        return samples["camserve_requests_total", ("route", route), ("status", status)]
+
+    assert count("/api/v1/explain", "200") == 3
+    assert count("/api/v1/explain", "413") == 1
+    assert count("/api/v1/models/{model}/predict", "200") == 1
+    assert count("/api/v1/models/{model}", "404") == 1, "a label per route, not per path that somebody tried"
+    assert count("unknown", "404") == 1
+    assert samples["camserve_request_seconds_count", ("route", "/api/v1/explain")] == 4
+    assert samples["camserve_rejected_total", ("code", "image_too_large")] == 1
+    assert samples["camserve_batch_size_sum", ("model", "pets"), ("op", "explain")] == 3
+    assert samples["camserve_batch_size_sum", ("model", "pets"), ("op", "predict")] == 1
+    assert samples["camserve_stage_seconds_count", ("stage", "decode")] == 4
+    assert samples["camserve_stage_seconds_count", ("stage", "queue")] == 4
+    assert samples["camserve_workers_ready",] == 1
+    assert samples["camserve_queue_depth",] == 0
+    assert samples["camserve_in_flight",] == 0

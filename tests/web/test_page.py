@@ -1,0 +1,143 @@
+"""The page and its files, without a browser."""
+
+from __future__ import annotations
+
+import io
+import re
+from html.parser import HTMLParser
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+from PIL import Image
+
+from service.settings import Settings
+from service.web.app import create_app
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+ASSETS = {
+    "/static/app.js": {"text/javascript", "application/javascript"},
+    "/static/app.css": {"text/css"},
+    "/static/text.css": {"text/css"},
+    "/static/favicon.svg": {"image/svg+xml"},
+}
+XML_NAMESPACE = "http://www.w3.org/2000/svg"
+
+
+class Elements(HTMLParser):
+    """Every element of a document: its tag, its attributes and the text directly after it."""
+
+    def __init__(self, document: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None], list[str]]] = []
+        self.feed(document)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs), []))
+
+    def handle_data(self, data: str) -> None:
+        if self.found:
+            self.found[-1][2].append(data)
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[httpx.AsyncClient]:
+    """The application without its lifespan: the page needs no model and no worker."""
+    transport = httpx.ASGITransport(create_app(Settings()))
+    async with httpx.AsyncClient(transport=transport, base_url="http://camserve.test") as connected:
+        yield connected
+
+
+@pytest.fixture
+async def page(client: httpx.AsyncClient) -> Elements:
+    return Elements((await client.get("/")).text)
+
+
+def media_type(response: httpx.Response) -> str:
+    return response.headers["content-type"].partition(";")[0]
+
+
+async def test_the_page_is_html(client: httpx.AsyncClient) -> None:
+    response = await client.get("/")
+    assert response.status_code == 200
+    assert media_type(response) == "text/html"
+    assert response.text.startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize("path", ASSETS)
+async def test_assets_have_their_content_type(client: httpx.AsyncClient, path: str) -> None:
+    response = await client.get(path)
+    assert response.status_code == 200
+    assert media_type(response) in ASSETS[path]
+    assert response.content
+
+
+@pytest.mark.parametrize("path", ["/", *ASSETS])
+async def test_nothing_comes_from_elsewhere(client: httpx.AsyncClient, path: str) -> None:
+    text = (await client.get(path)).text.replace(XML_NAMESPACE, "")
+    assert not re.search(r"(?:https?:|wss?:|[\"'(=]\s*)//", text)
+    assert not re.search(r"@import|\bimport\s*\(|\bfrom\s+[\"']", text)
+
+
+async def test_the_page_refers_to_files_that_are_served(client: httpx.AsyncClient, page: Elements) -> None:
+    references = [
+        value for _, attributes, _ in page.found for name in ("src", "href") if (value := attributes.get(name))
+    ]
+    assert {"static/app.js", "static/app.css", "static/favicon.svg"} <= set(references)
+    for reference in references:
+        assert (await client.get(f"/{reference}")).status_code == 200
+
+
+async def test_the_page_has_no_inline_script_or_style(page: Elements) -> None:
+    for tag, attributes, text in page.found:
+        assert tag != "style"
+        assert "style" not in attributes
+        assert not [name for name in attributes if name.startswith("on")]
+        assert not (attributes.get("href") or "").startswith("javascript:")
+        if tag == "script":
+            assert attributes.get("type") == "module"
+            assert not "".join(text).strip()
+
+
+async def test_the_script_writes_no_markup(client: httpx.AsyncClient) -> None:
+    script = (await client.get("/static/app.js")).text
+    assert not re.search(
+        r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function|setAttribute\(\"style", script
+    )
+
+
+async def test_script_and_page_agree_on_the_ids(client: httpx.AsyncClient, page: Elements) -> None:
+    ids = [value for _, attributes, _ in page.found if (value := attributes.get("id"))]
+    assert len(ids) == len(set(ids))
+    used = set(re.findall(r"\$\(\"([\w-]+)\"\)", (await client.get("/static/app.js")).text))
+    assert used
+    assert used <= set(ids)
+
+
+async def test_every_control_has_a_label(page: Elements) -> None:
+    labelled = {attributes.get("for") for tag, attributes, _ in page.found if tag == "label"}
+    controls = [attributes.get("id") for tag, attributes, _ in page.found if tag in {"input", "select"}]
+    assert {"file", "model", "layer", "method", "colormap", "opacity"} == set(controls)
+    assert set(controls) <= labelled
+    assert {"status", "alert"} <= {attributes.get("role") for _, attributes, _ in page.found}
+
+
+async def test_samples_are_listed_and_served(client: httpx.AsyncClient) -> None:
+    response = await client.get("/static/samples.json")
+    assert media_type(response) == "application/json"
+    samples = response.json()
+    assert {"name": "03-star.png", "title": "star"} in samples
+    assert {"name": "watermark-star.png", "title": "star with a watermark"} in samples
+    assert not [sample for sample in samples if "mask" in sample["name"]]
+    for sample in samples:
+        picture = await client.get(f"/static/samples/{sample['name']}")
+        assert media_type(picture) == "image/png"
+        with Image.open(io.BytesIO(picture.content)) as opened:
+            opened.verify()
+
+
+@pytest.mark.parametrize("name", ["nothing.png", "03-star.mask.png", "..%2Flabels.txt", "%2e%2e%2flabels.txt"])
+async def test_nothing_but_samples_is_served_as_a_sample(client: httpx.AsyncClient, name: str) -> None:
+    assert (await client.get(f"/static/samples/{name}")).status_code == 404
