@@ -9,7 +9,9 @@ import argparse
 import asyncio
 import json
 import logging
+import os
 import sys
+import tomllib
 import typing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from service import __version__
-from service.errors import ServiceError
+from service.errors import InvalidImage, ServiceError
 from service.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -38,12 +40,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         code: int = options.run(options)
-    except (ServiceError, FileNotFoundError) as error:
+    except BrokenPipeError:
+        # Whoever read the output has seen enough; Python must not try to flush the rest at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except (ServiceError, OSError) as error:
         print(f"camserve: {error}", file=sys.stderr)
         return 1
     except ValidationError as error:
         for problem in error.errors():
             print(f"camserve: {'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}", file=sys.stderr)
+        return 2
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        print(f"camserve: the settings file is not TOML: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
@@ -238,13 +247,13 @@ async def _answers(
     """Answer the files in order, several at a time, with a progress bar where there are several."""
     from tqdm import tqdm  # noqa: PLC0415
 
-    from service.engine.answers import Upload  # noqa: PLC0415
     from service.engine.explainer import Explainer  # noqa: PLC0415
     from service.metrics import Metrics  # noqa: PLC0415
 
     settings = _settings(options)
     files = list(_find_pictures(options.files))
-    explainer = Explainer(settings, Metrics())
+    # The first model alone is asked; the others need not be loaded.
+    explainer = Explainer(settings.model_copy(update={"models": settings.models[:1]}), Metrics())
     await explainer.start()
     try:
         await _until_loaded(explainer)
@@ -252,8 +261,7 @@ async def _answers(
         with tqdm(total=len(files), unit="picture", disable=len(files) < 2) as bar:
             for begin in range(0, len(files), step):
                 chunk = files[begin : begin + step]
-                uploads = [Upload(file.read_bytes(), file.name) for file in chunk]
-                answers = await asyncio.gather(*(_one(explainer, upload, asked) for upload in uploads))
+                answers = await asyncio.gather(*(_one(explainer, file, asked) for file in chunk))
                 bar.update(len(chunk))
                 for file, answer in zip(chunk, answers, strict=True):
                     yield file, answer
@@ -261,11 +269,20 @@ async def _answers(
         await explainer.stop()
 
 
-async def _one(explainer: Explainer, upload: Upload, asked: PredictOptions) -> Answer | ServiceError:
+async def _one(explainer: Explainer, file: Path, asked: PredictOptions) -> Answer | ServiceError:
     try:
-        return await explainer.answer([upload], asked, timeout_s=3600)
+        return await explainer.answer([_read(file)], asked, timeout_s=3600)
     except ServiceError as error:
         return error
+
+
+def _read(file: Path) -> Upload:
+    from service.engine.answers import Upload  # noqa: PLC0415
+
+    try:
+        return Upload(file.read_bytes(), file.name)
+    except OSError as error:
+        raise InvalidImage(f"The file cannot be read: {error.strerror}.") from error
 
 
 async def _until_loaded(explainer: Explainer) -> None:
@@ -277,14 +294,17 @@ def _find_pictures(patterns: Sequence[str]) -> Iterator[Path]:
     for pattern in patterns:
         path = Path(pattern)
         if path.is_dir():
-            yield from sorted(file for file in path.rglob("*") if file.suffix.lower() in _PICTURES)
+            yield from sorted(
+                file for file in path.rglob("*") if file.suffix.lower() in _PICTURES and not file.is_dir()
+            )
         elif path.is_file():
             yield path
         else:
-            matches = sorted(path.parent.glob(path.name)) if any(mark in path.name for mark in "*?[") else []
-            if not matches:
+            matches = path.parent.glob(path.name) if any(mark in path.name for mark in "*?[") else ()
+            files = sorted(file for file in matches if not file.is_dir())
+            if not files:
                 raise FileNotFoundError(f"there is no picture {pattern}")
-            yield from matches
+            yield from files
 
 
 # -- models, layers, openapi ------------------------------------------------------------------------------------------

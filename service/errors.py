@@ -4,14 +4,15 @@ The tree, and nothing outside it, may leave the decoder, the engine and the clie
 
     ServiceError
     ├── BadInput          the caller sent something we cannot work with
-    │   ├── InvalidImage · NoImage · InvalidOption · ImageTooLarge · BodyTooLarge · TooManyImages · UnsupportedMediaType
+    │   ├── InvalidImage · NoImage · InvalidRequest · InvalidOption · UnsupportedMediaType
+    │   ├── ImageTooLarge · BodyTooLarge · TooManyImages · NotFound · MethodNotAllowed
     │   ├── UnknownModel · UnknownLayer · UnknownLabel · UnknownMethod · UnknownColormap
     │   └── LayerNotExplainable
     ├── Unavailable       try again later
     │   ├── Overloaded · NotReady
     └── DeadlineExceeded · ModelLoadError · ModelOutputError · InternalError
 
-``web/problems.py`` maps codes to status codes; ``docs/errors.md`` has a section per code.
+``problems.py`` maps codes to status codes; ``docs/errors.md`` has a section per code.
 """
 
 from __future__ import annotations

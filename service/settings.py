@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -77,8 +77,8 @@ class ModelConfig(BaseModel):
 
 def _parse_model(text: str) -> dict[str, str]:
     head, *options = text.split(",")
-    name, _, rest = head.rpartition("=")
-    architecture, _, weights = rest.partition(":")
+    front, _, weights = head.partition(":")  # first of all: a file's name may hold a "="
+    name, _, architecture = front.rpartition("=")
     fields = {"name": name, "architecture": architecture}
     if weights:
         fields["weights"] = weights
@@ -95,6 +95,15 @@ def _split_models(value: object) -> object:
     return value.split() if isinstance(value, str) else value
 
 
+def _check_models(models: tuple[ModelConfig, ...]) -> tuple[ModelConfig, ...]:
+    names = [model.name for model in models]
+    if not names:
+        raise ValueError("there must be at least one model")
+    if len(set(names)) != len(names):
+        raise ValueError(f"two models have the same name: {', '.join(names)}")
+    return models
+
+
 class Settings(BaseSettings):
     """Everything that can be set; each field has a row in docs/operations.md."""
 
@@ -102,12 +111,13 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
-    models: Annotated[tuple[ModelConfig, ...], NoDecode, BeforeValidator(_split_models)] = Field(
+    models: Annotated[
+        tuple[ModelConfig, ...], NoDecode, BeforeValidator(_split_models), AfterValidator(_check_models)
+    ] = Field(
         (
             ModelConfig(name="shapes", architecture="shapes"),
             ModelConfig(name="shapes-shortcut", architecture="shapes-shortcut"),
         ),
-        min_length=1,
         description="Models to serve, the first being the default. "
         "`[name=]architecture[:weights][,option=value…]`, repeated on the command line, apart by spaces in the "
         "environment, or `[[models]]` tables in the file.",
@@ -132,19 +142,14 @@ class Settings(BaseSettings):
         description="Where downloaded weights are kept.",
     )
     weights_mirror: str | None = Field(
-        None, description="Base URL that replaces torchvision's download site, for machines behind a mirror."
+        None,
+        pattern="^(https?|file)://",
+        description="Base URL that replaces torchvision's download site, for machines behind a mirror.",
     )
     allow_download: bool = Field(True, description="Whether weights may be downloaded.")
     worker_start_timeout_s: float = Field(600.0, gt=0, description="Time a worker may take to load its models.")
     drain_timeout_s: float = Field(30.0, ge=0, description="Time that accepted requests get on shutdown.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged.")
-
-    @model_validator(mode="after")
-    def _names_are_unique(self) -> Settings:
-        names = [model.name for model in self.models]
-        if len(set(names)) != len(names):
-            raise ValueError(f"two models have the same name: {', '.join(names)}")
-        return self
 
     @classmethod
     def settings_customise_sources(
@@ -176,6 +181,8 @@ def load_settings(file: Path | None = None, **overrides: Any) -> Settings:
         model_config = SettingsConfigDict(toml_file=file)
 
     settings = FromFile(**overrides)
+    if "models" in Settings(**overrides).model_fields_set:
+        return settings  # they came from the command line or the environment: relative to the working directory
     return settings.model_copy(update={"models": tuple(_beside(file, model) for model in settings.models)})
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from service.cam.catalogue import probe_layers
 from service.cam.explain import explain, predict
-from service.errors import ModelLoadError
+from service.errors import ModelLoadError, ModelOutputError
 from service.models.defaults import default_layer
 from service.models.info import ModelInfo
 from service.models.labels import read_labels
@@ -158,9 +158,11 @@ def _check_rows(module: nn.Module, pictures: Tensor) -> int:
     try:
         together = predict(module, pictures)
         alone = torch.cat([predict(module, picture[None]) for picture in pictures])
-    except RuntimeError as error:
+    except ModelOutputError as error:
+        raise ModelLoadError(error.message) from error
+    except Exception as error:  # a model may raise anything: ViT asserts its input size, for one
         height, width = pictures.shape[2:]
-        reason = str(error).splitlines()[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ModelLoadError(f"The model cannot compute a picture of {height}×{width} pixels: {reason}") from error
     spread = float(together.max() - together.min())
     if float((together - alone).abs().max()) > _ROW_TOLERANCE[pictures.dtype] * max(spread, 1e-6):

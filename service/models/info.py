@@ -80,9 +80,9 @@ class ModelInfo:
             UnknownLabel: there is no such class; carries the closest labels.
         """
         text = str(target).strip()
-        if text.lstrip("-").isdecimal():
-            # Long digits are cut before int(): Python refuses, with an error of its own, to parse thousands of them.
-            index = int(text[:12])
+        if text.removeprefix("-").isdecimal():
+            # Python refuses, with an error of its own, to parse thousands of digits.
+            index = int(text) if len(text) <= 100 else -1
             if 0 <= index < len(self.labels):
                 return index
             last = len(self.labels) - 1

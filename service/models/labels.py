@@ -20,7 +20,7 @@ def read_labels(file: Path) -> tuple[str, ...]:
         ModelLoadError: the file is missing, empty or of another shape.
     """
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")  # Windows editors begin a file with a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         raise ModelLoadError(f"The labels file {file} cannot be read: {error}.") from error
     labels = _from_json(file, text) if file.suffix == ".json" else [line.strip() for line in text.splitlines()]
@@ -36,6 +36,8 @@ def _from_json(file: Path, text: str) -> list[str]:
         content = json.loads(text)
         if isinstance(content, dict):
             content = [content[str(index)] for index in range(len(content))]
+        if not isinstance(content, list):
+            raise TypeError(type(content).__name__)
         # The customary imagenet_class_index.json maps an index to [WordNet id, label].
         return [str(entry[-1] if isinstance(entry, list) else entry) for entry in content]
     except (ValueError, KeyError, IndexError, TypeError) as error:

@@ -26,5 +26,6 @@ def find_source(architecture: str) -> Source:
         if architecture in architectures:
             return source
         known.extend(architectures)
-    near = ", ".join(closest(architecture, known)) or "`camserve models` lists them"
-    raise ModelLoadError(f"There is no architecture {architecture!r}; closest: {near}.")
+    near = closest(architecture, known)
+    meant = f" Did you mean {' or '.join(near)}?" if near else ""
+    raise ModelLoadError(f"There is no architecture {architecture!r}.{meant} `camserve models` lists them.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.error import URLError
@@ -96,7 +97,10 @@ def _has_aux(state: StateDict) -> bool:
 
 def _count_classes(architecture: str, state: StateDict) -> int:
     """Read the number of classes off the layers that have 1000 outputs in torchvision's own model."""
-    with torch.device("meta"):
+    try:
+        with torch.device("meta"):
+            reference = _build(architecture, _IMAGENET_CLASSES, aux=False).state_dict()
+    except NotImplementedError:  # RegNet computes its widths with tensors, whose values the meta device does not keep
         reference = _build(architecture, _IMAGENET_CLASSES, aux=False).state_dict()
     heads = [key for key, value in reference.items() if value.ndim and value.shape[0] == _IMAGENET_CLASSES]
     return next((state[key].shape[0] for key in reversed(heads) if key in state), _IMAGENET_CLASSES)
@@ -135,8 +139,9 @@ def _download(architecture: str, url: str, to: Path, downloads: Downloads) -> No
     try:
         to.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(to), hash_prefix=checksum, progress=True)
-    except (URLError, TimeoutError) as error:
-        raise ModelLoadError(f"{url} cannot be reached ({getattr(error, 'reason', error)}). {instead}") from error
+    except (URLError, TimeoutError, ConnectionError, HTTPException) as error:
+        reason = str(getattr(error, "reason", error)).strip()
+        raise ModelLoadError(f"{url} cannot be reached ({reason}). {instead}") from error
     except RuntimeError as error:
         raise ModelLoadError(
             f"What {url} sent has not the checksum {checksum}: {error}. Try again. {instead}"

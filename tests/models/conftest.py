@@ -1,0 +1,52 @@
+"""A source of toy models beside the real ones, and no downloads."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from service.imaging.preprocess import PreprocessSpec
+from service.models.host import ModelHost, load_model
+from service.models.sources.source import Downloads, Loaded, Source
+from service.models.sources.table import SOURCES
+from service.settings import ModelConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    LoadToy = Callable[..., ModelHost]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> Iterator[None]:
+    """These models are small: on a busy machine, threads that wait for each other cost more than they save."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def offline(tmp_path: Path) -> Downloads:
+    return Downloads(tmp_path / "cache", allowed=False)
+
+
+@pytest.fixture
+def load_toy(monkeypatch: pytest.MonkeyPatch, offline: Downloads) -> LoadToy:
+    """Loads a module as if a source had given it: ``load_toy(module, spec, labels, **configuration)``."""
+
+    def load(
+        module: torch.nn.Module,
+        spec: PreprocessSpec | None = None,
+        labels: tuple[str, ...] | None = None,
+        **configuration: Any,
+    ) -> ModelHost:
+        loaded = Loaded(module, spec or PreprocessSpec(height=8, width=8), labels, "toy-1")
+        source = Source("Toys", lambda: ("toy",), lambda _config, _downloads: loaded)
+        monkeypatch.setitem(SOURCES, "toys", source)
+        return load_model(ModelConfig(architecture="toy", **configuration), "cpu", offline)
+
+    return load

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from service.cam.layers import Layer, LayerCall, Layout
+from service.errors import LayerNotExplainable, UnknownLabel, UnknownLayer
+from service.imaging.preprocess import PreprocessSpec
+from service.models.info import ModelInfo
+
+
+def layer(name: str, order: int, *, call: LayerCall | None = None, refused: str | None = None) -> Layer:
+    return Layer(
+        name=name,
+        call=call or LayerCall(name),
+        type="Conv2d",
+        kind="conv",
+        shape=(4, 7, 7),
+        layout=Layout("nchw", 7, 7),
+        stride=32,
+        order=order,
+        explainable=refused is None,
+        note=refused,
+    )
+
+
+LABELS = ("tabby", "Egyptian cat", "crane", "tiger cat", "catamaran", "Crane", "polecat", "Straße")
+
+INFO = ModelInfo(
+    name="birds",
+    version="1",
+    architecture="resnet18",
+    labels=LABELS,
+    preprocess=PreprocessSpec(),
+    layers=(
+        layer("layer1", 0),
+        layer("block.relu:0", 1, call=LayerCall("block.relu", 0)),
+        layer("block.relu:1", 2, call=LayerCall("block.relu", 1)),
+        layer("layer4", 3),
+        layer("avgpool", 4, refused="1×1 output: no position is left to show"),
+    ),
+    default_layer="layer4",
+    dtype="float32",
+    device="cpu",
+    parameters=7,
+)
+
+
+class TestLayer:
+    def test_by_name(self) -> None:
+        assert INFO.layer("layer1") is INFO.layers[0]
+
+    def test_default_is_the_models_default(self) -> None:
+        assert INFO.layer("default").name == "layer4"
+        assert replace(INFO, default_layer="layer1").layer("default").name == "layer1"
+
+    def test_every_call_of_a_repeated_module_has_a_name(self) -> None:
+        assert INFO.layer("block.relu:0").call == LayerCall("block.relu", 0)
+        assert INFO.layer("block.relu:1").call == LayerCall("block.relu", 1)
+
+    def test_the_bare_name_of_a_repeated_module_is_its_last_call(self) -> None:
+        assert INFO.layer("block.relu").call == LayerCall("block.relu", 1)
+
+    def test_a_refused_layer_says_why_and_what_to_try(self) -> None:
+        with pytest.raises(LayerNotExplainable) as caught:
+            INFO.layer("avgpool")
+
+        assert "1×1 output: no position is left to show" in caught.value.message
+        assert "Try 'layer4'" in caught.value.message
+        assert caught.value.details == {"suggestions": ["layer4"]}
+
+    def test_an_unknown_layer_comes_with_the_closest_that_can_be_explained(self) -> None:
+        with pytest.raises(UnknownLayer) as caught:
+            INFO.layer("layer_4")
+
+        assert caught.value.details["suggestions"][0] == "layer4"
+        assert "There is no layer 'layer_4'. Did you mean 'layer4'" in caught.value.message
+        assert "GET /api/v1/models/birds/layers" in caught.value.message
+
+    def test_a_refused_layer_is_never_suggested(self) -> None:
+        with pytest.raises(UnknownLayer) as caught:
+            INFO.layer("avgpoo")
+
+        assert "avgpool" not in caught.value.details["suggestions"]
+
+    @pytest.mark.parametrize("name", ["block.relu:2", "Layer4", "layer4 ", "", "block"])
+    def test_names_are_exact(self, name: str) -> None:
+        with pytest.raises(UnknownLayer):
+            INFO.layer(name)
+
+    def test_an_error_never_echoes_a_megabyte(self) -> None:
+        with pytest.raises(UnknownLayer) as caught:
+            INFO.layer("x" * 1_000_000)
+
+        assert len(caught.value.message) < 500
+
+
+class TestClassIndex:
+    @pytest.mark.parametrize("target", [3, "3", " 3 ", "003", "0000000000000003"])
+    def test_by_index(self, target: str | int) -> None:
+        assert INFO.class_index(target) == 3
+
+    @pytest.mark.parametrize("target", ["tiger cat", "Tiger Cat", " TIGER CAT\n"])
+    def test_by_label_whatever_the_case(self, target: str) -> None:
+        assert INFO.class_index(target) == 3
+
+    def test_case_is_folded_not_lowered(self) -> None:
+        assert INFO.class_index("STRASSE") == 7
+
+    @pytest.mark.parametrize("target", ["crane", "Crane", "CRANE"])
+    def test_the_first_of_equal_labels_wins(self, target: str) -> None:
+        assert INFO.class_index(target) == 2
+
+    def test_the_other_of_equal_labels_goes_by_index(self) -> None:
+        assert INFO.class_index(5) == 5
+
+    def test_a_number_is_an_index_even_where_labels_are_numbers(self) -> None:
+        digits = replace(INFO, labels=("3", "1", "2", "0"))
+
+        assert digits.class_index("0") == 0
+        assert digits.class_index("3") == 3
+
+    @pytest.mark.parametrize("target", [8, "8", -1, "-1", "-8", 10**12 + 3, "1" + "0" * 12, "9" * 99, "9" * 10_000])
+    def test_out_of_range(self, target: str | int) -> None:
+        with pytest.raises(UnknownLabel, match=r"out of range: model 'birds' has 0 to 7\.") as caught:
+            INFO.class_index(target)
+
+        assert len(caught.value.message) < 200
+
+    @pytest.mark.parametrize("target", ["--3", "3-", "3.0", "1e0", "+-3", "-", "", "²"])
+    def test_what_is_no_number_is_a_label(self, target: str) -> None:
+        with pytest.raises(UnknownLabel, match="There is no class"):
+            INFO.class_index(target)
+
+    def test_an_unknown_label_comes_with_the_closest(self) -> None:
+        with pytest.raises(UnknownLabel) as caught:
+            INFO.class_index("tigercat")
+
+        assert caught.value.details["suggestions"][0] == "tiger cat"
+        assert "Did you mean 'tiger cat'" in caught.value.message
+        assert "GET /api/v1/models/birds/classes" in caught.value.message
+
+
+class TestSearch:
+    def test_labels_that_begin_with_it_come_first_then_by_index(self) -> None:
+        found = [LABELS[index] for index in INFO.search_labels("cat", limit=20)]
+
+        assert found == ["catamaran", "Egyptian cat", "tiger cat", "polecat"]
+
+    def test_whatever_the_case(self) -> None:
+        assert INFO.search_labels(" CRANE ", limit=20) == [2, 5]
+
+    def test_at_most_limit_and_the_best_of_them(self) -> None:
+        assert INFO.search_labels("cat", limit=2) == [4, 1]
+
+    def test_nothing_asked_lists_from_the_beginning(self) -> None:
+        assert INFO.search_labels("", limit=3) == [0, 1, 2]
+
+    def test_nothing_found(self) -> None:
+        assert INFO.search_labels("submarine", limit=20) == []

@@ -1,0 +1,80 @@
+"""The rules that hold the layout: who may import whom, and what an import may cost."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a fresh interpreter in the repository root."""
+    return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def loaded_by(module: str) -> set[str]:
+    """The top-level packages that a fresh interpreter has loaded after importing ``module``."""
+    script = f"import json, sys, {module}; print(json.dumps(sorted({{n.partition('.')[0] for n in sys.modules}})))"
+    done = python("-c", script)
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stdout))
+
+
+class TestContracts:
+    def test_imports_keep_to_the_contracts_in_pyproject(self) -> None:
+        done = python(
+            "-c", "from importlinter.cli import lint_imports_command as run; run()", "--no-cache", "--no-logo"
+        )
+
+        assert done.returncode == 0, f"\n{done.stdout}{done.stderr}"
+        assert ", 0 broken." in done.stdout
+
+    def test_every_part_of_the_package_has_its_layer(self) -> None:
+        settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+        (layers,) = [each for each in settings["tool"]["importlinter"]["contracts"] if each["type"] == "layers"]
+        named = {name.strip() for line in layers["layers"] for name in line.split("|")}
+        there = {
+            path.stem
+            for path in (ROOT / "service").iterdir()
+            if path.suffix == ".py" or (path / "__init__.py").is_file()
+        }
+
+        assert there - {"__init__"} == named
+
+
+class TestImports:
+    @pytest.mark.parametrize(
+        "module",
+        [
+            "service",
+            "service.client",
+            "service.cli",
+            "service.settings",
+            "service.web.app",
+            "service.engine.explainer",
+            "service.cam.layers",
+            "service.cam.methods",
+            "service.models.info",
+            "service.models.labels",
+        ],
+    )
+    def test_need_no_torch(self, module: str) -> None:
+        assert not loaded_by(module) & {"torch", "torchvision"}
+
+    def test_the_client_needs_httpx_and_pydantic_and_little_else(self) -> None:
+        loaded = loaded_by("service.client")
+
+        assert {"httpx", "pydantic"} <= loaded
+        assert not loaded & {"numpy", "PIL", "fastapi", "starlette", "uvicorn", "torch", "safetensors", "networkx"}
+
+    def test_the_package_itself_needs_nothing(self) -> None:
+        assert not loaded_by("service") & {"pydantic", "httpx", "numpy", "PIL", "fastapi", "torch"}
+
+    def test_the_measure_sees_what_is_loaded(self) -> None:
+        assert {"torch", "numpy"} <= loaded_by("service.models.host")

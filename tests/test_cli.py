@@ -1,0 +1,338 @@
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from service import __version__, cli
+from service.models.sources.table import SOURCES
+from tests.toys import png
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SAMPLES = Path(cli.__file__).parent / "demo" / "samples"
+
+
+@dataclass
+class Run:
+    """What a command left: exit code, standard output and error."""
+
+    code: int
+    out: str
+    err: str
+
+
+def run(*arguments: str | Path) -> Run:
+    """Run a command in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = cli.main([str(argument) for argument in arguments])
+        except SystemExit as end:  # argparse's own
+            code = int(end.code or 0)
+    return Run(code, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _clean_environment() -> Iterator[None]:
+    """No settings from outside; one thread, here and in the workers, as more only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as environment:
+        for name in list(os.environ):
+            if name.upper().startswith("CAMSERVE_"):
+                environment.delenv(name)
+        environment.setenv("CAMSERVE_THREADS", "1")
+        yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    (folder / "more" / "folder.png").mkdir(parents=True)
+    (folder / "apart").mkdir()
+    (folder / "more" / "a.PNG").write_bytes(png(size=(70, 110), seed=1))
+    (folder / "more" / "broken.jpg").write_bytes(b"\xff\xd8\xff but not for long")
+    (folder / "more" / "gone.webp").symlink_to(folder / "nowhere.webp")
+    (folder / "more" / "notes.txt").write_text("not a picture, and not called one")
+    (folder / "apart" / "a.PNG").write_bytes(png(size=(120, 50), seed=2))
+    shutil.copy(SAMPLES / "03-star.png", folder / "apart" / "star.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ran(folder: Path) -> Run:
+    where = [folder / "more", folder / "apart" / "*"]
+    return run("explain", *where, "--out", folder / "out", "--layer", "layer3", "--layer", "default", "--top-k", "2")
+
+
+@pytest.fixture(scope="module")
+def results(ran: Run, folder: Path) -> list[dict[str, Any]]:
+    assert ran.out, ran.err
+    results: list[dict[str, Any]] = json.loads((folder / "out" / "explanations.json").read_text(encoding="utf-8"))
+    return results
+
+
+class TestExplain:
+    """One run over a folder and a glob pattern, with a file among them that is no picture and one that is gone."""
+
+    def test_says_what_failed_and_goes_on(self, ran: Run, folder: Path) -> None:
+        assert ran.code == 1
+        assert f"{folder / 'more' / 'broken.jpg'}: " in ran.err
+        assert f"{folder / 'more' / 'gone.webp'}: The file cannot be read: No such file or directory." in ran.err
+        assert "Traceback" not in ran.err
+        assert ran.out == f"3 explained, 2 failed: {folder / 'out' / 'explanations.json'}\n"
+
+    def test_every_picture_that_can_be_read_is_in_the_summary(
+        self, results: list[dict[str, Any]], folder: Path
+    ) -> None:
+        assert [(Path(each["file"]), each["model"]) for each in results] == [
+            (folder / "more" / "a.PNG", "shapes"),
+            (folder / "apart" / "a.PNG", "shapes"),
+            (folder / "apart" / "star.png", "shapes"),
+        ]
+        assert [(each["image"]["width"], each["image"]["height"]) for each in results[:2]] == [(70, 110), (120, 50)]
+
+    def test_the_star_is_seen_and_explained_by_the_star(self, results: list[dict[str, Any]]) -> None:
+        star = results[2]
+        with Image.open(SAMPLES / "03-star.mask.png") as mask:
+            rows, columns = np.nonzero(np.asarray(mask))
+
+        assert star["predictions"][0]["label"] == "star"
+        assert len(star["predictions"]) == 2
+        assert [each["layer"] for each in star["explanations"]] == ["layer3", "layer4"]
+        assert [each["target"]["label"] for each in star["explanations"]] == ["star", "star"]
+        assert not star["explanations"][1]["empty"]
+        peak = star["explanations"][1]["peak"]
+        assert columns.min() <= peak["x"] <= columns.max() + 1
+        assert rows.min() <= peak["y"] <= rows.max() + 1
+        assert any(
+            region["box"]["left"] <= peak["x"] <= region["box"]["right"]
+            for region in star["explanations"][1]["regions"]
+        )
+
+    def test_overlays_are_pictures_of_their_pictures_size(self, results: list[dict[str, Any]], folder: Path) -> None:
+        written = {file.name for file in (folder / "out").iterdir()}
+        named = [explanation["overlay"] for result in results for explanation in result["explanations"]]
+
+        assert len(named) == 6
+        assert written == {"explanations.json", *named}, "equal names do not overwrite each other"
+        for result in results:
+            for explanation in result["explanations"]:
+                with Image.open(folder / "out" / explanation["overlay"]) as overlay:
+                    assert overlay.format == "JPEG"
+                    assert overlay.size == (result["image"]["width"], result["image"]["height"])
+
+    def test_an_overlay_shows_the_picture_under_the_map(self, results: list[dict[str, Any]], folder: Path) -> None:
+        with (
+            Image.open(folder / "out" / results[2]["explanations"][1]["overlay"]) as overlay,
+            Image.open(SAMPLES / "03-star.png") as picture,
+        ):
+            drawn, original = (np.asarray(each.convert("L"), dtype=float).ravel() for each in (overlay, picture))
+
+        assert np.corrcoef(drawn, original)[0, 1] > 0.3
+        assert abs(drawn - original).mean() > 10
+
+    def test_names_of_overlays_say_what_they_are(self, results: list[dict[str, Any]]) -> None:
+        assert results[2]["explanations"][1]["overlay"] == "0002-star-layer4-gradcam-star.jpg"
+
+    @pytest.mark.parametrize("pattern", ["nowhere.png", "*.nothing", "gone/*.png"])
+    def test_unknown_files_are_named(self, pattern: str, tmp_path: Path) -> None:
+        ran = run("explain", tmp_path / pattern, "--out", tmp_path / "out")
+
+        assert (ran.code, ran.out) == (1, "")
+        assert ran.err == f"camserve: there is no picture {tmp_path / pattern}\n"
+
+    def test_a_folder_that_cannot_be_written_is_named(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+
+        ran = run("explain", SAMPLES / "03-star.png", "--out", tmp_path / "file")
+
+        assert ran.code == 1
+        assert ran.err.startswith("camserve: ")
+        assert str(tmp_path / "file") in ran.err
+
+
+class TestPredict:
+    def test_one_line_per_picture(self) -> None:
+        ran = run("predict", SAMPLES / "03-star.png", SAMPLES / "08-heart.png", "--top-k", "2", "--model", "shapes")
+
+        assert ran.code == 0
+        first, second = ran.out.splitlines()
+        assert first.startswith(f"{SAMPLES / '03-star.png'}: star 9")
+        assert second.startswith(f"{SAMPLES / '08-heart.png'}: heart 9")
+        assert first.count("%") == second.count("%") == 2
+
+    def test_json_lines_for_programs(self) -> None:
+        ran = run("predict", SAMPLES / "00-disk.png", "--json", "--top-k", "12", "--model", "shapes")
+
+        (line,) = ran.out.splitlines()
+        answer = json.loads(line)
+        assert ran.code == 0
+        assert answer["file"] == str(SAMPLES / "00-disk.png")
+        assert [each["rank"] for each in answer["predictions"]] == list(range(1, 13))
+        assert answer["predictions"][0]["label"] == "disk"
+        assert sum(each["probability"] for each in answer["predictions"]) == pytest.approx(1)
+
+    def test_a_model_that_cannot_be_loaded_says_why(self, tmp_path: Path) -> None:
+        ran = run("predict", SAMPLES / "00-disk.png", "--model", f"resnet18:{tmp_path / 'gone.pth'}")
+
+        assert (ran.code, ran.out) == (1, "")
+        assert "camserve: Model 'resnet18' cannot be loaded: There is no weights file" in ran.err
+
+
+class TestLists:
+    def test_models_of_every_source(self) -> None:
+        ran = run("models")
+
+        expected = [
+            line
+            for source in SOURCES.values()
+            for line in (f"{source.title}:", *(f"  {name}" for name in source.architectures()))
+        ]
+        assert ran.code == 0
+        assert ran.out.splitlines() == expected
+        assert {"  shapes", "  resnet50"} <= set(expected)
+
+    def test_layers_that_can_be_explained(self) -> None:
+        ran = run("layers", "--model", "shapes")
+
+        names = [line[2:].split()[0] for line in ran.out.splitlines()[:-2]]
+        assert ran.code == 0
+        assert names[0] == "stem.0"
+        assert {"layer1", "layer2", "layer3", "layer4"} <= set(names)
+        assert "avgpool" not in names
+        assert [line.split()[1:4] for line in ran.out.splitlines() if line.startswith("* layer")] == [
+            ["layer4", "Sequential", "80×12×12"]
+        ]
+        assert ran.out.endswith("\n* the default layer of shapes\n")
+
+    def test_all_layers_with_the_reason_for_a_refusal(self) -> None:
+        (line,) = [line for line in run("layers", "--all").out.splitlines() if line.startswith("  avgpool")]
+
+        assert line.endswith("1×1 output: no position is left to show")
+
+    def test_the_default_layer_can_be_chosen(self) -> None:
+        assert "\n* layer2 " in run("layers", "--model", "shapes,layer=layer2").out
+
+    def test_an_unknown_architecture_comes_with_the_closest(self) -> None:
+        ran = run("layers", "--model", "resnet_50")
+
+        assert ran.code == 1
+        assert ran.err.startswith("camserve: There is no architecture 'resnet_50'. Did you mean resnet50")
+
+    def test_an_unknown_layer_comes_with_the_closest(self) -> None:
+        ran = run("layers", "--model", "shapes,layer=layer5")
+
+        assert ran.code == 1
+        assert ran.err.startswith("camserve: There is no layer 'layer5'. Did you mean 'layer")
+
+
+class TestSettings:
+    @pytest.mark.parametrize(
+        ("arguments", "place"),
+        [
+            (["serve", "--port", "70000"], "port"),
+            (["layers", "--max-batch-size", "0"], "max_batch_size"),
+            (["layers", "--workers", "many"], "workers"),
+            (["layers", "--model", "a b=shapes"], "models.0"),
+            (["layers", "--model", "shapes", "--model", "shapes"], "models"),
+            (["layers", "--model", "shapes,colour=red"], "models.0.colour"),
+            (["explain", "a.png", "--alpha", "3"], "alpha"),
+            (["predict", "a.png", "--top-k", "0"], "top_k"),
+        ],
+        ids=lambda value: value if isinstance(value, str) else None,
+    )
+    def test_a_bad_value_is_placed(self, arguments: list[str], place: str) -> None:
+        ran = run(*arguments)
+
+        assert (ran.code, ran.out) == (2, "")
+        (line,) = ran.err.splitlines()
+        assert line.startswith(f"camserve: {place}: ")
+
+    def test_a_file_of_settings(self, tmp_path: Path) -> None:
+        (tmp_path / "camserve.toml").write_text('models = ["mine=shapes,layer=layer3"]')
+
+        assert run("layers", "--config", tmp_path / "camserve.toml").out.endswith("\n* the default layer of mine\n")
+
+    def test_a_file_that_is_not_there(self, tmp_path: Path) -> None:
+        ran = run("layers", "--config", tmp_path / "gone.toml")
+
+        assert (ran.code, ran.err) == (1, f"camserve: there is no settings file {tmp_path / 'gone.toml'}\n")
+
+    @pytest.mark.parametrize("content", [b"port: 8000\n", b"[models\n", b"\xff\xfe\x00"], ids=["YAML", "cut", "binary"])
+    def test_a_file_that_is_not_toml(self, content: bytes, tmp_path: Path) -> None:
+        (tmp_path / "camserve.toml").write_bytes(content)
+
+        ran = run("layers", "--config", tmp_path / "camserve.toml")
+
+        assert (ran.code, ran.out) == (2, "")
+        assert ran.err.startswith("camserve: the settings file is not TOML: ")
+
+
+@pytest.fixture(scope="module")
+def document(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("openapi") / "openapi.json"
+    assert run("openapi", "--output", file).code == 0
+    return file
+
+
+class TestOpenApi:
+    def test_is_printed_as_it_is_written(self, document: Path) -> None:
+        printed = run("openapi").out
+
+        assert printed == document.read_text(encoding="utf-8")
+        assert "/api/v1/explain" in json.loads(printed)["paths"]
+
+    def test_check_is_silent_where_nothing_changed(self, document: Path) -> None:
+        assert run("openapi", "--check", document) == Run(0, "", "")
+
+    def test_check_shows_the_drift(self, document: Path, tmp_path: Path) -> None:
+        committed = tmp_path / "committed.json"
+        text = document.read_text(encoding="utf-8")
+        committed.write_text(text.replace('"/api/v1/methods"', '"/api/v1/ways"'), encoding="utf-8")
+
+        ran = run("openapi", "--check", committed)
+
+        assert ran.code == 1
+        changed = {line.strip() for line in ran.out.splitlines() if line.startswith(("- ", "+ "))}
+        assert any('"/api/v1/ways"' in line and line.startswith("-") for line in changed)
+        assert any('"/api/v1/methods"' in line and line.startswith("+") for line in changed)
+        assert "is not what the code says; run scripts/openapi" in ran.err
+
+    def test_check_of_a_file_that_is_not_there(self, tmp_path: Path) -> None:
+        ran = run("openapi", "--check", tmp_path / "gone.json")
+
+        assert ran.code == 1
+        assert "gone.json" in ran.err
+
+
+class TestUsage:
+    def test_version(self) -> None:
+        assert run("--version") == Run(0, f"camserve {__version__}\n", "")
+
+    @pytest.mark.parametrize("arguments", [[], ["explode"], ["explain"], ["serve", "--log-level", "loud"]])
+    def test_mistakes_show_the_usage(self, arguments: list[str]) -> None:
+        ran = run(*arguments)
+
+        assert ran.code == 2
+        assert ran.err.startswith("usage: camserve")
+
+    @pytest.mark.parametrize("command", ["serve", "explain", "predict", "models", "layers", "openapi"])
+    def test_every_command_has_help(self, command: str) -> None:
+        ran = run(command, "--help")
+
+        assert ran.code == 0
+        assert f"usage: camserve {command}" in ran.out
