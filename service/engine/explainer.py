@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from service.engine.jobs import Computed
     from service.imaging.preprocess import PreprocessSpec
+    from service.imaging.render import RenderSpec
     from service.metrics import Metrics
     from service.models.info import ModelInfo
     from service.settings import Settings
@@ -96,7 +98,7 @@ class Explainer:
             DeadlineExceeded: the time is up; nothing is computed any more.
         """
         loop = asyncio.get_running_loop()
-        began = loop.time()
+        began, deadline_from = time.perf_counter(), loop.time()
         info = self.pool.ready_info(model)
         todo = plan(options, info, self._settings.max_explanations)
         self._check_count(uploads)
@@ -104,7 +106,7 @@ class Explainer:
         try:
             with self.admission.admit(len(uploads)):
                 self._metrics.in_flight.set(self.admission.inside)
-                async with asyncio.timeout_at(began + allowed), asyncio.TaskGroup() as group:
+                async with asyncio.timeout_at(deadline_from + allowed), asyncio.TaskGroup() as group:
                     tasks = [group.create_task(self._picture(i, up, info, todo)) for i, up in enumerate(uploads)]
         except TimeoutError:
             raise DeadlineExceeded(f"The answer was not ready within {allowed:g} s.") from None
@@ -113,17 +115,16 @@ class Explainer:
         pictures = tuple(task.result() for task in tasks)
         if all(picture.error for picture in pictures) and pictures[0].error is not None:
             raise pictures[0].error
-        return Answer(info, pictures, loop.time() - began)
+        return Answer(info, pictures, time.perf_counter() - began)
 
     def _check_count(self, uploads: Sequence[Upload]) -> None:
         if not uploads:
             raise NoImage(
                 "The request carries no picture. Send at least one, as a form part named 'image' for example."
             )
-        if len(uploads) > self._settings.max_images:
-            raise TooManyImages(
-                f"{len(uploads)} pictures are too many for one request; send {self._settings.max_images}."
-            )
+        most = min(self._settings.max_images, self._settings.max_queue)  # beyond the queue's length there is never room
+        if len(uploads) > most:
+            raise TooManyImages(f"{len(uploads)} pictures are too many for one request; send {most} at most.")
 
     async def _picture(self, index: int, upload: Upload, info: ModelInfo, todo: Plan) -> PictureAnswer:
         try:
@@ -136,7 +137,10 @@ class Explainer:
         opened, decode_s = await self._timed("decode", lambda: self._open(upload.data, info.preprocess, todo))
         computed = await self._compute(opened.prepared.pixels, todo)
         scores = _scores(computed.answer.logits, info)
-        explanations, render_s = await self._timed("render", lambda: _draw(opened, computed, scores, todo))
+        explanations: tuple[MapAnswer, ...] = ()
+        render_s = 0.0
+        if spec := todo.render:
+            explanations, render_s = await self._timed("render", lambda: _draw(opened, computed, scores, todo, spec))
         image = opened.image
         return PictureAnswer(
             index=0,
@@ -152,10 +156,9 @@ class Explainer:
 
     async def _timed(self, stage: str, work: Callable[[], T]) -> tuple[T, float]:
         """Run ``work`` in a thread; return its result and the seconds it took, waiting for the thread included."""
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        result = await loop.run_in_executor(self._threads, work)
-        seconds = loop.time() - began
+        began = time.perf_counter()
+        result = await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        seconds = time.perf_counter() - began
         self._metrics.stage_seconds.labels(stage).observe(seconds)
         return result, seconds
 
@@ -169,7 +172,7 @@ class Explainer:
 
     async def _compute(self, pixels: NDArray[np.uint8], todo: Plan) -> Computed:
         loop = asyncio.get_running_loop()
-        job = Job(todo.lane, pixels, todo.question, loop.create_future(), queued_at=loop.time())
+        job = Job(todo.lane, pixels, todo.question, loop.create_future(), queued_at=time.perf_counter())
         self.pool.submit(job)
         try:
             return await job.future
@@ -179,11 +182,9 @@ class Explainer:
 
 
 def _draw(
-    opened: _Opened, computed: Computed, scores: Callable[[int], ClassScore], todo: Plan
+    opened: _Opened, computed: Computed, scores: Callable[[int], ClassScore], todo: Plan, spec: RenderSpec
 ) -> tuple[MapAnswer, ...]:
     """Draw every explanation of a picture; maps of one shape share what they are laid on."""
-    if todo.render is None:
-        return ()
     answer, geometry = computed.answer, opened.prepared.geometry
     against = None if todo.question.against is None else scores(todo.question.against)
     bases: dict[tuple[int, ...], NDArray[np.uint8]] = {}
@@ -191,9 +192,9 @@ def _draw(
     for layer, by_method in zip(todo.lane.layers, answer.maps, strict=True):
         for method, maps in zip(todo.lane.methods, by_method, strict=True):
             for target, raw in zip(answer.targets, maps, strict=True):
-                if "overlay" in todo.render.outputs and raw.shape not in bases:
-                    bases[raw.shape] = base_for(opened.image, geometry, todo.render, raw.shape)
-                rendered = render(raw, opened.image, geometry, todo.render, bases.get(raw.shape))
+                if "overlay" in spec.outputs and raw.shape not in bases:
+                    bases[raw.shape] = base_for(opened.image, geometry, spec, raw.shape)
+                rendered = render(raw, opened.image, geometry, spec, bases.get(raw.shape))
                 explanations.append(MapAnswer(layer, method, scores(target), against, raw, rendered))
     return tuple(explanations)
 

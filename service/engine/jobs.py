@@ -37,7 +37,7 @@ class Job:
         pixels: (H, W, 3) uint8, the model's input.
         question: what is asked of it.
         future: resolved once, by whoever is first: the answer, an error, or the caller giving up.
-        queued_at: loop time when it began to wait.
+        queued_at: ``time.perf_counter()`` when it began to wait; uvloop's own clock counts whole milliseconds.
         attempts: how many workers died with it.
     """
 

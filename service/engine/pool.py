@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import logging
 import os
+import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -148,8 +149,13 @@ class Pool:
         self._spawn(self._launch(worker, delay_s))
 
     async def _launch(self, worker: WorkerProcess, delay_s: float) -> None:
+        """Start a worker, and replace it if it hangs before its first model."""
         await asyncio.sleep(delay_s)
         await worker.launch()
+        await asyncio.sleep(self._settings.worker_start_timeout_s)
+        if worker in self.workers and not (worker.models or worker.failures):
+            log.error("worker %s loaded nothing in %g s", worker.pid, self._settings.worker_start_timeout_s)
+            worker.kill()
 
     def _spawn(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)
@@ -217,7 +223,7 @@ class Pool:
         self._metrics.queue_depth.set(len(self._batcher))
 
     def _send(self, worker: WorkerProcess, jobs: list[Job]) -> None:
-        now = asyncio.get_running_loop().time()
+        now = time.perf_counter()
         for job in jobs:
             job.started_at = now
             self._metrics.stage_seconds.labels("queue").observe(now - job.queued_at)
