@@ -5,6 +5,8 @@ import io
 import json
 import os
 import shutil
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -320,6 +322,19 @@ class TestOpenApi:
 
 
 class TestUsage:
+    @pytest.mark.parametrize("output", ["openapi", "models"], ids=["long", "so short that it is written at the end"])
+    def test_a_reader_that_has_seen_enough_is_no_error(self, output: str) -> None:
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+        reading, writing = os.pipe()
+        os.close(reading)
+        try:
+            command = [sys.executable, "-m", "service.cli", output]
+            done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, env=environment, check=False)
+        finally:
+            os.close(writing)
+
+        assert (done.returncode, done.stderr) == (141, b"")
+
     def test_version(self) -> None:
         assert run("--version") == Run(0, f"camserve {__version__}\n", "")
 
