@@ -34,21 +34,22 @@ class Capture:
 class _Cut:
     """Forward hook of one module: makes the wanted calls' outputs the places where gradients are read."""
 
-    def __init__(self, name: str, wanted: set[int], into: dict[LayerCall, Tensor]) -> None:
+    def __init__(self, name: str, wanted: set[int], into: dict[LayerCall, Tensor], *, differentiate: bool) -> None:
         self.name, self.wanted, self.into, self.calls = name, wanted, into, 0
+        self.differentiate = differentiate
 
     def __call__(self, _module: nn.Module, _inputs: Any, output: Tensor) -> Tensor | None:
         call, self.calls = self.calls, self.calls + 1
         if call not in self.wanted:
             return None
         # A layer behind another target layer is already in the graph and must stay in it.
-        kept = output if output.requires_grad else output.detach().requires_grad_()
+        kept = output if output.requires_grad else output.detach().requires_grad_(self.differentiate)
         self.into[LayerCall(self.name, call)] = kept
         # The network goes on with a copy: an in-place ReLU or += behind the layer must not change what was kept.
         return kept.clone()
 
 
-def capture(model: nn.Module, inputs: Tensor, layers: Sequence[LayerCall]) -> Capture:
+def capture(model: nn.Module, inputs: Tensor, layers: Sequence[LayerCall], *, differentiate: bool = True) -> Capture:
     """Run ``model`` on ``inputs`` and capture ``layers``.
 
     The parameters must be frozen and the model in eval mode; neither is changed. Hooks are gone when this returns or
@@ -58,6 +59,7 @@ def capture(model: nn.Module, inputs: Tensor, layers: Sequence[LayerCall]) -> Ca
         model: maps ``inputs`` to logits of shape (N, classes).
         inputs: a batch, (N, 3, H, W).
         layers: which outputs to capture; all must be single tensors that the forward pass produces.
+        differentiate: whether gradients will be asked for; without, nothing is recorded.
 
     Returns:
         The capture; ``logits`` depend on ``activations`` through a graph that begins at the first of them.
@@ -71,7 +73,9 @@ def capture(model: nn.Module, inputs: Tensor, layers: Sequence[LayerCall]) -> Ca
         wanted.setdefault(layer.module, set()).add(layer.call)
     with ExitStack() as hooks, torch.inference_mode(mode=False), torch.enable_grad():
         for name, calls in wanted.items():
-            handle = model.get_submodule(name).register_forward_hook(_Cut(name, calls, activations))
+            handle = model.get_submodule(name).register_forward_hook(
+                _Cut(name, calls, activations, differentiate=differentiate)
+            )
             hooks.callback(handle.remove)
         logits = model(inputs)
     for layer in layers:

@@ -8,7 +8,8 @@ rather than one branch of it.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Literal
 
 import networkx
 import torch
@@ -18,12 +19,14 @@ from service.cam.capture import check_logits
 from service.cam.layers import Layer, LayerCall, Layout, find_layout
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from torch.autograd.graph import Node
 
 __all__ = ["probe_layers"]
 
 _BRANCH = (
-    "on one of several parallel paths (a residual or concatenated branch): shows what this path adds, "
+    "on one of several parallel paths (a residual or concatenated branch): shows what reaches the logits by this path, "
     "not all that the network sees here"
 )
 
@@ -48,6 +51,8 @@ class _Probe:
     batch: int
     records: list[_Record] = field(default_factory=list)
     calls: dict[str, int] = field(default_factory=dict)
+    grids: set[tuple[int, int]] = field(default_factory=set)
+    tokens: int | None = None
 
     def hook(self, name: str, module: nn.Module, output: Any) -> Tensor | None:
         call = LayerCall(name, self.calls.get(name, 0))
@@ -57,11 +62,35 @@ class _Probe:
             return None
         record = _Record(call, module, tuple(output.shape), output.grad_fn)
         if record.shape[:1] == (self.batch,):
-            record.layout = find_layout(record.shape, self.height, self.width)
+            record.layout = self._find_layout(module, record.shape)
         if record.layout is not None and record.layout.kind == "tokens":
             record.tokens = output
         self.records.append(record)
         return output.clone()  # an in-place successor must not take over this layer's graph node
+
+    def _find_layout(self, module: nn.Module, shape: tuple[int, ...]) -> Layout | None:
+        channels = _channels(module)
+        if channels != "first" and self.tokens in _repeated(shape):
+            return None  # (N, heads, T, T): attention among T tokens
+        layout = find_layout(shape, self.height, self.width, channels, self.grids)
+        if layout is not None and layout.height * layout.width > 1:
+            self.grids.add((layout.height, layout.width))
+            self.tokens = shape[1] if layout.kind == "tokens" else self.tokens
+        return layout
+
+
+def _channels(module: nn.Module) -> Literal["first", "last"] | None:
+    """Where a layer of this type has its channels; None for those that take either."""
+    if "2d" in type(module).__name__:  # Conv2d, BatchNorm2d, MaxPool2d, and everybody's variants of them
+        return "first"
+    if isinstance(module, nn.LayerNorm | nn.RMSNorm):
+        return "last" if len(module.normalized_shape) == 1 else None
+    return "last" if isinstance(module, nn.Linear) else None
+
+
+def _repeated(shape: tuple[int, ...]) -> set[int]:
+    """Sizes that two neighbouring axes of a 4-D output share, the batch aside."""
+    return {a for a, b in pairwise(shape[1:]) if a == b} if len(shape) == 4 else set()
 
 
 def probe_layers(model: nn.Module, inputs: Tensor) -> list[Layer]:
@@ -94,7 +123,7 @@ def probe_layers(model: nn.Module, inputs: Tensor) -> list[Layer]:
     unread = _layers_without_patch_gradient(logits, probe.records)
     layers = [_row(record, order, probe, reachable, trunk, unread) for order, record in enumerate(probe.records)]
     idle = [(name, module) for name, module in model.named_modules() if name and name not in probe.calls]
-    return layers + [_idle(name, module, len(layers) + i) for i, (name, module) in enumerate(idle)]
+    return layers + [_idle(name, module, len(layers) + i, probe.calls) for i, (name, module) in enumerate(idle)]
 
 
 def _walk(root: Node | None) -> tuple[set[Node], set[Node]]:
@@ -165,6 +194,7 @@ def _row(
         layout=layout,
         stride=round(probe.height / layout.height) if layout else None,
         order=order,
+        trunk=record.node in trunk,
         explainable=refused is None,
         note="; ".join(notes) or None,
     )
@@ -177,7 +207,10 @@ def _refusal(record: _Record, probe: _Probe, reachable: set[Node], unread: set[L
     if record.shape[0] != probe.batch:
         return "its output has not one row per picture"
     if record.layout is None:
-        return f"its output has no rows and columns: {list(record.shape[1:])}"
+        sizes = list(record.shape[1:])
+        if len(sizes) < 2:
+            return f"its output has no rows and columns: {sizes}"
+        return f"its axes are not the rows and columns of the picture: {sizes}"
     if record.layout.height * record.layout.width == 1:
         return "1×1 output: no position is left to show"
     if record.node not in reachable:
@@ -192,16 +225,32 @@ def _grid_shape(shape: tuple[int, ...], layout: Layout) -> tuple[int, int, int]:
     return channels, layout.height, layout.width
 
 
-def _idle(name: str, module: nn.Module, order: int) -> Layer:
-    reason = "holds layers and is not called itself" if any(module.children()) else "never called in the forward pass"
-    return Layer(name, LayerCall(name), type(module).__name__, _kind(module), (), None, None, order, False, reason)
+def _idle(name: str, module: nn.Module, order: int, calls: Collection[str]) -> Layer:
+    reason = "never called in the forward pass"
+    if any(called.startswith(f"{name}.") for called in calls):
+        reason = "holds layers and is not called itself"
+    elif name.rpartition(".")[0] in calls and any(True for _ in module.parameters(recurse=False)):
+        reason += " (the layer that holds it may use its weights)"
+    return Layer(
+        name,
+        LayerCall(name),
+        type(module).__name__,
+        _kind(module),
+        (),
+        None,
+        None,
+        order,
+        trunk=False,
+        explainable=False,
+        note=reason,
+    )
 
 
 def _kind(module: nn.Module) -> str:
     name = type(module).__name__
     if isinstance(module, nn.MultiheadAttention) or "Attention" in name:
         return "attention"
-    if any(module.children()):
+    if any(True for _ in module.children()) or isinstance(module, nn.Sequential):
         return "block"
     for kind, marks in _KINDS.items():
         if any(mark in name for mark in marks):

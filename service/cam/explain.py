@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from service.cam.capture import Capture, capture, check_logits, gradients
+from service.cam.capture import Capture, capture, check_logits
+from service.cam.gradient import twice_differentiable
+from service.cam.maps import fuse
 from service.cam.methods import METHODS
-from service.cam.questions import Question, Top
+from service.cam.perturbation import noise_like
+from service.cam.questions import PLAIN, Question, Top, Variant
+from service.cam.study import Pass, Study
 from service.errors import ModelOutputError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from service.cam.layers import Layer
 
-__all__ = ["Answer", "explain", "predict"]
+__all__ = ["Answer", "Between", "explain", "predict"]
+
+Between = Callable[[int, int], None]
+"""Called with (done, total) between steps: the place to give way to others, or to give up by raising."""
+
+# Finer-CAM compares with the three nearest classes, at the strength its authors find best.
+_FINER_CLASSES, _FINER_STRENGTH = 3, 0.6
 
 
 @dataclass(frozen=True)
@@ -28,12 +40,15 @@ class Answer:
     Attributes:
         logits: (classes,) float32.
         targets: the T class indices that were explained.
-        maps: ``maps[layer][method]``, raw maps (T, h, w) float32, layers and methods in the order asked.
+        maps: ``maps[layer][method]``, raw maps (T, h, w) float32, layers and methods in the order asked; one "layer"
+            where layers were fused.
+        flat: ``flat[layer][method]``, T flags: the score does not depend on the layer at all (gradient zero).
     """
 
     logits: Tensor
     targets: tuple[int, ...]
     maps: list[list[Tensor]]
+    flat: list[list[tuple[bool, ...]]]
 
 
 def predict(model: nn.Module, inputs: Tensor) -> Tensor:
@@ -46,14 +61,18 @@ def predict(model: nn.Module, inputs: Tensor) -> Tensor:
         return _finite_logits(check_logits(model(inputs), len(inputs)))
 
 
-def explain(
+def explain(  # noqa: PLR0913  # the two that come last are rarely given
     model: nn.Module,
     inputs: Tensor,
     questions: Sequence[Question],
     layers: Sequence[Layer],
     methods: Sequence[str],
+    variant: Variant = PLAIN,
+    between: Between = lambda _done, _total: None,
 ) -> list[Answer]:
-    """Answer one question per row of a batch, from one forward pass.
+    """Answer one question per row of a batch.
+
+    Plain questions to cheap methods cost one forward pass for all layers, methods and targets together.
 
     Args:
         model: frozen, in eval mode, with rows that do not influence one another; not changed.
@@ -61,6 +80,8 @@ def explain(
         questions: one per row; rows may ask for different classes and different numbers of them.
         layers: where to look; the same for all rows.
         methods: names from ``METHODS``; the same for all rows.
+        variant: how maps are made; the same for all rows.
+        between: called between the steps of slow answers, with no hook in place.
 
     Returns:
         One answer per row. The maths is done in float32 whatever the model's dtype.
@@ -68,22 +89,129 @@ def explain(
     Raises:
         ModelOutputError: logits or a map are not finite; the message names the layer.
     """
-    captured = capture(model, inputs, [layer.call for layer in layers])
-    logits = _finite_logits(captured.logits)
-    targets = _resolve(questions, logits)
-    activations = [layer.to_nchw(captured.activations[layer.call].detach()).float() for layer in layers]
-    most = max(len(row) for row in targets)
-    per_target = [
-        _maps(captured, _direction(logits.shape, questions, targets, k), activations, layers, methods)
-        for k in range(most)
-    ]
-    maps = [
-        [torch.stack([maps[i][j] for maps in per_target], dim=1).cpu() for j in range(len(methods))]  # (N, most, h, w)
-        for i in range(len(layers))
-    ]
+    derivatives = max(METHODS[name].derivatives for name in methods)
+    calls = [layer.call for layer in layers]
+    logits = predict(model, inputs) if variant.smooth else None
+    sums: list[list[Tensor]] = []
+    flat: list[list[list[tuple[bool, ...]]]] = []
+    for step, (view, restore) in enumerate(_views(inputs, variant)):
+        between(step, variant.views)
+        with twice_differentiable(model) if derivatives > 1 else nullcontext():
+            captured = capture(model, view, calls, differentiate=derivatives > 0)
+        # Views vary the picture, not the question: "predicted" is what the picture itself is predicted to be.
+        logits = _finite_logits(captured.logits) if logits is None else logits
+        task = _Task(model, view, captured, logits, questions, layers, methods, between)
+        maps = [[restore(raw) / variant.views for raw in by_method] for by_method in task.maps()]
+        sums = [[a + b for a, b in zip(x, y, strict=True)] for x, y in zip(sums, maps, strict=True)] if sums else maps
+        flat = flat or task.flat
+    assert logits is not None
+    if not variant.signed:
+        sums = [[raw.relu() for raw in by_method] for by_method in sums]
+    if variant.fuse is not None:
+        sums = [[fuse([by_method[j] for by_method in sums], variant.fuse) for j in range(len(methods))]]
+        flat = [_flat_everywhere(flat)]
+    on_cpu = [[raw.cpu() for raw in by_method] for by_method in sums]
     return [
-        Answer(logits[n], row, [[raw[n, : len(row)] for raw in layer] for layer in maps])
-        for n, row in enumerate(targets)
+        Answer(
+            logits[n],
+            row,
+            [[raw[n, : len(row)] for raw in by_method] for by_method in on_cpu],
+            [[flags[n][: len(row)] for flags in by_method] for by_method in flat],
+        )
+        for n, row in enumerate(_resolve(questions, logits))
+    ]
+
+
+def _views(inputs: Tensor, variant: Variant) -> Iterator[tuple[Tensor, Callable[[Tensor], Tensor]]]:
+    """Yield what the model sees, and how a map of it is brought back to the picture."""
+    for sample in range(max(1, variant.smooth)):
+        view = inputs + noise_like(inputs, sample) if variant.smooth else inputs
+        yield view, lambda raw: raw
+        if variant.flip:
+            yield view.flip(3), lambda raw: raw.flip(3)
+
+
+@dataclass
+class _Task:
+    """All maps of one view: layers × methods × targets."""
+
+    model: nn.Module
+    view: Tensor
+    captured: Capture
+    logits: Tensor
+    questions: Sequence[Question]
+    layers: Sequence[Layer]
+    methods: Sequence[str]
+    between: Between
+    flat: list[list[list[tuple[bool, ...]]]] = field(default_factory=list)
+
+    def maps(self) -> list[list[Tensor]]:
+        """Return ``[layer][method]``, each (N, K, h, w) with K the most targets of a row; fill ``flat`` likewise."""
+        targets = _resolve(self.questions, self.logits)
+        passes = [self._passes(targets, k) for k in range(max(len(row) for row in targets))]
+        known: dict[tuple[object, ...], Tensor] = {}
+        maps: list[list[Tensor]] = []
+        for layer in self.layers:
+            by_method = [
+                [self._map(name, layer, each, k, known) for k, each in enumerate(passes)] for name in self.methods
+            ]
+            maps.append([torch.stack([raw for raw, _ in per_target], dim=1) for per_target in by_method])
+            self.flat.append([list(zip(*(flags for _, flags in per_target), strict=True)) for per_target in by_method])
+        return maps
+
+    def _passes(self, targets: Sequence[tuple[int, ...]], k: int) -> dict[str, Pass]:
+        """One pass per kind of score, for every row's k-th target; they share the forward pass."""
+        kinds = {METHODS[name].score for name in self.methods}
+        return {
+            kind: Pass(self.model, self.view, self.captured, self._direction(targets, k, kind), self.between)
+            for kind in sorted(kinds)
+        }
+
+    def _direction(self, targets: Sequence[tuple[int, ...]], k: int, kind: str) -> Tensor:
+        """Weights of the logits (N, classes) in every row's k-th score; zero for rows that ask fewer questions."""
+        direction = torch.zeros(self.logits.shape)
+        for n, (question, row) in enumerate(zip(self.questions, targets, strict=True)):
+            if k >= len(row):
+                continue
+            direction[n, row[k]] += 1
+            if question.against is not None:
+                direction[n, question.against] -= 1
+            elif kind == "finer":
+                direction[n] -= _FINER_STRENGTH * _nearest(self.logits[n], row[k])
+        return direction
+
+    def _map(
+        self, name: str, layer: Layer, passes: dict[str, Pass], k: int, known: dict[tuple[object, ...], Tensor]
+    ) -> tuple[Tensor, tuple[bool, ...]]:
+        """One raw map per row, (N, h, w), and whether its score's gradient is zero all over the layer."""
+        method = METHODS[name]
+        study = Study(passes[method.score], layer)
+        key = (name, layer.name if method.uses_layer else None, k if method.class_specific else None)
+        if key not in known:
+            self.between(0, 1)
+            known[key] = _finite(method.compute(study), layer, name)
+        raw = known[key]
+        empty = ~raw.flatten(1).any(1)
+        if not (method.needs_gradients and method.uses_layer and empty.any()):
+            return raw, (False,) * len(raw)
+        return raw, tuple((empty & ~study.gradients.flatten(1).any(1)).tolist())
+
+
+def _nearest(logits: Tensor, target: int) -> Tensor:
+    """Equal weights, summing to 1, on the classes (classes,) whose logits are nearest to the target's."""
+    distance = (logits - logits[target]).abs()
+    distance[target] = torch.inf
+    count = min(_FINER_CLASSES, len(logits) - 1)
+    weights = torch.zeros_like(logits)
+    weights[distance.argsort(stable=True)[:count]] = 1 / max(1, count)
+    return weights
+
+
+def _flat_everywhere(flat: Sequence[list[list[tuple[bool, ...]]]]) -> list[list[tuple[bool, ...]]]:
+    """Flags ``[method][row]`` of fused maps: flat if every layer is."""
+    return [
+        [tuple(map(all, zip(*by_layer, strict=True))) for by_layer in zip(*per_layer, strict=True)]
+        for per_layer in zip(*flat, strict=True)
     ]
 
 
@@ -99,33 +227,6 @@ def _resolve(questions: Sequence[Question], logits: Tensor) -> list[tuple[int, .
     # Stable, so that classes that tie are ranked by index here and wherever predictions are listed.
     rankings = logits.argsort(dim=1, descending=True, stable=True)[:, :deepest].tolist()
     return [question.resolve(ranking) for question, ranking in zip(questions, rankings, strict=True)]
-
-
-def _direction(shape: torch.Size, questions: Sequence[Question], targets: Sequence[tuple[int, ...]], k: int) -> Tensor:
-    """Weights of the logits (N, classes) in every row's k-th score; zero for rows that ask fewer questions."""
-    direction = torch.zeros(shape)
-    for n, (question, row) in enumerate(zip(questions, targets, strict=True)):
-        if k < len(row):
-            direction[n, row[k]] += 1
-            if question.against is not None:
-                direction[n, question.against] -= 1
-    return direction
-
-
-def _maps(
-    captured: Capture,
-    direction: Tensor,
-    activations: list[Tensor],
-    layers: Sequence[Layer],
-    methods: Sequence[str],
-) -> list[list[Tensor]]:
-    """Raw maps (N, h, w) per layer and method for one score per row."""
-    found = gradients(captured, direction)
-    maps = []
-    for layer, activation in zip(layers, activations, strict=True):
-        gradient = layer.to_nchw(found[layer.call]).float()  # (N, C, h, w)
-        maps.append([_finite(METHODS[name].compute(activation, gradient), layer, name) for name in methods])
-    return maps
 
 
 def _finite(raw: Tensor, layer: Layer, method: str) -> Tensor:

@@ -1,26 +1,117 @@
-"""Methods that need the gradients of the score.
+"""Methods that weight activations by gradients of the score.
 
-Each turns activations and gradients, both (N, C, h, w) float32, into raw maps (N, h, w): not normalised, not upsampled,
-so that maps of different pictures and classes can be compared. ``methods.METHODS`` has a row for each.
+Each returns raw maps (N, h, w) before the final ReLU: positive speaks for the class, negative against it. They are not
+normalised and not upsampled, so that maps of different pictures and classes can be compared. A is the layer's output,
+g the gradient of the score with respect to it, both (N, C, h, w).
 """
 
 from __future__ import annotations
 
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
-__all__ = ["gradcam"]
+from service.cam.attention import explicit_attention
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from service.cam.study import Study
+
+__all__ = [
+    "gradcam",
+    "gradcam_elementwise",
+    "gradcam_plus_plus",
+    "hirescam",
+    "layercam",
+    "shapleycam",
+    "twice_differentiable",
+    "weighted_sum",
+    "xgradcam",
+]
 
 
-def gradcam(activations: Tensor, gradients: Tensor) -> Tensor:
-    """Grad-CAM, eq. 1 and 2: channels weighted by the spatial mean of their gradient, summed, positive part.
+def weighted_sum(weights: Tensor, activations: Tensor) -> Tensor:
+    """Sum channels with one weight each: (N, C) and (N, C, h, w) to (N, h, w)."""
+    return torch.einsum("nc,nchw->nhw", weights, activations)
 
-    Args:
-        activations: (N, C, h, w).
-        gradients: of the score with respect to the activations, (N, C, h, w).
 
-    Returns:
-        (N, h, w), not negative, in units of the score.
+def gradcam(study: Study) -> Tensor:
+    """Grad-CAM, eq. 1 and 2: w = mean over positions of g; the map is the sum of w A."""
+    return weighted_sum(study.gradients.mean((2, 3)), study.activations)
+
+
+def gradcam_plus_plus(study: Study) -> Tensor:
+    """Grad-CAM++, eq. 19 with an exponential last layer: w = sum of α relu(g), α = g² / (2 g² + ΣA g³).
+
+    For g ≠ 0 the quotient is 1 / (2 + ΣA g), which needs no small constant in the denominator and therefore does not
+    depend on the scale of the gradient.
     """
-    weights = gradients.mean(dim=(2, 3))  # (N, C)
-    return torch.einsum("nc,nchw->nhw", weights, activations).relu()
+    return weighted_sum(_plus_plus_weights(study.gradients, study.activations), study.activations)
+
+
+def _plus_plus_weights(gradients: Tensor, activations: Tensor) -> Tensor:
+    denominator = 2 + activations.sum((2, 3), keepdim=True) * gradients
+    alpha = torch.where(denominator == 0, 0.0, 1 / denominator)
+    return (alpha * gradients.relu()).sum((2, 3))
+
+
+def xgradcam(study: Study) -> Tensor:
+    """XGrad-CAM, eq. 8: w = sum of g A / sum of A, which serves the axioms of sensitivity and conservation best."""
+    total = study.activations.sum((2, 3))
+    weights = (study.gradients * study.activations).sum((2, 3)) / total
+    return weighted_sum(torch.where(total == 0, 0.0, weights), study.activations)
+
+
+def hirescam(study: Study) -> Tensor:
+    """HiResCAM, eq. 4: sum over channels of g A, with no averaging of the gradient."""
+    return (study.gradients * study.activations).sum(1)
+
+
+def gradcam_elementwise(study: Study) -> Tensor:
+    """Element-wise Grad-CAM: sum over channels of relu(g A); what speaks against the class cancels nothing."""
+    return (study.gradients * study.activations).relu().sum(1)
+
+
+def layercam(study: Study) -> Tensor:
+    """LayerCAM, eq. 4 and 5: sum over channels of relu(g) A; works at shallow layers too."""
+    return (study.gradients.relu() * study.activations).sum(1)
+
+
+def shapleycam(study: Study) -> Tensor:
+    """ShapleyCAM, eq. 11: w = mean of g - H A / 2, the Shapley value of a channel to second order.
+
+    H A is a Hessian-vector product: the gradient of g·A with A held fixed, one more pass through the tail.
+    """
+    raw = study.raw_activations
+    logits = study.on.captured.logits
+    second = torch.zeros_like(raw)
+    if logits.requires_grad:
+        direction = study.on.direction.to(logits)
+        (first,) = torch.autograd.grad(
+            logits, raw, direction, retain_graph=True, create_graph=True, materialize_grads=True
+        )
+        if first.requires_grad:
+            (second,) = torch.autograd.grad(
+                (first * raw.detach()).sum(), raw, retain_graph=True, materialize_grads=True
+            )
+    weights = (study.gradients - 0.5 * study.layer.to_nchw(second).float()).mean((2, 3))
+    return weighted_sum(weights, study.activations)
+
+
+@contextmanager
+def twice_differentiable(model: nn.Module) -> Iterator[None]:
+    """Within the context, what torch cannot differentiate twice is computed by what it can: attention, hard sigmoid."""
+
+    def gate(_module: nn.Module, inputs: tuple[Tensor, ...], _output: Tensor) -> Tensor:
+        return functional.relu6(inputs[0] + 3) / 6
+
+    with ExitStack() as hooks:
+        hooks.enter_context(explicit_attention(model))
+        for module in model.modules():
+            if isinstance(module, nn.Hardsigmoid) and not module.inplace:
+                hooks.callback(module.register_forward_hook(gate).remove)
+        yield

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
     from torch import Tensor
 
 __all__ = ["Layer", "LayerCall", "Layout", "find_layout"]
@@ -63,6 +65,7 @@ class Layer:
         layout: how the output becomes a grid; None where there is none.
         stride: input pixels per grid row; None where there is no grid.
         order: position in the forward pass, from 0.
+        trunk: whether everything that the logits depend on goes through this output.
         explainable: whether a map can be made.
         note: the reason if it can't, or what to keep in mind.
     """
@@ -75,6 +78,7 @@ class Layer:
     layout: Layout | None
     stride: int | None
     order: int
+    trunk: bool
     explainable: bool
     note: str | None
 
@@ -84,15 +88,44 @@ class Layer:
         return self.layout.to_nchw(output)
 
 
-def find_layout(shape: tuple[int, ...], input_height: int, input_width: int) -> Layout | None:
+def find_layout(
+    shape: tuple[int, ...],
+    input_height: int,
+    input_width: int,
+    channels: Literal["first", "last"] | None = None,
+    seen: Collection[tuple[int, int]] = (),
+) -> Layout | None:
     """Recognise the grid in an output of ``shape`` (batch first) for an input of the given size in pixels.
 
-    A grid has the input's aspect ratio, up to the rounding of strides. Where channels-first and channels-last both fit,
-    channels-first wins, as it is what PyTorch's convolutions give.
+    A grid has the input's aspect ratio, up to the rounding of strides. Numbers can agree by accident, as they do in
+    attention matrices and in windows of tokens; what is known of the layer and of the grids before it tells those.
+
+    Args:
+        shape: of the output.
+        input_height: rows of the picture.
+        input_width: columns of the picture.
+        channels: where the layer's type puts the channels. Where None, and both fit, channels come first, as PyTorch's
+            convolutions have it.
+        seen: grids (h, w) of earlier layers. Unless the type says ``first``, a grid has to be one of them or a pooled
+            one, halved any number of times. None seen yet, or none coarser than the picture: any will do.
 
     Returns:
         The layout, or None where the output has no spatial axes.
     """
+    coarser = [grid for grid in seen if grid != (input_height, input_width)]
+    for layout in _candidates(shape, input_height, input_width, channels):
+        grid = layout.height, layout.width
+        if channels == "first" or grid == (1, 1) or grid in seen or not coarser:
+            return layout
+        if any(_is_pooled(grid, finer) for finer in coarser):
+            return layout
+    return None
+
+
+def _candidates(
+    shape: tuple[int, ...], input_height: int, input_width: int, channels: Literal["first", "last"] | None
+) -> Iterator[Layout]:
+    """Yield all layouts that the numbers allow, the likeliest first."""
 
     def fits(height: int, width: int) -> bool:
         if height > input_height or width > input_width:
@@ -102,19 +135,25 @@ def find_layout(shape: tuple[int, ...], input_height: int, input_width: int) -> 
         # One cell of rounding: 7 x 10 is a grid of 224 x 320, and so is 7 x 11 of 224 x 336.
         return abs(height * input_width - width * input_height) <= max(input_height, input_width)
 
-    if len(shape) == 4 and fits(shape[2], shape[3]):
-        return Layout("nchw", shape[2], shape[3])
-    if len(shape) == 4 and fits(shape[1], shape[2]):
-        return Layout("nhwc", shape[1], shape[2])
-    if len(shape) == 3:
-        return _find_tokens(shape[1], input_height, input_width)
-    return None
+    if len(shape) == 4 and channels != "last" and fits(shape[2], shape[3]):
+        yield Layout("nchw", shape[2], shape[3])
+    if len(shape) == 4 and channels != "first" and fits(shape[1], shape[2]):
+        yield Layout("nhwc", shape[1], shape[2])
+    if len(shape) == 3 and channels != "first":
+        yield from _token_candidates(shape[1], input_height, input_width)
 
 
-def _find_tokens(tokens: int, input_height: int, input_width: int) -> Layout | None:
+def _token_candidates(tokens: int, input_height: int, input_width: int) -> Iterator[Layout]:
     for prefix in range(min(_MAX_PREFIX_TOKENS, tokens - 1) + 1):
         height = round(math.sqrt((tokens - prefix) * input_height / input_width))
         width = round(math.sqrt((tokens - prefix) * input_width / input_height))
         if height * width == tokens - prefix:
-            return Layout("tokens", height, width, prefix)
-    return None
+            yield Layout("tokens", height, width, prefix)
+
+
+def _is_pooled(grid: tuple[int, int], finer: tuple[int, int]) -> bool:
+    """Whether halving ``finer`` some times, rounded up or down, gives ``grid``."""
+    return any(
+        all(side in (whole // step, -(-whole // step)) for side, whole in zip(grid, finer, strict=True))
+        for step in (2, 4, 8, 16, 32)
+    )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pkgutil
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from torch import Tensor
+    from torch import Tensor, nn
+
+    from service.cam.study import Study
 
 __all__ = ["METHODS", "Method"]
 
@@ -22,24 +24,45 @@ class Method:
         title: the name used in the literature.
         summary: one line: what it shows.
         paper: where it is defined.
-        needs_gradients: whether it differentiates the score.
+        function: ``module:name`` of ``(Study) -> maps (N, h, w)`` before the final ReLU; a name, so that the front
+            process can list methods without torch.
+        forwards: rough cost per picture, in forward passes, at the last stage of a network; None where it grows with
+            the number of channels.
+        derivatives: how often it differentiates the score: 0, 1 or 2 times.
         class_specific: whether different classes get different maps.
-        forwards: rough cost per picture in forward passes at the last stage, first target.
-        function: ``module:name`` of the function; a name, so that the front process can list methods without torch.
+        signed: whether its values below zero mean evidence against the class.
+        uses_layer: whether the target layer matters; otherwise the map is of the whole network.
+        slow: whether it runs the model many times; such requests have a lane of their own.
+        score: ``finer`` compares the class with those nearest to it instead of taking its logit alone.
+        refusal: ``module:name`` of ``(model) -> reason or None``, for methods that not every model allows.
     """
 
     title: str
     summary: str
     paper: str
-    needs_gradients: bool
-    class_specific: bool
-    forwards: float
     function: str
+    forwards: float | None = 1.0
+    derivatives: Literal[0, 1, 2] = 1
+    class_specific: bool = True
+    signed: bool = True
+    uses_layer: bool = True
+    slow: bool = False
+    score: Literal["logit", "finer"] = "logit"
+    refusal: str | None = None
 
     @property
-    def compute(self) -> Callable[[Tensor, Tensor], Tensor]:
-        """(activations, gradients), both (N, C, h, w) float32, to raw maps (N, h, w)."""
-        return cast("Callable[[Tensor, Tensor], Tensor]", pkgutil.resolve_name(self.function))
+    def needs_gradients(self) -> bool:
+        """Whether it differentiates the score."""
+        return self.derivatives > 0
+
+    @property
+    def compute(self) -> Callable[[Study], Tensor]:
+        """The function itself; imports torch."""
+        return cast("Callable[[Study], Tensor]", pkgutil.resolve_name(self.function))
+
+    def refuses(self, model: nn.Module) -> str | None:
+        """Say why this method does not apply to ``model``, or None where it does."""
+        return pkgutil.resolve_name(self.refusal)(model) if self.refusal else None
 
 
 METHODS: dict[str, Method] = {
@@ -47,9 +70,131 @@ METHODS: dict[str, Method] = {
         title="Grad-CAM",
         summary="Where the channels that speak for the class are active.",
         paper="https://arxiv.org/abs/1610.02391",
-        needs_gradients=True,
-        class_specific=True,
-        forwards=1.0,
         function="service.cam.gradient:gradcam",
+    ),
+    "gradcam++": Method(
+        title="Grad-CAM++",
+        summary="Grad-CAM that favours positions of positive gradient; covers several objects of a class better.",
+        paper="https://arxiv.org/abs/1710.11063",
+        function="service.cam.gradient:gradcam_plus_plus",
+    ),
+    "xgradcam": Method(
+        title="XGrad-CAM",
+        summary="Grad-CAM with weights that make the map sum up to the score as well as possible.",
+        paper="https://arxiv.org/abs/2008.02312",
+        function="service.cam.gradient:xgradcam",
+    ),
+    "hirescam": Method(
+        title="HiResCAM",
+        summary="Gradient times activation, position by position; exact for a linear head.",
+        paper="https://arxiv.org/abs/2011.08891",
+        function="service.cam.gradient:hirescam",
+    ),
+    "gradcam_elementwise": Method(
+        title="Grad-CAM, element-wise",
+        summary="Positive part of gradient times activation; nothing cancels.",
+        paper="https://arxiv.org/abs/2011.08891",
+        function="service.cam.gradient:gradcam_elementwise",
+        signed=False,
+    ),
+    "layercam": Method(
+        title="LayerCAM",
+        summary="Activations weighted by positive gradients; usable at shallow layers.",
+        paper="https://doi.org/10.1109/TIP.2021.3089943",
+        function="service.cam.gradient:layercam",
+    ),
+    "eigencam": Method(
+        title="Eigen-CAM",
+        summary="First principal component of the activations; the same for every class.",
+        paper="https://arxiv.org/abs/2008.00299",
+        function="service.cam.activation:eigencam",
+        derivatives=0,
+        class_specific=False,
+    ),
+    "eigengradcam": Method(
+        title="Eigen-Grad-CAM",
+        summary="First principal component of gradient times activation.",
+        paper="https://arxiv.org/abs/2008.00299",
+        function="service.cam.activation:eigengradcam",
+    ),
+    "shapleycam": Method(
+        title="ShapleyCAM",
+        summary="Grad-CAM with second-order Shapley values as weights.",
+        paper="https://arxiv.org/abs/2501.06261",
+        function="service.cam.gradient:shapleycam",
+        forwards=1.1,
+        derivatives=2,
+    ),
+    "finercam": Method(
+        title="Finer-CAM",
+        summary="What tells the class from the three that the model takes for most alike.",
+        paper="https://arxiv.org/abs/2501.11309",
+        function="service.cam.gradient:gradcam",
+        score="finer",
+    ),
+    "smoothgradcam++": Method(
+        title="Smooth Grad-CAM++",
+        summary="Grad-CAM++ over eight noisy copies of the picture.",
+        paper="https://arxiv.org/abs/1908.01224",
+        function="service.cam.perturbation:smoothgradcam_plus_plus",
+        forwards=9.0,
+        slow=True,
+    ),
+    "scorecam": Method(
+        title="Score-CAM",
+        summary="Weights from the score of the picture masked by each channel; no gradients.",
+        paper="https://arxiv.org/abs/1910.01279",
+        function="service.cam.perturbation:scorecam",
+        forwards=None,
+        derivatives=0,
+        slow=True,
+    ),
+    "ablationcam": Method(
+        title="Ablation-CAM",
+        summary="Weights from what the score loses without each channel; no gradients.",
+        paper="https://doi.org/10.1109/WACV45572.2020.9093360",
+        function="service.cam.perturbation:ablationcam",
+        forwards=None,
+        derivatives=0,
+        slow=True,
+    ),
+    "fullgrad": Method(
+        title="FullGrad",
+        summary="Input and all biases times their gradients, over the whole network; as fine as the input.",
+        paper="https://arxiv.org/abs/1905.00780",
+        function="service.cam.network:fullgrad",
+        forwards=3.0,
+        signed=False,
+        uses_layer=False,
+    ),
+    "activation": Method(
+        title="Mean activation",
+        summary="Raw filter responses; no class.",
+        paper="https://arxiv.org/abs/1512.04150",
+        function="service.cam.activation:mean_activation",
+        derivatives=0,
+        class_specific=False,
+    ),
+    "attention_rollout": Method(
+        title="Attention rollout",
+        summary="Which patches the class token attends to, through all layers; no class.",
+        paper="https://arxiv.org/abs/2005.00928",
+        function="service.cam.attention:attention_rollout",
+        forwards=2.0,
+        derivatives=0,
+        class_specific=False,
+        signed=False,
+        uses_layer=False,
+        refusal="service.cam.attention:refuse_without_class_token",
+    ),
+    "legrad": Method(
+        title="LeGrad",
+        summary="Gradient of the score with respect to the attention, over all layers.",
+        paper="https://arxiv.org/abs/2404.03214",
+        function="service.cam.attention:legrad",
+        forwards=3.0,
+        signed=False,
+        uses_layer=False,
+        refusal="service.cam.attention:refuse_without_class_token",
     ),
 }

@@ -1,14 +1,16 @@
-"""What can be asked about a picture. Needs no torch to import."""
+"""What can be asked about a picture, and how. Needs no torch to import."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Question", "Top"]
+__all__ = ["PLAIN", "Fuse", "Question", "Top", "Variant"]
+
+Fuse = Literal["max", "mean", "product"]
 
 
 @dataclass(frozen=True)
@@ -31,3 +33,28 @@ class Question:
         for target in self.targets:
             found.extend(ranking[: target.k] if isinstance(target, Top) else [target])
         return tuple(found)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How maps are made, the same for all pictures of a batch.
+
+    Attributes:
+        signed: keep what speaks against the class, as values below zero.
+        smooth: average over so many noisy copies of the picture; 0 for none.
+        flip: average over the picture and its mirror image.
+        fuse: make one map of those of several layers.
+    """
+
+    signed: bool = False
+    smooth: int = 0
+    flip: bool = False
+    fuse: Fuse | None = None
+
+    @property
+    def views(self) -> int:
+        """How many times the model sees each picture."""
+        return max(1, self.smooth) * (2 if self.flip else 1)
+
+
+PLAIN = Variant()

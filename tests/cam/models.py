@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from service.cam.catalogue import probe_layers
+from service.cam.methods import METHODS
+from service.models.torchvision_adapter import torchvision
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,13 +103,35 @@ class ChannelsLast(nn.Module):
         return logits
 
 
+def vit() -> nn.Module:
+    """Build torchvision's vision transformer, small: 16 patches and a class token, two blocks of two heads."""
+    model: nn.Module = torchvision.models.VisionTransformer(
+        image_size=32, patch_size=8, num_layers=2, num_heads=2, hidden_dim=8, mlp_dim=16, num_classes=5
+    )
+    return model
+
+
 # Family → (model, the layers that tests explain); all take (N, 3, 32, 32) and have five classes.
 FAMILIES: dict[str, tuple[Callable[[], nn.Module], tuple[str, ...]]] = {
     "plain": (Plain, ("first.1", "first", "second.0", "second")),
     "residual": (Residual, ("stem", "relu:0", "relu:1", "branch", "narrow", "block")),
     "tokens": (Tokens, ("patches", "norm1")),
     "channels_last": (ChannelsLast, ("norm", "mlp")),
+    "vit": (vit, ("conv_proj", "encoder.layers.encoder_layer_0", "encoder.layers.encoder_layer_1.ln_1")),
 }
+
+
+@cache
+def prepared(family: str) -> tuple[nn.Module, tuple[Layer, ...]]:
+    """Build a family's model, frozen, and the rows of its layers; shared by tests, which must not change it."""
+    build, names = FAMILIES[family]
+    model = frozen(build())
+    return model, tuple(layers_of(model, *names))
+
+
+def allowed() -> list[tuple[str, str]]:
+    """List every (family, method) whose method applies to the family's model."""
+    return [(f, m) for f in FAMILIES for m, method in METHODS.items() if method.refuses(prepared(f)[0]) is None]
 
 
 def pictures(n: int = 4, seed: int = 1) -> Tensor:

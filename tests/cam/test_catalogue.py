@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -28,6 +30,34 @@ from tests.cam.models import ChannelsLast, Plain, Residual, Tokens, frozen, pict
 )
 def test_grids_are_recognised(shape: tuple[int, ...], input_size: tuple[int, int], layout: Layout | None) -> None:
     assert find_layout(shape, *input_size) == layout
+
+
+@pytest.mark.parametrize(
+    ("shape", "channels", "seen", "layout"),
+    [
+        # The numbers of MaxViT's first stage at 224: 49 windows of 64 tokens with 64 channels.
+        ((2, 49, 64, 64), None, {(112, 112), (56, 56)}, None),
+        ((2, 49, 64, 64), "first", {(112, 112), (56, 56)}, Layout("nchw", 64, 64)),
+        ((2, 12, 197, 197), None, {(14, 14)}, None),  # attention among tokens
+        ((2, 28, 28, 192), None, {(56, 56)}, Layout("nhwc", 28, 28)),  # patches merged, as in Swin
+        ((2, 7, 7, 768), None, {(56, 56)}, Layout("nhwc", 7, 7)),
+        ((2, 8, 8, 192), None, {(15, 15)}, Layout("nhwc", 8, 8)),  # halved, rounded up
+        ((2, 14, 14, 14), "last", {(14, 14)}, Layout("nhwc", 14, 14)),
+        ((2, 14, 14, 14), None, {(14, 14)}, Layout("nchw", 14, 14)),
+        ((2, 64, 16), None, {(28, 28)}, None),  # 64 channels that are no tokens: 8×8 is no grid here
+        ((2, 9, 16), None, {(2, 2)}, Layout("tokens", 2, 2, prefix=5)),  # and not 3×3
+        ((2, 9, 16), None, (), Layout("tokens", 3, 3)),
+        ((2, 256, 588), "last", {(224, 224)}, Layout("tokens", 16, 16)),  # patches cut by hand
+        ((2, 512, 1, 1), None, {(7, 7)}, Layout("nchw", 1, 1)),
+    ],
+)
+def test_what_is_known_tells_grids_from_accidents(
+    shape: tuple[int, ...],
+    channels: Literal["first", "last"] | None,
+    seen: set[tuple[int, int]],
+    layout: Layout | None,
+) -> None:
+    assert find_layout(shape, 224, 224, channels, seen) == layout
 
 
 def test_tokens_become_a_grid_in_row_major_order_without_the_special_ones() -> None:
@@ -114,6 +144,54 @@ def test_every_refusal_says_why() -> None:
         "holder": "holds layers and is not called itself",
     }
     assert [layer.name for layer in layers if layer.explainable] == ["conv"]
+
+
+class Attends(nn.Module):
+    """A stem as fine as the attention among the tokens is large; the attention's weights pass through a module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 2, 2)
+        self.patches = nn.Conv2d(4, 4, 4, 4)
+        self.norm = nn.LayerNorm(4)
+        self.attention_dropout = nn.Dropout()
+        self.projection = Holder()
+        self.head = nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.patches(self.stem(x)).flatten(2).transpose(1, 2))  # (N, 16, 4)
+        attention = self.attention_dropout((x @ x.mT).softmax(-1)[:, None])  # (N, 1, 16, 16)
+        logits: Tensor = self.head(self.projection(attention[:, 0] @ x).mean(1))
+        return logits
+
+
+class Holder(nn.Module):
+    """Uses a layer's weights without calling it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 4)
+        self.skipped = nn.Sequential()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.inner.weight)
+
+
+def test_attention_is_no_grid_though_its_numbers_fit() -> None:
+    by_name = {layer.name: layer for layer in probe_layers(frozen(Attends()), pictures(2))}
+    assert by_name["stem"].shape == (4, 16, 16)
+    assert by_name["norm"].shape == (4, 4, 4)
+    assert by_name["attention_dropout"].note == "its axes are not the rows and columns of the picture: [1, 16, 16]"
+    assert by_name["projection"].explainable
+
+
+def test_a_layer_that_is_not_called_may_still_be_used() -> None:
+    by_name = {layer.name: layer for layer in probe_layers(frozen(Attends()), pictures(2))}
+    assert by_name["projection.inner"].note == (
+        "never called in the forward pass (the layer that holds it may use its weights)"
+    )
+    assert by_name["projection.skipped"].note == "never called in the forward pass"
+    assert by_name["projection.skipped"].kind == "block"
 
 
 @pytest.mark.parametrize("build", [Plain, Residual, Tokens, ChannelsLast])

@@ -1,0 +1,139 @@
+"""What a method gets to see: one layer of one forward pass, one score per row, and ways to ask the model for more."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from service.cam.capture import Capture, check_logits, gradients
+from service.errors import ModelOutputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from service.cam.layers import Layer, LayerCall
+
+__all__ = ["Pass", "Study"]
+
+# Elements of the tensor that a chunk of perturbed rows makes at its largest known place: 32 Mi float32 are 128 MiB.
+_CHUNK_ELEMENTS = 32 * 2**20
+
+
+def _go_on(_done: int, _total: int) -> None:
+    """Between chunks, nothing else is to be done."""
+
+
+@dataclass
+class Pass:
+    """One forward pass over a batch, and one score per row: ``direction`` (N, classes) holds the logits' weights."""
+
+    model: nn.Module
+    inputs: Tensor
+    captured: Capture
+    direction: Tensor
+    between: Callable[[int, int], None] = field(default=_go_on)
+
+    @cached_property
+    def gradients(self) -> dict[LayerCall, Tensor]:
+        """Gradients of the scores with respect to every captured activation, from one backward pass."""
+        return gradients(self.captured, self.direction)
+
+
+@dataclass
+class Study:
+    """One layer of a pass. Tensors are float32 and channels-first, whatever the model's dtype and layout."""
+
+    on: Pass
+    layer: Layer
+
+    @property
+    def raw_activations(self) -> Tensor:
+        """The layer's output as the model made it, with its graph."""
+        return self.on.captured.activations[self.layer.call]
+
+    @cached_property
+    def activations(self) -> Tensor:
+        """The layer's output, (N, C, h, w)."""
+        return self.layer.to_nchw(self.raw_activations.detach()).float()
+
+    @cached_property
+    def gradients(self) -> Tensor:
+        """Gradient of each row's score with respect to its activations, (N, C, h, w)."""
+        return self.layer.to_nchw(self.on.gradients[self.layer.call]).float()
+
+    def scores(self, logits: Tensor, row: int) -> Tensor:
+        """Scores (M,) of row ``row``'s question for other logits (M, classes)."""
+        return logits.detach().float() @ self.on.direction[row].to(logits.device)
+
+    def chunks(self, total: int, elements: int, done: int = 0, overall: int | None = None) -> Iterator[slice]:
+        """Cut ``total`` perturbed rows into chunks of bounded memory; others get their turn between them.
+
+        Args:
+            total: rows.
+            elements: numbers that one row takes at its largest place.
+            done: rows finished before these, for the report of progress.
+            overall: rows in all; ``total`` if None.
+        """
+        step = max(1, min(total, _CHUNK_ELEMENTS // max(1, elements)))
+        for begin in range(0, total, step):
+            self.on.between(done + begin, overall or total)
+            yield slice(begin, min(begin + step, total))
+
+    @torch.no_grad()
+    def predict(self, inputs: Tensor) -> Tensor:
+        """Logits (M, classes) for other inputs (M, 3, H, W)."""
+        return check_logits(self.on.model(inputs), len(inputs))
+
+    @torch.no_grad()
+    def predict_from(self, row: int, activations: Tensor) -> Tensor:
+        """Logits (M, classes) if the layer gave out ``activations`` (M, C, h, w) for row ``row``.
+
+        Where everything behind the layer depends on it alone, the layers before it run for one picture, not for M.
+        """
+        replacement = self._in_the_models_layout(row, activations)
+        if self.layer.trunk:
+            try:
+                return self._predict_replaced(row, replacement, copies=1)
+            except (RuntimeError, ModelOutputError):
+                pass  # the model reads the batch size off its input, as torchvision's ViT does for its class tokens
+        return self._predict_replaced(row, replacement, copies=len(activations))
+
+    def _predict_replaced(self, row: int, replacement: Tensor, copies: int) -> Tensor:
+        picture = self.on.inputs[row : row + 1].expand(copies, -1, -1, -1)
+        with _replaced(self.on.model, self.layer.call, replacement):
+            return check_logits(self.on.model(picture), len(replacement))
+
+    def _in_the_models_layout(self, row: int, activations: Tensor) -> Tensor:
+        """Bring (M, C, h, w) back to the layer's own layout and dtype; special tokens stay as they were."""
+        like = self.raw_activations
+        layout = self.layer.layout
+        assert layout is not None
+        if layout.kind == "nchw":
+            return activations.to(like)
+        if layout.kind == "nhwc":
+            return activations.permute(0, 2, 3, 1).to(like)
+        patches = activations.flatten(2).transpose(1, 2).to(like)  # (M, h*w, C)
+        special = like[row, : layout.prefix].detach().expand(len(activations), -1, -1)
+        return torch.cat([special, patches], dim=1)
+
+
+@contextmanager
+def _replaced(model: nn.Module, call: LayerCall, output: Tensor) -> Iterator[None]:
+    """Within the context, make one call of a module give out ``output`` instead of its own."""
+    calls = 0
+
+    def replace(_module: nn.Module, _inputs: Any, _output: Any) -> Tensor | None:
+        nonlocal calls
+        calls += 1
+        return output if calls - 1 == call.call else None
+
+    handle = model.get_submodule(call.module).register_forward_hook(replace)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,0 +1,452 @@
+"""What must hold of every method on every kind of network."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from service.cam import study
+from service.cam.explain import Answer, explain
+from service.cam.methods import METHODS
+from service.cam.questions import Question, Top, Variant
+from service.errors import ModelOutputError
+from tests.cam.models import FAMILIES, Plain, allowed, frozen, layers_of, pictures, prepared
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from service.cam.layers import Layer
+
+SIGNED = Variant(signed=True)
+
+every_method = pytest.mark.parametrize(("family", "method"), allowed())
+# Examples differ in rows and questions alone: a failure is as readable unshrunk, and shrinking would take minutes. The
+# same in every run, for the formulas' quotients are ill-conditioned for some rows, and no tolerance is good for all.
+few_examples = settings(max_examples=8, deadline=None, derandomize=True, phases=[Phase.explicit, Phase.generate])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """Networks this small are slower on two."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def assert_same(found: Tensor, expected: Tensor, tolerance: float = 1e-3) -> None:
+    """Compare raw maps, relative to the greatest magnitude of the expected one."""
+    torch.testing.assert_close(found, expected, rtol=0.0, atol=1e-6 + tolerance * float(expected.abs().max()))
+
+
+# One row is one row
+
+
+@st.composite
+def batches(draw: st.DrawFn) -> tuple[list[int], list[Question]]:
+    """Rows of six pictures, in any order and number, and a question to each."""
+    rows = draw(st.lists(st.integers(0, 5), min_size=2, max_size=4))
+    targets = st.lists(st.one_of(st.integers(0, 4), st.builds(Top, st.integers(1, 2))), min_size=1, max_size=2)
+    questions = [Question(tuple(draw(targets)), draw(st.sampled_from([None, 2]))) for _ in rows]
+    return rows, questions
+
+
+@every_method
+@few_examples
+@given(batch=batches())
+def test_a_row_does_not_depend_on_its_batch(family: str, method: str, batch: tuple[list[int], list[Question]]) -> None:
+    """Any order, any mix of targets, any batch-mates: the same as one picture and one target alone."""
+    model, layers = prepared(family)
+    rows, questions = batch
+    inputs = pictures(6)
+    together = explain(model, inputs[rows], questions, layers, [method], SIGNED)
+    alone: dict[tuple[int, int, int | None], Answer] = {}
+    for row, question, answer in zip(rows, questions, together, strict=True):
+        for k, target in enumerate(answer.targets):
+            key = (row, target, question.against)
+            if key not in alone:
+                lone = Question((target,), question.against)
+                (alone[key],) = explain(model, inputs[[row]], [lone], layers, [method], SIGNED)
+            for i in range(len(layers)):
+                assert_same(answer.maps[i][0][k], alone[key].maps[i][0][0])
+
+
+@every_method
+def test_a_permuted_batch_gives_permuted_maps(family: str, method: str) -> None:
+    model, layers = prepared(family)
+    inputs, order = pictures(4), [2, 0, 3, 1]
+    questions = [Question((target, (target + 2) % 5)) for target in range(4)]
+    before = explain(model, inputs, questions, layers, [method], SIGNED)
+    after = explain(model, inputs[order], [questions[n] for n in order], layers, [method], SIGNED)
+    for n, answer in zip(order, after, strict=True):
+        assert answer.targets == before[n].targets
+        for i in range(len(layers)):
+            assert_same(answer.maps[i][0], before[n].maps[i][0])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_methods_together_equal_methods_alone(family: str) -> None:
+    model, layers = prepared(family)
+    methods = [method for name, method in allowed() if name == family]
+    inputs, questions = pictures(2), [Question((Top(2), 1)), Question((3,), against=0)]
+    together = explain(model, inputs, questions, layers, methods, SIGNED)
+    for j, method in enumerate(methods):
+        alone = explain(model, inputs, questions, layers, [method], SIGNED)
+        for one, other in zip(together, alone, strict=True):
+            for i in range(len(layers)):
+                assert_same(one.maps[i][j], other.maps[i][0])
+
+
+# The model stays as it was
+
+
+def snapshot(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def assert_untouched(model: nn.Module, before: dict[str, Tensor]) -> None:
+    for module in model.modules():
+        assert not (module._forward_hooks)
+        assert not (module._forward_pre_hooks)
+        assert not (module._backward_hooks)
+        assert not module.training
+    for parameter in model.parameters():
+        assert parameter.grad is None
+        assert not parameter.requires_grad
+    after = model.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(value, before[name]) for name, value in after.items())
+    assert torch.is_grad_enabled()
+    assert not torch.is_inference_mode_enabled()
+
+
+@every_method
+def test_no_trace_is_left(family: str, method: str) -> None:
+    model, layers = prepared(family)
+    inputs, before = pictures(2), snapshot(model)
+    unchanged = inputs.clone()
+    explain(model, inputs, [Question((0, 1))] * 2, layers, [method], Variant(smooth=1, flip=True))
+    assert_untouched(model, before)
+    assert torch.equal(inputs, unchanged)
+    assert not inputs.requires_grad
+    assert inputs.grad is None
+
+
+class Fuse(Exception):
+    """A forward pass was stopped."""
+
+
+@every_method
+def test_no_trace_is_left_when_the_model_fails(family: str, method: str) -> None:
+    """It fails in its first, second… forward pass, in its last module, until the method gets through."""
+    build, names = FAMILIES[family]
+    model = frozen(build())
+    layers, inputs, before = layers_of(model, *names[:1]), pictures(1), snapshot(model)
+    passes = 0
+    limit = 0
+
+    def count(*_: object) -> None:
+        nonlocal passes
+        passes += 1
+        if passes > limit:
+            raise Fuse
+
+    failures = 0
+    for limit in (0, 1, 2, 5, 1000):  # noqa: B007  # read by the hook
+        passes = 0
+        handle = next(reversed(list(model.children()))).register_forward_hook(count)
+        try:
+            explain(model, inputs, [Question((0,))], layers, [method])
+        except Fuse:
+            failures += 1
+        finally:
+            handle.remove()
+        assert_untouched(model, before)
+    assert 1 <= failures <= 4
+
+
+@every_method
+def test_no_trace_is_left_when_others_end_it(family: str, method: str) -> None:
+    """``between`` raises when a deadline has passed or a caller has gone."""
+    model, layers = prepared(family)
+    before = snapshot(model)
+
+    def give_up(done: int, total: int) -> None:
+        assert 0 <= done < total
+        assert_untouched(model, before)  # nothing is in place while others have their turn
+        if done:
+            raise Fuse
+
+    try:
+        explain(model, pictures(2), [Question((0,))] * 2, layers[:1], [method], between=give_up)
+    except Fuse:
+        assert METHODS[method].slow
+    assert_untouched(model, before)
+
+
+# Chunks
+
+
+@pytest.mark.parametrize(("family", "method"), [each for each in allowed() if METHODS[each[1]].slow])
+def test_the_size_of_chunks_does_not_matter(family: str, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, layers = prepared(family)
+    inputs, questions = pictures(2), [Question((0, 3)), Question((Top(1),))]
+    whole = explain(model, inputs, questions, layers, [method], SIGNED)
+    for elements in (1, 3 * 16 * 3 * 32 * 32):  # one row at a time; three in Score-CAM
+        monkeypatch.setattr(study, "_CHUNK_ELEMENTS", elements)
+        steps: list[tuple[int, int]] = []
+        cut = explain(
+            model, inputs, questions, layers, [method], SIGNED, between=lambda *step, to=steps: to.append(step)
+        )
+        assert steps
+        for one, other in zip(cut, whole, strict=True):
+            for i in range(len(layers)):
+                assert_same(one.maps[i][0], other.maps[i][0])
+
+
+def test_chunks_report_their_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study, "_CHUNK_ELEMENTS", 1)
+    model, inputs = frozen(Plain()), pictures(2)
+    steps: list[tuple[int, int]] = []
+    layers = layers_of(model, "second")  # six channels, two rows
+    explain(model, inputs, [Question((0,))] * 2, layers, ["scorecam"], between=lambda *step: steps.append(step))
+    assert steps == [(0, 1), (0, 1), *((done, 12) for done in range(12))]
+
+
+# Ablation-CAM
+
+
+def ablated_one_by_one(model: nn.Module, picture: Tensor, layer: Layer, target: int) -> Tensor:
+    """Ablation-CAM as the paper has it: one whole forward pass per channel, with the channel set to zero."""
+    kept: list[Tensor] = []
+
+    def ablate(channel: int | None) -> float:
+        calls = 0
+
+        def hook(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor | None:
+            nonlocal calls
+            calls += 1
+            if calls - 1 != layer.call.call:
+                return None
+            if channel is None:
+                kept.append(layer.to_nchw(output)[0].clone())
+                return None
+            changed = output.clone()
+            assert layer.layout is not None
+            if layer.layout.kind == "nchw":
+                changed[:, channel] = 0
+            else:
+                changed[..., layer.layout.prefix :, channel] = 0  # patches, or the rows' columns
+            return changed
+
+        handle = model.get_submodule(layer.call.module).register_forward_hook(hook)
+        try:
+            return float(model(picture[None])[0, target])
+        finally:
+            handle.remove()
+
+    with torch.no_grad():
+        score = ablate(None)
+        drops = torch.tensor([score - ablate(channel) for channel in range(len(kept[0]))])
+        return (drops[:, None, None] / abs(score) * kept[0]).sum(0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_ablationcam_equals_one_forward_pass_per_channel(family: str) -> None:
+    """On trunk layers, where the layers before run once, and on branches, where they run for every channel."""
+    model, layers = prepared(family)
+    inputs = pictures(2)
+    answers = explain(model, inputs, [Question((0, 4))] * 2, layers, ["ablationcam"], SIGNED)
+    for picture, answer in zip(inputs, answers, strict=True):
+        for layer, (found,) in zip(layers, answer.maps, strict=True):
+            for k, target in enumerate((0, 4)):
+                assert_same(found[k], ablated_one_by_one(model, picture, layer, target))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_ablationcams_shortcut_changes_nothing(family: str) -> None:
+    model, layers = prepared(family)
+    trunk = [layer for layer in layers if layer.trunk]
+    detours = [replace(layer, trunk=False) for layer in trunk]
+    inputs, questions = pictures(2), [Question((0, 4))] * 2
+    short = explain(model, inputs, questions, trunk, ["ablationcam"], SIGNED)
+    long = explain(model, inputs, questions, detours, ["ablationcam"], SIGNED)
+    for one, other in zip(short, long, strict=True):
+        for i in range(len(trunk)):
+            assert_same(one.maps[i][0], other.maps[i][0])
+
+
+def test_families_have_trunks_and_branches() -> None:
+    layers = [layer for family in FAMILIES for layer in prepared(family)[1]]
+    assert {layer.trunk for layer in layers} == {True, False}
+    assert {layer.layout.kind for layer in layers if layer.layout} == {"nchw", "nhwc", "tokens"}
+
+
+# Identities
+
+
+def test_before_global_pooling_and_a_linear_head_four_methods_are_cam() -> None:
+    """The gradient is then the same all over a channel: the weights of the head, divided by the number of places."""
+    model, inputs = frozen(Plain()), pictures()
+    layers = layers_of(model, "second")
+    methods = ["gradcam", "hirescam", "xgradcam"]
+    answers = explain(model, inputs, [Question(tuple(range(5)))] * 4, layers, methods, SIGNED)
+    head = model.get_submodule("head")
+    assert isinstance(head, nn.Linear)
+    activations = model.get_submodule("second")(model.get_submodule("first")(inputs))  # (4, 6, 8, 8)
+    cams = torch.einsum("tc,nchw->nthw", head.weight, activations) / 64
+    for answer, cam in zip(answers, cams, strict=True):
+        for found in answer.maps[0]:
+            assert_same(found, cam, 1e-5)
+
+
+@pytest.mark.parametrize(("family", "layer"), [("plain", "second"), ("residual", "block")])
+def test_hirescam_sums_up_to_the_logit_where_the_head_is_linear(family: str, layer: str) -> None:
+    model = frozen(FAMILIES[family][0]())
+    layers = layers_of(model, layer)
+    head = model.get_submodule("head")
+    assert isinstance(head, nn.Linear)
+    for answer in explain(model, pictures(), [Question(tuple(range(5)))] * 4, layers, ["hirescam"], SIGNED):
+        torch.testing.assert_close(answer.maps[0][0].sum((1, 2)), answer.logits - head.bias, rtol=1e-4, atol=1e-4)
+
+
+def test_hirescam_sees_nothing_where_only_a_layer_norm_reads() -> None:
+    """Scaling a token changes nothing behind a LayerNorm, so g A sums to zero over every token's channels (Euler).
+
+    What is left are rounding errors: such a layer's map says nothing, whatever it looks like.
+    """
+    model, layers = prepared("tokens")
+    methods = ["hirescam", "gradcam_elementwise"]
+    for answer in explain(model, pictures(2), [Question((0, 1))] * 2, layers, methods, SIGNED):
+        (nothing, terms), (something, _) = answer.maps  # of "patches" and of the norm behind it
+        assert float(nothing.abs().max()) < 1e-5 * float(terms.max())
+        assert float(something.abs().max()) > 0.01 * float(terms.max())
+
+
+def test_shapleycam_is_gradcam_where_the_score_is_piecewise_linear() -> None:
+    model, layers = prepared("plain")
+    questions = [Question((0, 1))] * 2
+    for answer in explain(model, pictures(2), questions, layers, ["shapleycam", "gradcam"], SIGNED):
+        for found, expected in answer.maps:
+            assert_same(found, expected)
+
+
+class Gated(nn.Module):
+    """Squeeze and excitation, as in MobileNetV3: torch has no second derivative of its hard sigmoid."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 4, 4)
+        self.squeeze, self.excite = nn.Linear(4, 4), nn.Hardsigmoid()
+        self.head = nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x).relu()
+        logits: Tensor = self.head((x * self.excite(self.squeeze(x.mean((2, 3))))[:, :, None, None]).mean((2, 3)))
+        return logits
+
+
+@pytest.mark.parametrize(
+    ("build", "layer"),
+    [
+        (FAMILIES["channels_last"][0], "norm"),
+        (FAMILIES["tokens"][0], "norm1"),
+        (FAMILIES["vit"][0], "encoder.layers.encoder_layer_1.ln_1"),
+        (Gated, "conv"),
+    ],
+)
+def test_shapleycams_curvature_is_that_of_finite_differences(build: Callable[[], nn.Module], layer: str) -> None:
+    """H A is how fast the gradient changes along A; measured in float64, on networks with a curved score."""
+    model = frozen(build()).double()
+    inputs = pictures(1).double()
+    row = layers_of(frozen(build()), layer)[0]
+
+    def at(scale: float | None) -> tuple[Tensor, Tensor]:
+        """Activations, and their gradients where they are ``scale`` times what they are."""
+        kept: list[Tensor] = []
+
+        def hook(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
+            leaf = (output.detach() * (scale or 1.0)).requires_grad_()
+            kept.append(leaf)
+            return leaf
+
+        handle = model.get_submodule(row.call.module).register_forward_hook(hook)
+        try:
+            score = model(inputs)[0, 2]
+        finally:
+            handle.remove()
+        (gradient,) = torch.autograd.grad(score, kept)
+        return row.to_nchw(kept[0].detach()), row.to_nchw(gradient)
+
+    step = 1e-4
+    activations, gradient = at(None)
+    curvature = (at(1 + step)[1] - at(1 - step)[1]) / (2 * step)
+    weights = (gradient - curvature / 2).mean((2, 3))
+    expected = torch.einsum("nc,nchw->nhw", weights, activations)[0].float()
+    (answer,) = explain(model, inputs, [Question((2,))], [row], ["shapleycam", "gradcam"], SIGNED)
+    assert_same(answer.maps[0][0][0], expected)
+    plain = answer.maps[0][1][0]
+    assert float((plain - expected).abs().max()) > 0.01 * float(expected.abs().max())
+
+
+# Half precision
+
+# The last layer that tests explain, where rounding has had the least to work on.
+_LAST = {family: names[-1] for family, (_, names) in FAMILIES.items()}
+
+
+# Their weights have a sum of activations in the denominator, which comes close to zero where activations are signed.
+_SENSITIVE = {"gradcam++", "smoothgradcam++", "xgradcam"}
+
+
+@every_method
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
+def test_half_precision_models_get_float32_maps(family: str, method: str, dtype: torch.dtype) -> None:
+    exact, inputs = prepared(family)[0], pictures(3)
+    layers = layers_of(exact, _LAST[family])
+    half = frozen(FAMILIES[family][0]()).to(dtype)
+    question = [Question((1,))] * 3
+    expected = explain(exact, inputs, question, layers, [method], SIGNED)
+    found = explain(half, inputs.to(dtype), question, layers, [method], SIGNED)
+    for one, other in zip(found, expected, strict=True):
+        assert one.maps[0][0].dtype == one.logits.dtype == torch.float32
+        if method in _SENSITIVE and family not in ("plain", "residual"):
+            continue
+        a, b = one.maps[0][0].flatten(), other.maps[0][0].flatten()
+        assert float(torch.cosine_similarity(a, b, dim=0)) > (0.999 if dtype == torch.float16 else 0.98)
+        assert 0.8 < float(a.norm() / b.norm()) < 1.25
+
+
+# NaN
+
+
+@pytest.mark.parametrize("method", [m for family, m in allowed() if family == "plain" and METHODS[m].uses_layer])
+def test_a_map_that_is_not_finite_is_an_error_that_names_the_layer(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The layer gives out NaN, which a later one drops, so that the logits are sound."""
+
+    class Sick(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.sick = nn.Conv2d(3, 4, 4, 4)
+            self.head = nn.Linear(4, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.head(self.sick(x).nan_to_num(0.0).mean((2, 3)))
+            return logits
+
+    model = frozen(Sick())
+    layers = layers_of(model, "sick")
+    sick = model.get_submodule("sick")
+    assert isinstance(sick, nn.Conv2d)
+    assert sick.bias is not None
+    sick.bias[1] = float("nan")
+    with pytest.raises(ModelOutputError, match=rf"The {method.replace('+', '[+]')} map at layer 'sick' is not finite"):
+        explain(model, pictures(2), [Question((0,))] * 2, layers, [method])
