@@ -7,7 +7,7 @@ The tree, and nothing outside it, may leave the decoder, the engine and the clie
     │   ├── InvalidImage · NoImage · InvalidRequest · InvalidOption · UnsupportedMediaType
     │   ├── ImageTooLarge · BodyTooLarge · TooManyImages · NotFound · MethodNotAllowed
     │   ├── UnknownModel · UnknownLayer · UnknownLabel · UnknownMethod · UnknownColormap
-    │   └── LayerNotExplainable
+    │   └── UnknownHead · LayerNotExplainable · MethodNotApplicable
     ├── Unavailable       try again later
     │   ├── Overloaded · NotReady
     └── DeadlineExceeded · ModelLoadError · ModelOutputError · InternalError
@@ -179,6 +179,21 @@ class UnknownColormap(UnknownName):
     code = "unknown_colormap"
     title = "Unknown colormap"
     kind = "colormap"
+
+
+class UnknownHead(UnknownName):
+    """The model has no output of that name or position."""
+
+    code = "unknown_head"
+    title = "Unknown head"
+    kind = "head"
+
+
+class MethodNotApplicable(BadInput):
+    """The method exists, but not for this model or with these options; the message carries the reason."""
+
+    code = "method_not_applicable"
+    title = "Method not applicable"
 
 
 class LayerNotExplainable(BadInput):

@@ -43,7 +43,10 @@ class ModelConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field("", description="Name in the API; the architecture's if left out.", validate_default=True)
-    architecture: str = Field(description="`shapes`, `shapes-shortcut`, or a torchvision classification model.")
+    architecture: str = Field(
+        description="`shapes`, `shapes-shortcut`, a torchvision classification model, or the dotted name of a function "
+        "of yours that returns a module."
+    )
     weights: str | None = Field(
         None,
         description="A `.safetensors` or `.pth` file, the name of a torchvision weights entry, or `random`; "
@@ -58,6 +61,8 @@ class ModelConfig(BaseModel):
     mean: Channels | None = Field(None, description="Per-channel mean of the input, pixels scaled to 0–1.")
     std: Channels | None = Field(None, description="Per-channel standard deviation of the input.")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="What the model computes in.")
+    head: str | None = Field(None, description="Of a model with several outputs: which one answers by default.")
+    multi_label: bool = Field(False, description="Classes do not exclude each other: probabilities are sigmoids.")
     version: str | None = Field(None, description="Reported in answers; the weights' own name or digest if left out.")
 
     @model_validator(mode="before")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from service.cam.layers import Layer
 
-__all__ = ["FAMILIES", "default_layer"]
+__all__ = ["FAMILIES", "default_layer", "recommended"]
 
 # Torchvision's naming; ``vit``: the last block's output has a gradient on the class token alone, its first norm on all.
 FAMILIES: dict[str, str] = {
@@ -58,7 +58,52 @@ def default_layer(architecture: str, layers: Sequence[Layer]) -> str:
         matching = [layer.name for layer in usable if re.fullmatch(FAMILIES[family], layer.name)]
         if matching:
             return matching[-1]
-    trunk = [layer.name for layer in usable if layer.note is None]
+    trunk = [layer.name for layer in usable if layer.trunk]
     if not (trunk or usable):
         raise ModelLoadError("No layer of this model has an output with rows and columns, so it cannot be explained.")
     return (trunk or [layer.name for layer in usable])[-1]
+
+
+def recommended(layers: Sequence[Layer], default: str) -> tuple[str, ...]:
+    """Name layers worth trying: the default, then one of a finer grid and one of a coarser grid where there are such.
+
+    Finer is where the trunk leaves the next finer grid, coarser where it leaves the next coarser one: the last of the
+    outermost blocks with that grid, or of the outermost layers if no block has it, as in VGG. Where the whole trunk has
+    one grid, as in a ViT, the alternative is the default's counterpart two thirds of the way up the network: same name,
+    smaller number.
+
+    Args:
+        layers: the catalogue.
+        default: the default layer's name.
+    """
+    chosen = next(layer for layer in layers if layer.name == default)
+    trunk = [layer for layer in layers if layer.explainable and layer.trunk]
+    sizes = {_cells(layer) for layer in trunk}
+    finer = min((size for size in sizes if size > _cells(chosen)), default=None)
+    coarser = max((size for size in sizes if size < _cells(chosen)), default=None)
+    if finer is None and coarser is None:
+        return default, *_counterpart(layers, default)
+    found = [_last([layer for layer in trunk if _cells(layer) == size]) for size in (finer, coarser) if size]
+    return default, *found
+
+
+def _last(layers: Sequence[Layer]) -> str:
+    """The last of the outermost blocks; of the outermost layers of other kinds where there is no block."""
+    blocks = [layer for layer in layers if layer.kind == "block"] or layers
+    depth = min(layer.call.module.count(".") for layer in blocks)
+    return [layer.name for layer in blocks if layer.call.module.count(".") == depth][-1]
+
+
+def _counterpart(layers: Sequence[Layer], name: str) -> list[str]:
+    """The layer two thirds of the way up among those whose names differ from ``name`` in one number."""
+    names = [layer.name for layer in layers if layer.explainable]
+    blanks = [(number.start(), number.end()) for number in re.finditer(r"\d+", name)]
+    patterns = [re.escape(name[:start]) + r"\d+" + re.escape(name[end:]) for start, end in blanks]
+    series = [[found for found in names if re.fullmatch(pattern, found)] for pattern in patterns]
+    longest = max(series, key=len, default=[])
+    found = longest[len(longest) * 2 // 3 - 1 :][:1] if len(longest) > 2 else []
+    return [each for each in found if each != name]
+
+
+def _cells(layer: Layer) -> int:
+    return layer.layout.height * layer.layout.width if layer.layout else 0

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,11 +10,15 @@ from torch import Tensor, nn
 
 from service.cam.catalogue import probe_layers
 from service.cam.explain import explain, predict
+from service.cam.heads import Headed, find_heads
+from service.cam.methods import METHODS
+from service.cam.questions import PLAIN, Variant
 from service.errors import ModelLoadError, ModelOutputError
-from service.models.defaults import default_layer
+from service.models.defaults import default_layer, recommended
 from service.models.info import ModelInfo
 from service.models.labels import read_labels
 from service.models.sources.table import find_source
+from service.models.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,27 +26,37 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from service.cam.explain import Answer
+    from service.cam.explain import Answer, Between
     from service.cam.questions import Question
     from service.imaging.preprocess import PreprocessSpec
     from service.models.sources.source import Downloads, Loaded
     from service.settings import ModelConfig
 
-__all__ = ["ModelHost", "load_model"]
+__all__ = ["HowTo", "ModelHost", "load_model"]
 
 # How much a picture's logits may move, relative to their range, when another picture is computed beside it: rounding.
 _ROW_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
 
+@dataclass(frozen=True)
+class HowTo:
+    """How a batch is explained: the same layers, methods, variant and head for all its pictures, all by name."""
+
+    layers: tuple[str, ...]
+    methods: tuple[str, ...]
+    variant: Variant = PLAIN
+    head: str | None = None
+
+
 class ModelHost:
-    """One model on one device. ``predict`` and ``explain`` take its lock: one batch runs at a time."""
+    """One model on one device. Batches take turns; a slow one lets others go first between its steps."""
 
     def __init__(self, module: nn.Module, info: ModelInfo, device: torch.device) -> None:
         self.info = info
         self._module = module
         self._device = device
         self._dtype = getattr(torch, info.dtype)
-        self._lock = threading.Lock()
+        self._turns = Turns()
         self._layers = {layer.name: layer for layer in info.layers}
         spec = info.preprocess
         # (pixels / 255 - mean) / std as one multiplication and one addition per pixel
@@ -51,30 +64,45 @@ class ModelHost:
         self._scale = (1 / (255 * std)).to(device)
         self._shift = (-torch.tensor(spec.mean).view(3, 1, 1) / std).to(device)
 
-    def predict(self, pixels: NDArray[np.uint8]) -> Tensor:
+    def predict(self, pixels: NDArray[np.uint8], head: str | None = None) -> Tensor:
         """Return float32 logits (N, classes) on the CPU for ``pixels`` (N, H, W, 3) uint8 RGB."""
-        with self._lock:
-            return predict(self._module, self._normalise(pixels))
+        with self._turns:
+            return predict(self._seen_through(head), self._normalise(pixels))
 
     def explain(
         self,
         pixels: NDArray[np.uint8],
         questions: Sequence[Question],
-        layers: Sequence[str],
-        methods: Sequence[str],
+        how: HowTo,
+        between: Between = lambda _done, _total: None,
     ) -> list[Answer]:
         """Answer one question per picture; see :func:`service.cam.explain.explain`.
 
         Args:
             pixels: (N, H, W, 3) uint8 RGB, at the model's input size.
             questions: N of them.
-            layers: names from the catalogue.
-            methods: names from the method table.
+            how: the same for all pictures.
+            between: called between the steps of slow answers, while others have their turn.
         """
-        with self._lock:
+
+        def give_way(done: int, total: int) -> None:
+            self._turns.give_way()
+            between(done, total)
+
+        with self._turns:
             return explain(
-                self._module, self._normalise(pixels), questions, [self._layers[name] for name in layers], methods
+                self._seen_through(how.head),
+                self._normalise(pixels),
+                questions,
+                [self._layers[name] for name in how.layers],
+                how.methods,
+                how.variant,
+                give_way,
             )
+
+    def _seen_through(self, head: str | None) -> nn.Module:
+        chosen = head or self.info.default_head
+        return self._module if chosen is None else Headed(self._module, chosen)
 
     def _normalise(self, pixels: NDArray[np.uint8]) -> Tensor:
         batch = torch.from_numpy(pixels).to(self._device).permute(0, 3, 1, 2)  # (N, 3, H, W)
@@ -92,8 +120,11 @@ def load_model(config: ModelConfig, device: str, downloads: Downloads) -> ModelH
     module = loaded.module.eval().requires_grad_(requires_grad=False).to(place, dtype=getattr(torch, config.dtype))
     spec = _preprocess(config, loaded.preprocess)
     probe = _probe_pictures(spec, place, getattr(torch, config.dtype))
-    classes = _check_rows(module, probe)
-    layers = tuple(probe_layers(module, probe))
+    heads, head = _heads(config, module, probe)
+    seen = module if head is None else Headed(module, head)
+    classes = _check_rows(seen, probe)
+    layers = tuple(probe_layers(seen, probe))
+    default = default_layer(config.architecture, layers)
     info = ModelInfo(
         name=config.name,
         version=config.version or loaded.version,
@@ -101,16 +132,45 @@ def load_model(config: ModelConfig, device: str, downloads: Downloads) -> ModelH
         labels=_labels(config, loaded, classes),
         preprocess=spec,
         layers=layers,
-        default_layer=default_layer(config.architecture, layers),
+        default_layer=default,
         dtype=config.dtype,
         device=str(place),
         parameters=sum(parameter.numel() for parameter in module.parameters()),
+        recommended=recommended(layers, default),
+        refused_methods={name: reason for name, row in METHODS.items() if (reason := row.refuses(module))},
+        multi_label=config.multi_label,
+        heads=heads,
+        default_head=head,
     )
     return ModelHost(module, _with_chosen_layer(info, config.layer), place)
 
 
+def _heads(config: ModelConfig, module: nn.Module, pictures: Tensor) -> tuple[dict[str, int], str | None]:
+    """Find the model's heads and the one that answers by default; none of either for a single tensor."""
+    with torch.inference_mode():
+        output = _run(module, pictures)
+    heads = find_heads(output, len(pictures))
+    if not heads or config.head in heads:
+        return heads, config.head if heads else None
+    if config.head is not None:
+        raise ModelLoadError(f"Model {config.name!r} has no head {config.head!r}; it has {', '.join(heads)}.")
+    return heads, next(iter(heads))
+
+
+def _run(module: nn.Module, pictures: Tensor) -> object:
+    try:
+        return module(pictures)
+    except Exception as error:  # a model may raise anything: ViT asserts its input size, for one
+        height, width = pictures.shape[2:]
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelLoadError(f"The model cannot compute a picture of {height}×{width} pixels: {reason}") from error
+
+
 def _with_chosen_layer(info: ModelInfo, layer: str | None) -> ModelInfo:
-    return info if layer is None else replace(info, default_layer=info.layer(layer).name)
+    if layer is None:
+        return info
+    chosen = info.layer(layer).name
+    return replace(info, default_layer=chosen, recommended=recommended(info.layers, chosen))
 
 
 def _preprocess(config: ModelConfig, spec: PreprocessSpec) -> PreprocessSpec:
@@ -153,17 +213,13 @@ def _check_rows(module: nn.Module, pictures: Tensor) -> int:
     """Refuse a model whose answer for a picture depends on the pictures beside it; return the number of classes.
 
     Raises:
-        ModelLoadError: the rows are not independent, so that batches would answer wrongly; or the model cannot run.
+        ModelLoadError: the rows are not independent, so that batches would answer wrongly; or there are no logits.
     """
     try:
         together = predict(module, pictures)
         alone = torch.cat([predict(module, picture[None]) for picture in pictures])
     except ModelOutputError as error:
         raise ModelLoadError(error.message) from error
-    except Exception as error:  # a model may raise anything: ViT asserts its input size, for one
-        height, width = pictures.shape[2:]
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ModelLoadError(f"The model cannot compute a picture of {height}×{width} pixels: {reason}") from error
     spread = float(together.max() - together.min())
     if float((together - alone).abs().max()) > _ROW_TOLERANCE[pictures.dtype] * max(spread, 1e-6):
         raise ModelLoadError(

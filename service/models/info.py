@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from service.errors import LayerNotExplainable, UnknownLabel, UnknownLayer, shorten
+from service.errors import LayerNotExplainable, UnknownHead, UnknownLabel, UnknownLayer, shorten
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from service.cam.layers import Layer
     from service.imaging.preprocess import PreprocessSpec
 
@@ -30,6 +32,11 @@ class ModelInfo:
         dtype: what the model computes in.
         device: where it lives, such as ``cuda:0``.
         parameters: how many numbers were learned.
+        recommended: layers worth trying: the default, a finer and a coarser one.
+        refused_methods: methods that do not apply to this model, with the reason.
+        multi_label: whether probabilities are sigmoids rather than a softmax.
+        heads: name → number of classes, for a model with several outputs; empty otherwise.
+        default_head: the one that ``labels`` belong to; None for a model with one output.
     """
 
     name: str
@@ -42,6 +49,11 @@ class ModelInfo:
     dtype: str
     device: str
     parameters: int
+    recommended: tuple[str, ...] = ()
+    refused_methods: Mapping[str, str] = field(default_factory=dict)
+    multi_label: bool = False
+    heads: Mapping[str, int] = field(default_factory=dict)
+    default_head: str | None = None
 
     @cached_property
     def _layers_by_name(self) -> dict[str, Layer]:
@@ -53,6 +65,21 @@ class ModelInfo:
     def _classes_by_label(self) -> dict[str, int]:
         # ImageNet has two cranes and two maillots: the first of equal labels wins, the others go by index.
         return {label.casefold(): index for index, label in reversed(list(enumerate(self.labels)))}
+
+    def seen_through(self, head: str | None) -> ModelInfo:
+        """Describe the model as it is with another head; labels are kept where their number fits.
+
+        Raises:
+            UnknownHead: it has no such output.
+        """
+        if head is None or head == self.default_head:
+            return self
+        if head not in self.heads:
+            has = f"It has {', '.join(self.heads)}." if self.heads else "It has one output; leave the head out."
+            raise UnknownHead.among(head, self.heads, has)
+        classes = self.heads[head]
+        labels = self.labels if classes == len(self.labels) else tuple(f"class {index}" for index in range(classes))
+        return replace(self, labels=labels, default_head=head)
 
     def layer(self, name: str) -> Layer:
         """Find a layer of the catalogue that can be explained; ``default`` is the model's default.

@@ -45,7 +45,7 @@ def load_toy(monkeypatch: pytest.MonkeyPatch, offline: Downloads) -> LoadToy:
         **configuration: Any,
     ) -> ModelHost:
         loaded = Loaded(module, spec or PreprocessSpec(height=8, width=8), labels, "toy-1")
-        source = Source("Toys", lambda: ("toy",), lambda _config, _downloads: loaded)
+        source = Source("Toys", lambda: ("toy",), lambda name: name == "toy", lambda _config, _downloads: loaded)
         monkeypatch.setitem(SOURCES, "toys", source)
         return load_model(ModelConfig(architecture="toy", **configuration), "cpu", offline)
 

@@ -11,7 +11,7 @@ from service.cam.layers import Layer, LayerCall, Layout
 from service.cam.questions import Question, Top
 from service.errors import ModelLoadError
 from service.models.defaults import FAMILIES, default_layer
-from service.models.host import ModelHost, load_model
+from service.models.host import HowTo, ModelHost, load_model
 from service.models.sources import zoo
 from service.models.sources.source import Downloads
 from service.models.torchvision_adapter import torchvision
@@ -87,7 +87,7 @@ class TestEveryFamily:
         picture = np.random.default_rng(0).integers(0, 256, (1, spec.height, spec.width, 3), dtype=np.uint8)
 
         # With random weights a bias can make a class win without evidence, and its map is empty: look at some more.
-        (answer,) = host.explain(picture, [Question((Top(8),))], [host.info.default_layer], ["gradcam"])
+        (answer,) = host.explain(picture, [Question((Top(8),))], HowTo((host.info.default_layer,), ("gradcam",)))
 
         maps = answer.maps[0][0]
         assert maps.shape[1:] == CONVENTIONAL[host.info.architecture][1][1:]
@@ -137,7 +137,7 @@ class TestSmallInputs:
 def layer(name: str, *, refused: str | None = None, branch: bool = False) -> Layer:
     note = refused or ("inside a branch" if branch else None)
     layout = Layout("nchw", 7, 7)
-    return Layer(name, LayerCall(name), "Conv2d", "conv", (4, 7, 7), layout, 32, 0, refused is None, note)
+    return Layer(name, LayerCall(name), "Conv2d", "conv", (4, 7, 7), layout, 32, 0, note is None, refused is None, note)
 
 
 class TestRules:

@@ -16,7 +16,7 @@ from service.cam.questions import Question, Top
 from service.errors import LayerNotExplainable, ModelLoadError, UnknownLayer
 from service.imaging.preprocess import PreprocessSpec
 from service.models import host as host_module
-from service.models.host import load_model
+from service.models.host import HowTo, load_model
 from service.models.sources import embedded
 from service.settings import ModelConfig
 
@@ -75,7 +75,7 @@ class TestNumbers:
         pixels = plain((0, 0, 0))
         pixels[0, 2, 5, 1] = 255
 
-        (answer,) = toy.explain(pixels, [Question((1, 0))], ["pixels"], ["gradcam"])
+        (answer,) = toy.explain(pixels, [Question((1, 0))], HowTo(("pixels",), ("gradcam",)))
 
         # d mean / d pixel = 1/64 everywhere, so the one green pixel of value 1 weighs 1/64; there is no red one.
         expected = np.zeros((2, 8, 8))
@@ -86,7 +86,7 @@ class TestNumbers:
     def test_prediction_and_explanation_agree(self, load_toy: LoadToy) -> None:
         toy, pixels = load_toy(MeanColour()), plain((10, 200, 30), (90, 80, 70))
 
-        answers = toy.explain(pixels, [PREDICTED] * 2, ["pixels"], ["gradcam"])
+        answers = toy.explain(pixels, [PREDICTED] * 2, HowTo(("pixels",), ("gradcam",)))
 
         assert torch.equal(torch.stack([answer.logits for answer in answers]), toy.predict(pixels))
 
@@ -204,7 +204,7 @@ class TestRefusing:
     @pytest.mark.parametrize(
         ("change", "reason"),
         [
-            (lambda logits: {"out": logits}, r"logits of shape \(batch, classes\); it returned dict"),
+            (lambda logits: {"out": logits[:, :, None]}, r"logits of shape \(batch, classes\); it returned dict"),
             (lambda logits: logits[:, :, None, None], r"it returned \(2, 3, 1, 1\)"),
             (lambda logits: logits.sum(0, keepdim=True), r"it returned \(1, 3\)"),
             (lambda logits: logits / 0, "not finite"),
@@ -286,7 +286,9 @@ class TestReducedPrecision:
             load_model(ModelConfig(architecture="shapes", dtype=kind), "cpu", offline) for kind in ("float32", dtype)
         )
 
-        (expected,), (answer,) = (host.explain(star, [PREDICTED], ["layer4"], ["gradcam"]) for host in (full, reduced))
+        (expected,), (answer,) = (
+            host.explain(star, [PREDICTED], HowTo(("layer4",), ("gradcam",))) for host in (full, reduced)
+        )
 
         raw, wanted = answer.maps[0][0], expected.maps[0][0]
         assert answer.targets == expected.targets == (3,)
@@ -305,7 +307,7 @@ class TestLeavesNoTrace:
 
         toy = load_toy(module)
         toy.predict(plain((1, 2, 3)))
-        toy.explain(plain((1, 2, 3), (4, 5, 6)), [PREDICTED, Question((0, 1))], ["0", "2"], ["gradcam"])
+        toy.explain(plain((1, 2, 3), (4, 5, 6)), [PREDICTED, Question((0, 1))], HowTo(("0", "2"), ("gradcam",)))
 
         assert not any(part.training for part in module.modules())
         assert not any(parameter.requires_grad for parameter in module.parameters())
@@ -361,7 +363,7 @@ class TestLock:
             picture = plain(colours[number])
             if number % 2:
                 return toy.predict(picture)[0]
-            return toy.explain(picture, [PREDICTED], ["pixels"], ["gradcam"])[0].logits
+            return toy.explain(picture, [PREDICTED], HowTo(("pixels",), ("gradcam",)))[0].logits
 
         with ThreadPoolExecutor(4) as threads:
             answers = list(threads.map(ask, range(24)))

@@ -15,7 +15,7 @@ from service.models.state_dicts import digest, load_into, read_state_dict
 if TYPE_CHECKING:
     from service.settings import ModelConfig
 
-__all__ = ["architectures", "load"]
+__all__ = ["architectures", "has", "load"]
 
 _FILES = Path(__file__).parents[2] / "demo"
 
@@ -23,6 +23,11 @@ _FILES = Path(__file__).parents[2] / "demo"
 def architectures() -> tuple[str, ...]:
     """Return the names of the embedded models."""
     return ("shapes", "shapes-shortcut")
+
+
+def has(architecture: str) -> bool:
+    """Tell the embedded models' names."""
+    return architecture in architectures()
 
 
 def load(config: ModelConfig, _downloads: Downloads) -> Loaded:

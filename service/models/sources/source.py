@@ -47,11 +47,12 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Source:
-    """One row of the table: which architectures it has, and how to load one.
+    """One row of the table: which architectures it lists, whether it has a given one, and how to load it.
 
     ``load`` raises ``ModelLoadError`` with a sentence that says what to do.
     """
 
     title: str
     architectures: Callable[[], Sequence[str]]
+    has: Callable[[str], bool]
     load: Callable[[ModelConfig, Downloads], Loaded]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from service.errors import ModelLoadError, closest
-from service.models.sources import embedded, zoo
+from service.models.sources import embedded, python, zoo
 from service.models.sources.source import Source
 
 __all__ = ["SOURCES", "find_source"]
 
 SOURCES: dict[str, Source] = {
-    "embedded": Source("Embedded in this package", embedded.architectures, embedded.load),
-    "torchvision": Source("torchvision classification models", zoo.architectures, zoo.load),
+    "embedded": Source("Embedded in this package", embedded.architectures, embedded.has, embedded.load),
+    "torchvision": Source("torchvision classification models", zoo.architectures, zoo.has, zoo.load),
+    "python": Source("Your own code, by dotted name: mypackage.nets.build", list, python.has, python.load),
 }
 
 
@@ -20,12 +21,10 @@ def find_source(architecture: str) -> Source:
     Raises:
         ModelLoadError: none has; the message names the closest.
     """
-    known: list[str] = []
     for source in SOURCES.values():
-        architectures = source.architectures()
-        if architecture in architectures:
+        if source.has(architecture):
             return source
-        known.extend(architectures)
+    known = [name for source in SOURCES.values() for name in source.architectures()]
     near = closest(architecture, known)
     meant = f" Did you mean {' or '.join(near)}?" if near else ""
     raise ModelLoadError(f"There is no architecture {architecture!r}.{meant} `camserve models` lists them.")

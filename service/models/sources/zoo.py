@@ -19,7 +19,7 @@ from service.models.torchvision_adapter import torchvision
 if TYPE_CHECKING:
     from service.settings import ModelConfig
 
-__all__ = ["architectures", "load"]
+__all__ = ["architectures", "has", "load"]
 
 _SITE = "https://download.pytorch.org/models"
 _IMAGENET_CLASSES = 1000
@@ -28,6 +28,11 @@ _IMAGENET_CLASSES = 1000
 def architectures() -> list[str]:
     """Return the names of torchvision's classification models."""
     return list(torchvision.models.list_models(module=torchvision.models))
+
+
+def has(architecture: str) -> bool:
+    """Tell torchvision's names."""
+    return architecture in architectures()
 
 
 def load(config: ModelConfig, downloads: Downloads) -> Loaded:

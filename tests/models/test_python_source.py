@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from service.cam.questions import Question, Top
+from service.errors import ModelLoadError, UnknownHead
+from service.models.host import HowTo, ModelHost, load_model
+from service.models.sources.source import Downloads
+from service.settings import ModelConfig
+from tests import user_models
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PICTURES = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+
+
+def load(tmp_path: Path, text: str) -> ModelHost:
+    return load_model(ModelConfig.model_validate(text), "cpu", Downloads(tmp_path, allowed=False))
+
+
+def test_a_function_by_its_dotted_name(tmp_path: Path) -> None:
+    host = load(tmp_path, "mine=tests.user_models.one_head,size=32,resize=32")
+    assert host.info.labels == ("class 0", "class 1", "class 2")
+    assert host.info.version == "code"
+    assert host.info.heads == {}
+    assert host.info.default_layer == "body"
+    assert host.predict(PICTURES).shape == (2, 3)
+
+
+def test_weights_fill_what_the_function_returns(tmp_path: Path) -> None:
+    state = {name: torch.ones_like(value) for name, value in user_models.one_head().state_dict().items()}
+    save_file(state, tmp_path / "ones.safetensors")
+    host = load(tmp_path, f"mine=tests.user_models.one_head:{tmp_path / 'ones.safetensors'},size=32")
+    logits = host.predict(PICTURES)
+    assert torch.equal(logits[:, 0], logits[:, 2])  # equal weights, equal logits
+    assert host.info.version != "code"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("tests.user_models.nothing", "no 'tests.user_models.nothing' to import"),
+        ("no_such_package.nets.build", "Is its folder on PYTHONPATH"),
+        ("tests.user_models.fails", "ValueError: the recipe is missing"),
+        ("tests.user_models.no_module", "must return a torch.nn.Module; it returned str"),
+    ],
+)
+def test_what_cannot_be_used_says_why(tmp_path: Path, name: str, message: str) -> None:
+    with pytest.raises(ModelLoadError, match=message):
+        load(tmp_path, f"mine={name},size=32")
+
+
+class TestHeads:
+    def test_are_found_and_the_first_answers_by_default(self, tmp_path: Path) -> None:
+        host = load(tmp_path, "mine=tests.user_models.two_heads,size=32")
+        assert (host.info.heads, host.info.default_head) == ({"coarse": 3, "fine": 7}, "coarse")
+        assert len(host.info.labels) == 3
+        assert host.predict(PICTURES).shape == (2, 3)
+        assert host.predict(PICTURES, "fine").shape == (2, 7)
+
+    def test_the_configuration_chooses_another(self, tmp_path: Path) -> None:
+        host = load(tmp_path, "mine=tests.user_models.two_heads,size=32,head=fine")
+        assert (host.info.default_head, len(host.info.labels)) == ("fine", 7)
+        with pytest.raises(ModelLoadError, match="no head 'fin'; it has coarse, fine"):
+            load(tmp_path, "mine=tests.user_models.two_heads,size=32,head=fin")
+
+    def test_each_has_its_own_maps(self, tmp_path: Path) -> None:
+        host = load(tmp_path, "mine=tests.user_models.two_heads,size=32")
+        alone = load(tmp_path, "mine=tests.user_models.one_head,size=32")
+        questions = [Question((Top(1), 0))] * 2
+        coarse, fine = (
+            host.explain(PICTURES, questions, HowTo(("body",), ("gradcam",), head=head)) for head in ("coarse", "fine")
+        )
+        expected = alone.explain(PICTURES, questions, HowTo(("body",), ("gradcam",)))
+        for found, same, other in zip(coarse, expected, fine, strict=True):
+            assert torch.equal(found.maps[0][0], same.maps[0][0])
+            assert len(other.logits) == 7
+
+    def test_info_seen_through_another_head(self, tmp_path: Path) -> None:
+        info = load(tmp_path, "mine=tests.user_models.two_heads,size=32").info
+        assert info.seen_through(None) is info
+        assert info.seen_through("fine").labels[6] == "class 6"
+        with pytest.raises(UnknownHead, match="Did you mean 'coarse'"):
+            info.seen_through("course")
+        with pytest.raises(UnknownHead, match="one output"):
+            load(tmp_path, "mine=tests.user_models.one_head,size=32").info.seen_through("fine")

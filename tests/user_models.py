@@ -1,0 +1,56 @@
+"""Models as users bring them: factories that the service loads by dotted name, in its worker processes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Trunk(nn.Module):
+    """Three convolutions; the seed makes every worker's weights the same."""
+
+    def __init__(self, read: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Conv2d(3, 6, 3, 2, 1), nn.ReLU(), nn.Conv2d(6, 8, 3, 2, 1), nn.ReLU())
+        self.coarse = nn.Linear(8, 3)
+        self.fine = nn.Linear(8, 7)
+        self._read = read
+
+    def forward(self, x: Tensor) -> object:
+        return self._read(self.body(x).mean((2, 3)))
+
+
+class Outputs(NamedTuple):
+    """What ``two_heads`` returns."""
+
+    coarse: Tensor
+    fine: Tensor
+    embedding: Tensor
+
+
+def one_head() -> nn.Module:
+    """Three classes."""
+    model = Trunk(lambda features: model.coarse(features))  # noqa: PLW0108  # it does not exist yet
+    return model
+
+
+def two_heads() -> nn.Module:
+    """A named tuple of two heads and something that is none."""
+    model = Trunk(lambda features: Outputs(model.coarse(features), model.fine(features), features[:, None]))
+    return model
+
+
+def fails() -> nn.Module:
+    """Raises."""
+    raise ValueError("the recipe is missing")
+
+
+def no_module() -> object:
+    """Returns something else."""
+    return "resnet50"
