@@ -74,6 +74,7 @@ class PredictOptions(_Options):
     """Options of ``predict``; part of those of ``explain``."""
 
     top_k: Whole = Field(5, ge=1, le=100_000, description="How many classes to list, at most as many as there are.")
+    head: ClassName | None = Field(None, description="Of a model with several outputs: which one, by name or position.")
 
 
 Targets = Annotated[list[ClassName], BeforeValidator(_listed), Field(min_length=1, max_length=256)]
@@ -104,6 +105,16 @@ class ExplainOptions(PredictOptions):
         "auto", description="`auto`: palette PNG for heatmaps, grey PNG for masks, JPEG for overlays."
     )
     max_side: Whole = Field(1024, ge=16, le=8192, description="Longest side of rendered pictures, in pixels.")
+    signed: bool = Field(
+        False, description="Keep what speaks against the class, as values below zero, in a diverging colormap."
+    )
+    smooth: Whole = Field(0, ge=0, le=64, description="Average over so many noisy copies of the picture; 0 for none.")
+    augment: Literal["none", "flip"] = Field(
+        "none", description="`flip`: average over the picture and its mirror image."
+    )
+    fuse: Literal["max", "mean", "product"] | None = Field(
+        None, description="Make one map of those of all layers asked for, on the finest of their grids."
+    )
 
 
 class ImageInput(_Options):
@@ -168,7 +179,7 @@ class Prediction(_Answer):
     rank: int = Field(description="From 1.")
     index: int
     label: str
-    probability: float = Field(description="Softmax of the logits.")
+    probability: float = Field(description="Softmax of the logits; of a multi-label model, the logit's sigmoid.")
     logit: float
 
 
@@ -214,9 +225,17 @@ class Explanation(_Answer):
     method: str
     target: ExplanationTarget
     against: ExplanationTarget | None
-    empty: bool = Field(description="Nothing in the map was positive.")
+    empty: bool = Field(description="The map shows nothing; `reason` says why.")
+    reason: Literal["no_positive_evidence", "zero_gradient", "constant"] | None = Field(
+        None,
+        description="Of an empty map: nothing is positive, or the score does not depend on the layer at all, or every "
+        "position has the same value.",
+    )
+    note: str | None = Field(None, description="What to keep in mind: little evidence, a method without a class …")
+    minimum: float | None = Field(None, description="Lowest value of the raw map.")
     maximum: float = Field(description="Highest value of the raw map.")
-    peak: PointData | None = Field(description="Centre of the hottest cell; null for an empty map.")
+    sum: float | None = Field(None, description="Sum of the raw map.")
+    peak: PointData | None = Field(description="Centre of the hottest cell; null where nothing is positive.")
     heatmap: EncodedPicture | None = None
     overlay: EncodedPicture | None = None
     mask: EncodedPicture | None = None
@@ -300,7 +319,11 @@ class ModelEntry(_Answer):
     preprocessing: Preprocessing | None = None
     classes: int | None = None
     default_layer: str | None = None
-    methods: list[str] = []
+    methods: list[str] = Field([], description="Methods that apply to this model.")
+    refused_methods: dict[str, str] = Field({}, description="The others, with the reason.")
+    multi_label: bool = Field(False, description="Classes do not exclude each other.")
+    heads: dict[str, int] = Field({}, description="Of a model with several outputs: name and number of classes.")
+    default_head: str | None = None
     device: str | None = None
     dtype: str | None = None
     parameters: int | None = None
@@ -359,8 +382,12 @@ class MethodEntry(_Answer):
     summary: str
     paper: str
     needs_gradients: bool
-    class_specific: bool
-    forwards: float = Field(description="Rough cost per picture, in forward passes.")
+    class_specific: bool = Field(description="Whether different classes get different maps.")
+    signed: bool = Field(True, description="Whether `signed=true` is possible.")
+    uses_layer: bool = Field(True, description="Whether the layer matters; otherwise the map is of the whole network.")
+    forwards: float | None = Field(
+        description="Rough cost per picture in forward passes; null where it grows with the number of channels."
+    )
 
 
 class MethodList(_Answer):

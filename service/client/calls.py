@@ -59,6 +59,11 @@ class Options(TypedDict, total=False):
     image_format: Literal["auto", "png", "jpeg", "webp"] | None
     top_k: int | None
     max_side: int | None
+    head: int | str | None
+    signed: bool | None
+    smooth: int | None
+    augment: Literal["none", "flip"] | None
+    fuse: Literal["max", "mean", "product"] | None
 
 
 @dataclass(frozen=True)

@@ -158,9 +158,10 @@ class Client(_Base[httpx.BaseTransport]):
             image: a path, a file's bytes, or a PIL picture.
             model: name of the model; None is the server's default.
             **options: ``layer``, ``target``, ``against``, ``method``, ``output``, ``size``, ``colormap``, ``alpha``,
-                ``threshold``, ``image_format``, ``top_k``, ``max_side``, as the server documents them. ``layer``,
-                ``target``, ``method`` and ``output`` take one value or several, and there is an explanation per layer,
-                method and target, in that nesting order. ``output`` is heatmap, overlay and map unless given.
+                ``threshold``, ``image_format``, ``top_k``, ``max_side``, ``head``, ``signed``, ``smooth``, ``augment``,
+                ``fuse``, as the server documents them. ``layer``, ``target``, ``method`` and ``output`` take one value
+                or several, and there is an explanation per layer, method and target, in that nesting order. ``output``
+                is heatmap, overlay and map unless given.
 
         Raises:
             ClientError: there is no answer; its class says why.

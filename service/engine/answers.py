@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from service.engine.evidence import Evidence
     from service.errors import ServiceError
     from service.imaging.geometry import Box
     from service.imaging.render import Rendered
@@ -37,13 +38,26 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class MapAnswer:
-    """One explanation. ``raw`` is the method's map at the layer's resolution, (h, w) float32."""
+    """One explanation.
+
+    Attributes:
+        layer: its name; several joined by ``+`` where they were fused.
+        method: its name.
+        target: the class.
+        against: the class it is compared with.
+        raw: the method's map at the layer's resolution, (h, w) float32.
+        evidence: the map in numbers, and why it is empty if it is.
+        note: what to keep in mind with it.
+        rendered: its pictures.
+    """
 
     layer: str
     method: str
     target: ClassScore
     against: ClassScore | None
     raw: NDArray[np.float32]
+    evidence: Evidence
+    note: str | None
     rendered: Rendered
 
 

@@ -6,7 +6,7 @@ waits for a timer: a lone request leaves at once, and while a batch computes the
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -27,7 +27,7 @@ class Batchable(Protocol):
 
     @property
     def alone(self) -> bool:
-        """Whether it must not share a batch: it was in one that took a worker down."""
+        """Whether it must not share a batch: it is slow, or was in a batch that took a worker down."""
 
     @property
     def abandoned(self) -> bool:
@@ -86,7 +86,7 @@ class Batcher(Generic[J]):
         """Remember that no more than ``size`` jobs of ``lane`` fit on the device at once."""
         self._caps[lane] = max(1, min(size, self._caps.get(lane, size)))
 
-    def next_batch(self, accepts: Callable[[Hashable], bool]) -> list[J]:
+    def next_batch(self, accepts: Callable[[Any], bool]) -> list[J]:
         """Take the next batch out, for a worker that ``accepts`` only some lanes.
 
         Abandoned jobs are dropped on the way: they never reach a device.

@@ -17,6 +17,7 @@ import numpy as np
 
 from service.engine.admission import Admission
 from service.engine.answers import Answer, ClassScore, MapAnswer, PictureAnswer, StageTimes, Upload
+from service.engine.evidence import note_on, weigh
 from service.engine.jobs import Job
 from service.engine.plan import Plan, plan
 from service.engine.pool import Pool
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from service.engine.jobs import Computed
-    from service.imaging.preprocess import PreprocessSpec
     from service.imaging.render import RenderSpec
     from service.metrics import Metrics
     from service.models.info import ModelInfo
@@ -61,7 +61,7 @@ class Explainer:
             max_pixels=settings.max_image_pixels,
             max_frames=settings.max_image_frames,
         )
-        self._threads = ThreadPoolExecutor(settings.decode_threads or os.cpu_count() or 1, "picture")
+        self._threads = ThreadPoolExecutor(settings.decode_threads or len(os.sched_getaffinity(0)), "picture")
         self.pool = Pool(settings, metrics)
         self.admission = Admission(settings.max_queue, lambda: asyncio.get_running_loop().time())
 
@@ -107,7 +107,7 @@ class Explainer:
             with self.admission.admit(len(uploads)):
                 self._metrics.in_flight.set(self.admission.inside)
                 async with asyncio.timeout_at(deadline_from + allowed), asyncio.TaskGroup() as group:
-                    tasks = [group.create_task(self._picture(i, up, info, todo)) for i, up in enumerate(uploads)]
+                    tasks = [group.create_task(self._picture(i, up, todo)) for i, up in enumerate(uploads)]
         except TimeoutError:
             raise DeadlineExceeded(f"The answer was not ready within {allowed:g} s.") from None
         finally:
@@ -126,17 +126,17 @@ class Explainer:
         if len(uploads) > most:
             raise TooManyImages(f"{len(uploads)} pictures are too many for one request; send {most} at most.")
 
-    async def _picture(self, index: int, upload: Upload, info: ModelInfo, todo: Plan) -> PictureAnswer:
+    async def _picture(self, index: int, upload: Upload, todo: Plan) -> PictureAnswer:
         try:
-            return replace(await self._lead_through(upload, info, todo), index=index)
+            return replace(await self._lead_through(upload, todo), index=index)
         except ServiceError as error:
             digest = hashlib.sha256(upload.data).hexdigest()
             return PictureAnswer(index, upload.filename, digest, error=error)
 
-    async def _lead_through(self, upload: Upload, info: ModelInfo, todo: Plan) -> PictureAnswer:
-        opened, decode_s = await self._timed("decode", lambda: self._open(upload.data, info.preprocess, todo))
+    async def _lead_through(self, upload: Upload, todo: Plan) -> PictureAnswer:
+        opened, decode_s = await self._timed("decode", lambda: self._open(upload.data, todo))
         computed = await self._compute(opened.prepared.pixels, todo)
-        scores = _scores(computed.answer.logits, info)
+        scores = _scores(computed.answer.logits, todo.info)
         explanations: tuple[MapAnswer, ...] = ()
         render_s = 0.0
         if spec := todo.render:
@@ -162,7 +162,9 @@ class Explainer:
         self._metrics.stage_seconds.labels(stage).observe(seconds)
         return result, seconds
 
-    def _open(self, data: bytes, spec: PreprocessSpec, todo: Plan) -> _Opened:
+    def _open(self, data: bytes, todo: Plan) -> _Opened:
+        spec = todo.info.preprocess
+
         def scale_for(width: int, height: int) -> float:
             drawn = needed_scale_for_render(todo.render, width, height) if todo.render else 0.0
             return max(needed_scale(spec, width, height), drawn)
@@ -189,20 +191,27 @@ def _draw(
     against = None if todo.question.against is None else scores(todo.question.against)
     bases: dict[tuple[int, ...], NDArray[np.uint8]] = {}
     explanations = []
-    for layer, by_method in zip(todo.lane.layers, answer.maps, strict=True):
-        for method, maps in zip(todo.lane.methods, by_method, strict=True):
-            for target, raw in zip(answer.targets, maps, strict=True):
+    for layer, by_method, layer_flat in zip(todo.layer_names, answer.maps, answer.flat, strict=True):
+        for method, maps, flags in zip(todo.lane.methods, by_method, layer_flat, strict=True):
+            for target, raw, flat in zip(map(scores, answer.targets), maps, flags, strict=True):
                 if "overlay" in spec.outputs and raw.shape not in bases:
                     bases[raw.shape] = base_for(opened.image, geometry, spec, raw.shape)
-                rendered = render(raw, opened.image, geometry, spec, bases.get(raw.shape))
-                explanations.append(MapAnswer(layer, method, scores(target), against, raw, rendered))
+                evidence = weigh(raw, signed=spec.signed, flat=flat)
+                # A constant map says nothing about places: drawn, it would be hot everywhere.
+                drawn = np.zeros_like(raw) if evidence.reason == "constant" else raw
+                rendered = render(drawn, opened.image, geometry, spec, bases.get(raw.shape))
+                note = note_on(method, target.label, target.probability)
+                explanations.append(MapAnswer(layer, method, target, against, raw, evidence, note, rendered))
     return tuple(explanations)
 
 
 def _scores(logits: NDArray[np.float32], info: ModelInfo) -> Callable[[int], ClassScore]:
-    """Return a look-up of classes with their softmax probability."""
-    exponentials = np.exp(logits.astype(np.float64) - logits.max())
-    probabilities = exponentials / exponentials.sum()
+    """Return a look-up of classes with their probability: softmax, or each logit's own sigmoid if multi-label."""
+    if info.multi_label:
+        probabilities = 1 / (1 + np.exp(-np.clip(logits.astype(np.float64), -700, 700)))
+    else:
+        exponentials = np.exp(logits.astype(np.float64) - logits.max())
+        probabilities = exponentials / exponentials.sum()
 
     def score(index: int) -> ClassScore:
         return ClassScore(index, info.labels[index], float(probabilities[index]), float(logits[index]))

@@ -57,8 +57,8 @@ class Job:
 
     @property
     def alone(self) -> bool:
-        """A job that was in a batch whose worker died may be the reason: it takes nobody with it again."""
-        return self.attempts > 0
+        """A slow job fills the device by itself; one whose worker died may be the reason and takes nobody with it."""
+        return self.lane.slow or self.attempts > 0
 
     @property
     def abandoned(self) -> bool:

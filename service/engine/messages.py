@@ -10,6 +10,9 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from service.cam.methods import METHODS
+from service.cam.questions import PLAIN, Variant
+
 if TYPE_CHECKING:
     import asyncio
     from io import BufferedReader
@@ -40,6 +43,9 @@ __all__ = [
 
 _LENGTH = struct.Struct(">Q")
 
+# Up to so many views of a picture are as quick as any other request.
+_SLOW_VIEWS = 4
+
 
 @dataclass(frozen=True)
 class Lane:
@@ -49,6 +55,13 @@ class Lane:
     op: Literal["predict", "explain"]
     layers: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
+    variant: Variant = PLAIN
+    head: str | None = None
+
+    @property
+    def slow(self) -> bool:
+        """Whether the model runs many times per picture: such batches are of one picture and give way to others."""
+        return self.variant.views > _SLOW_VIEWS or any(METHODS[name].slow for name in self.methods)
 
 
 @dataclass(frozen=True)
@@ -71,6 +84,21 @@ class Run:
     lane: Lane
     pixels: NDArray[np.uint8]
     questions: tuple[Question, ...]
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """To a worker: nobody waits for this batch any more. Heeded between the steps of slow answers."""
+
+    batch: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """From a worker: how much of a slow batch is done, 0 to 1."""
+
+    batch: int
+    fraction: float
 
 
 @dataclass(frozen=True)
@@ -103,6 +131,7 @@ class RowAnswer:
     logits: NDArray[np.float32]
     targets: tuple[int, ...]
     maps: list[list[NDArray[np.float32]]]
+    flat: list[list[tuple[bool, ...]]]
 
 
 @dataclass(frozen=True)
@@ -119,7 +148,7 @@ class Ran:
     splits: int
 
 
-Message = Start | Run | Hello | Loaded | Failed | Ran
+Message = Start | Run | Cancel | Hello | Loaded | Failed | Progress | Ran
 
 
 def pack(message: Message) -> bytes:

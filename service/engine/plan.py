@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from service.cam.methods import METHODS
-from service.cam.questions import Question, Top
+from service.cam.questions import Question, Top, Variant
 from service.engine.messages import Lane
-from service.errors import InvalidOption, UnknownMethod
+from service.errors import InvalidOption, MethodNotApplicable, UnknownMethod
+from service.imaging.colormaps import COLORMAPS, colormap
 from service.imaging.render import RenderSpec
 from service.wire import ExplainOptions
 
@@ -28,16 +29,23 @@ class Plan:
     """What is done to each picture of a request.
 
     Attributes:
+        info: the model, as it is with the head that was asked for.
         lane: what the pictures share with their batch-mates.
         question: what each is asked.
         top_k: how many predictions are listed.
         render: what is drawn; None for predictions alone.
     """
 
+    info: ModelInfo
     lane: Lane
     question: Question
     top_k: int
     render: RenderSpec | None
+
+    @property
+    def layer_names(self) -> tuple[str, ...]:
+        """What the answer's layers are called: fused ones are one."""
+        return ("+".join(self.lane.layers),) if self.lane.variant.fuse else self.lane.layers
 
 
 def plan(options: PredictOptions, info: ModelInfo, max_explanations: int) -> Plan:
@@ -47,27 +55,28 @@ def plan(options: PredictOptions, info: ModelInfo, max_explanations: int) -> Pla
         InvalidOption: top_k beyond the classes, or more explanations than allowed.
         UnknownLayer, LayerNotExplainable, UnknownLabel, UnknownMethod, UnknownColormap: see there.
     """
+    info = info.seen_through(None if options.head is None else str(options.head).strip())
     top_k = _top_k(options, info)
     if not isinstance(options, ExplainOptions):
-        return Plan(Lane(info.name, "predict"), _NO_QUESTION, top_k, None)
-    lane = Lane(
-        info.name,
-        "explain",
-        layers=tuple(info.layer(name).name for name in options.layer),
-        methods=tuple(_method(name) for name in options.method),
-    )
+        return Plan(info, Lane(info.name, "predict", head=info.default_head), _NO_QUESTION, top_k, None)
+    methods = tuple(_method(name, options, info) for name in options.method)
+    layers = tuple(info.layer(name).name for name in options.layer)
+    if options.fuse is not None and len(set(layers)) < 2:
+        raise InvalidOption("fuse makes one map of several layers: give 'layer' at least twice.")
+    variant = Variant(options.signed, options.smooth, options.augment == "flip", options.fuse)
+    lane = Lane(info.name, "explain", layers, methods, variant, info.default_head)
     question = Question(
         targets=tuple(_target(target, info) for target in options.target),
         against=None if options.against is None else info.class_index(options.against),
     )
     asked = sum(target.k if isinstance(target, Top) else 1 for target in question.targets)
-    explanations = len(lane.layers) * len(lane.methods) * asked
+    explanations = (1 if options.fuse else len(layers)) * len(methods) * asked
     if explanations > max_explanations:
         raise InvalidOption(
             f"{explanations} explanations per picture are asked for (layers × methods × targets); "
             f"at most {max_explanations} are made in one request."
         )
-    return Plan(lane, question, top_k, _render_spec(options))
+    return Plan(info, lane, question, top_k, _render_spec(options))
 
 
 def _top_k(options: PredictOptions, info: ModelInfo) -> int:
@@ -89,17 +98,48 @@ def _target(target: int | str, info: ModelInfo) -> int | Top:
     return info.class_index(target)
 
 
-def _method(name: str) -> str:
+def _method(name: str, options: ExplainOptions, info: ModelInfo) -> str:
     if name not in METHODS:
         raise UnknownMethod.among(name, METHODS, "GET /api/v1/methods lists them.")
+    if reason := _why_not(name, options, info):
+        raise MethodNotApplicable(f"Method {name!r} cannot be used here: {reason}.")
     return name
+
+
+def _why_not(name: str, options: ExplainOptions, info: ModelInfo) -> str | None:
+    """Say why a method does not go with the model or with the other options, or None where it does."""
+    method = METHODS[name]
+    if name in info.refused_methods:
+        return info.refused_methods[name]
+    if options.signed and not method.signed:
+        return "its maps have no sign by definition; leave out 'signed'"
+    if options.fuse and not method.uses_layer:
+        return "it looks at the whole network, so there are no layers to fuse; leave out 'fuse'"
+    if options.against is not None and method.score == "finer":
+        return "it chooses by itself what to compare the class with; leave out 'against'"
+    if options.against is not None and not method.class_specific:
+        return "it knows no classes; leave out 'against'"
+    return None
+
+
+def _colormap(options: ExplainOptions) -> str:
+    """Choose a diverging colormap for signed maps: zero must be told from both sides."""
+    if not options.signed:
+        return options.colormap
+    if "colormap" not in options.model_fields_set:
+        return "coolwarm"
+    if colormap(options.colormap).kind != "diverging":
+        diverging = " or ".join(name for name, row in COLORMAPS.items() if row.kind == "diverging")
+        raise InvalidOption(f"'signed' needs a diverging colormap: {diverging}.")
+    return options.colormap
 
 
 def _render_spec(options: ExplainOptions) -> RenderSpec:
     return RenderSpec(
+        signed=options.signed,
         outputs=frozenset(options.output),
         size=options.size,
-        colormap=options.colormap,
+        colormap=_colormap(options),
         alpha=options.alpha,
         threshold=options.threshold,
         image_format=options.image_format,

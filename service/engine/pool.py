@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from service.engine.batcher import Batcher
-from service.engine.messages import Failed, Hello, Loaded, Ran, RowAnswer, Run, Start
+from service.engine.messages import Failed, Hello, Loaded, Progress, Ran, RowAnswer, Run, Start
 from service.engine.process import WorkerProcess
 from service.errors import InternalError, NotReady, UnknownModel
 from service.models.sources.source import Downloads
@@ -90,8 +90,10 @@ class Pool:
         self._dispatch()
 
     def withdraw(self, job: Job) -> None:
-        """Forget ``job`` if it still waits: nobody wants its answer."""
-        self._batcher.withdraw(job)
+        """Forget ``job``, whether it waits or is computed: nobody wants its answer."""
+        if not self._batcher.withdraw(job):
+            for worker in self.workers:
+                worker.give_up(job)
         self._metrics.queue_depth.set(len(self._batcher))
 
     def status(self, name: str | None = None) -> ModelStatus:
@@ -140,7 +142,7 @@ class Pool:
             models=settings.models,
             downloads=Downloads(settings.cache_dir, settings.allow_download, settings.weights_mirror),
             device=device,
-            threads=settings.threads or max(1, (os.cpu_count() or 1) // settings.workers),
+            threads=settings.threads or max(1, len(os.sched_getaffinity(0)) // settings.workers),
             concurrency=settings.concurrency,
             log_level=settings.log_level,
         )
@@ -170,6 +172,8 @@ class Pool:
                 worker.models[info.name] = info
             case Failed(model, reason):
                 worker.failures[model] = reason
+            case Progress(batch, fraction):
+                worker.progress[batch] = fraction
             case Ran():
                 self._on_ran(worker, message)
         self._changed.set()
@@ -237,6 +241,7 @@ class Pool:
 
     def _on_ran(self, worker: WorkerProcess, ran: Ran) -> None:
         jobs = worker.running.pop(ran.batch)
+        worker.progress.pop(ran.batch, None)
         lane = jobs[0].lane
         self._metrics.batch_size.labels(lane.model, lane.op).observe(len(jobs))
         self._metrics.batch_seconds.labels(lane.model, lane.op).observe(ran.compute_s)

@@ -7,20 +7,31 @@ import contextlib
 import logging
 import socket
 import sys
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from service.engine.messages import Run, Start, pack, read
+from service.engine.messages import Cancel, pack, read
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from service.engine.jobs import Job
-    from service.engine.messages import Message
+    from service.engine.messages import Lane, Message, Run, Start
     from service.models.info import ModelInfo
 
 __all__ = ["WorkerProcess"]
 
 log = logging.getLogger("camserve.pool")
+
+
+def _command(descriptor: int) -> list[str]:
+    """Start a worker that finds modules where this process does, and the user's own code in the working directory.
+
+    ``python -m service.engine.worker`` would prefer any folder named "service" that happens to lie there.
+    """
+    folders = [entry or str(Path.cwd()) for entry in sys.path] + [str(Path.cwd())]
+    code = f"import sys; sys.path[:] = {folders!r}; from service.engine.worker import main; main()"
+    return [sys.executable, "-P", "-c", code, str(descriptor)]
 
 
 class WorkerProcess:
@@ -31,6 +42,7 @@ class WorkerProcess:
         models: those that answer by now.
         failures: why other models cannot be loaded.
         running: batch number → its jobs, for batches sent and not yet answered.
+        progress: batch number → how much of it is done, 0 to 1, where a slow batch has told.
     """
 
     def __init__(
@@ -44,6 +56,7 @@ class WorkerProcess:
         self.models: dict[str, ModelInfo] = {}
         self.failures: dict[str, str] = {}
         self.running: dict[int, list[Job]] = {}
+        self.progress: dict[int, float] = {}
         self._on_message = on_message
         self._on_exit = on_exit
         self._process: asyncio.subprocess.Process | None = None
@@ -55,25 +68,27 @@ class WorkerProcess:
         """The process id, once launched."""
         return self._process.pid if self._process else None
 
-    @property
-    def busy_models(self) -> set[str]:
-        """Models that compute a batch now: another batch of theirs would only wait for the lock."""
-        return {jobs[0].lane.model for jobs in self.running.values()}
+    def accepts(self, lane: Lane) -> bool:
+        """Whether a batch of ``lane`` would be computed at once.
 
-    def accepts(self, lane: Any) -> bool:
-        """Whether a batch of ``lane`` would be computed at once."""
-        room = len(self.running) < self.start.concurrency
-        return room and lane.model in self.models and lane.model not in self.busy_models
+        Not if its model is busy: it would wait for the lock. A slow batch gives way to quick ones between its steps, so
+        it runs beside them, in a place of its own, and they never wait for its end.
+        """
+        if lane.model not in self.models:
+            return False
+        rivals = [each for each in self._lanes() if each.slow == lane.slow]
+        room = len(rivals) < (1 if lane.slow else self.start.concurrency)
+        return room and all(each.model != lane.model for each in rivals)
+
+    def _lanes(self) -> list[Lane]:
+        return [jobs[0].lane for jobs in self.running.values()]
 
     async def launch(self) -> None:
         """Start the process; it loads its models while this returns."""
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "service.engine.worker",
-                str(theirs.fileno()),
+                *_command(theirs.fileno()),
                 pass_fds=(theirs.fileno(),),
                 stdin=asyncio.subprocess.DEVNULL,
             )
@@ -86,6 +101,12 @@ class WorkerProcess:
         assert self._writer is not None
         self.running[run.batch] = jobs
         self._writer.write(pack(run))
+
+    def give_up(self, job: Job) -> None:
+        """Tell the worker to stop computing the batch of ``job``, if nobody waits for any of it any more."""
+        for batch, jobs in self.running.items():
+            if job in jobs and all(each.abandoned for each in jobs) and self._writer is not None:
+                self._writer.write(pack(Cancel(batch)))
 
     async def stop(self, timeout_s: float) -> None:
         """Close the connection, which ends the worker; kill it if it takes longer than ``timeout_s``."""

@@ -1,4 +1,4 @@
-"""The worker process: owns a device, holds the models, computes batches. ``python -m service.engine.worker FD``.
+"""The worker process: owns a device, holds the models, computes batches. The front process starts it.
 
 It hears from the front process over the socket that it inherits, and ends when that closes.
 """
@@ -18,11 +18,24 @@ from typing import TYPE_CHECKING
 import torch
 
 from service.engine.isolation import run_isolated
-from service.engine.messages import Failed, Hello, Loaded, Ran, RowAnswer, Run, Start, pack, receive
-from service.errors import InternalError, ModelLoadError, ServiceError
-from service.models.host import load_model
+from service.engine.messages import (
+    Cancel,
+    Failed,
+    Hello,
+    Loaded,
+    Progress,
+    Ran,
+    RowAnswer,
+    Run,
+    Start,
+    pack,
+    receive,
+)
+from service.errors import InternalError, ServiceError
+from service.models.host import HowTo, load_model
 
 if TYPE_CHECKING:
+    from service.cam.explain import Between
     from service.engine.messages import Message
     from service.models.host import ModelHost
     from service.settings import ModelConfig
@@ -31,6 +44,8 @@ log = logging.getLogger("camserve.worker")
 
 # A CUDA context that has seen a device-side assert is dead for good: only a new process helps.
 _DEVICE_LOST = 70
+
+_TELL_EVERY_S = 0.5
 
 
 class Worker:
@@ -41,6 +56,7 @@ class Worker:
         self._stream = connection.makefile("rb")
         self._sending = threading.Lock()
         self._hosts: dict[str, ModelHost] = {}
+        self._cancelled: set[int] = set()
 
     def run(self) -> None:
         """Serve until the front process goes away."""
@@ -52,9 +68,14 @@ class Worker:
         devices = _devices(start.device)
         self._send(Hello(devices[0], devices))
         threading.Thread(target=self._load, args=(start, devices[0]), daemon=True).start()
-        with ThreadPoolExecutor(start.concurrency, "batch") as threads:
-            while isinstance(message := receive(self._stream), Run):
-                threads.submit(self._compute, message)
+        # One thread more than there are quick batches: a slow one runs beside them.
+        with ThreadPoolExecutor(start.concurrency + 1, "batch") as threads:
+            while (message := receive(self._stream)) is not None:
+                match message:
+                    case Run():
+                        threads.submit(self._compute, message)
+                    case Cancel(batch):
+                        self._cancelled.add(batch)
             os._exit(0)  # nobody is left to hear of a batch that still computes
 
     def _load(self, start: Start, device: str) -> None:
@@ -65,7 +86,7 @@ class Worker:
         began = time.monotonic()
         try:
             host = load_model(config, device, start.downloads)
-        except ModelLoadError as error:
+        except ServiceError as error:
             log.error("model %s cannot be loaded: %s", config.name, error.message)
             return Failed(config.name, error.message)
         except Exception:
@@ -78,13 +99,29 @@ class Worker:
     def _compute(self, run: Run) -> None:
         host = self._hosts[run.lane.model]
         began = time.monotonic()
+        between = self._between(run)
 
         def compute(rows: range) -> list[RowAnswer]:
-            return _answer(host, run, rows)
+            return _answer(host, run, rows, between)
 
         isolated = run_isolated(compute, range(len(run.questions)), _is_out_of_memory, _release)  # type: ignore[arg-type]
         outcomes = [_presentable(outcome, run) for outcome in isolated.outcomes]
         self._send(Ran(run.batch, outcomes, time.monotonic() - began, isolated.fits, isolated.splits))
+
+    def _between(self, run: Run) -> Between:
+        """Between the steps of a slow answer: give up if nobody waits any more, and tell how far it is."""
+        told = time.monotonic()
+
+        def between(done: int, total: int) -> None:
+            nonlocal told
+            if run.batch in self._cancelled:
+                self._cancelled.discard(run.batch)
+                raise InternalError("Nobody waits for this answer any more.")
+            if time.monotonic() - told > _TELL_EVERY_S:
+                told = time.monotonic()
+                self._send(Progress(run.batch, done / total))
+
+        return between
 
     def _send(self, message: Message) -> None:
         try:
@@ -94,15 +131,21 @@ class Worker:
             os._exit(0)  # the front process is gone
 
 
-def _answer(host: ModelHost, run: Run, rows: range) -> list[RowAnswer]:
-    pixels = run.pixels[rows.start : rows.stop]
-    if run.lane.op == "predict":
-        return [RowAnswer(logits, (), []) for logits in host.predict(pixels).numpy()]
+def _answer(host: ModelHost, run: Run, rows: range, between: Between) -> list[RowAnswer]:
+    pixels, lane = run.pixels[rows.start : rows.stop], run.lane
+    if lane.op == "predict":
+        return [RowAnswer(logits, (), [], []) for logits in host.predict(pixels, lane.head).numpy()]
     questions = run.questions[rows.start : rows.stop]
-    answers = host.explain(pixels, questions, run.lane.layers, run.lane.methods)
+    how = HowTo(lane.layers, lane.methods, lane.variant, lane.head)
+    answers = host.explain(pixels, questions, how, between)
     return [
         # Copies: a row's view would drag the whole batch's array through the pickle.
-        RowAnswer(row.logits.numpy().copy(), row.targets, [[raw.numpy().copy() for raw in layer] for layer in row.maps])
+        RowAnswer(
+            row.logits.numpy().copy(),
+            row.targets,
+            [[raw.numpy().copy() for raw in by_method] for by_method in row.maps],
+            row.flat,
+        )
         for row in answers
     ]
 
@@ -141,7 +184,3 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     Worker(socket.socket(fileno=int(sys.argv[1]))).run()
-
-
-if __name__ == "__main__":
-    main()

@@ -111,7 +111,8 @@ def _region(polygon: Any, xs: NDArray[Any], ys: NDArray[Any], values: NDArray[An
     digits = max(2, 2 - math.floor(math.log10(min(box.width, box.height))))
     return Region(
         box=box,
-        polygon=[(round(x, digits), round(y, digits)) for x, y in outline.exterior.coords[:-1]],
+        # Rounding may put two corners into one place.
+        polygon=list(dict.fromkeys((round(x, digits), round(y, digits)) for x, y in outline.exterior.coords[:-1])),
         score=_score(polygon, xs, ys, values),
         area=polygon.area / (picture_width * picture_height),
     )

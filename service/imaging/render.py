@@ -43,6 +43,7 @@ class RenderSpec:
         threshold: of ``regions``, as a fraction of the map's maximum, 0–1.
         image_format: of the pictures; "auto" is PNG for heatmap and mask, JPEG for the overlay.
         max_side: longest side in pixels at size "picture".
+        signed: show what is below zero, too: zero in the middle of the colormap, and 128 in a mask.
     """
 
     outputs: frozenset[Output] | tuple[Output, ...] = ("heatmap",)
@@ -52,6 +53,7 @@ class RenderSpec:
     threshold: float = 0.5
     image_format: ImageFormat = "auto"
     max_side: int = 1024
+    signed: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot be drawn: UnknownColormap, or a ValueError that names the field."""
@@ -75,9 +77,9 @@ class Rendered:
     """A drawn map; what was not asked for is None.
 
     Attributes:
-        empty: nothing in the map was positive.
+        empty: the map is zero everywhere; unless signed, nothing in it was positive.
         maximum: of the raw map; 0 where empty.
-        peak: the centre of the hottest cell, in picture pixels, moved into the view; None where empty.
+        peak: the centre of the hottest cell, in picture pixels, moved into the view; None where nothing is positive.
     """
 
     empty: bool
@@ -99,8 +101,8 @@ def render(
     """Draw a map on the picture it explains.
 
     Args:
-        saliency: the raw map, (h, w), finite; what is negative counts as 0. It covers the model's input evenly and is
-            normalised by its maximum.
+        saliency: the raw map, (h, w), finite; unless signed, what is negative counts as 0. It covers the model's input
+            evenly and is normalised by its greatest magnitude.
         image: the picture, at any decoded scale.
         geometry: as returned by ``preprocess`` for that picture.
         spec: what to draw.
@@ -114,19 +116,21 @@ def render(
         >>> drawn.heatmap.media_type, drawn.overlay.media_type
         ('image/png', 'image/jpeg')
     """
-    maximum, normalised = _normalise(saliency)
+    maximum, normalised = _normalise(saliency, signed=spec.signed)
     grid = grid_for(spec.size, geometry, saliency.shape, spec.max_side)
     pictures: dict[str, Any] = {}
     if {"heatmap", "overlay", "mask"} & set(spec.outputs):
         if base is None and "overlay" in spec.outputs:
             base = base_for(image, geometry, spec, saliency.shape)
-        pictures = _pictures(_values(normalised, grid, geometry), base, grid, spec)
+        values = _values(normalised, grid, geometry)
+        pictures = _pictures((values + np.float32(1)) * np.float32(0.5) if spec.signed else values, base, grid, spec)
+    evidence = _evidence(normalised)
     return Rendered(
-        empty=maximum == 0,
+        empty=not normalised.any(),
         maximum=maximum,
-        peak=_peak(normalised, geometry) if maximum else None,
+        peak=_peak(evidence, geometry) if evidence.any() else None,
         **pictures,
-        regions=regions_of(normalised, geometry, spec.threshold) if "regions" in spec.outputs else None,
+        regions=regions_of(evidence, geometry, spec.threshold) if "regions" in spec.outputs else None,
     )
 
 
@@ -157,15 +161,22 @@ def needed_scale_for_render(spec: RenderSpec, width: int, height: int) -> float:
     return min(1.0, spec.max_side / max(width, height))
 
 
-def _normalise(saliency: NDArray[Any]) -> tuple[float, NDArray[np.float64]]:
-    """Return the maximum, 0 where nothing is positive, and the map divided by it, in 0–1."""
+def _normalise(saliency: NDArray[Any], *, signed: bool) -> tuple[float, NDArray[np.float64]]:
+    """Return the maximum and the map divided by its greatest magnitude: in 0–1, or in -1–1 if signed."""
     if saliency.ndim != 2 or not saliency.size:
         raise ValueError(f"a map has two dimensions and at least one cell, not shape {saliency.shape}")
-    positive = np.maximum(saliency, 0).astype(np.float64)  # NaN stays NaN
-    maximum = float(positive.max())
-    if not np.isfinite(maximum) or not np.isfinite(saliency).all():
+    if not np.isfinite(saliency).all():
         raise ValueError("the map is not finite")
-    return maximum, positive / maximum if maximum else positive
+    kept = saliency.astype(np.float64) if signed else np.maximum(saliency, 0).astype(np.float64)
+    greatest = float(np.abs(kept).max())
+    return float(kept.max()), kept / greatest if greatest else kept
+
+
+def _evidence(normalised: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return what speaks for the class, in 0–1."""
+    positive = np.maximum(normalised, 0)
+    highest = float(positive.max())
+    return positive / highest if highest else positive
 
 
 def _peak(normalised: NDArray[np.float64], geometry: Geometry) -> Point:
@@ -179,7 +190,7 @@ def _peak(normalised: NDArray[np.float64], geometry: Geometry) -> Point:
 
 
 def _values(normalised: NDArray[np.float64], grid: Grid, geometry: Geometry) -> NDArray[np.float32]:
-    """Return the map, 0–1, at the centres of the pixels the model saw."""
+    """Return the map at the centres of the pixels the model saw."""
     height, width = normalised.shape
     return resample(
         normalised,

@@ -46,7 +46,13 @@ def _readiness(pool: Pool) -> wire.Readiness:
     else:
         status = "loading" if "loading" in states.values() else "unavailable"
     workers = [
-        {"pid": worker.pid, "device": worker.device, "models": sorted(worker.models), "batches": len(worker.running)}
+        {
+            "pid": worker.pid,
+            "device": worker.device,
+            "models": sorted(worker.models),
+            "batches": len(worker.running),
+            "progress": worker.progress,
+        }
         for worker in pool.workers
     ]
     return wire.Readiness.model_validate({"status": status, "models": states, "workers": workers})

@@ -42,6 +42,11 @@ def test_every_option_is_sent_under_its_own_name(call: Any, server: Any) -> None
         "image_format": "webp",
         "top_k": 3,
         "max_side": 64,
+        "head": "fine",
+        "signed": True,
+        "smooth": 8,
+        "augment": "flip",
+        "fuse": "mean",
     }
     assert options.keys() == Options.__annotations__.keys() == wire.ExplainOptions.model_fields.keys()
     server.answers = [server.answer()]
@@ -60,6 +65,11 @@ def test_every_option_is_sent_under_its_own_name(call: Any, server: Any) -> None
         "image_format": ["webp"],
         "top_k": ["3"],
         "max_side": ["64"],
+        "head": ["fine"],
+        "signed": ["True"],
+        "smooth": ["8"],
+        "augment": ["flip"],
+        "fuse": ["mean"],
     }
     wire.ExplainOptions.model_validate({k: v if len(v) > 1 else v[0] for k, v in server.form.items()})
 

@@ -21,6 +21,7 @@ from tests.toys import png
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -134,3 +135,16 @@ async def test_a_worker_killed_in_mid_batch_is_replaced_and_its_pictures_answere
         assert picture.error is None
         np.testing.assert_allclose(picture.explanations[0].raw, raws[0], rtol=1e-3, atol=1e-5)
     assert [each.pid for each in engine.pool.workers] != [worker.pid]
+
+
+async def test_a_folder_named_like_ours_where_it_is_started_is_no_trap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "service").mkdir()
+    (tmp_path / "service" / "__init__.py").write_text("raise RuntimeError('this is the wrong one')")
+    monkeypatch.chdir(tmp_path)
+    explainer = await started()
+    try:
+        assert explainer.pool.status().state == "ready"
+    finally:
+        await explainer.stop()

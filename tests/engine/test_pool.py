@@ -55,7 +55,7 @@ class FakeWorker(WorkerProcess):
             self.say(Loaded(info(name)))
 
     def answer(self, run: Run, outcomes: list[Any] | None = None, fits: int | None = None) -> None:
-        rows = [RowAnswer(np.array([question.targets[0]], np.float32), (), []) for question in run.questions]
+        rows = [RowAnswer(np.array([question.targets[0]], np.float32), (), [], []) for question in run.questions]
         self.say(Ran(run.batch, outcomes or cast("list[Any]", rows), 0.01, fits, 0))
 
     def die(self) -> None:
@@ -239,7 +239,7 @@ async def test_an_error_reaches_only_its_row(pool: Pool) -> None:
     pool.submit(good)
     pool.submit(bad)
     worker.answer(worker.sent[0])
-    row = RowAnswer(np.array([7], np.float32), (), [])
+    row = RowAnswer(np.array([7], np.float32), (), [], [])
     worker.answer(worker.sent[1], [row, InternalError("no")])
     assert number_of(good) == 7
     with pytest.raises(InternalError, match="no"):

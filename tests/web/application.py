@@ -139,7 +139,7 @@ class FakeWorker(WorkerProcess):
         self.running.clear()
 
 
-_LAYER = partial(Layer, type="Conv2d", kind="conv", stride=8, explainable=True, note=None)
+_LAYER = partial(Layer, type="Conv2d", kind="conv", stride=8, trunk=True, explainable=True, note=None)
 
 PETS = ModelInfo(
     name="pets",
@@ -152,7 +152,19 @@ PETS = ModelInfo(
     layers=(
         _LAYER("conv1", LayerCall("conv1"), shape=(8, 4, 4), layout=Layout("nchw", 4, 4), order=0),
         _LAYER("conv2", LayerCall("conv2"), shape=(8, 4, 4), layout=Layout("nchw", 4, 4), order=1),
-        Layer("fc", LayerCall("fc"), "Linear", "linear", (3,), None, None, 2, explainable=False, note="no grid"),
+        Layer(
+            "fc",
+            LayerCall("fc"),
+            "Linear",
+            "linear",
+            (3,),
+            None,
+            None,
+            2,
+            trunk=True,
+            explainable=False,
+            note="no grid",
+        ),
     ),
     default_layer="conv2",
     dtype="float32",
@@ -165,7 +177,13 @@ def answer_row(lane: Lane, question: Question) -> RowAnswer:
     """Logits 1, 3, 2; every map is 0 to 15 over its 4 × 4 cells."""
     targets = question.resolve([1, 2, 0])
     maps = np.tile(np.arange(16, dtype=np.float32).reshape(1, 4, 4), (len(targets), 1, 1))  # (targets, h, w)
-    return RowAnswer(np.array([1, 3, 2], np.float32), targets, [[maps for _ in lane.methods] for _ in lane.layers])
+    flags = (False,) * len(targets)
+    return RowAnswer(
+        np.array([1, 3, 2], np.float32),
+        targets,
+        [[maps for _ in lane.methods] for _ in lane.layers],
+        [[flags for _ in lane.methods] for _ in lane.layers],
+    )
 
 
 class Exchange:

@@ -83,6 +83,8 @@ CASES: dict[str, Case] = {
     "unknown_method": option("no method 'grad-cam'", ["gradcam"], method="grad-cam"),
     "unknown_colormap": option("no colormap 'turbos'", ["turbo"], colormap="turbos"),
     "layer_not_explainable": option("no grid", ["conv2"], layer="fc"),
+    "unknown_head": option("one output; leave the head out", head="aux"),
+    "method_not_applicable": option("no sign by definition", method="fullgrad", signed="true"),
     "overloaded": Case(before=fill_the_queue, says="2 of 2 pictures"),
     "internal_error": outcome(InternalError("The model failed on this picture."), "The model failed"),
     "model_output": outcome(ModelOutputError("The model gave values that are not finite."), "not finite"),

@@ -179,6 +179,8 @@ async def methods() -> wire.MethodList:
                 paper=row.paper,
                 needs_gradients=row.needs_gradients,
                 class_specific=row.class_specific,
+                signed=row.signed,
+                uses_layer=row.uses_layer,
                 forwards=row.forwards,
             )
             for name, row in METHODS.items()

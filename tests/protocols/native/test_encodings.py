@@ -112,6 +112,9 @@ async def test_leaving_an_option_out_is_its_default(client: httpx.AsyncClient, e
         "image_format": "auto",
         "top_k": 5,
         "max_side": 1024,
+        "signed": False,
+        "smooth": 0,
+        "augment": "none",
     }
     assert compared(await encoding(client, wide(), {})) == compared(await encoding(client, wide(), defaults))
 

@@ -31,7 +31,7 @@ GOOD: dict[str, list[Any]] = {
     "layer": ["default", "layer1.0.conv1", ["layer4"]],
     "target": ["predicted", "PREDICTED", "top-1", "TOP-12", 0, 11, "11", "star", " Star "],
     "against": [None, 0, "11", "STAR"],
-    "method": [*METHODS],
+    "method": [name for name, row in METHODS.items() if row.refusal is None],
     "output": [*OUTPUTS, ["map", "map"]],
     "size": ["picture", "model", "layer"],
     "colormap": [*COLORMAPS],
@@ -40,6 +40,11 @@ GOOD: dict[str, list[Any]] = {
     "image_format": ["auto", "png", "jpeg", "webp"],
     "top_k": [1, 12, "3", 4.0],
     "max_side": [16, 8192],
+    "head": [None],
+    "signed": [True, False, "true", "false"],
+    "smooth": [0, 1, "3"],
+    "augment": ["none", "flip"],
+    "fuse": [None],
 }
 BAD: dict[str, list[Any]] = {
     "layer": ["layer9", "", "LAYER4", [], None, 4, True, "x" * 100_000, ["layer4"] * 65],
@@ -57,6 +62,11 @@ BAD: dict[str, list[Any]] = {
     "image_format": ["gif", "jpg", "PNG", "", None, 1, True],
     "top_k": [0, -1, 13, 100_001, 2.5, "2.5", "nan", "", "many", None, True, [1], 10**30],
     "max_side": [15, 8193, 0, -64, 64.5, "", None, True, 10**30, "1e3"],
+    "head": ["", "0", 1, -1, "logits", True, [0], {}],
+    "signed": ["", "maybe", 2, None, [True]],
+    "smooth": [-1, 65, 1.5, "", "many", None, True, [2]],
+    "augment": ["", "Flip", "rotate", None, 1, True, ["flip"]],
+    "fuse": ["", "sum", "Max", 1, True, ["max"], "max"],
 }
 
 

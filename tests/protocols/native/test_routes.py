@@ -10,6 +10,7 @@ import pytest
 
 from service.cam.methods import METHODS
 from service.imaging.colormaps import COLORMAPS
+from service.wire import MethodEntry
 from tests.protocols.native.pictures import STAR, array, ask, explain, opened, star, wide
 
 if TYPE_CHECKING:
@@ -25,7 +26,11 @@ EXPLANATION = {
     "target": dict,
     "against": type(None),
     "empty": bool,
+    "reason": type(None),
+    "note": type(None),
+    "minimum": float,
     "maximum": float,
+    "sum": float,
     "peak": dict,
     "heatmap": dict,
     "overlay": type(None),
@@ -216,7 +221,14 @@ async def test_model(client: httpx.AsyncClient) -> None:
         },
         "classes": 12,
         "default_layer": "layer4",
-        "methods": list(METHODS),
+        "methods": [name for name in METHODS if name not in {"attention_rollout", "legrad"}],
+        "refused_methods": dict.fromkeys(
+            ["attention_rollout", "legrad"],
+            "it needs a transformer with a class token whose blocks use nn.MultiheadAttention (a ViT)",
+        ),
+        "multi_label": False,
+        "heads": {},
+        "default_head": None,
         "device": "cpu",
         "dtype": "float32",
     }
@@ -241,7 +253,7 @@ async def test_layers(client: httpx.AsyncClient) -> None:
         "recommended": True,
         "note": None,
     }
-    assert [name for name, row in rows.items() if row["recommended"]] == ["layer4"]
+    assert [name for name, row in rows.items() if row["recommended"]] == ["layer2", "layer4"]
     assert "1×1" in rows["avgpool"]["note"]
     assert all(row["note"] for row in rows.values() if not row["explainable"])
 
@@ -294,7 +306,7 @@ async def test_methods(client: httpx.AsyncClient) -> None:
     for entry in body["methods"]:
         row = METHODS[entry.pop("name")]
         assert entry == {name: getattr(row, name) for name in entry}
-        assert set(entry) == {"title", "summary", "paper", "needs_gradients", "class_specific", "forwards"}
+        assert set(entry) == set(MethodEntry.model_fields) - {"name"}
 
 
 async def test_colormaps(client: httpx.AsyncClient) -> None:

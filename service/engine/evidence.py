@@ -1,0 +1,69 @@
+"""What a map can be said to show, in words and numbers, so that no picture claims more than there is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from service.cam.methods import METHODS
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["Evidence", "Reason", "note_on", "weigh"]
+
+Reason = Literal["no_positive_evidence", "zero_gradient", "constant"]
+
+# Rounding in float32 moves a constant map's cells by no more than this share of their value.
+_CONSTANT = 1e-5
+_LITTLE = 0.01
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A raw map in numbers; ``reason`` says why it shows nothing, or is None where it shows something."""
+
+    minimum: float
+    maximum: float
+    sum: float
+    reason: Reason | None
+
+
+def weigh(raw: NDArray[Any], *, signed: bool, flat: bool) -> Evidence:
+    """Sum up a raw map (h, w).
+
+    Args:
+        raw: the map.
+        signed: whether values below zero count as something.
+        flat: whether the gradient was zero all over the layer.
+    """
+    low, high = float(raw.min()), float(raw.max())
+    return Evidence(low, high, float(raw.sum(dtype="float64")), _reason(low, high, signed=signed, flat=flat))
+
+
+def _reason(low: float, high: float, *, signed: bool, flat: bool) -> Reason | None:
+    if (not _has_something(low, high, signed=signed)) and flat:
+        return "zero_gradient"
+    if not _has_something(low, high, signed=signed):
+        return "no_positive_evidence"
+    if high - low <= _CONSTANT * max(abs(low), abs(high)):
+        return "constant"
+    return None
+
+
+def _has_something(low: float, high: float, *, signed: bool) -> bool:
+    """Whether anything in a map between ``low`` and ``high`` counts."""
+    return high > 0 or (signed and low < 0)
+
+
+def note_on(method: str, label: str, probability: float) -> str | None:
+    """Say what to keep in mind with a map of ``method`` for a class, or None."""
+    row = METHODS[method]
+    notes = []
+    if not row.uses_layer:
+        notes.append(f"{row.title} looks at the whole network; the layer plays no part.")
+    if not row.class_specific:
+        notes.append(f"{row.title} knows no classes; the map is the same for all.")
+    elif probability < _LITTLE:
+        notes.append(f"The model gives {label!r} {probability:.2%} only; the map shows what little speaks for it.")
+    return " ".join(notes) or None

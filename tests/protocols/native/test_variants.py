@@ -1,0 +1,114 @@
+"""signed, smooth, augment, fuse and every method, over HTTP with the embedded model."""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from service.cam.methods import METHODS
+from tests.protocols.native.pictures import star
+
+if TYPE_CHECKING:
+    import httpx
+    from numpy.typing import NDArray
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+EXPLAIN = "/api/v1/explain"
+
+
+async def explain(client: httpx.AsyncClient, **options: Any) -> list[dict[str, Any]]:
+    data = {"output": "map", **options}
+    response = await client.post(EXPLAIN, files={"image": ("star.png", star())}, data=data)
+    assert response.status_code == 200, response.text
+    found: list[dict[str, Any]] = response.json()["results"][0]["explanations"]
+    return found
+
+
+def raw(explanation: dict[str, Any]) -> NDArray[np.float32]:
+    array = explanation["map"]
+    return np.frombuffer(base64.b64decode(array["data"]), "<f4").reshape(array["shape"])
+
+
+@pytest.mark.parametrize("method", [name for name, row in METHODS.items() if row.refusal is None])
+async def test_every_method_answers_with_numbers_that_fit_its_map(client: httpx.AsyncClient, method: str) -> None:
+    (found,) = await explain(client, method=method)
+    values = raw(found)
+    assert found["method"] == method
+    assert not found["empty"]
+    assert found["reason"] is None
+    assert values.min() >= 0
+    assert found["maximum"] == pytest.approx(float(values.max()))
+    assert found["minimum"] == pytest.approx(float(values.min()))
+    assert found["sum"] == pytest.approx(float(values.sum()), rel=1e-5)
+    assert ("knows no classes" in (found["note"] or "")) == (not METHODS[method].class_specific)
+
+
+async def test_signed_keeps_what_speaks_against(client: httpx.AsyncClient) -> None:
+    (plain,) = await explain(client, target="ring")
+    (signed,) = await explain(client, target="ring", signed="true")
+    assert raw(signed).min() < 0
+    np.testing.assert_allclose(np.maximum(raw(signed), 0), raw(plain), atol=1e-6)
+    assert signed["minimum"] < 0
+
+
+async def test_signed_wants_a_diverging_colormap(client: httpx.AsyncClient) -> None:
+    data = {"signed": "true", "colormap": "viridis"}
+    refused = await client.post(EXPLAIN, files={"image": star()}, data=data)
+    assert refused.status_code == 422
+    assert "coolwarm" in refused.json()["detail"]
+    (drawn,) = await explain(client, signed="true", colormap="seismic", output="heatmap")
+    assert drawn["heatmap"]["media_type"] == "image/png"
+
+
+@pytest.mark.parametrize("fuse", ["max", "mean", "product"])
+async def test_fused_layers_are_one_explanation_on_the_finest_grid(client: httpx.AsyncClient, fuse: str) -> None:
+    (found,) = await explain(client, layer=["layer4", "layer2"], fuse=fuse)
+    assert found["layer"] == "layer4+layer2"
+    assert found["map"]["shape"] == [24, 24]
+    assert found["maximum"] <= 1.0 + 1e-6
+
+
+async def test_smooth_and_flip_change_the_map_and_not_the_question(client: httpx.AsyncClient) -> None:
+    (plain,) = await explain(client)
+    for options in ({"smooth": 3}, {"augment": "flip"}, {"smooth": 2, "augment": "flip"}):
+        (once,), (again,) = await explain(client, **options), await explain(client, **options)
+        assert once["target"] == plain["target"]
+        assert not np.allclose(raw(once), raw(plain), atol=1e-6)
+        np.testing.assert_array_equal(raw(once), raw(again))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"method": "legrad"}, "transformer with a class token"),
+        ({"method": "fullgrad", "signed": "true"}, "no sign by definition"),
+        ({"method": "fullgrad", "layer": ["layer4", "layer3"], "fuse": "max"}, "the whole network"),
+        ({"method": "finercam", "against": "ring"}, "chooses by itself"),
+        ({"method": "eigencam", "against": "ring"}, "knows no classes"),
+    ],
+)
+async def test_what_does_not_go_together_says_why(
+    client: httpx.AsyncClient, options: dict[str, Any], says: str
+) -> None:
+    refused = await client.post(EXPLAIN, files={"image": star()}, data=options)
+    assert refused.status_code == 422
+    assert refused.json()["code"] == "method_not_applicable"
+    assert says in refused.json()["detail"]
+
+
+async def test_a_class_with_next_to_no_probability_still_gets_its_map(client: httpx.AsyncClient) -> None:
+    explanations = await explain(client, target="top-12")
+    least = explanations[-1]
+    assert least["target"]["probability"] < 0.01
+    assert "what little speaks for it" in least["note"]
+
+
+async def test_the_model_lists_what_applies(client: httpx.AsyncClient) -> None:
+    entry = (await client.get("/api/v1/models/shapes")).json()
+    assert "legrad" not in entry["methods"]
+    assert "legrad" in entry["refused_methods"]
+    assert set(entry["methods"]) | set(entry["refused_methods"]) == set(METHODS)
