@@ -9,6 +9,8 @@ from benchmarks import in_process, over_http
 BENCHMARKS = {
     "explain": in_process.explain_against_forward,
     "targets": in_process.many_targets_against_one,
+    "methods": in_process.methods_against_forward,
+    "layers": in_process.several_layers_against_one,
     "start": over_http.start_of_the_front,
     "overhead": over_http.time_outside_the_model,
     "load": over_http.batched_against_one_by_one,

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from benchmarks.timing import medians
-from service.cam.explain import explain
+from service.cam.explain import explain, predict
+from service.cam.methods import METHODS
 from service.cam.questions import Question, Top
 from service.models.host import load_model
 from service.models.sources.source import Downloads
@@ -23,22 +24,26 @@ if TYPE_CHECKING:
     from service.cam.layers import Layer
 
 
+_VIT_LAYER = "encoder.layers.encoder_layer_11.ln_1"
+
+
 @cache
-def _resnet50() -> tuple[nn.Module, Layer]:
-    config = ModelConfig(name="resnet50", architecture="resnet50", weights="random")
+def _loaded(architecture: str) -> tuple[nn.Module, dict[str, Layer]]:
+    config = ModelConfig(name=architecture, architecture=architecture, weights="random")
     host = load_model(config, "cpu", Downloads(Path("unused"), allowed=False))
-    return host._module, host._layers["layer4"]
+    return host._module, host._layers
 
 
 def _explain(batch: int, *targets: int | Top) -> Callable[[], object]:
-    model, layer = _resnet50()
+    model, layers = _loaded("resnet50")
+    layer = layers["layer4"]
     inputs = torch.randn(batch, 3, 224, 224)
     return lambda: explain(model, inputs, [Question(targets)] * batch, [layer], ["gradcam"])
 
 
 def explain_against_forward() -> Iterator[str]:
     """Grad-CAM at ResNet-50's layer4 against a bare forward pass in inference mode."""
-    model, _ = _resnet50()
+    model, _ = _loaded("resnet50")
     for batch in (1, 8):
         inputs = torch.randn(batch, 3, 224, 224)
 
@@ -58,3 +63,41 @@ def many_targets_against_one() -> Iterator[str]:
     """Ten classes of one picture against one class."""
     times = medians({"one": _explain(1, Top(1)), "ten": _explain(1, Top(10))}, rounds=15)
     yield f"ResNet-50 layer4, one picture: 10 targets cost {times['ten'] / times['one']:.2f} × one target"
+
+
+def methods_against_forward() -> Iterator[str]:
+    """Every method at ResNet-18's layer4 (512 channels), or ViT-B/16's last block, in bare forward passes.
+
+    Score-CAM is left out: it is one forward pass per channel, by definition.
+    """
+    inputs = torch.randn(1, 3, 224, 224)
+    for method, row in METHODS.items():
+        if method == "scorecam":
+            continue
+        architecture, name = ("vit_b_16", _VIT_LAYER) if row.refusal else ("resnet18", "layer4")
+        times = medians(_against_forward(architecture, name, method, inputs), rounds=7)
+        ratio = times["explain"] / times["forward"]
+        yield f"{architecture}, {method}: {ratio:.2f} × a bare forward pass"
+
+
+def _against_forward(
+    architecture: str, name: str, method: str, inputs: torch.Tensor
+) -> dict[str, Callable[[], object]]:
+    model, layers = _loaded(architecture)
+    return {
+        "forward": lambda: predict(model, inputs),
+        "explain": lambda: explain(model, inputs, [Question((Top(1),))], [layers[name]], [method]),
+    }
+
+
+def several_layers_against_one() -> Iterator[str]:
+    """Five layers of ResNet-18 in one request against its last."""
+    model, layers = _loaded("resnet18")
+    inputs = torch.randn(1, 3, 224, 224)
+    five = [layers[name] for name in ("layer4", "layer4.0", "layer3", "layer3.0", "layer2")]
+
+    def ask(*chosen: Layer) -> Callable[[], object]:
+        return lambda: explain(model, inputs, [Question((Top(1),))], chosen, ["gradcam"])
+
+    times = medians({"one": ask(five[0]), "five": ask(*five)}, rounds=15)
+    yield f"ResNet-18, layer2 to layer4: 5 layers cost {times['five'] / times['one']:.2f} × the last one"

@@ -99,11 +99,15 @@ def error_codes() -> str:
     )
 
 
+def _cost(forwards: float | None) -> str:
+    return "grows with the channels" if forwards is None else f"{forwards:g}"
+
+
 def methods() -> str:
     """One row per CAM method."""
     return _table(
         ("method", "name", "what it shows", "cost in forward passes", "paper"),
-        ((f"`{name}`", row.title, row.summary, f"{row.forwards:g}", f"<{row.paper}>") for name, row in METHODS.items()),
+        ((f"`{name}`", row.title, row.summary, _cost(row.forwards), f"<{row.paper}>") for name, row in METHODS.items()),
     )
 
 
