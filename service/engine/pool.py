@@ -78,9 +78,9 @@ class Pool:
             job.fail(NotReady("The service is shutting down.", retry_after_s=5))
         await asyncio.gather(*(worker.stop(timeout_s=5.0) for worker in self.workers))
 
-    async def settled(self) -> None:
-        """Wait until the default model is no longer loading: it answers, or it failed."""
-        while self.status().state == "loading":
+    async def settled(self, name: str | None = None) -> None:
+        """Wait until a model, by default the first, is no longer loading: it answers, or it failed."""
+        while self.status(name).state == "loading":
             self._changed.clear()
             await self._changed.wait()
 
