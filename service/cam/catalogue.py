@@ -60,13 +60,16 @@ class _Probe:
         if not isinstance(output, Tensor):
             self.records.append(_Record(call, module, (), None))
             return None
-        record = _Record(call, module, tuple(output.shape), output.grad_fn)
+        # The copy has a node of its own: an in-place successor cannot take it over, and a layer that hands its input
+        # through (an identity on a skip connection) is not taken for the layer before it.
+        passed_on = output.clone()
+        record = _Record(call, module, tuple(output.shape), passed_on.grad_fn)
         if record.shape[:1] == (self.batch,):
             record.layout = self._find_layout(module, record.shape)
         if record.layout is not None and record.layout.kind == "tokens":
             record.tokens = output
         self.records.append(record)
-        return output.clone()  # an in-place successor must not take over this layer's graph node
+        return passed_on
 
     def _find_layout(self, module: nn.Module, shape: tuple[int, ...]) -> Layout | None:
         channels = _channels(module)

@@ -65,4 +65,5 @@ def _scaled(evidence: Tensor, size: torch.Size) -> Tensor:
     low = magnitude.amin((1, 2, 3), keepdim=True)
     magnitude = magnitude - low
     magnitude = magnitude / magnitude.amax((1, 2, 3), keepdim=True).clamp(min=1e-12)
-    return functional.interpolate(magnitude, tuple(size[2:]), mode="bilinear").sum(1)
+    # Upsampling is linear: the channels may be summed before it.
+    return functional.interpolate(magnitude.sum(1, keepdim=True), tuple(size[2:]), mode="bilinear")[:, 0]

@@ -203,3 +203,21 @@ def test_probing_leaves_no_trace(build: type[nn.Module]) -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
     assert not inputs.requires_grad
     assert torch.equal(model(inputs), before)
+
+
+def test_an_identity_on_a_skip_connection_is_not_taken_for_the_layer_before_it() -> None:
+    class Skip(Plain):
+        def __init__(self) -> None:
+            super().__init__()
+            self.skip = nn.Identity()
+            self.body = nn.Conv2d(4, 4, 3, 1, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x)
+            logits: Tensor = self.head(self.second(self.body(x) + self.skip(x)).mean((2, 3)))
+            return logits
+
+    by_name = {layer.name: layer for layer in probe_layers(frozen(Skip()), pictures(2))}
+    assert by_name["first"].trunk
+    assert not by_name["skip"].trunk
+    assert "parallel paths" in (by_name["skip"].note or "")

@@ -273,14 +273,14 @@ def ablationcam_of_a_negative_logit() -> Case:
 @by_hand("fullgrad")
 def fullgrad() -> Case:
     # x = 1 2, a 1×1 convolution with weights (2, 1) and biases (1, -3), then BatchNorm, then the logit with gradients
-    #     3 5  v₁ = 1 -1, v₂ = 0 1. BatchNorm 1 multiplies by 4 / √(3 + 1) = 2 and adds 3 - 1·4/2 = 1;
-    #               2  0       0 1  BatchNorm 2 multiplies by 2 / √(3 + 1) = 1 and adds 1 - ½·2/2 = ½.
-    # BatchNorm's evidence is |v₁| and |v₂|/2, from 0 to 2 over both channels, scaled: ½ ½ + 0 ¼ = ½ ¾
-    #                                                                                  1 0   0 ¼   1 ¼
-    # The convolution's is |1 · 2 v₁| and |-3 · 1 v₂|, from 0 to 4, scaled: ½ ½ + 0 ¾ = ½ 1¼
-    #                                                                       1 0   0 ¾   1 ¾
-    # The input's gradient is 2·2 v₁ + 1·1 v₂ = 4 -3, times x 4 -6; magnitudes from 4 to 24, scaled: 0 0.1
-    #                                           8  1         24  5                                   1 0.05
+    #     3 5  v₁ = 1 -1, v₂ = 1 2. BatchNorm 1 multiplies by 4 / √(3 + 1) = 2 and adds 3 - 1·4/2 = 1;
+    #               2  0       1 2  BatchNorm 2 multiplies by 2 / √(3 + 1) = 1 and adds 1 - ½·2/2 = ½.
+    # BatchNorm's evidence is |v₁| and |v₂|/2, from 0 to 2 over both channels, scaled: ½ ½ + ¼ ½ = 0.75 1
+    #                                                                                  1 0   ¼ ½   1.25 0.5
+    # The convolution's is |1 · 2 v₁| and |-3 · 1 v₂|, from 0 to 6, scaled: 2 2 + 3 6, all / 6 = 5/6 8/6
+    #                                                                       4 0   3 6            7/6 6/6
+    # The input's gradient is 2·2 v₁ + 1·1 v₂ = 5 -2, times x 5 -4; magnitudes from 4 to 27, scaled: 1/23 0
+    #                                           9  2         27 10                                   1    6/23
     conv, norm = nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2, eps=1.0)
     conv.load_state_dict({"weight": torch.tensor([2.0, 1.0])[:, None, None, None], "bias": torch.tensor([1.0, -3.0])})
     norm.load_state_dict(
@@ -292,25 +292,27 @@ def fullgrad() -> Case:
         },
         strict=False,
     )
-    weights = torch.tensor([[[1.0, -1.0], [2.0, 0.0]], [[0.0, 1.0], [0.0, 1.0]]])
+    weights = torch.tensor([[[1.0, -1.0], [2.0, 0.0]], [[1.0, 2.0], [1.0, 2.0]]])
     model = Head(linear(weights), nn.Sequential(conv, norm))
-    return Case(model, torch.tensor([[[1.0, 2.0], [3.0, 5.0]]]), [[1.0, 2.1], [3.0, 1.05]])
+    expected = [[0.75 + 5 / 6 + 1 / 23, 1 + 8 / 6], [1.25 + 7 / 6 + 1, 0.5 + 1 + 6 / 23]]
+    return Case(model, torch.tensor([[[1.0, 2.0], [3.0, 5.0]]]), expected)
 
 
 class ByHandTransformer(nn.Module):
-    """Tokens of two components: a class token of zeros and the picture's places. Two blocks of attention, one head.
+    """Tokens of two components: a class token of zeros and the picture's places. Two blocks of attention.
 
-    A query looks at the first component k of every token, with weights proportional to 2^(k · sharpness); values are
-    tokens as they are, and none for a block that is told not to mix.
+    With one head, a query looks at the first component k of every token, with weights proportional to
+    2^(k · sharpness); values are tokens as they are, and none for a block that is told not to mix. With two heads, the
+    first looks at k and mixes that component alone, the second looks evenly and mixes the other.
     """
 
     class _Block(nn.Module):
-        def __init__(self, sharpness: float, *, mixes: bool) -> None:
+        def __init__(self, sharpness: float, heads: int, *, mixes: bool) -> None:
             super().__init__()
-            self.attention = nn.MultiheadAttention(2, 1, batch_first=True)
+            self.attention = nn.MultiheadAttention(2, heads, batch_first=True)
             one, zero = torch.eye(2), torch.zeros(2, 2)
             bias = torch.zeros(6)
-            bias[0] = sharpness * math.log(2) * math.sqrt(2)  # the query; scores are divided by √2
+            bias[0] = sharpness * math.log(2) * math.sqrt(2 / heads)  # the query; scores are divided by √(2 / heads)
             self.attention.load_state_dict(
                 {
                     "in_proj_weight": torch.cat([zero, one, one if mixes else zero]),
@@ -333,10 +335,10 @@ class ByHandTransformer(nn.Module):
             found: Tensor = self.ln(self.layers(x))
             return found
 
-    def __init__(self, *, mixes: bool) -> None:
+    def __init__(self, *, mixes: bool, heads: int = 1) -> None:
         super().__init__()
         self.layer = nn.Identity()
-        self.encoder = self._Encoder(self._Block(1, mixes=mixes), self._Block(0, mixes=mixes))
+        self.encoder = self._Encoder(self._Block(1, heads, mixes=mixes), self._Block(0, heads, mixes=mixes))
         self.heads = nn.Linear(2, 2, bias=False)
         self.heads.weight = nn.Parameter(torch.tensor([[1.0, 1.0], [0.0, -1.0]]))
         self.eval().requires_grad_(requires_grad=False)
@@ -373,6 +375,16 @@ def legrad() -> Case:
 def legrad_of_the_other_class() -> Case:
     # w = (0, -1): -3 and 5 in block 1; w·c = 2, so -1 and 7 in block 2: (5 + 7) / 6.
     return Case(ByHandTransformer(mixes=True), PATCHES, [[0.0, 2.0]], target=1)
+
+
+@by_hand("legrad")
+def legrad_of_two_heads() -> Case:
+    # Head 1 attends as 1 : 2 : 4 to the first components, head 2 evenly to the second: c = (10/7, (0 + 3 - 5) / 3).
+    # Growth in block 1 is 1, 2 in head 1 and 3, -5 in head 2; in block 2, where c is added, 17/7, 24/7 and 7/3, < 0.
+    # Each is rectified before the mean over heads, so that the -5 does not cancel the 2:
+    # patch 1 (1 + 3 + 17/7 + 7/3) / 12, patch 2 (2 + 24/7) / 12, of two heads, two blocks and three queries.
+    expected = [[(4 + 17 / 7 + 7 / 3) / 12, (2 + 24 / 7) / 12]]
+    return Case(ByHandTransformer(mixes=True, heads=2), PATCHES, expected)
 
 
 def test_every_method_is_worked_out_by_hand() -> None:

@@ -25,7 +25,7 @@ from service.cam.questions import Question, Variant
 from service.models.torchvision_adapter import torchvision
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from service.cam.layers import Layer
 
@@ -55,7 +55,7 @@ class Net:
 
 
 def _patches(tokens: Tensor) -> Tensor:
-    return tokens[:, 1:].unflatten(1, (6, 6)).permute(0, 3, 1, 2)
+    return tokens[:, 1:].view(len(tokens), 6, 6, -1).permute(0, 3, 1, 2)
 
 
 NETS: dict[str, Net] = {
@@ -70,15 +70,6 @@ NETS: dict[str, Net] = {
     ),
     "swin_t": Net((128, 160), ("features.5", "features.7.0"), lambda x: x.permute(0, 3, 1, 2)),
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Pictures this small are slower on two."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @cache
@@ -203,8 +194,8 @@ SAME = {
 }
 
 
-# ``grad-cam``'s ShapleyCAM needs a graph of the gradient, which a linear tail has not, and derivatives that torch lacks.
-# What it reshapes for its weights it does not for the map.
+# ``grad-cam``'s ShapleyCAM needs a graph of the gradient, which a linear tail has not, and derivatives that torch
+# lacks. What it reshapes for its weights it does not for the map.
 NO_SHAPLEY = {
     ("resnet18", "layer4"): "does not require grad",
     ("efficientnet_b0", "features.8"): "does not require grad",
@@ -299,7 +290,8 @@ def _component(features: Tensor, *, centred: bool) -> Tensor:
     matrix = features.flatten(2).mT
     matrix = matrix - matrix.mean(1, keepdim=True) if centred else matrix
     _, _, vh = torch.linalg.svd(matrix, full_matrices=False)
-    return (matrix @ vh[:, :1].mT).view(len(features), *features.shape[2:])
+    projection: Tensor = matrix @ vh[:, :1].mT
+    return projection.view(len(features), *features.shape[2:])
 
 
 def _agreeing(maps: Tensor, other: Tensor) -> Tensor:

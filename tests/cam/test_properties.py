@@ -19,7 +19,7 @@ from service.errors import ModelOutputError
 from tests.cam.models import FAMILIES, Plain, allowed, frozen, layers_of, pictures, prepared
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from service.cam.layers import Layer
 
@@ -29,15 +29,6 @@ every_method = pytest.mark.parametrize(("family", "method"), allowed())
 # Examples differ in rows and questions alone: a failure is as readable unshrunk, and shrinking would take minutes. The
 # same in every run, for the formulas' quotients are ill-conditioned for some rows, and no tolerance is good for all.
 few_examples = settings(max_examples=8, deadline=None, derandomize=True, phases=[Phase.explicit, Phase.generate])
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Networks this small are slower on two."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def assert_same(found: Tensor, expected: Tensor, tolerance: float = 1e-3) -> None:

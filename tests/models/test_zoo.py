@@ -121,6 +121,13 @@ class TestFiles:
         assert loaded.labels is not None
         assert loaded.labels[207] == "golden retriever"
 
+    def test_a_vits_input_size_is_read_off_the_file(self, tmp_path: Path, offline: Downloads) -> None:
+        module = build("vit_b_32", 7, image_size=96)
+        save_file(module.state_dict(), tmp_path / "vit.safetensors")
+        loaded = load("vit_b_32", tmp_path / "vit.safetensors", offline)
+        assert (loaded.preprocess.height, loaded.preprocess.width, loaded.preprocess.resize) == (96, 96, 96)
+        assert torch.equal(logits(loaded.module, 96), logits(module, 96))
+
     def test_the_version_is_the_files_digest(self, tmp_path: Path, offline: Downloads) -> None:
         file = tmp_path / "w.safetensors"
         save_file(build("squeezenet1_1", classes=7).state_dict(), file)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,17 +59,17 @@ def load(config: ModelConfig, downloads: Downloads) -> Loaded:
 
 def _random(architecture: str, entries: Any) -> Loaded:
     torch.manual_seed(0)
-    module = _build(architecture, _IMAGENET_CLASSES, aux=False)
+    entry = _first(entries)
+    module = _build(architecture, _IMAGENET_CLASSES, aux=False, side=entry.transforms().crop_size[0])
     head = next((layer for layer in reversed(list(module.modules())) if isinstance(layer, nn.Linear | nn.Conv2d)), None)
     if head is not None and not head.weight.any():
         nn.init.normal_(head.weight, std=0.02)  # ViT's head begins at zero: no class would differ from another
-    entry = _first(entries)
     return Loaded(module, _preprocess(entry), tuple(entry.meta["categories"]), "random")
 
 
 def _published(architecture: str, entry: Any, downloads: Downloads) -> Loaded:
     state = _fetch(architecture, entry, downloads)
-    module = _build(architecture, len(entry.meta["categories"]), aux=_has_aux(state))
+    module = _build(architecture, len(entry.meta["categories"]), aux=_has_aux(state), side=_side(state))
     load_into(module, state, str(entry))
     return Loaded(module, _preprocess(entry), tuple(entry.meta["categories"]), entry.name)
 
@@ -75,11 +77,15 @@ def _published(architecture: str, entry: Any, downloads: Downloads) -> Loaded:
 def _from_file(architecture: str, file: Path, entries: Any) -> Loaded:
     state = read_state_dict(file)
     classes = _count_classes(architecture, state)
-    module = _build(architecture, classes, aux=_has_aux(state))
+    side = _side(state)
+    module = _build(architecture, classes, aux=_has_aux(state), side=side)
     load_into(module, state, file.name)
     entry = _first(entries)
+    spec = _preprocess(entry)
+    if side is not None and side != spec.height:
+        spec = replace(spec, height=side, width=side, resize=side)
     labels = tuple(entry.meta["categories"]) if classes == _IMAGENET_CLASSES else None
-    return Loaded(module, _preprocess(entry), labels, digest(file))
+    return Loaded(module, spec, labels, digest(file))
 
 
 def _first(entries: Any) -> Any:
@@ -87,13 +93,23 @@ def _first(entries: Any) -> Any:
     return entries.__members__.get("IMAGENET1K_V1", entries.DEFAULT)
 
 
-def _build(architecture: str, classes: int, *, aux: bool) -> nn.Module:
+def _build(architecture: str, classes: int, *, aux: bool, side: int | None = None) -> nn.Module:
     options: dict[str, Any] = {"num_classes": classes}
+    if architecture.startswith("vit_") and side is not None:
+        options["image_size"] = side
     if architecture in {"googlenet", "inception_v3"}:
         # Published weights expect inputs rescaled inside the model; a file of another class count is a new training.
         options |= {"aux_logits": aux, "init_weights": False, "transform_input": classes == _IMAGENET_CLASSES}
     module: nn.Module = torchvision.models.get_model(architecture, weights=None, **options)
     return module
+
+
+def _side(state: StateDict) -> int | None:
+    """Read a ViT's input size in pixels off its weights: positions per side times pixels per patch. None for others."""
+    positions, patches = state.get("encoder.pos_embedding"), state.get("conv_proj.weight")
+    if positions is None or patches is None:
+        return None
+    return math.isqrt(positions.shape[1] - 1) * patches.shape[-1]  # one position is the class token's
 
 
 def _has_aux(state: StateDict) -> bool:
