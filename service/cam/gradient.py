@@ -34,6 +34,10 @@ __all__ = [
 ]
 
 
+# What is left of a sum over channels that cancels, as a share of its terms.
+_ROUNDING = 1e-5
+
+
 def weighted_sum(weights: Tensor, activations: Tensor) -> Tensor:
     """Sum channels with one weight each: (N, C) and (N, C, h, w) to (N, h, w)."""
     return torch.einsum("nc,nchw->nhw", weights, activations)
@@ -67,8 +71,15 @@ def xgradcam(study: Study) -> Tensor:
 
 
 def hirescam(study: Study) -> Tensor:
-    """HiResCAM, eq. 4: sum over channels of g A, with no averaging of the gradient."""
-    return (study.gradients * study.activations).sum(1)
+    """HiResCAM, eq. 4: sum over channels of g A, with no averaging of the gradient.
+
+    At a layer that only a LayerNorm reads the terms cancel exactly, since scaling a token changes nothing behind it.
+    What float32 leaves of them would be drawn as a map like any other: a row of rounding errors alone is set to zero.
+    """
+    products = study.gradients * study.activations
+    maps = products.sum(1)
+    largest, terms = maps.abs().amax((1, 2), keepdim=True), products.abs().sum(1).amax((1, 2), keepdim=True)
+    return torch.where((largest <= _ROUNDING * terms) & terms.isfinite(), 0.0, maps)
 
 
 def gradcam_elementwise(study: Study) -> Tensor:

@@ -23,7 +23,7 @@ def server_url() -> Iterator[str]:
 
 
 @pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that looks like the repository's root, for blocks to run in; what they write does not stay."""
     (tmp_path / "service").symlink_to(ROOT / "service")
     shutil.copy(ROOT / "pyproject.toml", tmp_path)

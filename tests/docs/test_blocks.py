@@ -68,7 +68,7 @@ def _run(block: Block, url: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("block", _chosen("bash", [block for block in BASH if _kind(block) == "curl"]))
-def test_requests_are_answered(block: Block, server_url: str, workplace: Path) -> None:
+def test_requests_are_answered(block: Block, server_url: str, workdir: Path) -> None:
     output = _run(block, server_url).stdout
     answers = [each for each in ALL_BLOCKS if each.command == block]
     if not answers:
@@ -79,17 +79,17 @@ def test_requests_are_answered(block: Block, server_url: str, workplace: Path) -
         wrong = differences(json.loads(answer.text), json.loads(output), every_key=every_key)
         assert not wrong, f"{answer} is not the answer to {block}:\n" + "\n".join(wrong)
     for name in re.findall(r" -o (\S+)", block.text):
-        assert (workplace / name).read_bytes()[:4] in (b"\xff\xd8\xff\xe0", b"\x89PNG"), f"{block}: {name}"
+        assert (workdir / name).read_bytes()[:4] in (b"\xff\xd8\xff\xe0", b"\x89PNG"), f"{block}: {name}"
 
 
 @pytest.mark.parametrize("block", _chosen("bash", [block for block in BASH if _kind(block) == "command"]))
-def test_commands_run(block: Block, workplace: Path) -> None:
+def test_commands_run(block: Block, workdir: Path) -> None:
     _run(block, "")
 
 
 @pytest.mark.parametrize("block", _chosen("bash", [block for block in BASH if _kind(block) == "serve"]))
-def test_serve_understands_its_arguments(block: Block, workplace: Path) -> None:
-    (workplace / "camserve.toml").touch()
+def test_serve_understands_its_arguments(block: Block, workdir: Path) -> None:
+    (workdir / "camserve.toml").touch()
     for line in _lines(block):
         options = _parser().parse_args(line.split()[1:])
         given = {name: value for name, value in vars(options).items() if name not in {"run", "config"} and value}
@@ -106,7 +106,7 @@ def test_targets_and_scripts_exist(block: Block) -> None:
 
 
 @pytest.mark.parametrize("block", _chosen("python"))
-def test_python_runs(block: Block, server_url: str, workplace: Path) -> None:
+def test_python_runs(block: Block, server_url: str, workdir: Path) -> None:
     assert EXAMPLE_URL in block.text, f"{block}: name the server, so that it can be replaced"
     code = compile(block.text.replace(EXAMPLE_URL, server_url), str(block), "exec")
     with contextlib.redirect_stdout(io.StringIO()):
@@ -114,14 +114,14 @@ def test_python_runs(block: Block, server_url: str, workplace: Path) -> None:
 
 
 @pytest.mark.parametrize("block", _chosen("toml"))
-def test_settings_load(block: Block, workplace: Path) -> None:
-    file = workplace / "camserve.toml"
+def test_settings_load(block: Block, workdir: Path) -> None:
+    file = workdir / "camserve.toml"
     file.write_text(block.text, encoding="utf-8")
     shown = tomllib.loads(block.text)
     for model in shown.get("models", []):
         for name in (model.get("weights", ""), model.get("labels", "")):
             if "." in name:
-                (workplace / name).touch()
+                (workdir / name).touch()
     settings = load_settings(file)
     for name, value in shown.items():
         if name != "models":
@@ -129,4 +129,4 @@ def test_settings_load(block: Block, workplace: Path) -> None:
     assert len(settings.models) == len(shown.get("models", settings.models))
     for model, config in zip(shown.get("models", []), settings.models, strict=False):
         if "weights" in model:
-            assert str(workplace) in str(config.weights), f"{block}: weights are not read beside the file"
+            assert str(workdir) in str(config.weights), f"{block}: weights are not read beside the file"
