@@ -148,13 +148,16 @@ class _Task:
     def maps(self) -> list[list[Tensor]]:
         """Return ``[layer][method]``, each (N, K, h, w) with K the most targets of a row; fill ``flat`` likewise."""
         targets = _resolve(self.questions, self.logits)
-        passes = [self._passes(targets, k) for k in range(max(len(row) for row in targets))]
         known: dict[tuple[object, ...], Tensor] = {}
+        # Target by target, so that the gradients of one are gone before those of the next are made.
+        found = [
+            [[self._map(name, layer, passes, k, known) for name in self.methods] for layer in self.layers]
+            for k in range(max(len(row) for row in targets))
+            for passes in [self._passes(targets, k)]
+        ]  # (targets) x (layers) x (methods), each a map (N, h, w) and N flags
         maps: list[list[Tensor]] = []
-        for layer in self.layers:
-            by_method = [
-                [self._map(name, layer, each, k, known) for k, each in enumerate(passes)] for name in self.methods
-            ]
+        for i in range(len(self.layers)):
+            by_method = [[per_layer[i][j] for per_layer in found] for j in range(len(self.methods))]
             maps.append([torch.stack([raw for raw, _ in per_target], dim=1) for per_target in by_method])
             self.flat.append([list(zip(*(flags for _, flags in per_target), strict=True)) for per_target in by_method])
         return maps
