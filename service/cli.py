@@ -77,11 +77,16 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("--against", help="explain why the target rather than this class")
     explain.add_argument("--colormap", help="name of a colormap")
     explain.add_argument("--alpha", type=float, help="opacity of the heatmap, 0-1")
+    explain.add_argument("--signed", action="store_const", const=True, help="show what speaks against the class, too")
+    explain.add_argument("--smooth", type=int, metavar="N", help="average over N noisy copies")
+    explain.add_argument("--augment", choices=["none", "flip"], help="average over mirror images")
+    explain.add_argument("--fuse", choices=["max", "mean", "product"], help="make one map of several layers")
     predict = _command(commands, "predict", _predict, "classify pictures without a server")
     _add_files(predict)
     predict.add_argument("--json", action="store_true", help="print JSON lines")
     for command in (explain, predict):
         command.add_argument("--top-k", type=int, help="classes to list")
+        command.add_argument("--head", help="of a model with several outputs, which one")
     _command(commands, "models", _models, "list the architectures that can be served")
     layers = _command(commands, "layers", _layers, "list the layers of a model")
     layers.add_argument("--all", action="store_true", help="also those that cannot be explained, with the reason")
@@ -178,7 +183,8 @@ def _greeting(settings: Settings, port: int) -> str:
 def _explain(options: argparse.Namespace) -> int:
     from service.wire import ExplainOptions  # noqa: PLC0415
 
-    chosen = _given(options, "layer", "target", "method", "against", "colormap", "alpha", "top_k")
+    chosen = _given(options, "layer", "target", "method", "against", "colormap", "alpha", "top_k", "head")
+    chosen |= _given(options, "signed", "smooth", "augment", "fuse")
     asked = ExplainOptions.model_validate({**chosen, "output": ["overlay", "regions"]})
     return asyncio.run(_explain_files(options, asked))
 
@@ -217,7 +223,7 @@ def _overlay_name(file: Path, number: int, explanation: dict[str, Any]) -> str:
 def _predict(options: argparse.Namespace) -> int:
     from service.wire import PredictOptions  # noqa: PLC0415
 
-    return asyncio.run(_predict_files(options, PredictOptions.model_validate(_given(options, "top_k"))))
+    return asyncio.run(_predict_files(options, PredictOptions.model_validate(_given(options, "top_k", "head"))))
 
 
 async def _predict_files(options: argparse.Namespace, asked: PredictOptions) -> int:
@@ -249,6 +255,7 @@ async def _answers(
     from tqdm import tqdm  # noqa: PLC0415
 
     from service.engine.explainer import Explainer  # noqa: PLC0415
+    from service.engine.plan import plan  # noqa: PLC0415
     from service.metrics import Metrics  # noqa: PLC0415
 
     settings = _settings(options)
@@ -257,7 +264,9 @@ async def _answers(
     explainer = Explainer(settings.model_copy(update={"models": settings.models[:1]}), Metrics())
     await explainer.start()
     try:
-        await _until_loaded(explainer)
+        await explainer.pool.settled()
+        # A wrong option is wrong for every file: say so once.
+        plan(asked, explainer.pool.ready_info(None), settings.max_explanations)
         step = settings.max_batch_size
         with tqdm(total=len(files), unit="picture", disable=len(files) < 2) as bar:
             for begin in range(0, len(files), step):
@@ -284,11 +293,6 @@ def _read(file: Path) -> Upload:
         return Upload(file.read_bytes(), file.name)
     except OSError as error:
         raise InvalidImage(f"The file cannot be read: {error.strerror}.") from error
-
-
-async def _until_loaded(explainer: Explainer) -> None:
-    await explainer.pool.settled()
-    explainer.pool.ready_info(None)
 
 
 def _find_pictures(patterns: Sequence[str]) -> Iterator[Path]:

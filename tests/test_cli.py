@@ -167,6 +167,21 @@ class TestExplain:
         assert str(tmp_path / "file") in ran.err
 
 
+class TestExplainOptions:
+    def test_variants_and_methods(self, tmp_path: Path) -> None:
+        options = ["--method", "hirescam", "--layer", "layer4", "--layer", "layer2", "--fuse", "mean", "--signed"]
+        assert run("explain", SAMPLES / "03-star.png", "--out", tmp_path, *options).code == 0
+        (result,) = json.loads((tmp_path / "explanations.json").read_text(encoding="utf-8"))
+        (explanation,) = result["explanations"]
+        assert (explanation["layer"], explanation["method"]) == ("layer4+layer2", "hirescam")
+        assert explanation["minimum"] < 0 < explanation["maximum"]
+
+    def test_an_option_that_is_wrong_for_every_file_is_said_once(self, folder: Path, tmp_path: Path) -> None:
+        ran = run("explain", folder / "apart", "--out", tmp_path, "--method", "legrad")
+        assert ran.code == 1
+        assert ran.err.count("transformer with a class token") == 1
+
+
 class TestPredict:
     def test_one_line_per_picture(self) -> None:
         ran = run("predict", SAMPLES / "03-star.png", SAMPLES / "08-heart.png", "--top-k", "2", "--model", "shapes")
