@@ -2,6 +2,11 @@
 
 const $ = (id) => document.getElementById(id);
 const DEFAULT_WAIT_S = 2; // where Retry-After says nothing
+const REASONS = {
+  no_positive_evidence: "nothing in this layer speaks for the class",
+  zero_gradient: "the class does not depend on this layer at all",
+  constant: "every place has the same value",
+};
 const PATIENCE_MS = 400; // what is over sooner shows no progress
 const AFTER_ANSWER = ["answer", "command", "opacity-row"]; // shown once there is an answer
 
@@ -153,9 +158,10 @@ function showAnswer({ model, timing }, { image, view, predictions, explanations:
   if (!empty) $("heatmap").src = source(heatmap);
   showUnseen(view, image);
   const goal = `“${target.label}” (${percent(target.probability)})`;
-  $("caption").textContent = empty
-    ? `The map is empty: nothing at layer ${explanation.layer} speaks for ${goal}. Try another class or layer.`
+  const said = empty
+    ? `The map is empty: ${REASONS[explanation.reason]} (${goal}, layer ${explanation.layer}). Try another class or layer.`
     : `Where ${model.name} finds evidence for ${goal}, at layer ${explanation.layer}. Warm is much, cool is none.`;
+  $("caption").textContent = [said, explanation.note].filter(Boolean).join(" ");
   $("heatmap").alt = `Heatmap for ${target.label}`;
   const focused = $("predictions").contains(document.activeElement);
   $("predictions").replaceChildren(...predictions.map((prediction) => predictionRow(prediction, target)));
