@@ -42,18 +42,11 @@ def weigh(raw: NDArray[Any], *, signed: bool, flat: bool) -> Evidence:
 
 
 def _reason(low: float, high: float, *, signed: bool, flat: bool) -> Reason | None:
-    if (not _has_something(low, high, signed=signed)) and flat:
-        return "zero_gradient"
-    if not _has_something(low, high, signed=signed):
-        return "no_positive_evidence"
+    if not (high > 0 or (signed and low < 0)):
+        return "zero_gradient" if flat else "no_positive_evidence"
     if high - low <= _CONSTANT * max(abs(low), abs(high)):
         return "constant"
     return None
-
-
-def _has_something(low: float, high: float, *, signed: bool) -> bool:
-    """Whether anything in a map between ``low`` and ``high`` counts."""
-    return high > 0 or (signed and low < 0)
 
 
 def note_on(method: str, label: str, probability: float) -> str | None:

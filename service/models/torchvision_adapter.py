@@ -9,11 +9,12 @@ the missing schemas are declared here and the import is tried again. Calling one
 from __future__ import annotations
 
 import torch
+from torch import library
 
 __all__ = ["torchvision"]
 
 # The declarations go when their Library object is collected: it lives as long as this module.
-_library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
+_library = library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
 
 
 def _declare_missing_operators() -> None:
