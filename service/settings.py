@@ -153,6 +153,12 @@ class Settings(BaseSettings):
     )
     allow_download: bool = Field(True, description="Whether weights may be downloaded.")
     worker_start_timeout_s: float = Field(600.0, gt=0, description="Time a worker may take to load its models.")
+    worker_silence_timeout_s: float = Field(
+        120.0,
+        gt=0,
+        description="Time without a sign of life, from a worker or from a batch that it computes, after which the "
+        "worker is replaced.",
+    )
     drain_timeout_s: float = Field(30.0, ge=0, description="Time that accepted requests get on shutdown.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged.")
 

@@ -6,6 +6,7 @@ waits for a timer: a lone request leaves at once, and while a batch computes the
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
@@ -36,6 +37,16 @@ class Batchable(Protocol):
 
 J = TypeVar("J", bound=Batchable)
 
+_BATCHES_BEFORE_MORE = 32
+
+
+@dataclass
+class _Cap:
+    """How many jobs of a lane are tried at once, and how many batches of that size have fitted since."""
+
+    size: int
+    fitted: int = 0
+
 
 class Batcher(Generic[J]):
     """Jobs in lanes, in order of arrival. Not thread-safe: one event loop owns it.
@@ -52,7 +63,7 @@ class Batcher(Generic[J]):
         # Lane → arrival number → job; dicts keep the order of insertion and take a withdrawal in O(1).
         self._lanes: dict[Hashable, dict[int, J]] = {}
         self._places: dict[int, tuple[Hashable, int]] = {}
-        self._caps: dict[Hashable, int] = {}
+        self._caps: dict[Hashable, _Cap] = {}
 
     def __len__(self) -> int:
         """Return how many jobs wait."""
@@ -82,9 +93,25 @@ class Batcher(Generic[J]):
             del self._lanes[lane]
         return True
 
-    def cap(self, lane: Hashable, size: int) -> None:
-        """Remember that no more than ``size`` jobs of ``lane`` fit on the device at once."""
-        self._caps[lane] = max(1, min(size, self._caps.get(lane, size)))
+    def learn(self, lane: Hashable, size: int, fits: int | None) -> None:
+        """Learn from a batch of ``size`` jobs that has run: how many fit on the device at once.
+
+        A batch that did not fit bounds those that follow. Whatever else took the memory may be gone later: after
+        ``_BATCHES_BEFORE_MORE`` batches as large as allowed that did fit, twice as many are tried.
+
+        Args:
+            lane: where the batch came from.
+            size: jobs in the batch.
+            fits: the largest number of its jobs that there was memory for, where there was not for all; else None.
+        """
+        if fits is not None:
+            self._caps[lane] = _Cap(max(1, fits))
+        elif (cap := self._caps.get(lane)) and size >= cap.size:
+            cap.fitted += 1
+            if cap.fitted == _BATCHES_BEFORE_MORE:
+                self._caps[lane] = _Cap(2 * cap.size)
+                if 2 * cap.size >= self._max_size:
+                    del self._caps[lane]
 
     def next_batch(self, accepts: Callable[[Any], bool]) -> list[J]:
         """Take the next batch out, for a worker that ``accepts`` only some lanes.
@@ -108,7 +135,7 @@ class Batcher(Generic[J]):
     def _take(self, lane: Hashable) -> list[J]:
         batch: list[J] = []
         pixels = 0
-        size = min(self._max_size, self._caps.get(lane, self._max_size))
+        size = min(self._max_size, self._caps[lane].size) if lane in self._caps else self._max_size
         for job in list(self._lanes[lane].values()):
             if job.abandoned:
                 self.withdraw(job)

@@ -27,11 +27,14 @@ if TYPE_CHECKING:
     from service.settings import ModelConfig
 
 __all__ = [
+    "Cancel",
     "Failed",
     "Hello",
     "Lane",
     "Loaded",
     "Message",
+    "Ping",
+    "Progress",
     "Ran",
     "RowAnswer",
     "Run",
@@ -94,6 +97,11 @@ class Cancel:
 
 
 @dataclass(frozen=True)
+class Ping:
+    """To a worker: show that you are alive. It sends one back at once, whatever it computes."""
+
+
+@dataclass(frozen=True)
 class Progress:
     """From a worker: how much of a slow batch is done, 0 to 1."""
 
@@ -148,7 +156,7 @@ class Ran:
     splits: int
 
 
-Message = Start | Run | Cancel | Hello | Loaded | Failed | Progress | Ran
+Message = Start | Run | Cancel | Ping | Hello | Loaded | Failed | Progress | Ran
 
 
 def pack(message: Message) -> bytes:

@@ -1,38 +1,31 @@
-"""The workers: started, fed with batches, replaced when they die."""
+"""The jobs and the workers: who computes what, and what becomes of jobs whose worker died."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import logging
-import os
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from service.engine.batcher import Batcher
-from service.engine.messages import Failed, Hello, Loaded, Progress, Ran, RowAnswer, Run, Start
-from service.engine.process import WorkerProcess
+from service.engine.messages import Progress, Ran, RowAnswer, Run
+from service.engine.supervisor import KEEPS_DYING, Supervisor
 from service.errors import InternalError, NotReady, UnknownModel
-from service.models.sources.source import Downloads
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
-
     from service.engine.jobs import Job
     from service.engine.messages import Message
+    from service.engine.process import WorkerProcess
     from service.metrics import Metrics
     from service.models.info import ModelInfo
     from service.settings import ModelConfig, Settings
 
 __all__ = ["ModelStatus", "Pool"]
 
-log = logging.getLogger("camserve.pool")
-
 _MAX_ATTEMPTS = 2
-_FIRST_BACKOFF_S, _MAX_BACKOFF_S = 0.1, 30.0
 
 
 @dataclass(frozen=True)
@@ -54,29 +47,23 @@ class Pool:
         self._configs = {config.name: config for config in settings.models}
         self._batcher: Batcher[Job] = Batcher(settings.max_batch_size, settings.max_batch_pixels)
         self._numbers = itertools.count(1)
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._deaths = 0
-        self._spread = settings.device != "auto"
         self._changed = asyncio.Event()
-        self.workers: list[WorkerProcess] = []
+        self.supervisor = Supervisor(settings, metrics, self._on_message, self._on_lost)
         self.draining = False
 
     async def start(self) -> None:
         """Launch the first workers; models load while this returns."""
-        for _ in range(self._settings.workers):
-            self._add(self._settings.device)
+        await self.supervisor.start()
 
     async def stop(self) -> None:
         """End the workers. Jobs without an answer, running or waiting, fail with NotReady."""
         self.draining = True
-        for task in list(self._tasks):
-            task.cancel()
         unanswered = [job for worker in self.workers for jobs in worker.running.values() for job in jobs]
         while waiting := self._batcher.next_batch(lambda _lane: True):
             unanswered += waiting
         for job in unanswered:
             job.fail(NotReady("The service is shutting down.", retry_after_s=5))
-        await asyncio.gather(*(worker.stop(timeout_s=5.0) for worker in self.workers))
+        await self.supervisor.stop()
 
     async def settled(self, name: str | None = None) -> None:
         """Wait until a model, by default the first, is no longer loading: it answers, or it failed."""
@@ -111,6 +98,9 @@ class Pool:
         failures = [worker.failures[config.name] for worker in self.workers if config.name in worker.failures]
         if failures:
             return ModelStatus(config, "failed", reason=failures[0])
+        if self.workers and all(worker.deaths >= KEEPS_DYING for worker in self.workers):
+            reason = f"its worker process keeps dying; last time: {self.workers[0].last_exit}. It is started again"
+            return ModelStatus(config, "failed", reason=f"{reason} within half a minute.")
         return ModelStatus(config, "loading")
 
     def statuses(self) -> list[ModelStatus]:
@@ -136,72 +126,25 @@ class Pool:
 
     # -- workers ------------------------------------------------------------------------------------------------------
 
-    def _add(self, device: str, delay_s: float = 0.0) -> None:
-        settings = self._settings
-        start = Start(
-            models=settings.models,
-            downloads=Downloads(settings.cache_dir, settings.allow_download, settings.weights_mirror),
-            device=device,
-            threads=settings.threads or max(1, len(os.sched_getaffinity(0)) // settings.workers),
-            concurrency=settings.concurrency,
-            log_level=settings.log_level,
-        )
-        worker = WorkerProcess(start, self._on_message, self._on_exit)
-        self.workers.append(worker)
-        self._spawn(self._launch(worker, delay_s))
-
-    async def _launch(self, worker: WorkerProcess, delay_s: float) -> None:
-        """Start a worker, and replace it if it hangs before its first model."""
-        await asyncio.sleep(delay_s)
-        await worker.launch()
-        await asyncio.sleep(self._settings.worker_start_timeout_s)
-        if worker in self.workers and not (worker.models or worker.failures):
-            log.error("worker %s loaded nothing in %g s", worker.pid, self._settings.worker_start_timeout_s)
-            worker.kill()
-
-    def _spawn(self, work: Awaitable[None]) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    @property
+    def workers(self) -> list[WorkerProcess]:
+        """All workers, those that wait to be started again included."""
+        return self.supervisor.workers
 
     def _on_message(self, worker: WorkerProcess, message: Message) -> None:
         match message:
-            case Hello():
-                self._on_hello(worker, message)
-            case Loaded(info):
-                worker.models[info.name] = info
-            case Failed(model, reason):
-                worker.failures[model] = reason
             case Progress(batch, fraction):
                 worker.progress[batch] = fraction
             case Ran():
                 self._on_ran(worker, message)
         self._changed.set()
-        self._metrics.workers_ready.set(sum(bool(each.models) for each in self.workers))
         self._dispatch()
 
-    def _on_hello(self, worker: WorkerProcess, hello: Hello) -> None:
-        """Learn the worker's device; the first of "auto" brings workers for the machine's other devices."""
-        worker.device = hello.device
-        worker.start = replace(worker.start, device=hello.device)
-        if self._spread:
-            return
-        self._spread = True
-        for device in hello.devices[1:]:
-            for _ in range(self._settings.workers):
-                self._add(device)
-
-    def _on_exit(self, worker: WorkerProcess) -> None:
-        """Replace a dead worker, and give its jobs to a healthy one: each once more, and alone."""
-        self.workers.remove(worker)
-        self._deaths = 1 if worker.models else self._deaths + 1
+    def _on_lost(self, worker: WorkerProcess) -> None:
+        """Give a dead worker's jobs to a healthy one: each once more, and alone."""
         for job in [job for jobs in reversed(worker.running.values()) for job in reversed(jobs)]:
             self._retry(job)
-        if not self.draining:
-            delay_s = min(_MAX_BACKOFF_S, _FIRST_BACKOFF_S * 2 ** (self._deaths - 1))
-            log.warning("a new worker for %s starts in %.1f s", worker.device, delay_s)
-            self._metrics.worker_restarts.inc()
-            self._add(worker.start.device, delay_s)
+        self._changed.set()
         self._dispatch()
 
     def _retry(self, job: Job) -> None:
@@ -246,8 +189,7 @@ class Pool:
         self._metrics.batch_size.labels(lane.model, lane.op).observe(len(jobs))
         self._metrics.batch_seconds.labels(lane.model, lane.op).observe(ran.compute_s)
         self._metrics.isolated.inc(ran.splits)
-        if ran.fits is not None:
-            self._batcher.cap(lane, ran.fits)
+        self._batcher.learn(lane, len(jobs), ran.fits)
         for job, outcome in zip(jobs, ran.outcomes, strict=True):
             if isinstance(outcome, RowAnswer):
                 job.answer(outcome, ran.compute_s, len(jobs))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import signal
 import socket
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from service.engine.messages import Cancel, pack, read
+from service.engine.messages import Cancel, Hello, Ping, Progress, Ran, pack, read
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,6 +44,10 @@ class WorkerProcess:
         failures: why other models cannot be loaded.
         running: batch number → its jobs, for batches sent and not yet answered.
         progress: batch number → how much of it is done, 0 to 1, where a slow batch has told.
+        greeted: whether the process has said hello.
+        useful: whether it has answered a batch.
+        deaths: how many before it in its place died in a row without having been of use.
+        last_exit: how the one before it, or it itself once it is dead, ended: ``exited with code 70``, ``hung`` …
     """
 
     def __init__(
@@ -57,6 +62,14 @@ class WorkerProcess:
         self.failures: dict[str, str] = {}
         self.running: dict[int, list[Job]] = {}
         self.progress: dict[int, float] = {}
+        self.greeted = False
+        self.useful = False
+        self.deaths = 0
+        self.last_exit: str | None = None
+        self._killed_for: str | None = None
+        # Ticks of the watchdog since something was heard: of the worker at all, and of each of its batches.
+        self._silence = 0
+        self._silences: dict[int, int] = {}
         self._on_message = on_message
         self._on_exit = on_exit
         self._process: asyncio.subprocess.Process | None = None
@@ -67,6 +80,20 @@ class WorkerProcess:
     def pid(self) -> int | None:
         """The process id, once launched."""
         return self._process.pid if self._process else None
+
+    @property
+    def state(self) -> Literal["starting", "loading", "ready", "failed"]:
+        """How far it is: no process that speaks yet, no model yet, models, or none that can be loaded."""
+        if self.models:
+            return "ready"
+        if not self.greeted:
+            return "starting"
+        return "loading" if self.missing() else "failed"
+
+    def missing(self) -> list[str]:
+        """Return the models that it has neither loaded nor failed to load, in the order of loading."""
+        names = [config.name for config in self.start.models]
+        return [name for name in names if name not in self.models and name not in self.failures]
 
     def accepts(self, lane: Lane) -> bool:
         """Whether a batch of ``lane`` would be computed at once.
@@ -120,8 +147,35 @@ class WorkerProcess:
             self.kill()
             await self._process.wait()
 
-    def kill(self) -> None:
-        """End the process at once."""
+    def tick(self, patience: int) -> str | None:
+        """Count one tick of the watchdog and ask for a sign of life.
+
+        Returns:
+            What has been silent for more than ``patience`` ticks; None if nothing was.
+        """
+        if not self.greeted or self._writer is None:
+            return None
+        self._silence += 1
+        self._silences = {batch: self._silences.get(batch, 0) + 1 for batch in self.running}
+        self._writer.write(pack(Ping()))
+        if self._silence > patience:
+            return "no sign of life"
+        return "no end of a batch" if max(self._silences.values(), default=0) > patience else None
+
+    def heard(self, message: Message) -> None:
+        """Take note of a sign of life."""
+        self._silence = 0
+        match message:
+            case Hello():
+                self.greeted = True
+            case Progress(batch, _fraction):
+                self._silences.pop(batch, None)
+            case Ran():
+                self.useful = True
+
+    def kill(self, reason: Literal["hung", "start_timeout"] | None = None) -> None:
+        """End the process at once, for a ``reason`` that its burial will name."""
+        self._killed_for = self._killed_for or reason
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
@@ -139,5 +193,18 @@ class WorkerProcess:
         self._writer.close()
         self.kill()
         code = await self._process.wait()
-        log.warning("worker %s on %s ended with code %s", self.pid, self.device, code)
+        self.last_exit = _ENDS.get(self._killed_for or "") or _end(code)
+        log.warning("worker %s on %s ended: %s", self.pid, self.device, self.last_exit)
         self._on_exit(self)
+
+
+_ENDS = {"hung": "it hung", "start_timeout": "it loaded nothing in time"}
+
+
+def _end(code: int) -> str:
+    if code >= 0:
+        return f"exited with code {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"killed by signal {-code}"

@@ -23,6 +23,7 @@ from service.engine.messages import (
     Failed,
     Hello,
     Loaded,
+    Ping,
     Progress,
     Ran,
     RowAnswer,
@@ -44,6 +45,10 @@ log = logging.getLogger("camserve.worker")
 
 # A CUDA context that has seen a device-side assert is dead for good: only a new process helps.
 _DEVICE_LOST = 70
+_THREAD_LOST = 71
+
+# How allocators that raise no exception of a class of their own say it: the CPU's, cuBLAS', Apple's.
+_NO_MEMORY = ("can't allocate memory", "ALLOC_FAILED", "out of memory")
 
 _TELL_EVERY_S = 0.5
 
@@ -56,6 +61,7 @@ class Worker:
         self._stream = connection.makefile("rb")
         self._sending = threading.Lock()
         self._hosts: dict[str, ModelHost] = {}
+        self._computing: set[int] = set()
         self._cancelled: set[int] = set()
 
     def run(self) -> None:
@@ -72,10 +78,13 @@ class Worker:
         with ThreadPoolExecutor(start.concurrency + 1, "batch") as threads:
             while (message := receive(self._stream)) is not None:
                 match message:
-                    case Run():
-                        threads.submit(self._compute, message)
-                    case Cancel(batch):
+                    case Run(batch):
+                        self._computing.add(batch)
+                        threads.submit(self._compute_or_die, message)
+                    case Cancel(batch) if batch in self._computing:
                         self._cancelled.add(batch)
+                    case Ping():
+                        self._send(message)
             os._exit(0)  # nobody is left to hear of a batch that still computes
 
     def _load(self, start: Start, device: str) -> None:
@@ -96,6 +105,17 @@ class Worker:
         log.info("model %s is ready on %s after %.1f s", config.name, device, time.monotonic() - began)
         return Loaded(host.info)
 
+    def _compute_or_die(self, run: Run) -> None:
+        try:
+            self._compute(run)
+        except BaseException:
+            # Nobody would answer this batch any more; a new worker computes it once more.
+            log.critical("a batch of model %s ended its thread, this worker ends", run.lane.model, exc_info=True)
+            os._exit(_THREAD_LOST)
+        finally:
+            self._computing.discard(run.batch)
+            self._cancelled.discard(run.batch)
+
     def _compute(self, run: Run) -> None:
         host = self._hosts[run.lane.model]
         began = time.monotonic()
@@ -115,7 +135,6 @@ class Worker:
         def between(done: int, total: int) -> None:
             nonlocal told
             if run.batch in self._cancelled:
-                self._cancelled.discard(run.batch)
                 raise InternalError("Nobody waits for this answer any more.")
             if time.monotonic() - told > _TELL_EVERY_S:
                 told = time.monotonic()
@@ -163,7 +182,9 @@ def _presentable(outcome: RowAnswer | Exception, run: Run) -> RowAnswer | Servic
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, torch.OutOfMemoryError | MemoryError)
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
 
 
 def _release() -> None:

@@ -49,9 +49,12 @@ def _readiness(pool: Pool) -> wire.Readiness:
         {
             "pid": worker.pid,
             "device": worker.device,
+            "state": worker.state,
             "models": sorted(worker.models),
             "batches": len(worker.running),
             "progress": worker.progress,
+            "deaths": worker.deaths,
+            "last_exit": worker.last_exit,
         }
         for worker in pool.workers
     ]

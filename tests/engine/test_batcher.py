@@ -65,14 +65,36 @@ def test_batches_are_bounded_by_count_and_by_pixels() -> None:
     assert sizes == [[4, 4], [4], [25], [1, 1, 1], [1]]
 
 
-def test_a_learned_cap_only_shrinks() -> None:
+def test_what_did_not_fit_is_not_tried_again_at_once() -> None:
     batcher: Batcher[Fake] = Batcher(8, 1000)
-    batcher.cap("a", 2)
-    batcher.cap("a", 5)
-    batcher.cap("b", 0)
+    batcher.learn("a", 4, fits=2)
+    batcher.learn("b", 1, fits=0)
+    batcher.learn("b", 1, fits=None)
     for lane in "aaabbb":
         batcher.submit(Fake(lane))
     assert [len(batcher.next_batch(anything)) for _ in range(5)] == [2, 1, 1, 1, 1]
+
+
+def test_memory_that_comes_back_is_used_again_step_by_step() -> None:
+    batcher: Batcher[Fake] = Batcher(8, 10_000)
+    batcher.learn("a", 8, fits=2)
+    sizes: list[int] = []
+    while len(sizes) < 100:
+        for _ in range(20):
+            batcher.submit(Fake("a"))
+        sizes.append(len(batcher.next_batch(anything)))
+        batcher.learn("a", sizes[-1], fits=None)
+    assert [(size, sizes.count(size)) for size in (2, 4, 8)] == [(2, 32), (4, 32), (8, 36)]
+
+
+def test_a_batch_smaller_than_the_cap_proves_nothing() -> None:
+    batcher: Batcher[Fake] = Batcher(8, 10_000)
+    batcher.learn("a", 8, fits=4)
+    for _ in range(100):
+        batcher.learn("a", 3, fits=None)
+    for _ in range(20):
+        batcher.submit(Fake("a"))
+    assert len(batcher.next_batch(anything)) == 4
 
 
 def test_abandoned_jobs_never_leave() -> None:

@@ -2,110 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
-from service.cam.questions import Question
-from service.engine import pool as pool_module
-from service.engine.jobs import Computed, Job
-from service.engine.messages import Failed, Hello, Lane, Loaded, Ran, RowAnswer, Run
-from service.engine.pool import Pool
-from service.engine.process import WorkerProcess
+from service.engine.messages import Failed, Hello, RowAnswer
 from service.errors import InternalError, NotReady, UnknownModel
-from service.imaging.preprocess import PreprocessSpec
-from service.metrics import Metrics
-from service.models.info import ModelInfo
-from service.settings import ModelConfig, Settings
+from tests.engine.fakes import FakeWorker, job, number_of, replace_workers, settings, settle, start
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from service.engine.messages import Message
-
-
-class FakeWorker(WorkerProcess):
-    """A worker without a process: the test speaks for it."""
-
-    launched: list[FakeWorker] = []  # noqa: RUF012  # shared on purpose: the pool creates them
-
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self.sent: list[Run] = []
-        self.stopped = False
-
-    async def launch(self) -> None:
-        self.launched.append(self)
-
-    def send(self, run: Run, jobs: list[Job]) -> None:
-        self.running[run.batch] = jobs
-        self.sent.append(run)
-
-    async def stop(self, timeout_s: float) -> None:  # noqa: ARG002  # the real one's signature
-        self.stopped = True
-
-    def say(self, message: Message) -> None:
-        self._on_message(self, message)
-
-    def load(self, *names: str) -> None:
-        self.say(Hello("cpu", ("cpu",)))
-        for name in names:
-            self.say(Loaded(info(name)))
-
-    def answer(self, run: Run, outcomes: list[Any] | None = None, fits: int | None = None) -> None:
-        rows = [RowAnswer(np.array([question.targets[0]], np.float32), (), [], []) for question in run.questions]
-        self.say(Ran(run.batch, outcomes or cast("list[Any]", rows), 0.01, fits, 0))
-
-    def die(self) -> None:
-        self._on_exit(self)
-
-
-def info(name: str) -> ModelInfo:
-    return ModelInfo(name, "1", "toy", ("a",), PreprocessSpec("crop", 8, 8), (), "layer", "float32", "cpu", 1)
-
-
-async def settle() -> None:
-    """Let launches and callbacks happen; the shortest backoff is 0.1 s."""
-    await asyncio.sleep(0.15)
-
-
-def settings(**changes: Any) -> Settings:
-    names = changes.pop("names", ("m",))
-    return Settings(models=tuple(ModelConfig(name=name, architecture="toy") for name in names), **changes)
+    from service.engine.pool import Pool
 
 
 @pytest.fixture(autouse=True)
 def _fake_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool_module, "WorkerProcess", FakeWorker)
-    FakeWorker.launched = []
+    replace_workers(monkeypatch)
 
 
 @pytest.fixture
 async def pool() -> AsyncIterator[Pool]:
     async for started in start(settings()):
         yield started
-
-
-async def start(chosen: Settings) -> AsyncIterator[Pool]:
-    made = Pool(chosen, Metrics())
-    await made.start()
-    await settle()
-    yield made
-    await made.stop()
-
-
-def job(number: int = 0, model: str = "m") -> Job:
-    loop = asyncio.get_running_loop()
-    pixels = np.full((8, 8, 3), number, np.uint8)
-    future: asyncio.Future[Computed] = loop.create_future()
-    future.add_done_callback(lambda done: done.cancelled() or done.exception())  # counts as retrieved
-    return Job(Lane(model, "explain"), pixels, Question((number,)), future, loop.time())
-
-
-def number_of(done: Job) -> int:
-    return int(done.future.result().answer.logits[0])
 
 
 async def test_a_lone_job_leaves_at_once_and_a_burst_fills_the_next_batch(pool: Pool) -> None:
@@ -198,23 +118,11 @@ async def test_a_job_whose_second_worker_dies_fails_and_takes_nobody_with_it(poo
     with pytest.raises(InternalError, match="Two workers died"):
         await poison.future
     await settle()
+    await settle()
     last = FakeWorker.launched[2]
     last.load("m")
     last.answer(last.sent[0])
     assert number_of(innocent) == 1
-
-
-async def test_a_worker_that_keeps_dying_is_started_less_and_less_often(
-    pool: Pool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    delays: list[float] = []
-    monkeypatch.setattr(Pool, "_add", lambda _self, _device, delay_s: delays.append(delay_s))
-    worker = FakeWorker.launched[0]
-    for _ in range(12):
-        pool.workers.append(worker)
-        worker.die()
-    assert delays[:4] == [0.1, 0.2, 0.4, 0.8]
-    assert delays[-1] == 30.0
 
 
 async def test_abandoned_jobs_are_neither_sent_nor_answered(pool: Pool) -> None:

@@ -112,7 +112,7 @@ class FakeWorker(WorkerProcess):
 
     def __init__(self, pool: Pool) -> None:
         start = Start(models=(), downloads=Downloads(Path()), device="cpu", threads=1, concurrency=1)
-        super().__init__(start, pool._on_message, pool._on_exit)
+        super().__init__(start, pool.supervisor.on_message, pool.supervisor.on_exit)
         self.models = {PETS.name: PETS}
         self.held = False
         self.outcome: Outcome = answer_row

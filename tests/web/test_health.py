@@ -35,7 +35,18 @@ async def test_ready_with_a_loaded_model(client: httpx.AsyncClient) -> None:
     assert response.json() == {
         "status": "ready",
         "models": {"pets": "ready"},
-        "workers": [{"pid": 4242, "device": "cpu", "models": ["pets"], "batches": 0, "progress": {}}],
+        "workers": [
+            {
+                "pid": 4242,
+                "device": "cpu",
+                "state": "ready",
+                "models": ["pets"],
+                "batches": 0,
+                "progress": {},
+                "deaths": 0,
+                "last_exit": None,
+            }
+        ],
     }
 
 
