@@ -95,9 +95,22 @@ def _parse_model(text: str) -> dict[str, str]:
     return fields
 
 
-def _split_models(value: object) -> object:
-    """Read the environment's one string: models apart by white space."""
+def _split(value: object) -> object:
+    """Read one string of the environment or the command line: items apart by white space."""
     return value.split() if isinstance(value, str) else value
+
+
+_ORIGIN = re.compile(r"https?://(\*\.)?[A-Za-z0-9.-]+(:\d{1,5}|:\*)?|https?://\[[0-9A-Fa-f:.]+\](:\d{1,5})?")
+
+
+def _check_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
+    for origin in origins:
+        if origin != "*" and not _ORIGIN.fullmatch(origin):
+            raise ValueError(f"{origin!r} is no origin: write https://host or https://host:port, nothing behind it")
+    return origins
+
+
+Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_check_origins)]
 
 
 def _check_models(models: tuple[ModelConfig, ...]) -> tuple[ModelConfig, ...]:
@@ -116,16 +129,16 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
-    models: Annotated[
-        tuple[ModelConfig, ...], NoDecode, BeforeValidator(_split_models), AfterValidator(_check_models)
-    ] = Field(
-        (
-            ModelConfig(name="shapes", architecture="shapes"),
-            ModelConfig(name="shapes-shortcut", architecture="shapes-shortcut"),
-        ),
-        description="Models to serve, the first being the default. "
-        "`[name=]architecture[:weights][,option=value…]`, repeated on the command line, apart by spaces in the "
-        "environment, or `[[models]]` tables in the file.",
+    models: Annotated[tuple[ModelConfig, ...], NoDecode, BeforeValidator(_split), AfterValidator(_check_models)] = (
+        Field(
+            (
+                ModelConfig(name="shapes", architecture="shapes"),
+                ModelConfig(name="shapes-shortcut", architecture="shapes-shortcut"),
+            ),
+            description="Models to serve, the first being the default. "
+            "`[name=]architecture[:weights][,option=value…]`, repeated on the command line, apart by spaces in the "
+            "environment, or `[[models]]` tables in the file.",
+        )
     )
     device: str = Field("auto", description="`auto` (every GPU, else the CPU), `cpu`, `cuda`, `cuda:1`, `mps`.")
     workers: int = Field(1, ge=1, le=64, description="Worker processes per device.")
@@ -152,6 +165,10 @@ class Settings(BaseSettings):
         description="Base URL that replaces torchvision's download site, for machines behind a mirror.",
     )
     allow_download: bool = Field(True, description="Whether weights may be downloaded.")
+    frame_ancestors: Origins = Field(
+        (),
+        description="Origins, apart by spaces, whose pages may show `/embed` in a frame, besides this one; `*` is any.",
+    )
     worker_start_timeout_s: float = Field(600.0, gt=0, description="Time a worker may take to load its models.")
     drain_timeout_s: float = Field(30.0, ge=0, description="Time that accepted requests get on shutdown.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged.")
