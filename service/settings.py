@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -18,6 +18,9 @@ from pydantic_settings import (
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from service.errors import closest
 
 __all__ = ["ModelConfig", "Settings", "load_settings"]
 
@@ -191,9 +194,10 @@ def load_settings(file: Path | None = None, **overrides: Any) -> Settings:
     """Build the settings from ``overrides``, the environment and the TOML ``file``.
 
     Raises:
-        pydantic.ValidationError: a value is out of range, or a key is unknown.
+        pydantic.ValidationError: a value is out of range, or a key or a variable ``CAMSERVE_…`` is unknown.
         FileNotFoundError: ``file`` does not exist.
     """
+    _check_environment()
     if file is None:
         return Settings(**overrides)
     if not file.is_file():
@@ -206,6 +210,34 @@ def load_settings(file: Path | None = None, **overrides: Any) -> Settings:
     if "models" in Settings(**overrides).model_fields_set:
         return settings  # they came from the command line or the environment: relative to the working directory
     return settings.model_copy(update={"models": tuple(_beside(file, model) for model in settings.models)})
+
+
+def _check_environment() -> None:
+    """Refuse misspelt variables, which would otherwise be ignored in silence.
+
+    Raises:
+        pydantic.ValidationError: there is one.
+    """
+    known = {name.upper() for name in Settings.model_fields}
+    given = [name for name in os.environ if name.upper().startswith("CAMSERVE_")]  # noqa: TID251
+    names = [(name, name.upper().removeprefix("CAMSERVE_")) for name in given]
+    # The tests have variables of their own, and start servers with them.
+    unknown = [(name, rest) for name, rest in names if rest not in known and not rest.startswith("TESTS_")]
+    if unknown:
+        problems: list[InitErrorDetails] = [
+            {"type": _unknown_variable(rest, known), "loc": (name,), "input": None} for name, rest in unknown
+        ]
+        raise ValidationError.from_exception_data("Settings", problems, hide_input=True)
+
+
+def _unknown_variable(rest: str, known: set[str]) -> PydanticCustomError:
+    if re.match(r"SERVICE_(HOST|PORT)|PORT_\d", rest):
+        hint = "Kubernetes sets it for a service named camserve: set enableServiceLinks to false in the pod"
+    elif suggestions := closest(rest, known):
+        hint = f"did you mean {' or '.join(f'CAMSERVE_{name}' for name in suggestions)}?"
+    else:
+        hint = "`camserve serve --help` lists the settings"
+    return PydanticCustomError("unknown_variable", "there is no such setting; {hint}", {"hint": hint})
 
 
 def _beside(file: Path, model: ModelConfig) -> ModelConfig:
