@@ -18,6 +18,7 @@ from service.metrics import Metrics
 from service.protocols.native import routes as native
 from service.web import health, pages
 from service.web.headers import SecurityHeaders
+from service.web.keys import Authentication
 from service.web.middleware import BodyLimit, RequestContext, problem_response
 from service.web.openapi import document
 
@@ -55,6 +56,7 @@ def create_app(settings: Settings) -> FastAPI:
         middleware=[
             Middleware(SecurityHeaders, frame_ancestors=settings.frame_ancestors),
             Middleware(RequestContext, metrics=metrics),
+            Middleware(Authentication, keys=settings.keys),
             Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
         ],
         generate_unique_id_function=_operation_id,
