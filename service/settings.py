@@ -161,6 +161,13 @@ def _check_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
     for origin in origins:
         if origin != "*" and not _ORIGIN.fullmatch(origin):
             raise ValueError(f"{origin!r} is no origin: write https://host or https://host:port, nothing behind it")
+    return tuple(origin.lower() for origin in origins)  # as browsers write them
+
+
+def _check_exact(origins: tuple[str, ...]) -> tuple[str, ...]:
+    for origin in origins:
+        if "*" in origin.removeprefix("*"):
+            raise ValueError(f"{origin!r} has a wildcard: name each origin, or allow any with '*'")
     return origins
 
 
@@ -228,6 +235,10 @@ class Settings(BaseSettings):
         False,
         description="Whether to listen on other than a loopback address without keys: something else must then keep "
         "strangers out.",
+    )
+    cors_origins: Annotated[Origins, AfterValidator(_check_exact)] = Field(
+        (),
+        description="Origins, apart by spaces, whose pages may call the API and read its answers; `*` is any.",
     )
     frame_ancestors: Origins = Field(
         (),
