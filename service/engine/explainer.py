@@ -31,10 +31,11 @@ if TYPE_CHECKING:
     from typing import TypeVar
 
     from numpy.typing import NDArray
+    from prometheus_client import Counter
 
     from service.engine.jobs import Computed
     from service.imaging.render import RenderSpec
-    from service.metrics import Metrics
+    from service.metrics import Metrics, Stage
     from service.models.info import ModelInfo
     from service.settings import Settings
     from service.wire import PredictOptions
@@ -42,6 +43,13 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 __all__ = ["Explainer"]
+
+
+@dataclass
+class _Course:
+    """How far a picture has come: what is told of it if it is given up."""
+
+    stage: Stage | None = "decode"
 
 
 @dataclass(frozen=True)
@@ -103,13 +111,19 @@ class Explainer:
         todo = plan(options, info, self._settings.max_explanations)
         self._check_count(uploads)
         allowed = self._settings.request_timeout_s if timeout_s is None else timeout_s
+        courses = [_Course() for _ in uploads]
         try:
             with self.admission.admit(len(uploads)):
                 self._metrics.in_flight.set(self.admission.inside)
                 async with asyncio.timeout_at(deadline_from + allowed), asyncio.TaskGroup() as group:
-                    tasks = [group.create_task(self._picture(i, up, todo)) for i, up in enumerate(uploads)]
+                    work = enumerate(zip(uploads, courses, strict=True))
+                    tasks = [group.create_task(self._picture(i, up, todo, course)) for i, (up, course) in work]
         except TimeoutError:
+            _count(self._metrics.expired, courses)
             raise DeadlineExceeded(f"The answer was not ready within {allowed:g} s.") from None
+        except asyncio.CancelledError:
+            _count(self._metrics.cancelled, courses)
+            raise
         finally:
             self._metrics.in_flight.set(self.admission.inside)
         pictures = tuple(task.result() for task in tasks)
@@ -126,20 +140,25 @@ class Explainer:
         if len(uploads) > most:
             raise TooManyImages(f"{len(uploads)} pictures are too many for one request; send {most} at most.")
 
-    async def _picture(self, index: int, upload: Upload, todo: Plan) -> PictureAnswer:
+    async def _picture(self, index: int, upload: Upload, todo: Plan, course: _Course) -> PictureAnswer:
         try:
-            return replace(await self._lead_through(upload, todo), index=index)
+            answer = replace(await self._lead_through(upload, todo, course), index=index)
         except ServiceError as error:
+            self._metrics.picture_errors.labels(error.code).inc()
+            course.stage = None
             digest = hashlib.sha256(upload.data).hexdigest()
             return PictureAnswer(index, upload.filename, digest, error=error)
+        course.stage = None
+        return answer
 
-    async def _lead_through(self, upload: Upload, todo: Plan) -> PictureAnswer:
+    async def _lead_through(self, upload: Upload, todo: Plan, course: _Course) -> PictureAnswer:
         opened, decode_s = await self._timed("decode", lambda: self._open(upload.data, todo))
-        computed = await self._compute(opened.prepared.pixels, todo)
+        computed = await self._compute(opened.prepared.pixels, todo, course)
         scores = _scores(computed.answer.logits, todo.info)
         explanations: tuple[MapAnswer, ...] = ()
         render_s = 0.0
         if spec := todo.render:
+            course.stage = "render"
             explanations, render_s = await self._timed("render", lambda: _draw(opened, computed, scores, todo, spec))
         image = opened.image
         return PictureAnswer(
@@ -172,15 +191,23 @@ class Explainer:
         image = decode(data, self._limits, scale_for)
         return _Opened(image, preprocess(image, spec))
 
-    async def _compute(self, pixels: NDArray[np.uint8], todo: Plan) -> Computed:
+    async def _compute(self, pixels: NDArray[np.uint8], todo: Plan, course: _Course) -> Computed:
         loop = asyncio.get_running_loop()
         job = Job(todo.lane, pixels, todo.question, loop.create_future(), queued_at=time.perf_counter())
+        course.stage = "queue"
         self.pool.submit(job)
         try:
             return await job.future
         finally:
             # Cancelled: the client went away or the deadline passed, and a job that still waits is not computed.
             self.pool.withdraw(job)
+            course.stage = "compute" if job.started_at else "queue"
+
+
+def _count(given_up: Counter, courses: Sequence[_Course]) -> None:
+    for course in courses:
+        if course.stage is not None:
+            given_up.labels(course.stage).inc()
 
 
 def _draw(

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from service.engine.jobs import Job
     from service.engine.messages import Message
-    from service.metrics import Metrics
+    from service.metrics import Ending, Metrics
     from service.models.info import ModelInfo
     from service.settings import ModelConfig, Settings
 
@@ -147,6 +147,8 @@ class Pool:
             log_level=settings.log_level,
         )
         worker = WorkerProcess(start, self._on_message, self._on_exit)
+        taken = {each.number for each in self.workers}
+        worker.number = next(number for number in itertools.count() if number not in taken)
         self.workers.append(worker)
         self._spawn(self._launch(worker, delay_s))
 
@@ -157,6 +159,7 @@ class Pool:
         await asyncio.sleep(self._settings.worker_start_timeout_s)
         if worker in self.workers and not (worker.models or worker.failures):
             log.error("worker %s loaded nothing in %g s", worker.pid, self._settings.worker_start_timeout_s)
+            worker.ended = "start_timeout"
             worker.kill()
 
     def _spawn(self, work: Awaitable[None]) -> None:
@@ -177,7 +180,6 @@ class Pool:
             case Ran():
                 self._on_ran(worker, message)
         self._changed.set()
-        self._metrics.workers_ready.set(sum(bool(each.models) for each in self.workers))
         self._dispatch()
 
     def _on_hello(self, worker: WorkerProcess, hello: Hello) -> None:
@@ -196,20 +198,20 @@ class Pool:
         self.workers.remove(worker)
         self._deaths = 1 if worker.models else self._deaths + 1
         for job in [job for jobs in reversed(worker.running.values()) for job in reversed(jobs)]:
-            self._retry(job)
+            self._retry(job, worker.ended)
         if not self.draining:
             delay_s = min(_MAX_BACKOFF_S, _FIRST_BACKOFF_S * 2 ** (self._deaths - 1))
             log.warning("a new worker for %s starts in %.1f s", worker.device, delay_s)
-            self._metrics.worker_restarts.inc()
+            self._metrics.worker_restarts.labels(worker.ended).inc()
             self._add(worker.start.device, delay_s)
         self._dispatch()
 
-    def _retry(self, job: Job) -> None:
+    def _retry(self, job: Job, ended: Ending) -> None:
         job.attempts += 1
         if job.attempts >= _MAX_ATTEMPTS:
             job.fail(InternalError("Two workers died while they computed this picture; it is not tried again."))
         elif not job.abandoned:
-            self._metrics.retried.inc()
+            self._metrics.retried.labels(ended).inc()
             self._batcher.resubmit(job)
 
     # -- batches ------------------------------------------------------------------------------------------------------
@@ -245,7 +247,7 @@ class Pool:
         lane = jobs[0].lane
         self._metrics.batch_size.labels(lane.model, lane.op).observe(len(jobs))
         self._metrics.batch_seconds.labels(lane.model, lane.op).observe(ran.compute_s)
-        self._metrics.isolated.inc(ran.splits)
+        self._metrics.isolated.labels("error" if ran.fits is None else "memory").inc(ran.splits)
         if ran.fits is not None:
             self._batcher.cap(lane, ran.fits)
         for job, outcome in zip(jobs, ran.outcomes, strict=True):

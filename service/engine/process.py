@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from service.engine.jobs import Job
     from service.engine.messages import Lane, Message, Run, Start
+    from service.metrics import Ending
     from service.models.info import ModelInfo
 
 __all__ = ["WorkerProcess"]
@@ -43,6 +44,9 @@ class WorkerProcess:
         failures: why other models cannot be loaded.
         running: batch number → its jobs, for batches sent and not yet answered.
         progress: batch number → how much of it is done, 0 to 1, where a slow batch has told.
+        number: its place among the workers; a replacement takes over that of the worker it replaces.
+        ended: how it ended, for the metrics; whoever kills it says why.
+        device_bytes: memory of its device, ``allocated`` and ``reserved``, where it has told.
     """
 
     def __init__(
@@ -57,6 +61,9 @@ class WorkerProcess:
         self.failures: dict[str, str] = {}
         self.running: dict[int, list[Job]] = {}
         self.progress: dict[int, float] = {}
+        self.number = 0
+        self.ended: Ending = "exited"
+        self.device_bytes: dict[str, int] = {}
         self._on_message = on_message
         self._on_exit = on_exit
         self._process: asyncio.subprocess.Process | None = None
@@ -139,5 +146,7 @@ class WorkerProcess:
         self._writer.close()
         self.kill()
         code = await self._process.wait()
+        if code < 0 and self.ended == "exited":
+            self.ended = "signal"
         log.warning("worker %s on %s ended with code %s", self.pid, self.device, code)
         self._on_exit(self)
