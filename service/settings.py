@@ -154,6 +154,11 @@ class Settings(BaseSettings):
     allow_download: bool = Field(True, description="Whether weights may be downloaded.")
     worker_start_timeout_s: float = Field(600.0, gt=0, description="Time a worker may take to load its models.")
     drain_timeout_s: float = Field(30.0, ge=0, description="Time that accepted requests get on shutdown.")
+    tracing: bool = Field(
+        False,
+        description="Whether spans are sent to an OpenTelemetry collector. Needs the extra `otel`; the standard "
+        "`OTEL_…` variables say where to.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged.")
 
     @classmethod

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from opentelemetry.trace import get_current_span
 
 from service.engine.admission import Admission
 from service.engine.answers import Answer, ClassScore, MapAnswer, PictureAnswer, StageTimes, Upload
@@ -21,6 +22,7 @@ from service.engine.evidence import note_on, weigh
 from service.engine.jobs import Job
 from service.engine.plan import Plan, plan
 from service.engine.pool import Pool
+from service.engine.spans import Spans
 from service.errors import DeadlineExceeded, NoImage, ServiceError, TooManyImages
 from service.imaging.decode import DecodedImage, DecodeLimits, decode
 from service.imaging.preprocess import Prepared, needed_scale, preprocess
@@ -61,16 +63,17 @@ class _Opened:
 class Explainer:
     """Predicts and explains; owns the worker pool and the threads that decode and draw."""
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, spans: Spans | None = None) -> None:
         self._settings = settings
         self._metrics = metrics
+        self._spans = spans or Spans()
         self._limits = DecodeLimits(
             max_bytes=settings.max_image_bytes,
             max_pixels=settings.max_image_pixels,
             max_frames=settings.max_image_frames,
         )
         self._threads = ThreadPoolExecutor(settings.decode_threads or len(os.sched_getaffinity(0)), "picture")
-        self.pool = Pool(settings, metrics)
+        self.pool = Pool(settings, metrics, self._spans)
         self.admission = Admission(settings.max_queue, lambda: asyncio.get_running_loop().time())
 
     async def start(self) -> None:
@@ -142,7 +145,8 @@ class Explainer:
 
     async def _picture(self, index: int, upload: Upload, todo: Plan, course: _Course) -> PictureAnswer:
         try:
-            answer = replace(await self._lead_through(upload, todo, course), index=index)
+            with self._spans.picture(index, todo.lane):
+                answer = replace(await self._lead_through(upload, todo, course), index=index)
         except ServiceError as error:
             self._metrics.picture_errors.labels(error.code).inc()
             course.stage = None
@@ -176,7 +180,8 @@ class Explainer:
     async def _timed(self, stage: str, work: Callable[[], T]) -> tuple[T, float]:
         """Run ``work`` in a thread; return its result and the seconds it took, waiting for the thread included."""
         began = time.perf_counter()
-        result = await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        with self._spans.stage(stage):
+            result = await asyncio.get_running_loop().run_in_executor(self._threads, work)
         seconds = time.perf_counter() - began
         self._metrics.stage_seconds.labels(stage).observe(seconds)
         return result, seconds
@@ -194,6 +199,7 @@ class Explainer:
     async def _compute(self, pixels: NDArray[np.uint8], todo: Plan, course: _Course) -> Computed:
         loop = asyncio.get_running_loop()
         job = Job(todo.lane, pixels, todo.question, loop.create_future(), queued_at=time.perf_counter())
+        job.span = get_current_span()
         course.stage = "queue"
         self.pool.submit(job)
         try:
@@ -202,6 +208,7 @@ class Explainer:
             # Cancelled: the client went away or the deadline passed, and a job that still waits is not computed.
             self.pool.withdraw(job)
             course.stage = "compute" if job.started_at else "queue"
+            self._spans.waited(job)
 
 
 def _count(given_up: Counter, courses: Sequence[_Course]) -> None:

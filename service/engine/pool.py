@@ -15,6 +15,7 @@ import numpy as np
 from service.engine.batcher import Batcher
 from service.engine.messages import Failed, Hello, Loaded, Progress, Ran, RowAnswer, Run, Start
 from service.engine.process import WorkerProcess
+from service.engine.spans import Spans
 from service.errors import InternalError, NotReady, UnknownModel
 from service.models.sources.source import Downloads
 
@@ -48,9 +49,10 @@ class ModelStatus:
 class Pool:
     """All workers of this service. Lives in one event loop, which alone may call it."""
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, spans: Spans | None = None) -> None:
         self._settings = settings
         self._metrics = metrics
+        self._spans = spans or Spans()
         self._configs = {config.name: config for config in settings.models}
         self._batcher: Batcher[Job] = Batcher(settings.max_batch_size, settings.max_batch_pixels)
         self._numbers = itertools.count(1)
@@ -248,6 +250,7 @@ class Pool:
         self._metrics.batch_size.labels(lane.model, lane.op).observe(len(jobs))
         self._metrics.batch_seconds.labels(lane.model, lane.op).observe(ran.compute_s)
         self._metrics.isolated.labels("error" if ran.fits is None else "memory").inc(ran.splits)
+        self._spans.batch(worker, jobs, ran)
         if ran.fits is not None:
             self._batcher.cap(lane, ran.fits)
         for job, outcome in zip(jobs, ran.outcomes, strict=True):

@@ -7,11 +7,13 @@ import re
 import time
 from typing import TYPE_CHECKING
 
+from opentelemetry.trace import get_current_span
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from ulid import ULID
 
+from service.engine.spans import current_trace_id
 from service.errors import BodyTooLarge, InternalError, ServiceError
 from service.problems import MEDIA_TYPE, STATUS, headers_for, problem_for, status_of
 
@@ -20,14 +22,14 @@ if TYPE_CHECKING:
 
     from service.metrics import Metrics
 
-__all__ = ["BodyLimit", "RequestContext", "problem_response"]
+__all__ = ["PROBES", "BodyLimit", "RequestContext", "problem_response"]
 
 log = logging.getLogger("camserve.access")
 
 _CLIENT_GONE = 499  # nginx's number for a client that did not wait; nobody reads it but the log and the metrics
 
 # Asked every few seconds by whatever supervises the service.
-_PROBES = {"/livez", "/readyz", "/metrics"}
+PROBES = {"/livez", "/readyz", "/metrics"}
 
 # Not the caller's mistake in what it asks, but more than it may or than fits.
 _REFUSALS = {401, 403, 413, 429, 503}
@@ -61,6 +63,7 @@ class RequestContext:
         sent = Headers(scope=scope).get("x-request-id", "")
         request_id = sent if _SANE_ID.fullmatch(sent) else str(ULID())
         scope.setdefault("state", {}).update(request_id=request_id, metrics=self._metrics)
+        get_current_span().set_attribute("camserve.request_id", request_id)
         began = time.perf_counter()
         status = 0
 
@@ -90,10 +93,9 @@ class RequestContext:
         route = _route(scope)
         self._metrics.requests.labels(route, str(status)).inc()
         self._metrics.request_seconds.labels(route).observe(seconds)
-        level = logging.DEBUG if route in _PROBES else logging.INFO
-        log.log(
-            level, "%s %s %s %.1f ms %s", scope["method"], route, status, seconds * 1000, scope["state"]["request_id"]
-        )
+        level = logging.DEBUG if route in PROBES else logging.INFO
+        ids = " ".join(filter(None, (scope["state"]["request_id"], current_trace_id())))
+        log.log(level, "%s %s %s %.1f ms %s", scope["method"], route, status, seconds * 1000, ids)
 
 
 def _route(scope: Scope) -> str:
