@@ -14,7 +14,7 @@ COPY constraints.txt ./
 RUN pip install --index-url "https://download.pytorch.org/whl/${TORCH}" -c constraints.txt torch torchvision
 COPY pyproject.toml README.md LICENSE ./
 COPY service ./service
-RUN pip install -c constraints.txt .
+RUN pip install -c constraints.txt '.[otel]'
 
 FROM python:${PYTHON}-slim
 COPY --from=build /opt/camserve /opt/camserve

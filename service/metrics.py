@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+import platform
+from importlib.metadata import version
+from typing import Literal
 
-__all__ = ["Metrics"]
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
+from prometheus_client.exposition import choose_encoder
 
-_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+from service import __version__
+
+__all__ = ["Ending", "Metrics", "Stage"]
+
+Stage = Literal["decode", "queue", "compute", "render"]
+
+Ending = Literal["exited", "signal", "hung", "start_timeout"]
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class Metrics:
     """Counters, gauges and histograms; times are in seconds. ``docs/operations.md`` has a row for each."""
 
-    content_type = CONTENT_TYPE_PLAIN_0_0_4
-
     def __init__(self) -> None:
+        # Otherwise a second series, which nobody reads, stands beside every counter and histogram.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = registry = CollectorRegistry()
         self.requests = Counter("camserve_requests", "Answered requests.", ["route", "status"], registry=registry)
         self.request_seconds = Histogram(
@@ -37,12 +47,81 @@ class Metrics:
         )
         self.queue_depth = Gauge("camserve_queue_depth", "Pictures that wait for a worker.", registry=registry)
         self.in_flight = Gauge("camserve_in_flight", "Pictures accepted and not yet answered.", registry=registry)
+        self.ready = Gauge("camserve_ready", "1 where `/readyz` says 200, else 0.", registry=registry)
+        self.model_ready = Gauge(
+            "camserve_model_ready", "1 where some worker answers for the model, else 0.", ["model"], registry=registry
+        )
         self.workers_ready = Gauge("camserve_workers_ready", "Workers with at least one model.", registry=registry)
+        self.worker_state = Gauge(
+            "camserve_worker_state",
+            "1 for the state that a worker is in, 0 for the others.",
+            ["worker", "device", "state"],
+            registry=registry,
+        )
+        self.worker_resident = Gauge(
+            "camserve_worker_resident_bytes",
+            "Main memory that a worker holds.",
+            ["worker", "device"],
+            registry=registry,
+        )
+        self.worker_device = Gauge(
+            "camserve_worker_device_bytes",
+            "Memory of its device that a worker holds, where the device has its own.",
+            ["worker", "device", "kind"],
+            registry=registry,
+        )
         self.rejected = Counter("camserve_rejected", "Refused requests, by error code.", ["code"], registry=registry)
-        self.worker_restarts = Counter("camserve_worker_restarts", "Workers replaced.", registry=registry)
-        self.retried = Counter("camserve_retried", "Pictures computed again after a worker died.", registry=registry)
-        self.isolated = Counter("camserve_batch_splits", "Batches cut in two after an error.", registry=registry)
+        self.picture_errors = Counter(
+            "camserve_picture_errors", "Pictures answered with an error, by its code.", ["code"], registry=registry
+        )
+        self.cancelled = Counter(
+            "camserve_cancelled",
+            "Pictures given up because their client went away, by the stage they were in.",
+            ["stage"],
+            registry=registry,
+        )
+        self.expired = Counter(
+            "camserve_expired",
+            "Pictures given up because their deadline passed, by the stage they were in.",
+            ["stage"],
+            registry=registry,
+        )
+        self.worker_restarts = Counter(
+            "camserve_worker_restarts", "Workers replaced, by how they ended.", ["reason"], registry=registry
+        )
+        self.retried = Counter(
+            "camserve_retried",
+            "Pictures computed again after their worker ended, by how it did.",
+            ["reason"],
+            registry=registry,
+        )
+        self.isolated = Counter(
+            "camserve_batch_splits", "Batches cut in two after an error, by its kind.", ["reason"], registry=registry
+        )
+        self.build_info = Gauge(
+            "camserve_build_info",
+            "Always 1; what is running is in the labels.",
+            ["version", "python", "torch"],
+            registry=registry,
+        )
+        self.build_info.labels(__version__, platform.python_version(), version("torch")).set(1)
+        ProcessCollector(registry=registry)
+        self._begin_at_zero()
 
-    def expose(self) -> bytes:
-        """Return the Prometheus text format."""
-        return generate_latest(self.registry)
+    def _begin_at_zero(self) -> None:
+        """Create the series whose labels are known: what appears with its first event cannot be seen to rise."""
+        for stage in ("decode", "queue", "render"):
+            self.stage_seconds.labels(stage)
+        for counter in (self.cancelled, self.expired):
+            for stage in ("decode", "queue", "compute", "render"):
+                counter.labels(stage)
+        for counter in (self.worker_restarts, self.retried):
+            for ending in ("exited", "signal", "hung", "start_timeout"):
+                counter.labels(ending)
+        for reason in ("error", "memory"):
+            self.isolated.labels(reason)
+
+    def expose(self, accept: str = "") -> tuple[bytes, str]:
+        """Return all metrics and their media type: OpenMetrics where ``accept`` asks for it, else Prometheus's own."""
+        encode, media_type = choose_encoder(accept)
+        return encode(self.registry), media_type

@@ -252,6 +252,11 @@ class Settings(BaseSettings):
         "worker is replaced.",
     )
     drain_timeout_s: float = Field(30.0, ge=0, description="Time that accepted requests get on shutdown.")
+    tracing: bool = Field(
+        False,
+        description="Whether spans are sent to an OpenTelemetry collector. Needs the extra `otel`; the standard "
+        "`OTEL_…` variables say where to.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged.")
 
     @classmethod

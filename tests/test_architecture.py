@@ -76,5 +76,14 @@ class TestImports:
     def test_the_package_itself_needs_nothing(self) -> None:
         assert not loaded_by("service") & {"pydantic", "httpx", "numpy", "PIL", "fastapi", "torch"}
 
+    def test_the_sdk_of_opentelemetry_is_loaded_only_for_tracing(self) -> None:
+        script = (
+            "import sys; from service.settings import Settings; from service.web.app import create_app; "
+            "create_app(Settings()); print('opentelemetry.sdk' in sys.modules); "
+            "create_app(Settings(tracing=True)); print('opentelemetry.sdk' in sys.modules)"
+        )
+
+        assert python("-c", script).stdout.split() == ["False", "True"]
+
     def test_the_measure_sees_what_is_loaded(self) -> None:
         assert {"torch", "numpy"} <= loaded_by("service.models.host")

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from opentelemetry.trace import get_current_span
 
 from service.engine.admission import Admission
 from service.engine.answers import Answer, ClassScore, MapAnswer, PictureAnswer, StageTimes, Upload
@@ -21,6 +22,7 @@ from service.engine.evidence import note_on, weigh
 from service.engine.jobs import Job
 from service.engine.plan import Plan, plan
 from service.engine.pool import Pool
+from service.engine.spans import Spans
 from service.errors import DeadlineExceeded, NoImage, ServiceError, TooManyImages
 from service.imaging.decode import DecodedImage, DecodeLimits, decode
 from service.imaging.preprocess import Prepared, needed_scale, preprocess
@@ -31,10 +33,11 @@ if TYPE_CHECKING:
     from typing import TypeVar
 
     from numpy.typing import NDArray
+    from prometheus_client import Counter
 
     from service.engine.jobs import Computed
     from service.imaging.render import RenderSpec
-    from service.metrics import Metrics
+    from service.metrics import Metrics, Stage
     from service.models.info import ModelInfo
     from service.settings import Settings
     from service.wire import PredictOptions
@@ -42,6 +45,13 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 __all__ = ["Explainer"]
+
+
+@dataclass
+class _Course:
+    """How far a picture has come: what is told of it if it is given up."""
+
+    stage: Stage | None = "decode"
 
 
 @dataclass(frozen=True)
@@ -53,16 +63,17 @@ class _Opened:
 class Explainer:
     """Predicts and explains; owns the worker pool and the threads that decode and draw."""
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, spans: Spans | None = None) -> None:
         self._settings = settings
         self._metrics = metrics
+        self._spans = spans or Spans()
         self._limits = DecodeLimits(
             max_bytes=settings.max_image_bytes,
             max_pixels=settings.max_image_pixels,
             max_frames=settings.max_image_frames,
         )
         self._threads = ThreadPoolExecutor(settings.decode_threads or len(os.sched_getaffinity(0)), "picture")
-        self.pool = Pool(settings, metrics)
+        self.pool = Pool(settings, metrics, self._spans)
         self.admission = Admission(settings.max_queue, lambda: asyncio.get_running_loop().time())
 
     async def start(self) -> None:
@@ -103,13 +114,19 @@ class Explainer:
         todo = plan(options, info, self._settings.max_explanations)
         self._check_count(uploads)
         allowed = self._settings.request_timeout_s if timeout_s is None else timeout_s
+        courses = [_Course() for _ in uploads]
         try:
             with self.admission.admit(len(uploads)):
                 self._metrics.in_flight.set(self.admission.inside)
                 async with asyncio.timeout_at(deadline_from + allowed), asyncio.TaskGroup() as group:
-                    tasks = [group.create_task(self._picture(i, up, todo)) for i, up in enumerate(uploads)]
+                    work = enumerate(zip(uploads, courses, strict=True))
+                    tasks = [group.create_task(self._picture(i, up, todo, course)) for i, (up, course) in work]
         except TimeoutError:
+            _count(self._metrics.expired, courses)
             raise DeadlineExceeded(f"The answer was not ready within {allowed:g} s.") from None
+        except asyncio.CancelledError:
+            _count(self._metrics.cancelled, courses)
+            raise
         finally:
             self._metrics.in_flight.set(self.admission.inside)
         pictures = tuple(task.result() for task in tasks)
@@ -126,20 +143,26 @@ class Explainer:
         if len(uploads) > most:
             raise TooManyImages(f"{len(uploads)} pictures are too many for one request; send {most} at most.")
 
-    async def _picture(self, index: int, upload: Upload, todo: Plan) -> PictureAnswer:
+    async def _picture(self, index: int, upload: Upload, todo: Plan, course: _Course) -> PictureAnswer:
         try:
-            return replace(await self._lead_through(upload, todo), index=index)
+            with self._spans.picture(index, todo.lane):
+                answer = replace(await self._lead_through(upload, todo, course), index=index)
         except ServiceError as error:
+            self._metrics.picture_errors.labels(error.code).inc()
+            course.stage = None
             digest = hashlib.sha256(upload.data).hexdigest()
             return PictureAnswer(index, upload.filename, digest, error=error)
+        course.stage = None
+        return answer
 
-    async def _lead_through(self, upload: Upload, todo: Plan) -> PictureAnswer:
+    async def _lead_through(self, upload: Upload, todo: Plan, course: _Course) -> PictureAnswer:
         opened, decode_s = await self._timed("decode", lambda: self._open(upload.data, todo))
-        computed = await self._compute(opened.prepared.pixels, todo)
+        computed = await self._compute(opened.prepared.pixels, todo, course)
         scores = _scores(computed.answer.logits, todo.info)
         explanations: tuple[MapAnswer, ...] = ()
         render_s = 0.0
         if spec := todo.render:
+            course.stage = "render"
             explanations, render_s = await self._timed("render", lambda: _draw(opened, computed, scores, todo, spec))
         image = opened.image
         return PictureAnswer(
@@ -157,7 +180,8 @@ class Explainer:
     async def _timed(self, stage: str, work: Callable[[], T]) -> tuple[T, float]:
         """Run ``work`` in a thread; return its result and the seconds it took, waiting for the thread included."""
         began = time.perf_counter()
-        result = await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        with self._spans.stage(stage):
+            result = await asyncio.get_running_loop().run_in_executor(self._threads, work)
         seconds = time.perf_counter() - began
         self._metrics.stage_seconds.labels(stage).observe(seconds)
         return result, seconds
@@ -172,15 +196,25 @@ class Explainer:
         image = decode(data, self._limits, scale_for)
         return _Opened(image, preprocess(image, spec))
 
-    async def _compute(self, pixels: NDArray[np.uint8], todo: Plan) -> Computed:
+    async def _compute(self, pixels: NDArray[np.uint8], todo: Plan, course: _Course) -> Computed:
         loop = asyncio.get_running_loop()
         job = Job(todo.lane, pixels, todo.question, loop.create_future(), queued_at=time.perf_counter())
+        job.span = get_current_span()
+        course.stage = "queue"
         self.pool.submit(job)
         try:
             return await job.future
         finally:
             # Cancelled: the client went away or the deadline passed, and a job that still waits is not computed.
             self.pool.withdraw(job)
+            course.stage = "compute" if job.started_at else "queue"
+            self._spans.waited(job)
+
+
+def _count(given_up: Counter, courses: Sequence[_Course]) -> None:
+    for course in courses:
+        if course.stage is not None:
+            given_up.labels(course.stage).inc()
 
 
 def _draw(

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
+    from opentelemetry.trace import Span, SpanContext
 
     from service.cam.questions import Question
     from service.engine.messages import Lane, RowAnswer
@@ -39,6 +40,8 @@ class Job:
         future: resolved once, by whoever is first: the answer, an error, or the caller giving up.
         queued_at: ``time.perf_counter()`` when it began to wait; uvloop's own clock counts whole milliseconds.
         attempts: how many workers died with it.
+        span: the picture's, for the batch to point at.
+        batch: what its batch's span is known by, for the picture to point at.
     """
 
     lane: Lane
@@ -48,6 +51,8 @@ class Job:
     queued_at: float
     started_at: float = field(default=0.0)
     attempts: int = 0
+    span: Span | None = None
+    batch: SpanContext | None = None
 
     @property
     def pixels_count(self) -> int:

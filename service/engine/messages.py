@@ -34,6 +34,7 @@ __all__ = [
     "Loaded",
     "Message",
     "Ping",
+    "Pong",
     "Progress",
     "Ran",
     "RowAnswer",
@@ -98,7 +99,14 @@ class Cancel:
 
 @dataclass(frozen=True)
 class Ping:
-    """To a worker: show that you are alive. It sends one back at once, whatever it computes."""
+    """To a worker: show that you are alive."""
+
+
+@dataclass(frozen=True)
+class Pong:
+    """From a worker, at once and whatever it computes: it is alive, and holds so much memory of its device, by kind."""
+
+    device_bytes: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -156,7 +164,7 @@ class Ran:
     splits: int
 
 
-Message = Start | Run | Cancel | Ping | Hello | Loaded | Failed | Progress | Ran
+Message = Start | Run | Cancel | Ping | Pong | Hello | Loaded | Failed | Progress | Ran
 
 
 def pack(message: Message) -> bytes:

@@ -12,6 +12,7 @@ import numpy as np
 
 from service.engine.batcher import Batcher
 from service.engine.messages import Progress, Ran, RowAnswer, Run
+from service.engine.spans import Spans
 from service.engine.supervisor import KEEPS_DYING, Supervisor
 from service.errors import InternalError, NotReady, UnknownModel
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from service.engine.jobs import Job
     from service.engine.messages import Message
     from service.engine.process import WorkerProcess
-    from service.metrics import Metrics
+    from service.metrics import Ending, Metrics
     from service.models.info import ModelInfo
     from service.settings import ModelConfig, Settings
 
@@ -41,9 +42,10 @@ class ModelStatus:
 class Pool:
     """All workers of this service. Lives in one event loop, which alone may call it."""
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, spans: Spans | None = None) -> None:
         self._settings = settings
         self._metrics = metrics
+        self._spans = spans or Spans()
         self._configs = {config.name: config for config in settings.models}
         self._batcher: Batcher[Job] = Batcher(settings.max_batch_size, settings.max_batch_pixels)
         self._numbers = itertools.count(1)
@@ -143,16 +145,16 @@ class Pool:
     def _on_lost(self, worker: WorkerProcess) -> None:
         """Give a dead worker's jobs to a healthy one: each once more, and alone."""
         for job in [job for jobs in reversed(worker.running.values()) for job in reversed(jobs)]:
-            self._retry(job)
+            self._retry(job, worker.ended)
         self._changed.set()
         self._dispatch()
 
-    def _retry(self, job: Job) -> None:
+    def _retry(self, job: Job, ended: Ending) -> None:
         job.attempts += 1
         if job.attempts >= _MAX_ATTEMPTS:
             job.fail(InternalError("Two workers died while they computed this picture; it is not tried again."))
         elif not job.abandoned:
-            self._metrics.retried.inc()
+            self._metrics.retried.labels(ended).inc()
             self._batcher.resubmit(job)
 
     # -- batches ------------------------------------------------------------------------------------------------------
@@ -188,7 +190,8 @@ class Pool:
         lane = jobs[0].lane
         self._metrics.batch_size.labels(lane.model, lane.op).observe(len(jobs))
         self._metrics.batch_seconds.labels(lane.model, lane.op).observe(ran.compute_s)
-        self._metrics.isolated.inc(ran.splits)
+        self._metrics.isolated.labels("error" if ran.fits is None else "memory").inc(ran.splits)
+        self._spans.batch(worker, jobs, ran)
         self._batcher.learn(lane, len(jobs), ran.fits)
         for job, outcome in zip(jobs, ran.outcomes, strict=True):
             if isinstance(outcome, RowAnswer):

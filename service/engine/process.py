@@ -11,16 +11,20 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from service.engine.messages import Cancel, Hello, Ping, Progress, Ran, pack, read
+from service.engine.messages import Cancel, Hello, Ping, Pong, Progress, Ran, pack, read
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from service.engine.jobs import Job
     from service.engine.messages import Lane, Message, Run, Start
+    from service.metrics import Ending
     from service.models.info import ModelInfo
 
-__all__ = ["WorkerProcess"]
+__all__ = ["WorkerProcess", "WorkerState"]
+
+# Not started yet, no model yet, some model, or none that can be loaded.
+WorkerState = Literal["waiting", "loading", "ready", "failed"]
 
 log = logging.getLogger("camserve.pool")
 
@@ -47,7 +51,10 @@ class WorkerProcess:
         greeted: whether the process has said hello.
         useful: whether it has answered a batch.
         deaths: how many before it in its place died in a row without having been of use.
-        last_exit: how the one before it, or it itself once it is dead, ended: ``exited with code 70``, ``hung`` …
+        last_exit: how the one before it, or it itself once it is dead, ended: ``exited with code 70``, ``it hung`` …
+        number: its place among the workers; a replacement takes over that of the worker it replaces.
+        ended: how it ended, for the metrics; whoever kills it says why.
+        device_bytes: memory of its device, ``allocated`` and ``reserved``, where it has told.
     """
 
     def __init__(
@@ -66,10 +73,12 @@ class WorkerProcess:
         self.useful = False
         self.deaths = 0
         self.last_exit: str | None = None
-        self._killed_for: str | None = None
         # Ticks of the watchdog since something was heard: of the worker at all, and of each of its batches.
         self._silence = 0
         self._silences: dict[int, int] = {}
+        self.number = 0
+        self.ended: Ending = "exited"
+        self.device_bytes: dict[str, int] = {}
         self._on_message = on_message
         self._on_exit = on_exit
         self._process: asyncio.subprocess.Process | None = None
@@ -82,12 +91,12 @@ class WorkerProcess:
         return self._process.pid if self._process else None
 
     @property
-    def state(self) -> Literal["starting", "loading", "ready", "failed"]:
-        """How far it is: no process that speaks yet, no model yet, models, or none that can be loaded."""
+    def state(self) -> WorkerState:
+        """How far it is."""
         if self.models:
             return "ready"
-        if not self.greeted:
-            return "starting"
+        if self.pid is None:
+            return "waiting"
         return "loading" if self.missing() else "failed"
 
     def missing(self) -> list[str]:
@@ -168,14 +177,16 @@ class WorkerProcess:
         match message:
             case Hello():
                 self.greeted = True
+            case Pong(device_bytes):
+                self.device_bytes = device_bytes
             case Progress(batch, _fraction):
                 self._silences.pop(batch, None)
             case Ran():
                 self.useful = True
 
-    def kill(self, reason: Literal["hung", "start_timeout"] | None = None) -> None:
+    def kill(self, reason: Ending | None = None) -> None:
         """End the process at once, for a ``reason`` that its burial will name."""
-        self._killed_for = self._killed_for or reason
+        self.ended = reason or self.ended
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
@@ -193,12 +204,14 @@ class WorkerProcess:
         self._writer.close()
         self.kill()
         code = await self._process.wait()
-        self.last_exit = _ENDS.get(self._killed_for or "") or _end(code)
+        if code < 0 and self.ended == "exited":
+            self.ended = "signal"
+        self.last_exit = _ENDS.get(self.ended) or _end(code)
         log.warning("worker %s on %s ended: %s", self.pid, self.device, self.last_exit)
         self._on_exit(self)
 
 
-_ENDS = {"hung": "it hung", "start_timeout": "it loaded nothing in time"}
+_ENDS: dict[Ending, str] = {"hung": "it hung", "start_timeout": "it loaded nothing in time"}
 
 
 def _end(code: int) -> str:

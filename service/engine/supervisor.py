@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
 from collections import Counter
@@ -89,6 +90,8 @@ class Supervisor:
         )
         worker = WorkerProcess(start, self.on_message, self.on_exit)
         worker.deaths, worker.last_exit = deaths, last_exit
+        taken = {each.number for each in self.workers}
+        worker.number = next(number for number in itertools.count() if number not in taken)
         worker.failures = dict.fromkeys(suspects, "The worker process dies whenever it loads this model.")
         self.workers.append(worker)
         self._spawn(self._launch(worker, _backoff_s(deaths)))
@@ -148,7 +151,6 @@ class Supervisor:
                 self._fatal.pop(info.name, None)
             case Failed(model, reason):
                 worker.failures[model] = reason
-        self._metrics.workers_ready.set(sum(bool(each.models) for each in self.workers))
         self._on_message(worker, message)
 
     def _on_hello(self, worker: WorkerProcess, hello: Hello) -> None:
@@ -169,9 +171,8 @@ class Supervisor:
         if not self._stopping:
             deaths = 1 if worker.useful else worker.deaths + 1
             log.warning("a new worker for %s starts in %.1f s", worker.device, _backoff_s(deaths))
-            self._metrics.worker_restarts.inc()
+            self._metrics.worker_restarts.labels(worker.ended).inc()
             self._add(worker.start.device, deaths, worker.last_exit)
-        self._metrics.workers_ready.set(sum(bool(each.models) for each in self.workers))
         self._on_lost(worker)
 
     def _blame(self, worker: WorkerProcess) -> None:

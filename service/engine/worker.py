@@ -24,6 +24,7 @@ from service.engine.messages import (
     Hello,
     Loaded,
     Ping,
+    Pong,
     Progress,
     Ran,
     RowAnswer,
@@ -84,7 +85,7 @@ class Worker:
                     case Cancel(batch) if batch in self._computing:
                         self._cancelled.add(batch)
                     case Ping():
-                        self._send(message)
+                        self._send(Pong(_device_bytes(devices[0])))
             os._exit(0)  # nobody is left to hear of a batch that still computes
 
     def _load(self, start: Start, device: str) -> None:
@@ -190,6 +191,12 @@ def _is_out_of_memory(error: Exception) -> bool:
 def _release() -> None:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def _device_bytes(device: str) -> dict[str, int]:
+    if not device.startswith("cuda"):
+        return {}
+    return {"allocated": torch.cuda.memory_allocated(device), "reserved": torch.cuda.memory_reserved(device)}
 
 
 def _devices(wanted: str) -> tuple[str, ...]:

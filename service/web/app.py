@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -14,19 +15,22 @@ from starlette.routing import Route
 
 from service import __version__
 from service.engine.explainer import Explainer
+from service.engine.spans import Spans
 from service.errors import InvalidOption, MethodNotAllowed, NotFound, ServiceError, closest
 from service.metrics import Metrics
 from service.protocols.native import routes as native
 from service.web import health, pages
 from service.web.headers import SecurityHeaders
 from service.web.keys import Authentication
-from service.web.middleware import BodyLimit, RequestContext, problem_response
+from service.web.middleware import PROBES, BodyLimit, RequestContext, problem_response
 from service.web.openapi import document
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from fastapi.routing import APIRoute
+    from fastapi.telemetry import TelemetryConfig
+    from opentelemetry.sdk.trace import TracerProvider
 
     from service.settings import Settings
 
@@ -38,15 +42,20 @@ _ROUTERS = (native.router, health.router, pages.router)
 def create_app(settings: Settings) -> FastAPI:
     """Build the application; workers start with its lifespan."""
     metrics = Metrics()
+    provider = _tracer_provider(settings)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:
-        explainer = Explainer(settings, metrics)
+        explainer = Explainer(
+            settings, metrics, Spans(provider.get_tracer("camserve", __version__) if provider else None)
+        )
         await explainer.start()
         try:
             yield {"settings": settings, "explainer": explainer}
         finally:
             await explainer.stop()
+            if provider:
+                await asyncio.to_thread(provider.shutdown)  # sends what is left
 
     app = FastAPI(
         title="camserve",
@@ -62,6 +71,7 @@ def create_app(settings: Settings) -> FastAPI:
             Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
         ],
         generate_unique_id_function=_operation_id,
+        telemetry=_telemetry(provider),
     )
     for router in _ROUTERS:
         app.include_router(router)
@@ -85,6 +95,31 @@ def _cross_origin(settings: Settings) -> list[Middleware]:
         "expose_headers": ("X-Request-ID", "Retry-After"),
     }
     return [Middleware(CORSMiddleware, **options)]
+
+
+def _tracer_provider(settings: Settings) -> TracerProvider | None:
+    if not settings.tracing:
+        return None
+    try:
+        from service.web.otel import make_provider  # noqa: PLC0415  # costs time and needs the extra
+    except ImportError as error:
+        raise ServiceError(
+            "Tracing needs OpenTelemetry's SDK: pip install 'camserve[otel]', or switch it off."
+        ) from error
+    return make_provider()
+
+
+def _telemetry(provider: TracerProvider | None) -> TelemetryConfig:
+    """Let FastAPI make the spans of requests, and nothing else: the metrics and logs are our own."""
+    return {
+        "tracing": provider is not None,
+        "tracer_provider": provider,
+        "operation_spans": False,
+        "metrics": False,
+        "logs": False,
+        "auto_configure": False,
+        "exclude": lambda scope: scope.get("path") in PROBES,
+    }
 
 
 def _operation_id(route: APIRoute) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from fastapi import APIRouter, Request, Response
 
 from service import __version__, wire
+from service.engine.vitals import refresh
 
 if TYPE_CHECKING:
     from service.engine.explainer import Explainer
@@ -68,9 +69,13 @@ def _readiness(pool: Pool) -> wire.Readiness:
 
 @router.get("/metrics", summary="Prometheus metrics", response_class=Response)
 async def metrics(request: Request) -> Response:
-    """Counters, gauges and histograms in the Prometheus text format."""
+    """Counters, gauges and histograms, as Prometheus text or, where ``Accept`` asks for it, as OpenMetrics."""
     found: Metrics = request.state.metrics
-    return Response(found.expose(), media_type=found.content_type)
+    explainer: Explainer = request.state.explainer
+    refresh(found, explainer.pool)
+    found.ready.set(_readiness(explainer.pool).status == "ready")
+    body, media_type = found.expose(request.headers.get("accept", ""))
+    return Response(body, media_type=media_type)
 
 
 @router.get("/version", summary="What is running")

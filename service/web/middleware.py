@@ -7,34 +7,39 @@ import re
 import time
 from typing import TYPE_CHECKING
 
+from opentelemetry.trace import get_current_span
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from ulid import ULID
 
+from service.engine.spans import current_trace_id
 from service.errors import BodyTooLarge, InternalError, ServiceError
-from service.problems import MEDIA_TYPE, headers_for, problem_for, status_of
+from service.problems import MEDIA_TYPE, STATUS, headers_for, problem_for, status_of
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from service.metrics import Metrics
 
-__all__ = ["BodyLimit", "RequestContext", "problem_response", "route_path"]
+__all__ = ["PROBES", "BodyLimit", "RequestContext", "problem_response", "route_path"]
 
 log = logging.getLogger("camserve.access")
 
 _CLIENT_GONE = 499  # nginx's number for a client that did not wait; nobody reads it but the log and the metrics
 
 # Asked every few seconds by whatever supervises the service.
-_PROBES = {"/livez", "/readyz", "/metrics"}
+PROBES = {"/livez", "/readyz", "/metrics"}
+
+# Not the caller's mistake in what it asks, but more than it may or than fits.
+_REFUSALS = {401, 403, 413, 429, 503}
 
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
 def problem_response(request: Request, error: ServiceError) -> Response:
     """Answer with an error as problem+json, and count it where it is a refusal."""
-    if status_of(error) in {401, 403, 413, 429, 503}:
+    if status_of(error) in _REFUSALS:
         metrics: Metrics = request.state.metrics
         metrics.rejected.labels(error.code).inc()
     body = problem_for(error, request.state.request_id).model_dump_json(exclude_none=True)
@@ -54,6 +59,8 @@ class RequestContext:
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
         self._metrics = metrics
+        for code in (code for code, status in STATUS.items() if status in _REFUSALS):
+            metrics.rejected.labels(code)  # begins at zero: a series that appears with its first event does not rise
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -63,6 +70,7 @@ class RequestContext:
         sent = Headers(scope=scope).get("x-request-id", "")
         request_id = sent if _SANE_ID.fullmatch(sent) else str(ULID())
         scope.setdefault("state", {}).update(request_id=request_id, metrics=self._metrics)
+        get_current_span().set_attribute("camserve.request_id", request_id)
         began = time.perf_counter()
         status = 0
 
@@ -89,13 +97,19 @@ class RequestContext:
             self._record(scope, status, time.perf_counter() - began)
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
-        route = getattr(scope.get("route"), "path", "unknown")
+        route = _route(scope)
         self._metrics.requests.labels(route, str(status)).inc()
         self._metrics.request_seconds.labels(route).observe(seconds)
-        level = logging.DEBUG if route in _PROBES else logging.INFO
-        log.log(
-            level, "%s %s %s %.1f ms %s", scope["method"], route, status, seconds * 1000, scope["state"]["request_id"]
-        )
+        level = logging.DEBUG if route in PROBES else logging.INFO
+        ids = " ".join(filter(None, (scope["state"]["request_id"], current_trace_id())))
+        log.log(level, "%s %s %s %.1f ms %s", scope["method"], route, status, seconds * 1000, ids)
+
+
+def _route(scope: Scope) -> str:
+    """Return the pattern of the route that was reached: one of few, whatever paths are tried."""
+    if "route" not in scope and "endpoint" in scope:
+        return f"{scope['root_path']}/{{path}}"  # a folder of files: its name alone
+    return getattr(scope.get("route"), "path", "unknown")
 
 
 class BodyLimit:

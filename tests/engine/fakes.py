@@ -47,6 +47,10 @@ class FakeWorker(WorkerProcess):
         assert message is not None
         self.written.append(message)
 
+    @property
+    def pid(self) -> int | None:
+        return 4242 if self.greeted else None
+
     async def launch(self) -> None:
         if self.unstartable:
             FakeWorker.unstartable -= 1

@@ -135,6 +135,9 @@ async def test_a_worker_killed_in_mid_batch_is_replaced_and_its_pictures_answere
         assert picture.error is None
         np.testing.assert_allclose(picture.explanations[0].raw, raws[0], rtol=1e-3, atol=1e-5)
     assert [each.pid for each in engine.pool.workers] != [worker.pid]
+    count = engine.pool._metrics.registry.get_sample_value
+    assert count("camserve_worker_restarts_total", {"reason": "signal"}) == 1
+    assert (count("camserve_retried_total", {"reason": "signal"}) or 0) >= 1
 
 
 async def test_a_folder_named_like_ours_where_it_is_started_is_no_trap(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 import pytest
 
-from service.engine.messages import Failed, Hello, RowAnswer
+from service.engine.messages import Failed, Hello, Ran, RowAnswer
 from service.errors import InternalError, NotReady, UnknownModel
+from service.metrics import Ending
 from tests.engine.fakes import FakeWorker, job, number_of, replace_workers, settings, settle, start
 
 if TYPE_CHECKING:
@@ -103,6 +104,35 @@ async def test_a_dead_workers_jobs_are_computed_once_more_and_each_alone(pool: P
         replacement.answer(replacement.sent[-1])
     assert [len(run.questions) for run in replacement.sent] == [1, 1, 1]
     assert [number_of(each) for each in jobs] == [0, 1, 2, 3]
+
+
+async def test_a_replacement_takes_the_number_of_the_worker_that_it_replaces() -> None:
+    async for pool in start(settings(workers=3)):
+        assert [worker.number for worker in pool.workers] == [0, 1, 2]
+        FakeWorker.launched[1].die()
+        assert sorted(worker.number for worker in pool.workers) == [0, 1, 2]
+        assert pool.workers[-1].number == 1
+
+
+@pytest.mark.parametrize("ended", ["exited", "signal", "hung", "start_timeout"])
+async def test_restarts_and_retries_are_counted_by_how_the_worker_ended(pool: Pool, ended: Ending) -> None:
+    (worker,) = FakeWorker.launched
+    worker.load("m")
+    pool.submit(job())
+    worker.ended = ended
+    worker.die()
+    for name in ("camserve_worker_restarts_total", "camserve_retried_total"):
+        counts = {each: pool._metrics.registry.get_sample_value(name, {"reason": each}) for each in get_args(Ending)}
+        assert counts == dict.fromkeys(get_args(Ending), 0) | {ended: 1}
+
+
+@pytest.mark.parametrize(("fits", "reason"), [(None, "error"), (2, "memory")])
+async def test_splits_are_counted_by_what_made_them_necessary(pool: Pool, fits: int | None, reason: str) -> None:
+    (worker,) = FakeWorker.launched
+    worker.load("m")
+    pool.submit(job())
+    worker.say(Ran(worker.sent[0].batch, [InternalError("no")], 0.01, fits, splits=3))
+    assert pool._metrics.registry.get_sample_value("camserve_batch_splits_total", {"reason": reason}) == 3
 
 
 async def test_a_job_whose_second_worker_dies_fails_and_takes_nobody_with_it(pool: Pool) -> None:

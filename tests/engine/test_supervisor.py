@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from service.engine.messages import Failed, Hello, Loaded, Ping, Progress
+from service.engine.messages import Failed, Hello, Loaded, Ping, Pong, Progress
 from service.engine.supervisor import Supervisor
 from service.errors import NotReady
 from tests.engine.fakes import FakeWorker, info, job, number_of, replace_workers, settings, settle, start
@@ -133,9 +133,14 @@ async def test_a_worker_without_a_sign_of_life_is_noticed(pool: Pool) -> None:
     worker.load("m")
     for _ in range(5):
         assert [worker.tick(PATIENCE) for _ in range(3)] == [None] * 3
-        worker.say(Ping())
+        worker.say(Pong({}))
     assert [worker.tick(PATIENCE) for _ in range(4)] == [None] * 3 + ["no sign of life"]
     assert all(isinstance(message, Ping) for message in worker.written)
+
+
+async def test_a_sign_of_life_tells_of_the_devices_memory(pool: Pool) -> None:
+    worker_of(pool).say(Pong({"allocated": 5, "reserved": 7}))
+    assert worker_of(pool).device_bytes == {"allocated": 5, "reserved": 7}
 
 
 async def test_a_batch_that_does_not_end_is_noticed_though_the_worker_is_alive(pool: Pool) -> None:
@@ -144,7 +149,7 @@ async def test_a_batch_that_does_not_end_is_noticed_though_the_worker_is_alive(p
     pool.submit(job())
     noticed = []
     for _ in range(4):
-        worker.say(Ping())
+        worker.say(Pong({}))
         noticed.append(worker.tick(PATIENCE))
     assert noticed == [None] * 3 + ["no end of a batch"]
 
@@ -198,4 +203,4 @@ async def test_a_model_that_cannot_be_loaded_is_not_waited_for(pool: Pool) -> No
     for message in (Hello("cpu", ("cpu",)), Failed("m", "no such file"), Loaded(info("m"))):
         worker.say(message)
         states.append(worker.state)
-    assert states == ["starting", "loading", "failed", "ready"]
+    assert states == ["waiting", "loading", "failed", "ready"]

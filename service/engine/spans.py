@@ -1,0 +1,117 @@
+"""OpenTelemetry spans of pictures and of the batches they share. Nothing is made of them unless somebody records.
+
+A batch serves several requests, so it belongs to none of their traces: its span begins a trace of its own, with a link
+to every picture in it, and each picture's ``compute`` span has a link back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from opentelemetry.context import Context
+from opentelemetry.trace import Link, NoOpTracer, StatusCode, get_current_span
+
+from service.errors import ServiceError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
+
+    from opentelemetry.trace import Span, Tracer
+
+    from service.engine.jobs import Job
+    from service.engine.messages import Lane, Ran
+    from service.engine.process import WorkerProcess
+
+__all__ = ["Spans", "current_trace_id"]
+
+
+def current_trace_id() -> str:
+    """Return the id of the trace that the running code belongs to, 32 hexadecimal digits; empty where there is none."""
+    context = get_current_span().get_span_context()
+    return f"{context.trace_id:032x}" if context.is_valid else ""
+
+
+class Spans:
+    """Makes spans with ``tracer``; without one, costs next to nothing."""
+
+    def __init__(self, tracer: Tracer | None = None) -> None:
+        self._tracer = tracer or NoOpTracer()
+
+    @contextmanager
+    def picture(self, index: int, lane: Lane) -> Iterator[None]:
+        """Lead a picture through; what it raises is the span's error."""
+        attributes = {"camserve.index": index, **_asked(lane)}
+        with self._tracer.start_as_current_span(
+            "picture", attributes=attributes, record_exception=False, set_status_on_exception=False
+        ) as span:
+            try:
+                yield
+            except ServiceError as error:
+                _fail(span, error.code, error.message)
+                raise
+            except asyncio.CancelledError:
+                _fail(span, "given_up", "The client went away, the deadline passed, or the request failed otherwise.")
+                raise
+
+    def stage(self, name: str) -> AbstractContextManager[Span]:
+        """Time a stage of the current picture."""
+        return self._tracer.start_as_current_span(name)
+
+    def waited(self, job: Job) -> None:
+        """Tell how long the current picture waited for a worker and, if it came to that, was computed."""
+        if not _sampled(job):
+            return
+        left = _epoch_ns(job.started_at) if job.started_at else time.time_ns()
+        self._tracer.start_span("queue", start_time=_epoch_ns(job.queued_at)).end(left)
+        if job.started_at:
+            links = [Link(job.batch)] if job.batch else []
+            attributes = {"camserve.attempts": job.attempts + 1}
+            self._tracer.start_span("compute", start_time=left, links=links, attributes=attributes).end()
+
+    def batch(self, worker: WorkerProcess, jobs: list[Job], ran: Ran) -> None:
+        """Tell of a batch that was computed, where one of its pictures is recorded."""
+        links = [Link(job.span.get_span_context()) for job in jobs if job.span and _sampled(job)]
+        if not links:
+            return
+        attributes = {
+            **_asked(jobs[0].lane),
+            "camserve.batch.size": len(jobs),
+            "camserve.batch.failed": sum(isinstance(outcome, ServiceError) for outcome in ran.outcomes),
+            "camserve.batch.splits": ran.splits,
+            "camserve.compute_s": ran.compute_s,
+            "camserve.worker": worker.number,
+            "camserve.device": worker.device,
+        }
+        span = self._tracer.start_span(
+            "batch", context=Context(), links=links, attributes=attributes, start_time=_epoch_ns(jobs[0].started_at)
+        )
+        for job in jobs:
+            job.batch = span.get_span_context()
+        span.end()
+
+
+def _asked(lane: Lane) -> dict[str, str | tuple[str, ...]]:
+    return {
+        "camserve.model": lane.model,
+        "camserve.op": lane.op,
+        "camserve.layers": lane.layers,
+        "camserve.methods": lane.methods,
+    }
+
+
+def _sampled(job: Job) -> bool:
+    return job.span is not None and job.span.get_span_context().trace_flags.sampled
+
+
+def _fail(span: Span, kind: str, message: str) -> None:
+    span.set_attribute("error.type", kind)
+    span.set_status(StatusCode.ERROR, message)
+
+
+def _epoch_ns(counter: float) -> int:
+    """Return what a reading of ``time.perf_counter()`` was in nanoseconds since the epoch."""
+    return time.time_ns() - int((time.perf_counter() - counter) * 1e9)

@@ -1,0 +1,48 @@
+"""The gauges that are read off workers and models when somebody looks, rather than kept up to date."""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+from service.engine.process import WorkerState
+
+if TYPE_CHECKING:
+    from service.engine.pool import Pool
+    from service.engine.process import WorkerProcess
+    from service.metrics import Metrics
+
+__all__ = ["refresh"]
+
+
+def refresh(metrics: Metrics, pool: Pool) -> None:
+    """Set the gauges of ``metrics`` to what is so now; series of workers that are gone disappear."""
+    for gauge in (metrics.worker_state, metrics.worker_resident, metrics.worker_device):
+        gauge.clear()
+    for worker in pool.workers:
+        _show(metrics, worker)
+    for status in pool.statuses():
+        metrics.model_ready.labels(status.config.name).set(status.state == "ready")
+    metrics.workers_ready.set(sum(bool(worker.models) for worker in pool.workers))
+
+
+def _show(metrics: Metrics, worker: WorkerProcess) -> None:
+    # By number, not by process id: a replacement continues the series of the worker that it replaces.
+    number, now = str(worker.number), worker.state
+    for state in get_args(WorkerState):
+        metrics.worker_state.labels(number, worker.device, state).set(state == now)
+    resident = _resident_bytes(worker.pid) if worker.pid else None
+    if resident is not None:
+        metrics.worker_resident.labels(number, worker.device).set(resident)
+    for kind, held in worker.device_bytes.items():
+        metrics.worker_device.labels(number, worker.device, kind).set(held)
+
+
+def _resident_bytes(pid: int) -> int | None:
+    """Return what Linux says of a process; None where it has ended, or on another system."""
+    try:
+        pages = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]
+    except (OSError, IndexError):
+        return None
+    return int(pages) * resource.getpagesize()
