@@ -110,7 +110,7 @@ class WorkerProcess:
         Not if its model is busy: it would wait for the lock. A slow batch gives way to quick ones between its steps, so
         it runs beside them, in a place of its own, and they never wait for its end.
         """
-        if lane.model not in self.models:
+        if lane.model not in self.models or not self._connected():
             return False
         rivals = [each for each in self._lanes() if each.slow == lane.slow]
         room = len(rivals) < (1 if lane.slow else self.start.concurrency)
@@ -130,19 +130,26 @@ class WorkerProcess:
             )
         reader, self._writer = await asyncio.open_connection(sock=ours)
         self._listener = asyncio.create_task(self._listen(reader))
-        self._writer.write(pack(self.start))
+        self._write(self.start)
+
+    def _connected(self) -> bool:
+        return self._writer is not None and not self._writer.is_closing()
+
+    def _write(self, message: Message) -> None:
+        """Send, unless the worker is gone; its listener then has it buried, and its jobs given back."""
+        if self._writer is not None and not self._writer.is_closing():
+            self._writer.write(pack(message))
 
     def send(self, run: Run, jobs: list[Job]) -> None:
         """Hand over a batch. A worker that died meanwhile is noticed by its listener, which gives the jobs back."""
-        assert self._writer is not None
         self.running[run.batch] = jobs
-        self._writer.write(pack(run))
+        self._write(run)
 
     def give_up(self, job: Job) -> None:
         """Tell the worker to stop computing the batch of ``job``, if nobody waits for any of it any more."""
         for batch, jobs in self.running.items():
-            if job in jobs and all(each.abandoned for each in jobs) and self._writer is not None:
-                self._writer.write(pack(Cancel(batch)))
+            if job in jobs and all(each.abandoned for each in jobs):
+                self._write(Cancel(batch))
 
     async def stop(self, timeout_s: float) -> None:
         """Close the connection, which ends the worker; kill it if it takes longer than ``timeout_s``."""
@@ -162,11 +169,11 @@ class WorkerProcess:
         Returns:
             What has been silent for more than ``patience`` ticks; None if nothing was.
         """
-        if not self.greeted or self._writer is None:
+        if not self.greeted or not self._connected():
             return None
         self._silence += 1
         self._silences = {batch: self._silences.get(batch, 0) + 1 for batch in self.running}
-        self._writer.write(pack(Ping()))
+        self._write(Ping())
         if self._silence > patience:
             return "no sign of life"
         return "no end of a batch" if max(self._silences.values(), default=0) > patience else None

@@ -41,6 +41,10 @@ class FakeWorker(WorkerProcess):
         self.stopped = False
         self._writer = cast("asyncio.StreamWriter", self)
 
+    def is_closing(self) -> bool:
+        """Stand in for the socket's writer, too."""
+        return False
+
     def write(self, packed: bytes) -> None:
         """Stand in for the socket's writer, too."""
         message = receive(cast("BufferedReader", io.BytesIO(packed)))
