@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from service.logs import request_id
+
 if TYPE_CHECKING:
     import asyncio
 
@@ -39,6 +41,7 @@ class Job:
         future: resolved once, by whoever is first: the answer, an error, or the caller giving up.
         queued_at: ``time.perf_counter()`` when it began to wait; uvloop's own clock counts whole milliseconds.
         attempts: how many workers died with it.
+        request_id: whose it is, for the log.
     """
 
     lane: Lane
@@ -48,6 +51,7 @@ class Job:
     queued_at: float
     started_at: float = field(default=0.0)
     attempts: int = 0
+    request_id: str = field(default_factory=request_id.get)
 
     @property
     def pixels_count(self) -> int:

@@ -145,6 +145,7 @@ class Pool:
             threads=settings.threads or max(1, len(os.sched_getaffinity(0)) // settings.workers),
             concurrency=settings.concurrency,
             log_level=settings.log_level,
+            log_format=settings.log_format,
         )
         worker = WorkerProcess(start, self._on_message, self._on_exit)
         self.workers.append(worker)
@@ -236,6 +237,7 @@ class Pool:
             lane=jobs[0].lane,
             pixels=np.stack([job.pixels for job in jobs]),  # (N, H, W, 3)
             questions=tuple(job.question for job in jobs),
+            request_ids=tuple(job.request_id for job in jobs),
         )
         worker.send(run, jobs)
 

@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from ulid import ULID
 
+from service import logs
 from service.errors import BodyTooLarge, InternalError, ServiceError
 from service.problems import MEDIA_TYPE, headers_for, problem_for, status_of
 
@@ -63,6 +64,7 @@ class RequestContext:
         sent = Headers(scope=scope).get("x-request-id", "")
         request_id = sent if _SANE_ID.fullmatch(sent) else str(ULID())
         scope.setdefault("state", {}).update(request_id=request_id, metrics=self._metrics)
+        logs.request_id.set(request_id)  # a request is a task of its own: nobody sets it back
         began = time.perf_counter()
         status = 0
 
@@ -94,7 +96,20 @@ class RequestContext:
         self._metrics.request_seconds.labels(route).observe(seconds)
         level = logging.DEBUG if route in _PROBES else logging.INFO
         log.log(
-            level, "%s %s %s %.1f ms %s", scope["method"], route, status, seconds * 1000, scope["state"]["request_id"]
+            level,
+            "%s %s %s %.1f ms %s",
+            scope["method"],
+            route,
+            status,
+            seconds * 1000,
+            scope["state"]["request_id"],
+            extra={
+                "method": scope["method"],
+                "route": route,
+                "status": status,
+                "duration_ms": round(seconds * 1000, 1),
+                "key": scope["state"].get("key"),
+            },
         )
 
 
