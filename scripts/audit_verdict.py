@@ -18,9 +18,7 @@ def verdict(report: str, *, required: bool) -> tuple[int, str]:
     packages: list[dict[str, Any]] = json.loads(report)["dependencies"] if report else []
     asked = [package for package in packages if "vulns" in package]
     if not asked:
-        return int(
-            required
-        ), "NOT AUDITED: PyPI cannot be asked about vulnerabilities from here; nothing is known."
+        return int(required), "NOT AUDITED: PyPI cannot be asked about vulnerabilities from here; nothing is known."
     findings = [
         f"{package['name']} {package['version']}: {each['id']}, fixed in {', '.join(each['fix_versions']) or 'nothing'}"
         for package in asked
