@@ -1,4 +1,4 @@
-.PHONY: help run test check lint bench openapi install clean
+.PHONY: help run test check lint audit bench openapi install clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -14,6 +14,9 @@ check: install  ## format, lint, types, import contracts, OpenAPI drift
 
 lint: install  ## format and repair
 	scripts/lint
+
+audit: install  ## known vulnerabilities of the pinned packages
+	scripts/audit
 
 bench: install  ## measure the ratios that the docs quote
 	scripts/bench $(ARGS)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from service import __version__
+from service import __version__, logs
 from service.errors import InvalidImage, ServiceError
 from service.settings import KeyConfig, Settings, load_settings, reason_not_to_listen
 
@@ -133,7 +133,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 def _settings(options: argparse.Namespace) -> Settings:
     given = {name: value for name in Settings.model_fields if (value := getattr(options, name, None)) is not None}
     settings = load_settings(options.config, **given)
-    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
+    logs.configure(settings.log_level, settings.log_format)
     return settings
 
 
@@ -154,7 +154,7 @@ def _serve(options: argparse.Namespace) -> int:
         async def startup(self, sockets: list[Any] | None = None) -> None:
             await super().startup(sockets)
             if self.started:
-                print(_greeting(settings, self.servers[0].sockets[0].getsockname()[1]), flush=True)
+                _announce(settings, self.servers[0].sockets[0].getsockname()[1])
 
     config = uvicorn.Config(
         create_app(settings),
@@ -162,6 +162,7 @@ def _serve(options: argparse.Namespace) -> int:
         port=settings.port,
         access_log=False,
         server_header=False,
+        log_config=None,  # ours, so that all lines look the same
         log_level="warning",
         timeout_graceful_shutdown=int(settings.drain_timeout_s),
     )
@@ -170,9 +171,16 @@ def _serve(options: argparse.Namespace) -> int:
     return 0 if server.started else 1
 
 
-def _greeting(settings: Settings, port: int) -> str:
+def _announce(settings: Settings, port: int) -> None:
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)  # noqa: S104  # shown, not bound
     url = f"http://{host}:{port}"
+    if settings.log_format == "json":
+        logging.getLogger("camserve").info("camserve %s at %s", __version__, url)
+    else:
+        print(_greeting(settings, url), flush=True)
+
+
+def _greeting(settings: Settings, url: str) -> str:
     models = ", ".join(model.name for model in settings.models)
     return (
         f"\ncamserve {__version__} at {url} (page, API reference at {url}/docs), loading: {models}\n\n"

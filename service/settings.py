@@ -23,7 +23,16 @@ from pydantic_settings import (
 
 from service.errors import closest
 
-__all__ = ["KeyConfig", "ModelConfig", "Scope", "Settings", "load_settings", "reason_not_to_listen"]
+__all__ = [
+    "KeyConfig",
+    "LogFormat",
+    "LogLevel",
+    "ModelConfig",
+    "Scope",
+    "Settings",
+    "load_settings",
+    "reason_not_to_listen",
+]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -101,6 +110,8 @@ def _parse_option(option: str, kind: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["text", "json"]
 Scope = Literal["infer", "metrics", "manage"]
 
 
@@ -257,7 +268,8 @@ class Settings(BaseSettings):
         description="Whether spans are sent to an OpenTelemetry collector. Needs the extra `otel`; the standard "
         "`OTEL_…` variables say where to.",
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged.")
+    log_level: LogLevel = Field("info", description="What is logged.")
+    log_format: LogFormat = Field("text", description="`json` is one object per line, for machines.")
 
     @classmethod
     def settings_customise_sources(

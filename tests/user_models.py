@@ -46,6 +46,18 @@ def two_heads() -> nn.Module:
     return model
 
 
+def fails_on_black() -> nn.Module:
+    """Three classes; raises for a picture of one colour, black for example."""
+    model = Trunk(lambda features: model.coarse(features))  # noqa: PLW0108  # it does not exist yet
+
+    def refuse(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if (inputs[0].amax((2, 3)) == inputs[0].amin((2, 3))).all(1).any():
+            raise RuntimeError("this model is afraid of the dark")
+
+    model.register_forward_pre_hook(refuse)
+    return model
+
+
 def fails() -> nn.Module:
     """Raises."""
     raise ValueError("the recipe is missing")

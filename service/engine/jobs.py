@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from service.logs import request_id
+
 if TYPE_CHECKING:
     import asyncio
 
@@ -42,6 +44,7 @@ class Job:
         attempts: how many workers died with it.
         span: the picture's, for the batch to point at.
         batch: what its batch's span is known by, for the picture to point at.
+        request_id: whose it is, for the log.
     """
 
     lane: Lane
@@ -53,6 +56,7 @@ class Job:
     attempts: int = 0
     span: Span | None = None
     batch: SpanContext | None = None
+    request_id: str = field(default_factory=request_id.get)
 
     @property
     def pixels_count(self) -> int:

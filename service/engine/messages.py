@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from service.errors import ServiceError
     from service.models.info import ModelInfo
     from service.models.sources.source import Downloads
-    from service.settings import ModelConfig
+    from service.settings import LogFormat, LogLevel, ModelConfig
 
 __all__ = [
     "Cancel",
@@ -77,17 +77,22 @@ class Start:
     device: str
     threads: int
     concurrency: int
-    log_level: str = "info"
+    log_level: LogLevel = "info"
+    log_format: LogFormat = "text"
 
 
 @dataclass(frozen=True)
 class Run:
-    """To a worker: compute a batch. ``pixels`` is (N, H, W, 3) uint8; ``questions`` has one entry per picture."""
+    """To a worker: compute a batch.
+
+    ``pixels`` is (N, H, W, 3) uint8; ``questions`` and ``request_ids``, for the log, have one entry per picture.
+    """
 
     batch: int
     lane: Lane
     pixels: NDArray[np.uint8]
     questions: tuple[Question, ...]
+    request_ids: tuple[str, ...]
 
 
 @dataclass(frozen=True)

@@ -181,6 +181,7 @@ class Pool:
             lane=jobs[0].lane,
             pixels=np.stack([job.pixels for job in jobs]),  # (N, H, W, 3)
             questions=tuple(job.question for job in jobs),
+            request_ids=tuple(job.request_id for job in jobs),
         )
         worker.send(run, jobs)
 

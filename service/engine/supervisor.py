@@ -87,6 +87,7 @@ class Supervisor:
             threads=settings.threads or max(1, len(os.sched_getaffinity(0)) // settings.workers),
             concurrency=settings.concurrency,
             log_level=settings.log_level,
+            log_format=settings.log_format,
         )
         worker = WorkerProcess(start, self.on_message, self.on_exit)
         worker.deaths, worker.last_exit = deaths, last_exit

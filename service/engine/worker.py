@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from service import logs
 from service.engine.isolation import run_isolated
 from service.engine.messages import (
     Cancel,
@@ -70,7 +71,7 @@ class Worker:
         start = receive(self._stream)
         if not isinstance(start, Start):
             return
-        logging.basicConfig(level=start.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
+        logs.configure(start.log_level, start.log_format)
         torch.set_num_threads(start.threads)
         devices = _devices(start.device)
         self._send(Hello(devices[0], devices))
@@ -126,7 +127,10 @@ class Worker:
             return _answer(host, run, rows, between)
 
         isolated = run_isolated(compute, range(len(run.questions)), _is_out_of_memory, _release)  # type: ignore[arg-type]
-        outcomes = [_presentable(outcome, run) for outcome in isolated.outcomes]
+        outcomes = []
+        for request, outcome in zip(run.request_ids, isolated.outcomes, strict=True):
+            with logs.about(request):
+                outcomes.append(_presentable(outcome, run))
         self._send(Ran(run.batch, outcomes, time.monotonic() - began, isolated.fits, isolated.splits))
 
     def _between(self, run: Run) -> Between:

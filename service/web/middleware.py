@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from ulid import ULID
 
+from service import logs
 from service.engine.spans import current_trace_id
 from service.errors import BodyTooLarge, InternalError, ServiceError
 from service.problems import MEDIA_TYPE, STATUS, headers_for, problem_for, status_of
@@ -70,6 +71,7 @@ class RequestContext:
         sent = Headers(scope=scope).get("x-request-id", "")
         request_id = sent if _SANE_ID.fullmatch(sent) else str(ULID())
         scope.setdefault("state", {}).update(request_id=request_id, metrics=self._metrics)
+        logs.request_id.set(request_id)  # a request is a task of its own: nobody sets it back
         get_current_span().set_attribute("camserve.request_id", request_id)
         began = time.perf_counter()
         status = 0
@@ -101,8 +103,17 @@ class RequestContext:
         self._metrics.requests.labels(route, str(status)).inc()
         self._metrics.request_seconds.labels(route).observe(seconds)
         level = logging.DEBUG if route in PROBES else logging.INFO
-        ids = " ".join(filter(None, (scope["state"]["request_id"], current_trace_id())))
-        log.log(level, "%s %s %s %.1f ms %s", scope["method"], route, status, seconds * 1000, ids)
+        trace_id = current_trace_id()
+        ids = " ".join(filter(None, (scope["state"]["request_id"], trace_id)))
+        facts = {
+            "method": scope["method"],
+            "route": route,
+            "status": status,
+            "duration_ms": round(seconds * 1000, 1),
+            "key": scope["state"].get("key"),
+            "trace_id": trace_id or None,
+        }
+        log.log(level, "%s %s %s %.1f ms %s", scope["method"], route, status, seconds * 1000, ids, extra=facts)
 
 
 def _route(scope: Scope) -> str:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from service.errors import ModelLoadError
+from service.models import state_dicts
 from service.models.state_dicts import digest, load_into, read_state_dict
 
 if TYPE_CHECKING:
@@ -126,6 +128,32 @@ class TestRefusing:
         assert not mark.exists()
         torch.load(file, weights_only=False)  # the file is armed: whoever trusts it, runs it
         assert mark.exists()
+
+    def test_no_variable_of_torch_loosens_this(
+        self, state: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        mark, file = tmp_path / "was-here", tmp_path / "w.pth"
+        torch.save({"state_dict": state, "extra": Exploit(mark)}, file)
+        monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+
+        with pytest.raises(ModelLoadError):
+            read_state_dict(file)
+
+        assert not mark.exists()
+
+    def test_nothing_else_reads_pickles_of_others(self) -> None:
+        root = Path(state_dicts.__file__).parents[1]
+        found = {
+            (file.relative_to(root).as_posix(), " ".join(call.split()))
+            for file in root.rglob("*.py")
+            for call in re.findall(
+                r"\b(?:torch|pickle|marshal|dill|joblib|np)\.loads?\([^)]*\)", file.read_text("utf-8")
+            )
+        }
+        assert found == {
+            ("models/state_dicts.py", 'torch.load(file, map_location="cpu", weights_only=True)'),
+            ("engine/messages.py", "pickle.loads(body)"),
+        }
 
     def test_a_whole_pickled_model_is_refused_with_the_way_out(self, tmp_path: Path) -> None:
         with pytest.raises(ModelLoadError, match=r"Save the model's state_dict\(\) instead of the model"):
