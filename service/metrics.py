@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from importlib.metadata import version
-from typing import Literal
+from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
 from prometheus_client.exposition import choose_encoder
@@ -15,7 +15,7 @@ __all__ = ["Ending", "Metrics", "Stage"]
 
 Stage = Literal["decode", "queue", "compute", "render"]
 
-Ending = Literal["exited", "signal", "hung", "start_timeout"]
+Ending = Literal["exited", "signal", "hung", "start_timeout", "not_started"]
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -113,10 +113,10 @@ class Metrics:
         for stage in ("decode", "queue", "render"):
             self.stage_seconds.labels(stage)
         for counter in (self.cancelled, self.expired):
-            for stage in ("decode", "queue", "compute", "render"):
+            for stage in get_args(Stage):
                 counter.labels(stage)
         for counter in (self.worker_restarts, self.retried):
-            for ending in ("exited", "signal", "hung", "start_timeout"):
+            for ending in get_args(Ending):
                 counter.labels(ending)
         for reason in ("error", "memory"):
             self.isolated.labels(reason)

@@ -28,6 +28,8 @@ WorkerState = Literal["waiting", "loading", "ready", "failed"]
 
 log = logging.getLogger("camserve.pool")
 
+_LAST_MOMENTS_S = 1.0
+
 
 def _command(descriptor: int) -> list[str]:
     """Start a worker that finds modules where this process does, and the user's own code in the working directory.
@@ -209,8 +211,13 @@ class WorkerProcess:
         except Exception:
             log.exception("worker %s sent something that cannot be handled; it is replaced", self.pid)
         self._writer.close()
-        self.kill()
-        code = await self._process.wait()
+        # Killing a process that has just ended would lose its exit code: subprocess looks first whether it lives, and
+        # thereby takes the code away from asyncio.
+        try:
+            code = await asyncio.wait_for(self._process.wait(), _LAST_MOMENTS_S)
+        except TimeoutError:
+            self.kill()
+            code = await self._process.wait()
         if code < 0 and self.ended == "exited":
             self.ended = "signal"
         self.last_exit = _ENDS.get(self.ended) or _end(code)

@@ -108,7 +108,7 @@ class Supervisor:
         try:
             await worker.launch()
         except OSError as error:  # no process or no descriptor is left on this machine: later, perhaps
-            worker.last_exit = f"not started: {error}"
+            worker.ended, worker.last_exit = "not_started", f"not started: {error}"
             log.error("a worker for %s cannot be started: %s", worker.device, error)
             self.on_exit(worker)
             return

@@ -22,7 +22,7 @@ from service.protocols.native import routes as native
 from service.web import health, pages
 from service.web.headers import SecurityHeaders
 from service.web.keys import Authentication
-from service.web.middleware import PROBES, BodyLimit, RequestContext, problem_response
+from service.web.middleware import PROBES, BodyLimit, RequestContext, problem_response, route_path
 from service.web.openapi import document
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def _telemetry(provider: TracerProvider | None) -> TelemetryConfig:
         "metrics": False,
         "logs": False,
         "auto_configure": False,
-        "exclude": lambda scope: scope.get("path") in PROBES,
+        "exclude": lambda scope: route_path(scope) in PROBES,
     }
 
 

@@ -119,6 +119,7 @@ async def test_a_stopped_process_is_noticed_and_replaced(engine: Explainer) -> N
     await assert_right(engine, answer, *SEEDS)
     assert worker not in engine.pool.workers
     assert engine.pool.workers[0].last_exit == "it hung"
+    assert engine.pool._metrics.registry.get_sample_value("camserve_worker_restarts_total", {"reason": "hung"})
 
 
 async def test_a_batch_too_big_for_the_device_is_answered_in_parts(engine: Explainer, folder: Path) -> None:

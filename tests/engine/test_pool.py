@@ -114,7 +114,7 @@ async def test_a_replacement_takes_the_number_of_the_worker_that_it_replaces() -
         assert pool.workers[-1].number == 1
 
 
-@pytest.mark.parametrize("ended", ["exited", "signal", "hung", "start_timeout"])
+@pytest.mark.parametrize("ended", ["exited", "signal", "hung", "start_timeout", "not_started"])
 async def test_restarts_and_retries_are_counted_by_how_the_worker_ended(pool: Pool, ended: Ending) -> None:
     (worker,) = FakeWorker.launched
     worker.load("m")

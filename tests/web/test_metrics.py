@@ -163,8 +163,8 @@ async def test_what_counts_events_is_there_before_the_first(client: httpx.AsyncC
         ("camserve_rejected_total", "code", {"overloaded", "not_ready", "body_too_large", "image_too_large"}),
         ("camserve_cancelled_total", "stage", {"decode", "queue", "compute", "render"}),
         ("camserve_expired_total", "stage", {"decode", "queue", "compute", "render"}),
-        ("camserve_worker_restarts_total", "reason", {"exited", "signal", "hung", "start_timeout"}),
-        ("camserve_retried_total", "reason", {"exited", "signal", "hung", "start_timeout"}),
+        ("camserve_worker_restarts_total", "reason", {"exited", "signal", "hung", "start_timeout", "not_started"}),
+        ("camserve_retried_total", "reason", {"exited", "signal", "hung", "start_timeout", "not_started"}),
         ("camserve_batch_splits_total", "reason", {"error", "memory"}),
     ):
         for value in values:

@@ -67,6 +67,7 @@ def test_spans_arrive_at_the_collector_that_the_environment_names(monkeypatch: p
 
 def test_a_collector_that_is_not_there_disturbs_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "2")  # how long the end may take
     with running_server("--tracing", "--model", "shapes", "--device", "cpu") as server:
         response = httpx.post(f"{server.url}/api/v1/predict", content=png(), headers={"Content-Type": "image/png"})
         assert response.status_code == 200
