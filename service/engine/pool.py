@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import os
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from service.engine.batcher import Batcher
+from service.engine.cores import available_cores
 from service.engine.messages import Failed, Hello, Loaded, Progress, Ran, RowAnswer, Run, Start
 from service.engine.process import WorkerProcess
 from service.errors import InternalError, NotReady, UnknownModel
@@ -142,7 +142,7 @@ class Pool:
             models=settings.models,
             downloads=Downloads(settings.cache_dir, settings.allow_download, settings.weights_mirror),
             device=device,
-            threads=settings.threads or max(1, len(os.sched_getaffinity(0)) // settings.workers),
+            threads=settings.threads or max(1, available_cores() // settings.workers),
             concurrency=settings.concurrency,
             log_level=settings.log_level,
         )
