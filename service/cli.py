@@ -139,30 +139,10 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    import uvicorn  # noqa: PLC0415
-
-    from service.web.app import create_app  # noqa: PLC0415
+    from service.web.server import serve  # noqa: PLC0415
 
     settings = _settings(options)
-
-    class Server(uvicorn.Server):
-        async def startup(self, sockets: list[Any] | None = None) -> None:
-            await super().startup(sockets)
-            if self.started:
-                print(_greeting(settings, self.servers[0].sockets[0].getsockname()[1]), flush=True)
-
-    config = uvicorn.Config(
-        create_app(settings),
-        host=settings.host,
-        port=settings.port,
-        access_log=False,
-        server_header=False,
-        log_level="warning",
-        timeout_graceful_shutdown=int(settings.drain_timeout_s),
-    )
-    server = Server(config)
-    server.run()
-    return 0 if server.started else 1
+    return serve(settings, lambda port: print(_greeting(settings, port), flush=True))
 
 
 def _greeting(settings: Settings, port: int) -> str:

@@ -39,6 +39,13 @@ class Metrics:
         self.in_flight = Gauge("camserve_in_flight", "Pictures accepted and not yet answered.", registry=registry)
         self.workers_ready = Gauge("camserve_workers_ready", "Workers with at least one model.", registry=registry)
         self.rejected = Counter("camserve_rejected", "Refused requests, by error code.", ["code"], registry=registry)
+        self.connections = Gauge("camserve_connections", "Open connections.", registry=registry)
+        self.connections_ended = Counter(
+            "camserve_connections_ended",
+            "Connections that the server broke off, by reason.",
+            ["reason"],
+            registry=registry,
+        )
         self.worker_restarts = Counter("camserve_worker_restarts", "Workers replaced.", registry=registry)
         self.retried = Counter("camserve_retried", "Pictures computed again after a worker died.", registry=registry)
         self.isolated = Counter("camserve_batch_splits", "Batches cut in two after an error.", registry=registry)

@@ -17,6 +17,7 @@ from service.errors import InvalidOption, MethodNotAllowed, NotFound, ServiceErr
 from service.metrics import Metrics
 from service.protocols.native import routes as native
 from service.web import health, pages
+from service.web.gate import Gate, Turnstile
 from service.web.middleware import BodyLimit, RequestContext, problem_response
 from service.web.openapi import document
 
@@ -34,14 +35,14 @@ _ROUTERS = (native.router, health.router, pages.router)
 
 def create_app(settings: Settings) -> FastAPI:
     """Build the application; workers start with its lifespan."""
-    metrics = Metrics()
+    metrics, gate = Metrics(), Gate()
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         explainer = Explainer(settings, metrics)
         await explainer.start()
         try:
-            yield {"settings": settings, "explainer": explainer}
+            yield {"settings": settings, "explainer": explainer, "metrics": metrics, "gate": gate}
         finally:
             await explainer.stop()
 
@@ -53,7 +54,13 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         middleware=[
             Middleware(RequestContext, metrics=metrics),
-            Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
+            Middleware(Turnstile, gate=gate),
+            Middleware(
+                BodyLimit,
+                max_bytes=settings.max_body_bytes,
+                stall_s=settings.stall_timeout_s,
+                whole_s=settings.transfer_timeout_s,
+            ),
         ],
         generate_unique_id_function=_operation_id,
     )

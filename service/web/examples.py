@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from service.errors import (
     DeadlineExceeded,
+    HeadersTooLarge,
     ImageTooLarge,
     InternalError,
     InvalidImage,
     NotReady,
     Overloaded,
+    RequestTimeout,
     UnknownLayer,
     UnknownModel,
     UnsupportedMediaType,
@@ -201,10 +203,12 @@ ANSWERS: Mapping[str, Any] = {
 _ERRORS: tuple[ServiceError, ...] = (
     InvalidImage("The bytes are not a picture in a known format. Send a JPEG, PNG, WebP, GIF, BMP or TIFF file."),
     UnknownModel.among("resnet5", ["resnet50"], "GET /api/v1/models lists them."),
+    RequestTimeout("The head of the request took longer than 10 s. Send it faster."),
     ImageTooLarge("The picture has 100,000,000 pixels (10000 × 10000); the limit is 64,000,000. Send a smaller one."),
     UnsupportedMediaType("Send pictures as multipart/form-data, as application/json, or as the body itself."),
     UnknownLayer.among("layer44", ["layer4"], "GET /api/v1/models/resnet50/layers lists them."),
     Overloaded("The queue is full: 128 of 128 pictures are waiting. Try again later.", retry_after_s=3),
+    HeadersTooLarge("The request's line and headers have more than 65536 bytes. Send fewer."),
     InternalError("Something went wrong here; the log has the reason."),
     NotReady("Model 'resnet50' is being loaded. Try again in a few seconds.", retry_after_s=2),
     DeadlineExceeded("The answer was not ready within 30 s."),

@@ -32,14 +32,14 @@ async def livez() -> wire.Status:
 async def readyz(request: Request) -> Response:
     """200 with at least one usable model and worker, and not draining; otherwise 503."""
     explainer: Explainer = request.state.explainer
-    readiness = _readiness(explainer.pool)
+    readiness = _readiness(explainer.pool, leaving=request.state.gate.leaving)
     status, headers = (200, {}) if readiness.status == "ready" else (503, {"Retry-After": "2"})
     return Response(readiness.model_dump_json(), status, headers, "application/json")
 
 
-def _readiness(pool: Pool) -> wire.Readiness:
+def _readiness(pool: Pool, *, leaving: bool) -> wire.Readiness:
     states = {status.config.name: status.state for status in pool.statuses()}
-    if pool.draining:
+    if leaving or pool.draining:
         status = "draining"
     elif "ready" in states.values():
         status = "ready"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import time
@@ -12,7 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from ulid import ULID
 
-from service.errors import BodyTooLarge, InternalError, ServiceError
+from service.errors import BodyTooLarge, InternalError, RequestTimeout, ServiceError
 from service.problems import MEDIA_TYPE, headers_for, problem_for, status_of
 
 if TYPE_CHECKING:
@@ -20,21 +21,21 @@ if TYPE_CHECKING:
 
     from service.metrics import Metrics
 
-__all__ = ["BodyLimit", "RequestContext", "problem_response"]
+__all__ = ["PROBES", "BodyLimit", "RequestContext", "problem_response"]
 
 log = logging.getLogger("camserve.access")
 
 _CLIENT_GONE = 499  # nginx's number for a client that did not wait; nobody reads it but the log and the metrics
 
 # Asked every few seconds by whatever supervises the service.
-_PROBES = {"/livez", "/readyz", "/metrics"}
+PROBES = {"/livez", "/readyz", "/metrics"}
 
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
 def problem_response(request: Request, error: ServiceError) -> Response:
     """Answer with an error as problem+json, and count it where it is a refusal."""
-    if status_of(error) in {413, 429, 503}:
+    if status_of(error) in {408, 413, 429, 503}:
         metrics: Metrics = request.state.metrics
         metrics.rejected.labels(error.code).inc()
     body = problem_for(error, request.state.request_id).model_dump_json(exclude_none=True)
@@ -85,18 +86,26 @@ class RequestContext:
         route = getattr(scope.get("route"), "path", "unknown")
         self._metrics.requests.labels(route, str(status)).inc()
         self._metrics.request_seconds.labels(route).observe(seconds)
-        level = logging.DEBUG if route in _PROBES else logging.INFO
+        level = logging.DEBUG if route in PROBES else logging.INFO
         log.log(
             level, "%s %s %s %.1f ms %s", scope["method"], route, status, seconds * 1000, scope["state"]["request_id"]
         )
 
 
 class BodyLimit:
-    """Refuses bodies of more than ``max_bytes``, by their announced length or while they stream in."""
+    """Refuses bodies that are too long, by their announced length or while they stream in, and those that stall.
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    Args:
+        app: what to protect.
+        max_bytes: bytes at most.
+        stall_s: longest pause between two pieces.
+        whole_s: time for all of them.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int, stall_s: float, whole_s: float) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._stall_s, self._whole_s = stall_s, whole_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -107,17 +116,32 @@ class BodyLimit:
         if announced.isdecimal() and int(announced[:20]) > self._max_bytes:
             await problem_response(Request(scope), self._error())(scope, receive, send)
             return
-        received = 0
+        received, complete = 0, False
+        latest = asyncio.get_running_loop().time() + self._whole_s
 
-        async def receive_within_limit() -> Message:
-            nonlocal received
-            message = await receive()
+        async def receive_within_limits() -> Message:
+            nonlocal received, complete
+            if complete:
+                return await receive()  # that the client goes away, for which there is no time
+            message = await self._in_time(receive, latest)
             received += len(message.get("body", b""))
+            complete = not message.get("more_body", False)
             if received > self._max_bytes:
                 raise self._error()
             return message
 
-        await self._app(scope, receive_within_limit, send)
+        await self._app(scope, receive_within_limits, send)
+
+    async def _in_time(self, receive: Receive, latest: float) -> Message:
+        until = min(latest, asyncio.get_running_loop().time() + self._stall_s)
+        try:
+            async with asyncio.timeout_at(until):
+                return await receive()
+        except TimeoutError:
+            raise RequestTimeout(
+                f"The body made a pause of more than {self._stall_s:g} s, or took more than {self._whole_s:g} s. "
+                "Send it again, or send less at once."
+            ) from None
 
     def _error(self) -> BodyTooLarge:
         return BodyTooLarge(f"The request has more than {self._max_bytes} bytes. Send fewer or smaller pictures.")

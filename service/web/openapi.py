@@ -27,10 +27,12 @@ the model looked, lying exactly on the picture. Errors are problem details (RFC 
 _ERRORS = {
     "400": "Not a picture, a truncated picture, bad base64, or no picture.",
     "404": "There is no such model.",
+    "408": "The request did not arrive in time.",
     "413": "The body, a picture's pixels or frames, or the number of pictures is over the limit.",
     "415": "The content type is none of the three.",
     "422": "An option is unknown or out of range.",
-    "429": "The queue is full; see Retry-After.",
+    "429": "The queue is full, or too many connections are open; see Retry-After.",
+    "431": "The headers are over the limit.",
     "500": "Our fault; the log has the reason under the request id.",
     "503": "Loading, draining, or no worker; see Retry-After.",
     "504": "The deadline passed.",
@@ -40,7 +42,7 @@ _RETRY_AFTER = {"description": "Seconds after which a new try makes sense.", "sc
 _PICTURE = {"type": "string", "format": "binary"}
 
 # Errors that routes without a body can meet.
-_READING_ERRORS = ("404", "422", "500", "503")
+_READING_ERRORS = ("404", "422", "429", "431", "500", "503")
 
 
 def document(app: FastAPI) -> dict[str, Any]:

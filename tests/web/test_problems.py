@@ -96,6 +96,8 @@ CASES: dict[str, Case] = {
 
 NOT_OVER_HTTP = {
     "bad_input": "only its subclasses are raised",
+    "request_timeout": "takes a slow client on a socket, see test_connections.py",
+    "headers_too_large": "is found out before there is a request, see test_connections.py",
     "unavailable": "only its subclasses are raised; the client raises it for a lost connection",
     "model_load_failed": "happens at start; requests see not_ready, with its message",
 }
