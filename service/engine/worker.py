@@ -5,6 +5,7 @@ It hears from the front process over the socket that it inherits, and ends when 
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import signal
@@ -46,6 +47,8 @@ log = logging.getLogger("camserve.worker")
 _DEVICE_LOST = 70
 
 _TELL_EVERY_S = 0.5
+
+_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 
 class Worker:
@@ -183,4 +186,11 @@ def main() -> None:
     # Ctrl-C reaches the whole process group; the front process decides when workers end.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    _die_with_the_front()
     Worker(socket.socket(fileno=int(sys.argv[1]))).run()
+
+
+def _die_with_the_front() -> None:
+    """Have the kernel kill this process when its parent is gone: one that hangs does not see its socket close."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
