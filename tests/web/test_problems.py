@@ -166,6 +166,17 @@ async def test_a_full_queue_is_found_out_before_a_byte_is_read(application: Appl
     assert exchange.reads == 0
 
 
+async def test_a_refusal_takes_no_thread(
+    application: Application, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def threads(*_: object, **__: object) -> None:
+        raise AssertionError("a thread was taken")
+
+    monkeypatch.setattr("anyio.to_thread.run_sync", threads)
+    fill_the_queue(application)
+    assert (await client.post(EXPLAIN, content=GOOD, headers={"Content-Type": "image/png"})).status_code == 429
+
+
 async def test_the_queue_counts_pictures_not_requests(application: Application, client: httpx.AsyncClient) -> None:
     application.worker.held = True
     one = Exchange(EXPLAIN, GOOD, content_type="image/png")
