@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import signal
 import time
 from typing import TYPE_CHECKING
@@ -47,11 +48,20 @@ def serve(settings: Settings, greet: Callable[[int], None]) -> int:
         settings: all of them.
         greet: called with the port once there is one.
     """
+    _allow_open_files()
     # What it says of requests that it does not understand, Connection says with a request id.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     server = Server(create_app(settings), settings, greet)
     server.run()
     return 0 if server.started else 1
+
+
+def _allow_open_files() -> None:
+    """Raise the soft limit of open files to the hard one: the soft one, often 1024, is there for select()."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    log.debug("open files: %d, was %d", hard, soft)
 
 
 class Server(uvicorn.Server):
