@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import in_process, over_http
+from benchmarks import in_process, over_http, overload, soak
 
 BENCHMARKS = {
     "explain": in_process.explain_against_forward,
@@ -14,6 +14,8 @@ BENCHMARKS = {
     "start": over_http.start_of_the_front,
     "overhead": over_http.time_outside_the_model,
     "load": over_http.batched_against_one_by_one,
+    "overload": overload.three_times_the_capacity,
+    "soak": soak.ten_thousand_mixed_requests,
 }
 
 

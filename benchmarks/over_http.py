@@ -25,7 +25,7 @@ _MODEL = "--model=squeezenet1_0:random"
 _ROUNDS = 60
 
 
-def _jpeg(width: int = 500, height: int = 375) -> bytes:
+def scene_jpeg(width: int = 500, height: int = 375) -> bytes:
     scene = make_scene(np.random.default_rng(0), size=(width, height))
     stream = io.BytesIO()
     Image.fromarray(scene.pixels).save(stream, "JPEG", quality=90)
@@ -50,7 +50,7 @@ def start_of_the_front() -> Iterator[str]:
 
 def time_outside_the_model() -> Iterator[str]:
     """A 500×375 JPEG, SqueezeNet 1.0: the server's total less the model's share."""
-    picture = _jpeg()
+    picture = scene_jpeg()
     with running_server(_MODEL, "--log-level=warning") as server, httpx.Client(base_url=server.url) as client:
         for output in ("heatmap", "overlay"):
             outside, compute = [], []
@@ -68,7 +68,7 @@ def time_outside_the_model() -> Iterator[str]:
 
 def batched_against_one_by_one() -> Iterator[str]:
     """24 pictures posted at once against the same 24 one after the other."""
-    picture = _jpeg()
+    picture = scene_jpeg()
     with running_server(_MODEL, "--log-level=warning") as server:
 
         def lone() -> None:

@@ -141,34 +141,13 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    import uvicorn  # noqa: PLC0415
-
-    from service.web.app import create_app  # noqa: PLC0415
+    from service.web.server import serve  # noqa: PLC0415
 
     settings = _settings(options)
     if reason := reason_not_to_listen(settings):
         print(f"camserve: {reason}", file=sys.stderr)
         return 2
-
-    class Server(uvicorn.Server):
-        async def startup(self, sockets: list[Any] | None = None) -> None:
-            await super().startup(sockets)
-            if self.started:
-                _announce(settings, self.servers[0].sockets[0].getsockname()[1])
-
-    config = uvicorn.Config(
-        create_app(settings),
-        host=settings.host,
-        port=settings.port,
-        access_log=False,
-        server_header=False,
-        log_config=None,  # ours, so that all lines look the same
-        log_level="warning",
-        timeout_graceful_shutdown=int(settings.drain_timeout_s),
-    )
-    server = Server(config)
-    server.run()
-    return 0 if server.started else 1
+    return serve(settings, lambda port: _announce(settings, port))
 
 
 def _announce(settings: Settings, port: int) -> None:

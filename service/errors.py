@@ -7,11 +7,11 @@ The tree, and nothing outside it, may leave the decoder, the engine and the clie
     │   ├── InvalidImage · NoImage · InvalidRequest · InvalidOption · UnsupportedMediaType
     │   ├── ImageTooLarge · BodyTooLarge · TooManyImages · NotFound · MethodNotAllowed
     │   ├── UnknownModel · UnknownLayer · UnknownLabel · UnknownMethod · UnknownColormap
-    │   ├── UnknownHead · LayerNotExplainable · MethodNotApplicable
+    │   ├── UnknownHead · LayerNotExplainable · MethodNotApplicable · HeadersTooLarge
     │   └── Unauthorized · Forbidden
     ├── Unavailable       try again later
     │   ├── Overloaded · RateLimited · NotReady
-    └── DeadlineExceeded · ModelLoadError · ModelOutputError · InternalError
+    └── RequestTimeout · DeadlineExceeded · ModelLoadError · ModelOutputError · InternalError
 
 ``problems.py`` maps codes to status codes; ``docs/errors.md`` has a section per code.
 """
@@ -99,6 +99,13 @@ class BodyTooLarge(BadInput):
 
     code = "body_too_large"
     title = "Request too large"
+
+
+class HeadersTooLarge(BadInput):
+    """The request's line and headers together have more bytes than allowed."""
+
+    code = "headers_too_large"
+    title = "Headers too large"
 
 
 class TooManyImages(BadInput):
@@ -249,6 +256,13 @@ class NotReady(Unavailable):
 
     code = "not_ready"
     title = "Not ready"
+
+
+class RequestTimeout(ServiceError):
+    """The request did not arrive within the time allowed for it."""
+
+    code = "request_timeout"
+    title = "Request took too long to arrive"
 
 
 class DeadlineExceeded(ServiceError):

@@ -71,6 +71,13 @@ class Metrics:
             registry=registry,
         )
         self.rejected = Counter("camserve_rejected", "Refused requests, by error code.", ["code"], registry=registry)
+        self.connections = Gauge("camserve_connections", "Open connections.", registry=registry)
+        self.connections_ended = Counter(
+            "camserve_connections_ended",
+            "Connections that the server broke off, by reason.",
+            ["reason"],
+            registry=registry,
+        )
         self.picture_errors = Counter(
             "camserve_picture_errors", "Pictures answered with an error, by its code.", ["code"], registry=registry
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from service.errors import ServiceError, Unauthorized, Unavailable
+from service.errors import RequestTimeout, ServiceError, Unauthorized, Unavailable
 from service.wire import Problem
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ STATUS: Mapping[str, int] = {
     "not_found": 404,
     "unknown_model": 404,
     "method_not_allowed": 405,
+    "request_timeout": 408,
     "body_too_large": 413,
     "image_too_large": 413,
     "too_many_images": 413,
@@ -38,6 +39,7 @@ STATUS: Mapping[str, int] = {
     "method_not_applicable": 422,
     "overloaded": 429,
     "rate_limited": 429,
+    "headers_too_large": 431,
     "internal_error": 500,
     "model_output": 500,
     "model_load_failed": 500,
@@ -69,4 +71,6 @@ def headers_for(error: ServiceError) -> dict[str, str]:
     """Return the headers that go with an error."""
     if isinstance(error, Unauthorized):
         return {"WWW-Authenticate": "Bearer"}
+    if isinstance(error, RequestTimeout):
+        return {"Connection": "close"}  # whatever comes of the request now is not to be taken for another
     return {"Retry-After": str(error.retry_after_s)} if isinstance(error, Unavailable) else {}

@@ -262,6 +262,18 @@ class Settings(BaseSettings):
         description="Time without a sign of life, from a worker or from a batch that it computes, after which the "
         "worker is replaced.",
     )
+    max_connections: int = Field(1000, ge=1, le=1_000_000, description="Connections open at once, at most.")
+    header_timeout_s: float = Field(10.0, gt=0, le=3600, description="Time for the head of a request to arrive.")
+    stall_timeout_s: float = Field(
+        20.0, gt=0, le=3600, description="Longest pause of a client that sends a body or takes an answer."
+    )
+    transfer_timeout_s: float = Field(
+        300.0, gt=0, le=86_400, description="Time for a whole body to arrive, or for a whole answer to be taken."
+    )
+    keep_alive_s: int = Field(75, ge=0, le=3600, description="Time that a connection may wait for its next request.")
+    drain_delay_s: float = Field(
+        0.0, ge=0, le=3600, description="Time on shutdown in which `/readyz` says so and requests are still taken."
+    )
     drain_timeout_s: float = Field(30.0, ge=0, description="Time that accepted requests get on shutdown.")
     tracing: bool = Field(
         False,

@@ -6,13 +6,14 @@ import os
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import httpx
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 START_TIMEOUT_S = 120.0
 
@@ -25,15 +26,19 @@ class Server:
 
 
 @contextmanager
-def running_server(*arguments: str, wait: bool = True) -> Iterator[Server]:
+def running_server(*arguments: str, wait: bool = True, log: Path | None = None) -> Iterator[Server]:
     """Start ``camserve serve`` with ``arguments`` on a free port; stop it at the end.
 
     Args:
         arguments: further command line arguments.
         wait: whether to wait until every model is loaded.
+        log: a file for what it says on standard error.
     """
     command = [sys.executable, "-m", "service.cli", "serve", "--port", "0", *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ}) as process:
+    with (
+        nullcontext() if log is None else log.open("w") as stderr,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, env={**os.environ}) as process,
+    ):
         try:
             server = Server(process, _address(process))
             if wait:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from opentelemetry.trace import get_current_span
 
 from service.engine.admission import Admission
 from service.engine.answers import Answer, ClassScore, MapAnswer, PictureAnswer, StageTimes, Upload
+from service.engine.cores import available_cores
 from service.engine.evidence import note_on, weigh
 from service.engine.jobs import Job
 from service.engine.plan import Plan, plan
@@ -72,7 +72,7 @@ class Explainer:
             max_pixels=settings.max_image_pixels,
             max_frames=settings.max_image_frames,
         )
-        self._threads = ThreadPoolExecutor(settings.decode_threads or len(os.sched_getaffinity(0)), "picture")
+        self._threads = ThreadPoolExecutor(settings.decode_threads or available_cores(), "picture")
         self.pool = Pool(settings, metrics, self._spans)
         self.admission = Admission(settings.max_queue, lambda: asyncio.get_running_loop().time())
 

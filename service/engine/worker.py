@@ -5,6 +5,7 @@ It hears from the front process over the socket that it inherits, and ends when 
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import signal
@@ -53,6 +54,8 @@ _THREAD_LOST = 71
 _NO_MEMORY = ("can't allocate memory", "ALLOC_FAILED", "out of memory")
 
 _TELL_EVERY_S = 0.5
+
+_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 
 class Worker:
@@ -215,4 +218,11 @@ def main() -> None:
     # Ctrl-C reaches the whole process group; the front process decides when workers end.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    _die_with_the_front()
     Worker(socket.socket(fileno=int(sys.argv[1]))).run()
+
+
+def _die_with_the_front() -> None:
+    """Have the kernel kill this process when its parent is gone: one that hangs does not see its socket close."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -20,6 +20,7 @@ from service.errors import InvalidOption, MethodNotAllowed, NotFound, ServiceErr
 from service.metrics import Metrics
 from service.protocols.native import routes as native
 from service.web import health, pages
+from service.web.gate import Gate, Turnstile
 from service.web.headers import SecurityHeaders
 from service.web.keys import Authentication
 from service.web.middleware import PROBES, BodyLimit, RequestContext, problem_response, route_path
@@ -41,7 +42,7 @@ _ROUTERS = (native.router, health.router, pages.router)
 
 def create_app(settings: Settings) -> FastAPI:
     """Build the application; workers start with its lifespan."""
-    metrics = Metrics()
+    metrics, gate = Metrics(), Gate()
     provider = _tracer_provider(settings)
 
     @asynccontextmanager
@@ -51,7 +52,7 @@ def create_app(settings: Settings) -> FastAPI:
         )
         await explainer.start()
         try:
-            yield {"settings": settings, "explainer": explainer}
+            yield {"settings": settings, "explainer": explainer, "metrics": metrics, "gate": gate}
         finally:
             await explainer.stop()
             if provider:
@@ -67,8 +68,14 @@ def create_app(settings: Settings) -> FastAPI:
             Middleware(SecurityHeaders, frame_ancestors=settings.frame_ancestors),
             *_cross_origin(settings),
             Middleware(RequestContext, metrics=metrics),
+            Middleware(Turnstile, gate=gate),
             Middleware(Authentication, keys=settings.keys),
-            Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
+            Middleware(
+                BodyLimit,
+                max_bytes=settings.max_body_bytes,
+                stall_s=settings.stall_timeout_s,
+                whole_s=settings.transfer_timeout_s,
+            ),
         ],
         generate_unique_id_function=_operation_id,
         telemetry=_telemetry(provider),

@@ -36,16 +36,16 @@ async def readyz(request: Request) -> Response:
     Where there are API keys, `models` and `workers` are empty but for a key with the scope `manage`.
     """
     explainer: Explainer = request.state.explainer
-    readiness = _readiness(explainer.pool)
+    readiness = _readiness(explainer.pool, leaving=request.state.gate.leaving)
     if "manage" not in request.state.scopes:
         readiness = wire.Readiness(status=readiness.status, models={}, workers=[])
     status, headers = (200, {}) if readiness.status == "ready" else (503, {"Retry-After": "2"})
     return Response(readiness.model_dump_json(), status, headers, "application/json")
 
 
-def _readiness(pool: Pool) -> wire.Readiness:
+def _readiness(pool: Pool, *, leaving: bool) -> wire.Readiness:
     states = {status.config.name: status.state for status in pool.statuses()}
-    if pool.draining:
+    if leaving or pool.draining:
         status = "draining"
     elif "ready" in states.values():
         status = "ready"
@@ -73,7 +73,7 @@ async def metrics(request: Request) -> Response:
     found: Metrics = request.state.metrics
     explainer: Explainer = request.state.explainer
     refresh(found, explainer.pool)
-    found.ready.set(_readiness(explainer.pool).status == "ready")
+    found.ready.set(_readiness(explainer.pool, leaving=request.state.gate.leaving).status == "ready")
     body, media_type = found.expose(request.headers.get("accept", ""))
     return Response(body, media_type=media_type)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import time
@@ -15,7 +16,7 @@ from ulid import ULID
 
 from service import logs
 from service.engine.spans import current_trace_id
-from service.errors import BodyTooLarge, InternalError, ServiceError
+from service.errors import BodyTooLarge, InternalError, RequestTimeout, ServiceError
 from service.problems import MEDIA_TYPE, STATUS, headers_for, problem_for, status_of
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ _CLIENT_GONE = 499  # nginx's number for a client that did not wait; nobody read
 PROBES = {"/livez", "/readyz", "/metrics"}
 
 # Not the caller's mistake in what it asks, but more than it may or than fits.
-_REFUSALS = {401, 403, 413, 429, 503}
+_REFUSALS = {401, 403, 408, 413, 429, 503}
 
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
@@ -124,11 +125,19 @@ def _route(scope: Scope) -> str:
 
 
 class BodyLimit:
-    """Refuses bodies of more than ``max_bytes``, by their announced length or while they stream in."""
+    """Refuses bodies that are too long, by their announced length or while they stream in, and those that stall.
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    Args:
+        app: what to protect.
+        max_bytes: bytes at most.
+        stall_s: longest pause between two pieces.
+        whole_s: time for all of them.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int, stall_s: float, whole_s: float) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._stall_s, self._whole_s = stall_s, whole_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -139,17 +148,32 @@ class BodyLimit:
         if announced.isdecimal() and int(announced[:20]) > self._max_bytes:
             await problem_response(Request(scope), self._error())(scope, receive, send)
             return
-        received = 0
+        received, complete = 0, False
+        latest = asyncio.get_running_loop().time() + self._whole_s
 
-        async def receive_within_limit() -> Message:
-            nonlocal received
-            message = await receive()
+        async def receive_within_limits() -> Message:
+            nonlocal received, complete
+            if complete:
+                return await receive()  # that the client goes away, for which there is no time
+            message = await self._in_time(receive, latest)
             received += len(message.get("body", b""))
+            complete = not message.get("more_body", False)
             if received > self._max_bytes:
                 raise self._error()
             return message
 
-        await self._app(scope, receive_within_limit, send)
+        await self._app(scope, receive_within_limits, send)
+
+    async def _in_time(self, receive: Receive, latest: float) -> Message:
+        until = min(latest, asyncio.get_running_loop().time() + self._stall_s)
+        try:
+            async with asyncio.timeout_at(until):
+                return await receive()
+        except TimeoutError:
+            raise RequestTimeout(
+                f"The body made a pause of more than {self._stall_s:g} s, or took more than {self._whole_s:g} s. "
+                "Send it again, or send less at once."
+            ) from None
 
     def _error(self) -> BodyTooLarge:
         return BodyTooLarge(f"The request has more than {self._max_bytes} bytes. Send fewer or smaller pictures.")

@@ -30,10 +30,13 @@ _ERRORS = {
     "401": "There is no API key, or an unknown one, where the server asks for keys.",
     "403": "The API key lacks the scope for this.",
     "404": "There is no such model.",
+    "408": "The request did not arrive in time.",
     "413": "The body, a picture's pixels or frames, or the number of pictures is over the limit.",
     "415": "The content type is none of the three.",
     "422": "An option is unknown or out of range.",
-    "429": "The queue is full, or the API key has used up what it may ask; see Retry-After.",
+    "429": "The queue is full, the API key has used up what it may ask, or too many connections are open; see "
+    "Retry-After.",
+    "431": "The headers are over the limit.",
     "500": "Our fault; the log has the reason under the request id.",
     "503": "Loading, draining, or no worker; see Retry-After.",
     "504": "The deadline passed.",
@@ -50,7 +53,7 @@ _KEY = {
 
 # Errors that routes without a body can meet.
 _KEY_ERRORS = ("401", "403", "429")
-_READING_ERRORS = (*_KEY_ERRORS, "404", "422", "500", "503")
+_READING_ERRORS = (*_KEY_ERRORS, "404", "422", "431", "500", "503")
 
 
 def document(app: FastAPI) -> dict[str, Any]:

@@ -90,13 +90,13 @@ async def served(**settings: Any) -> AsyncIterator[Application]:
 async def faked(patch: pytest.MonkeyPatch, **settings: Any) -> AsyncIterator[Application]:
     """The application with :class:`FakeWorker` in place of processes; its model ``pets`` is loaded."""
     settings = {"models": (ModelConfig(name="pets", architecture="shapes"),), "decode_threads": 2, **settings}
-    patch.setattr("service.web.app.Explainer", _FakeExplainer)
+    patch.setattr("service.web.app.Explainer", FakeExplainer)
     app = create_app(Settings(**settings))
     async with app.router.lifespan_context(app) as state:
         yield Application(app, state)
 
 
-class _FakeExplainer(Explainer):
+class FakeExplainer(Explainer):
     async def start(self) -> None:
         self.pool.workers.append(FakeWorker(self.pool))
 

@@ -96,6 +96,8 @@ CASES: dict[str, Case] = {
 
 NOT_OVER_HTTP = {
     "bad_input": "only its subclasses are raised",
+    "request_timeout": "takes a slow client on a socket, see test_connections.py",
+    "headers_too_large": "is found out before there is a request, see test_connections.py",
     "unavailable": "only its subclasses are raised; the client raises it for a lost connection",
     "model_load_failed": "happens at start; requests see not_ready, with its message",
     "unauthorized": "only where there are keys: tests/web/test_keys.py",
@@ -171,6 +173,17 @@ async def test_a_full_queue_is_found_out_before_a_byte_is_read(application: Appl
     await exchange.start(application)
     assert exchange.status == 429
     assert exchange.reads == 0
+
+
+async def test_a_refusal_takes_no_thread(
+    application: Application, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def threads(*_: object, **__: object) -> None:
+        raise AssertionError("a thread was taken")
+
+    monkeypatch.setattr("anyio.to_thread.run_sync", threads)
+    fill_the_queue(application)
+    assert (await client.post(EXPLAIN, content=GOOD, headers={"Content-Type": "image/png"})).status_code == 429
 
 
 async def test_the_queue_counts_pictures_not_requests(application: Application, client: httpx.AsyncClient) -> None:

@@ -1,0 +1,288 @@
+"""One client's connection: uvicorn's, with an end to everything that it would wait for or gather without one.
+
+uvicorn bounds the time between requests and nothing else: not that of a request's head, nor its size, nor that of a
+client that takes no answer. The pauses of a body are bounded by :class:`service.web.middleware.BodyLimit`, which can
+still answer; what cannot be answered any more is closed here.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import TYPE_CHECKING, Any, cast
+
+from ulid import ULID
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from service.errors import HeadersTooLarge, InvalidRequest, Overloaded, RequestTimeout, ServiceError
+from service.problems import MEDIA_TYPE, headers_for, problem_for, status_of
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from uvicorn.config import Config
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+    from uvicorn.server import ServerState
+
+    from service.metrics import Metrics
+    from service.settings import Settings
+    from service.web.gate import Gate
+
+__all__ = ["Connection"]
+
+log = logging.getLogger("camserve.connection")
+
+_MAX_HEAD_BYTES = 64 * 1024
+_MAX_PIPELINED = 16
+_UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
+# Beyond max_connections there is room for those who ask whether the service is alive. They have to be quick.
+_RESERVE, _RESERVE_HEAD_S = 32, 2.0
+# How long a client may go on sending what nobody reads, after the answer.
+_LINGER_S = 30.0
+
+
+class _Unhurried:
+    """A transport that closes when the request has arrived.
+
+    Closed in the middle of one, the kernel resets the connection, and the client may lose an answer not yet read.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def close(self) -> None:
+        """Close when the request has arrived."""
+        self._connection.close_after_request()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection.transport, name)
+
+
+class Connection(HttpToolsProtocol):
+    """A connection that :meth:`check` ends when its client lets it wait too long.
+
+    Attributes:
+        idle_since: loop time since when it waits for a next request; None while there is one.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._settings: Settings = app_state["settings"]
+        self._gate: Gate = app_state["gate"]
+        self._metrics: Metrics = app_state["metrics"]
+        self.idle_since: float | None = None
+        self._crowded = False
+        self._head_since: float | None = None
+        self._head_begun = False
+        self._head_bytes = self._fields_bytes = 0
+        self._answered_since: float | None = None
+        self._running: RequestResponseCycle | None = None
+        self._closes = self._broken_off = False
+        self._unsent = 0
+        self._sends_since = self._taken_at = 0.0
+
+    # -- what comes in ------------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        """Take the connection, or refuse it where there are too many."""
+        super().connection_made(transport)
+        self._head_since = self.loop.time()
+        excess = len(self.connections) - self._settings.max_connections
+        if excess > 0 and not self._make_room():
+            self._crowded = True
+            if excess > _RESERVE:
+                self._end("crowded", Overloaded("Too many connections are open. Try again later.", retry_after_s=2))
+
+    def _make_room(self) -> bool:
+        """Close the connection that has been idle longest, if any is."""
+        idle = [each for each in self.connections if isinstance(each, Connection) and each.idle_since is not None]
+        if idle:
+            min(idle, key=lambda each: each.idle_since or 0.0).transport.close()
+        return bool(idle)
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the parser, and measure heads."""
+        self.idle_since = None
+        in_head = self._head_begun
+        if self._waits_for_head():
+            data = _without_upgrade(data)
+        super().data_received(data)
+        if self._waits_for_head():
+            self._head_since = self._head_since or self.loop.time()
+        if in_head and self._head_begun:
+            self._head_bytes += len(data)
+            if self._head_bytes > _MAX_HEAD_BYTES:
+                self._end("malformed", _head_too_large())
+
+    def on_message_begin(self) -> None:
+        """Begin to measure a head."""
+        super().on_message_begin()
+        self._head_begun, self._head_bytes, self._fields_bytes = True, 0, 0
+        self._head_since = self._head_since or self.loop.time()
+
+    def on_url(self, url: bytes) -> None:
+        """Measure the request line."""
+        super().on_url(url)
+        self._count(len(url))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Measure a header."""
+        super().on_header(name, value)
+        self._count(len(name) + len(value))
+
+    def _count(self, size: int) -> None:
+        self._fields_bytes += size + 4
+        if self._fields_bytes > _MAX_HEAD_BYTES:
+            raise _head_too_large()  # ends the parsing; send_400_response is called
+
+    def on_headers_complete(self) -> None:
+        """Start the request."""
+        self._head_since, self._head_begun, self._answered_since = None, False, None
+        self.scope["state"]["crowded"] = self._crowded
+        super().on_headers_complete()
+        if not self.pipeline:
+            self._running = self.cycle
+        self.cycle.transport = cast("asyncio.Transport", _Unhurried(self))
+        if self._gate.leaving or self._crowded or self.expect_100_continue:
+            # Answered before its body, a client that expects "100 Continue" never sends it: what comes next is unclear.
+            self.cycle.keep_alive = False
+        if len(self.pipeline) > _MAX_PIPELINED:
+            self._end("pipelined")
+            raise _not_http()  # ends the parsing
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the request that is being answered; uvicorn tells the one that arrived last."""
+        super().connection_lost(exc)
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
+
+    def on_message_complete(self) -> None:
+        """Close if only the rest of an answered request was waited for."""
+        super().on_message_complete()
+        if self.cycle.response_complete:
+            self.cycle.more_body = False
+            self._answered_since = None
+            if self._closes:
+                self.transport.close()
+
+    def on_response_complete(self) -> None:
+        """Note whether the client owes something now: the rest of its request, or nothing."""
+        if self.pipeline:
+            self._running, _ = self.pipeline[-1]
+            super().on_response_complete()
+            return
+        super().on_response_complete()
+        if self.cycle.more_body:
+            self._answered_since = self.loop.time()
+        else:
+            self.idle_since = self.loop.time()
+
+    def _waits_for_head(self) -> bool:
+        cycle = self._cycle()
+        return cycle is None or (cycle.response_complete and not cycle.more_body)
+
+    def _cycle(self) -> RequestResponseCycle | None:
+        """The latest request whose head has come; uvicorn does not say that there may be none."""
+        return self.cycle
+
+    # -- how it ends --------------------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Close the connection if its client takes too long over what it owes; the server calls this every second."""
+        now = self.loop.time()
+        head_s = _RESERVE_HEAD_S if self._crowded else self._settings.header_timeout_s
+        if self._stands_still(now):
+            self._end("unread")
+        elif self._head_since is not None and self._waits_for_head() and now - self._head_since > head_s:
+            late = RequestTimeout(f"The head of the request took longer than {head_s:g} s. Send it faster.")
+            self._end("head", late if self._head_begun else None)
+        elif self._answered_since is not None and now - self._answered_since > _LINGER_S:
+            self._end("linger")
+
+    def _stands_still(self, now: float) -> bool:
+        """Whether the client has not taken a byte of what waits for it, or not all of it, for too long."""
+        before, self._unsent = self._unsent, self.transport.get_write_buffer_size()
+        if not before:
+            self._sends_since = now
+        if self._unsent != before:
+            self._taken_at = now
+        stalls = now - self._taken_at > self._settings.stall_timeout_s
+        return self._unsent > 0 and (stalls or now - self._sends_since > self._settings.transfer_timeout_s)
+
+    def shutdown(self) -> None:
+        """Close now if idle, else after the next answer: what is just arriving may be a request. uvicorn calls this."""
+        if self.idle_since is not None:
+            self.transport.close()
+        elif not self._waits_for_head():
+            self.cycle.keep_alive = False
+
+    def close_after_request(self) -> None:
+        """Close now, or once the rest of the request has come; the client hears of it at once."""
+        if self.cycle.more_body and not self.transport.is_closing():
+            self._closes = True
+            self.transport.write_eof()
+        else:
+            self.transport.close()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what the parser does not understand; called by uvicorn."""
+        del msg
+        cycle = self._cycle()
+        if cycle is not None and not cycle.response_complete and not cycle.more_body:
+            cycle.keep_alive = False  # the request before it has its answer first
+        elif self.pipeline or (cycle is not None and cycle.more_body and cycle.response_started):
+            self._end("malformed")  # too late to say anything
+        else:
+            too_large = self._fields_bytes > _MAX_HEAD_BYTES
+            self._end("malformed", _head_too_large() if too_large else _not_http())
+
+    def _end(self, reason: str, error: ServiceError | None = None) -> None:
+        """Close the connection with a last word, or break it off without one."""
+        if self._broken_off or (error is not None and self.transport.is_closing()):
+            return
+        self._metrics.connections_ended.labels(reason).inc()
+        self._head_since, self._head_begun = None, False
+        if error is None:
+            log.debug("connection broken off: %s", reason)
+            self._broken_off = True
+            self.transport.abort()
+            return
+        request_id = str(ULID())
+        log.info("%s %s before a request was read %s", status_of(error), error.code, request_id)
+        self.transport.write(_last_word(error, request_id))
+        self.transport.close()
+
+
+def _without_upgrade(data: bytes) -> bytes:
+    """Rename the header by which a client offers HTTP/2, as Java's does at first: httptools would drop its body."""
+    end = data.find(b"\r\n\r\n")
+    found = _UPGRADE.search(data, 0, len(data) if end < 0 else end)
+    return data if found is None else data[: found.start()] + b"\r\nignored:" + data[found.end() :]
+
+
+def _head_too_large() -> HeadersTooLarge:
+    return HeadersTooLarge(f"The request's line and headers have more than {_MAX_HEAD_BYTES} bytes. Send fewer.")
+
+
+def _not_http() -> InvalidRequest:
+    return InvalidRequest("What was sent is not an HTTP/1.1 request. See that nothing on the way spoils it.")
+
+
+def _last_word(error: ServiceError, request_id: str) -> bytes:
+    body = problem_for(error, request_id).model_dump_json(exclude_none=True).encode()
+    headers = {
+        "Content-Type": MEDIA_TYPE,
+        "Content-Length": str(len(body)),
+        "X-Request-ID": request_id,
+        **headers_for(error),
+        "Connection": "close",
+    }
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return STATUS_LINE[status_of(error)] + lines.encode() + b"\r\n" + body

@@ -1,0 +1,165 @@
+"""The HTTP server: uvicorn, with connections that cannot be held for ever and an orderly end.
+
+The first SIGTERM or SIGINT begins the end, the second is it:
+
+1. ``/readyz`` says "draining" and connections are no longer kept. Work is still taken for ``drain_delay_s``.
+2. New work is refused with 503. What is inside is finished, for ``drain_timeout_s`` at most. Probes are answered.
+3. The workers end, and what they had not answered is answered with 503. The process ends with exit code 0.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import resource
+import signal
+import time
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from service.web.app import create_app
+from service.web.connection import Connection
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Iterator
+    from types import FrameType
+
+    from fastapi import FastAPI
+
+    from service.settings import Settings
+
+__all__ = ["Server", "serve"]
+
+log = logging.getLogger("camserve.server")
+
+# After the workers' end: time for the refusals to be written, and for tasks to notice that their connection is gone.
+_LAST_WORDS_S, _GIVE_UP_S = 1.0, 1.0
+_TICK_S = 0.1
+
+
+def serve(settings: Settings, greet: Callable[[int], None]) -> int:
+    """Serve until told to stop; return the exit code.
+
+    Args:
+        settings: all of them.
+        greet: called with the port once there is one.
+    """
+    _allow_open_files()
+    # What it says of requests that it does not understand, Connection says with a request id.
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+    server = Server(create_app(settings), settings, greet)
+    server.run()
+    return 0 if server.started else 1
+
+
+def _allow_open_files() -> None:
+    """Raise the soft limit of open files to the hard one: the soft one, often 1024, is there for select()."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    log.debug("open files: %d, was %d", hard, soft)
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, with another end and a watch over its connections."""
+
+    def __init__(self, app: FastAPI, settings: Settings, greet: Callable[[int], None]) -> None:
+        config = uvicorn.Config(
+            app,
+            host=settings.host,
+            port=settings.port,
+            http=Connection,
+            ws="none",
+            access_log=False,
+            server_header=False,
+            log_config=None,
+            timeout_keep_alive=settings.keep_alive_s,
+        )
+        super().__init__(config)
+        self._settings = settings
+        self._greet = greet
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and say where."""
+        await super().startup(sockets)
+        if self.started:
+            self._gate, self._metrics = self.lifespan.state["gate"], self.lifespan.state["metrics"]
+            self._greet(self.servers[0].sockets[0].getsockname()[1])
+
+    async def on_tick(self, counter: int) -> bool:
+        """Watch over the connections, about twice a second."""
+        if counter % 5 == 0:
+            self._metrics.connections.set(len(self.server_state.connections))
+            for connection in self._connections():
+                connection.check()
+        return await super().on_tick(counter)
+
+    async def main_loop(self) -> None:
+        """Serve until told to stop, and until what is inside is done."""
+        await super().main_loop()
+        await self._drain()
+
+    async def _drain(self) -> None:
+        settings, began = self._settings, time.monotonic()
+        log.info("draining: /readyz says so, requests are taken for %g s more", settings.drain_delay_s)
+        await self._serve_while(lambda: True, settings.drain_delay_s)
+        self._gate.closed = True
+        for connection in self._connections():
+            connection.shutdown()  # idle ones now, the others after their answer
+        if inside := len(self.server_state.tasks):
+            log.info("%d requests are inside and have %g s", inside, settings.drain_timeout_s)
+        await self._serve_while(self._busy, settings.drain_timeout_s)
+        if cut_off := len(self.server_state.tasks):
+            log.warning("%d requests are cut off after %g s", cut_off, settings.drain_timeout_s)
+        log.info("drained after %.1f s", time.monotonic() - began)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End the workers, then what is left: requests without an answer get one, and connections are closed."""
+        del sockets
+        for server in self.servers:
+            server.close()
+        await self.lifespan.shutdown()
+        await self._serve_while(self._busy, _LAST_WORDS_S)
+        for connection in self._connections():
+            connection.transport.abort()
+        await self._serve_while(lambda: bool(self.server_state.tasks), _GIVE_UP_S)
+
+    async def _serve_while(self, condition: Callable[[], bool], at_most_s: float) -> None:
+        end = time.monotonic() + at_most_s
+        while condition() and time.monotonic() < end:
+            await self.on_tick(0)
+            await asyncio.sleep(min(_TICK_S, max(0.0, end - time.monotonic())))
+
+    def _busy(self) -> bool:
+        """Whether a request is being answered, or an answer not yet taken."""
+        unsent = any(connection.transport.get_write_buffer_size() for connection in self._connections())
+        return unsent or bool(self.server_state.tasks)
+
+    def _connections(self) -> list[Connection]:
+        return [each for each in self.server_state.connections if isinstance(each, Connection)]
+
+    # -- signals ------------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Handle signals as uvicorn does, but do not raise them again: an orderly end would look like a death."""
+        originals = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, original in originals.items():
+                signal.signal(number, original)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin the end, or be it. The workers notice that this process is gone."""
+        del frame
+        if self.should_exit:
+            os.write(2, b"camserve: told to stop a second time, ending at once\n")
+            os._exit(128 + sig)
+        self.should_exit = True
+        if self.started:
+            self._gate.leaving = True

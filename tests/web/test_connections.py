@@ -1,0 +1,420 @@
+"""Clients that are slow, rude or gone, over a real socket: each loses its own connection and nobody else's time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from service.problems import MEDIA_TYPE
+from tests.toys import png
+from tests.web.application import until
+from tests.web.sockets import LIVEZ, Caller, Listening, head, listening, request
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+PICTURE = png()
+PREDICT = request(PICTURE)
+QUICK = {"header_timeout_s": 0.3, "stall_timeout_s": 0.4, "transfer_timeout_s": 1.0, "keep_alive_s": 1}
+
+
+@pytest.fixture
+async def server(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Listening]:
+    async with listening(monkeypatch) as server:
+        yield server
+
+
+@pytest.fixture
+async def hasty(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Listening]:
+    """A server that waits for a few tenths of a second only."""
+    async with listening(monkeypatch, **QUICK) as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def nothing_in_the_log_asks_for_help(caplog: pytest.LogCaptureFixture) -> Any:
+    yield
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+async def still_serves(server: Listening) -> None:
+    """Whatever happened: nothing is left behind, and the next request is answered."""
+    caller = await server.call(PREDICT)
+    assert (await caller.reply()).status == 200
+    caller.close()
+    await until(lambda: server.connections == 0)
+    assert server.application.explainer.admission.inside == 0
+    assert not server.server.server_state.tasks
+
+
+def ended(server: Listening, reason: str) -> float:
+    return server.application.metric("camserve_connections_ended_total", reason=reason)
+
+
+# -- heads ------------------------------------------------------------------------------------------------------------
+
+
+async def test_who_says_nothing_is_left_without_a_word(hasty: Listening) -> None:
+    caller = await hasty.call()
+    assert await caller.rest() == b""
+    assert ended(hasty, "head") == 1
+    await still_serves(hasty)
+
+
+@pytest.mark.parametrize("dripped", [PREDICT[:60], LIVEZ[:-2]])
+async def test_a_head_that_drips_is_refused(hasty: Listening, dripped: bytes) -> None:
+    caller = await hasty.call()
+    dripping = asyncio.create_task(caller.trickle(dripped * 20, 0.05))
+    reply = await caller.reply()
+    assert (reply.status, reply.headers["content-type"], reply.headers["connection"]) == (408, MEDIA_TYPE, "close")
+    assert reply.problem["code"] == "request_timeout"
+    assert reply.problem["request_id"] == reply.headers["x-request-id"].upper()
+    await caller.rest()
+    await dripping
+    assert ended(hasty, "head") == 1
+    await still_serves(hasty)
+
+
+async def test_empty_lines_do_not_keep_a_connection_open(hasty: Listening) -> None:
+    caller = await hasty.call(LIVEZ)
+    assert (await caller.reply()).status == 200
+    dripping = asyncio.create_task(caller.trickle(b"\r\n" * 50, 0.05))
+    await caller.rest()
+    await dripping
+    await still_serves(hasty)
+
+
+async def test_a_head_in_pieces_is_a_head(server: Listening) -> None:
+    caller = await server.call()
+    await caller.trickle(LIVEZ, 0.001)
+    assert (await caller.reply()).status == 200
+
+
+async def test_an_idle_connection_is_closed(hasty: Listening) -> None:
+    caller = await hasty.call(LIVEZ + LIVEZ)
+    assert [(await caller.reply()).status for _ in range(2)] == [200, 200]
+    assert await caller.rest() == b""
+    assert hasty.connections == 0
+
+
+BIG = {
+    "a long header": head("/livez", "GET", x=200_000 * "a"),
+    "many headers": head("/livez", "GET", **{f"x{number}": "a" * 100 for number in range(1000)}),
+    "a long path": head("/" + 100_000 * "a", "GET"),
+    "a header without an end": b"GET /livez HTTP/1.1\r\nX: " + 2_000_000 * b"a",
+    "headers without an end": b"GET /livez HTTP/1.1\r\n" + 20_000 * b"X: aaaaaaaa\r\n",
+}
+
+
+@pytest.mark.parametrize("data", BIG.values(), ids=BIG)
+async def test_a_head_that_is_too_large_is_refused(server: Listening, data: bytes) -> None:
+    caller = await server.call()
+    caller.writer.write(data)
+    reply = await caller.reply()
+    assert (reply.status, reply.problem["code"]) == (431, "headers_too_large")
+    await caller.rest()
+    caller.close()
+    await still_serves(server)
+
+
+async def test_sixty_kilobytes_of_headers_are_not_too_large(server: Listening) -> None:
+    caller = await server.call(head("/livez", "GET", cookie="a" * 60_000))
+    assert (await caller.reply()).status == 200
+
+
+# -- malformed requests -----------------------------------------------------------------------------------------------
+
+MALFORMED = {
+    "garbage": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    "two lengths": head(content_length=5, Content_Length=6) + b"12345",
+    "a length and chunks": head(content_length=5, transfer_encoding="chunked") + b"0\r\n\r\n",
+    "chunks and something else": head(transfer_encoding="chunked, identity") + b"0\r\n\r\n",
+    "a negative length": head(content_length=-1),
+    "a length that is none": head(content_length="5a") + b"12345",
+    "a length with a sign": head(content_length="+5") + b"12345",
+    "a bad chunk size": head(content_type="image/png", transfer_encoding="chunked") + b"xyz\r\n",
+    "a huge chunk size": head(content_type="image/png", transfer_encoding="chunked") + b"f" * 17 + b"\r\n",
+    "a space before the colon": b"GET /livez HTTP/1.1\r\nHost : a\r\n\r\n",
+    "a header with a line feed": b"GET /livez HTTP/1.1\r\nHost: a\r\n b\x00: c\r\n\r\n",
+    "no such method": b"EXPLAIN /livez HTTP/1.1\r\nHost: a\r\n\r\n",
+    "no such version": b"GET /livez HTTP/3.7\r\nHost: a\r\n\r\n",
+    "HTTP/2 without asking": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "no path": b"GET  HTTP/1.1\r\nHost: a\r\n\r\n",
+    "a path of nothing but a host": b"GET http:// HTTP/1.1\r\nHost: a\r\n\r\n",
+    "a tunnel": b"CONNECT camserve.test:443 HTTP/1.1\r\nHost: a\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("data", MALFORMED.values(), ids=MALFORMED)
+async def test_what_is_not_http_is_refused_and_closed(server: Listening, data: bytes) -> None:
+    caller = await server.call(data)
+    reply = await caller.reply()
+    assert (reply.status, reply.headers["content-type"], reply.headers["connection"]) == (400, MEDIA_TYPE, "close")
+    assert reply.problem["code"] == "invalid_request"
+    assert await caller.rest() == b"", "nothing behind it is taken for a request"
+    assert ended(server, "malformed") == 1
+    await still_serves(server)
+
+
+UNUSUAL = {
+    "the old version": (b"GET /livez HTTP/1.0\r\n\r\n", 200),
+    "a whole address": (b"GET http://elsewhere.test/livez HTTP/1.1\r\nHost: a\r\n\r\n", 200),
+    "another case": (b"GET /livez HTTP/1.1\r\nhOST: a\r\nACCEPT: */*\r\n\r\n", 200),
+    "a method that other servers have": (b"PROPFIND /livez HTTP/1.1\r\nHost: a\r\n\r\n", 405),
+    "everything": (b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", 404),
+    "an upgrade": (b"GET /livez HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", 200),
+}
+
+
+@pytest.mark.parametrize(("data", "status"), UNUSUAL.values(), ids=UNUSUAL)
+async def test_the_unusual_is_answered(server: Listening, data: bytes, status: int) -> None:
+    caller = await server.call(data)
+    assert (await caller.reply()).status == status
+
+
+async def test_an_offer_of_http_2_with_a_picture_is_answered(server: Listening) -> None:
+    offer = {"connection": "Upgrade, HTTP2-Settings", "upgrade": "h2c", "http2_settings": "AAMAAABk"}
+    data = head(content_type="image/png", content_length=len(PICTURE), **offer)
+    caller = await server.call(data + PICTURE)
+    assert (await caller.reply()).status == 200
+
+
+# -- several requests on a connection ---------------------------------------------------------------------------------
+
+
+async def test_requests_in_advance_are_answered_in_order(server: Listening) -> None:
+    caller = await server.call(PREDICT + LIVEZ + PREDICT)
+    replies = [await caller.reply() for _ in range(3)]
+    assert [b"predictions" in reply.body for reply in replies] == [True, False, True]
+
+
+async def test_garbage_behind_a_request_does_not_spoil_its_answer(server: Listening) -> None:
+    server.application.worker.held = True
+    caller = await server.call(PREDICT)
+    await until(lambda: server.application.worker.running)
+    await caller.send(b"\x00garbage\r\n\r\n")
+    await asyncio.sleep(0.05)
+    server.application.worker.finish()
+    reply = await caller.reply()
+    assert (reply.status, reply.headers["connection"]) == (200, "close")
+    assert await caller.rest() == b""
+
+
+async def test_a_client_gone_is_noticed_though_it_asked_for_more(server: Listening) -> None:
+    server.application.worker.held = True
+    gone = await server.call(PREDICT + PREDICT)
+    await until(lambda: server.application.worker.running)
+    gone.close()
+    await until(lambda: server.application.explainer.admission.inside == 0)
+
+
+async def test_a_flood_of_requests_in_advance_is_broken_off(server: Listening) -> None:
+    server.application.worker.held = True
+    caller = await server.call(PREDICT + 1000 * LIVEZ)
+    assert await caller.rest() == b""
+    assert ended(server, "pipelined") == 1
+    server.application.worker.held = False
+    server.application.worker.finish()
+    await still_serves(server)
+
+
+# -- bodies -----------------------------------------------------------------------------------------------------------
+
+UPLOADS = {
+    "body": head(content_type="image/png", content_length=100_000),
+    "chunks": head(content_type="image/png", transfer_encoding="chunked") + b"1000\r\n",
+    "form": head(content_type="multipart/form-data; boundary=B", content_length=100_000)
+    + b'--B\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n',
+    "JSON": head(content_type="application/json", content_length=100_000) + b'{"images": [',
+}
+
+
+@pytest.mark.parametrize("pause_s", [60.0, 0.05], ids=["stops", "drips"])
+@pytest.mark.parametrize("data", UPLOADS.values(), ids=UPLOADS)
+async def test_a_body_that_stops_or_drips_is_refused(hasty: Listening, data: bytes, pause_s: float) -> None:
+    caller = await hasty.call(data)
+    dripping = asyncio.create_task(caller.trickle(2000 * b"x", pause_s))
+    reply = await caller.reply()
+    assert (reply.status, reply.headers["connection"]) == (408, "close")
+    assert reply.problem["code"] == "request_timeout"
+    dripping.cancel()
+    caller.close()
+    assert hasty.application.metric("camserve_rejected_total", code="request_timeout") == 1
+    await still_serves(hasty)
+
+
+async def test_a_slow_body_that_keeps_coming_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with listening(monkeypatch, stall_timeout_s=1.0) as server:
+        caller = await server.call(PREDICT[:-5])
+        await caller.trickle(PREDICT[-5:], 0.3)
+        assert (await caller.reply()).status == 200
+
+
+async def test_a_slow_model_is_not_taken_for_a_slow_client(hasty: Listening) -> None:
+    hasty.application.worker.held = True
+    caller = await hasty.call(PREDICT)
+    await asyncio.sleep(1.5)  # longer than all that a client may take
+    hasty.application.worker.finish()
+    assert (await caller.reply()).status == 200
+
+
+@pytest.mark.parametrize("data", UPLOADS.values(), ids=UPLOADS)
+async def test_a_body_cut_off_leaves_nothing_behind(server: Listening, data: bytes) -> None:
+    caller = await server.call(data)
+    await until(lambda: server.server.server_state.tasks)
+    caller.close()
+    await until(lambda: not server.server.server_state.tasks)
+    assert server.application.metric("camserve_requests_total", route="/api/v1/predict", status="499") == 1
+    await still_serves(server)
+
+
+async def test_the_rest_of_a_refused_body_is_let_go_and_the_connection_stays(server: Listening) -> None:
+    caller = await server.call(head(content_type="text/plain", content_length=3_000_000))
+    assert (await caller.reply()).status == 415
+    await caller.send(bytes(3_000_000))
+    await caller.send(PREDICT)
+    assert (await caller.reply()).status == 200
+
+
+async def test_the_rest_of_a_refused_body_has_to_come_in_time(
+    server: Listening, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.web.connection._LINGER_S", 0.3)
+    caller = await server.call(head(content_type="text/plain", content_length=3_000_000))
+    assert (await caller.reply()).status == 415
+    dripping = asyncio.create_task(caller.trickle(bytes(1000), 0.05))
+    await caller.rest()
+    await dripping
+    assert ended(server, "linger") == 1
+
+
+async def test_who_asks_first_is_refused_before_the_body_is_sent(server: Listening) -> None:
+    asks = head(content_type="text/plain", content_length=3_000_000, expect="100-continue")
+    caller = await server.call(asks)
+    reply = await caller.reply()
+    assert (reply.status, reply.headers["connection"]) == (415, "close")
+    assert await caller.rest() == b""
+
+
+async def test_who_asks_first_is_told_to_go_on(server: Listening) -> None:
+    caller = await server.call(head(content_type="image/png", content_length=len(PICTURE), expect="100-continue"))
+    assert (await caller.reply()).status == 100
+    await caller.send(PICTURE)
+    assert (await caller.reply()).status == 200
+
+
+# -- answers ----------------------------------------------------------------------------------------------------------
+
+LARGE = head("/static/swagger/swagger-ui-bundle.js", "GET")
+
+
+async def test_who_takes_no_answer_is_broken_off(hasty: Listening) -> None:
+    caller = await hasty.call(8 * LARGE, receive_buffer=4096)
+    await until(lambda: ended(hasty, "unread"))
+    await until(lambda: hasty.connections == 0)
+    caller.close()
+    await still_serves(hasty)
+
+
+async def test_who_takes_an_answer_byte_by_byte_is_broken_off(hasty: Listening) -> None:
+    caller = await hasty.call(8 * LARGE, receive_buffer=4096)
+    while hasty.connections and not caller.reader.at_eof():
+        await caller.reader.read(100)
+        await asyncio.sleep(0.02)
+    assert ended(hasty, "unread") == 1
+    caller.close()
+
+
+async def test_an_answer_that_is_not_taken_holds_no_room(server: Listening) -> None:
+    server.application.explainer.admission._limit = 1
+    rude = [await server.call(request(PICTURE, "/api/v1/explain?output=overlay"), receive_buffer=4096)]
+    await until(lambda: server.application.metric("camserve_requests_total", route="/api/v1/explain", status="200"))
+    caller = await server.call(PREDICT)
+    assert (await caller.reply()).status == 200
+    for each in (*rude, caller):
+        each.close()
+
+
+# -- clients that go away ---------------------------------------------------------------------------------------------
+
+
+async def test_a_client_gone_while_it_waits_is_not_computed(server: Listening) -> None:
+    worker = server.application.worker
+    worker.held = True
+    first = await server.call(PREDICT)
+    await until(lambda: worker.running)
+    gone = await server.call(PREDICT)
+    await until(lambda: server.application.metric("camserve_queue_depth") == 1)
+    gone.close()
+    await until(lambda: server.application.metric("camserve_queue_depth") == 0)
+    worker.held = False
+    worker.finish()
+    assert (await first.reply()).status == 200
+    assert len(worker.runs) == 1
+    await until(lambda: server.application.explainer.admission.inside == 0)
+
+
+async def test_a_client_gone_while_it_is_computed_harms_nobody(server: Listening) -> None:
+    worker = server.application.worker
+    worker.held = True
+    gone = await server.call(PREDICT)
+    await until(lambda: worker.running)
+    gone.close()
+    await until(lambda: server.application.explainer.admission.inside == 0)
+    worker.held = False
+    worker.finish()
+    await still_serves(server)
+
+
+# -- too many ---------------------------------------------------------------------------------------------------------
+
+
+async def busy(server: Listening, count: int) -> list[Caller]:
+    """Connections that each wait for an answer."""
+    server.application.worker.held = True
+    callers = [await server.call(PREDICT) for _ in range(count)]
+    await until(lambda: server.application.explainer.admission.inside == count)
+    return callers
+
+
+async def test_the_longest_idle_connection_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with listening(monkeypatch, max_connections=2) as server:
+        idle = []
+        for _ in range(2):
+            idle.append(await server.call(LIVEZ))
+            assert (await idle[-1].reply()).status == 200
+        third = await server.call(LIVEZ)
+        assert (await third.reply()).status == 200
+        assert await idle[0].rest() == b""
+        await idle[1].send(LIVEZ)
+        assert (await idle[1].reply()).status == 200
+
+
+async def test_one_too_many_is_refused_but_may_ask_for_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with listening(monkeypatch, max_connections=2) as server:
+        inside = await busy(server, 2)
+        refused = await (await server.call(PREDICT)).reply()
+        assert (refused.status, refused.headers["connection"]) == (429, "close")
+        assert int(refused.headers["retry-after"]) >= 1
+        probe = await server.call(LIVEZ)
+        assert (await probe.reply()).status == 200
+        await probe.rest()
+        server.application.worker.held = False
+        server.application.worker.finish()
+        assert [(await caller.reply()).status for caller in inside] == [200, 200]
+
+
+async def test_far_too_many_are_turned_away_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.web.connection._RESERVE", 1)
+    async with listening(monkeypatch, max_connections=2) as server:
+        await busy(server, 2)
+        silent = await server.call()
+        await until(lambda: server.connections == 3)
+        reply = await (await server.call()).reply()
+        assert (reply.status, reply.problem["code"]) == (429, "overloaded")
+        assert ended(server, "crowded") == 1
+        await silent.rest()  # the reserve is for the quick
+        server.application.worker.finish()
