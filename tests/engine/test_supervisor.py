@@ -82,6 +82,8 @@ async def test_a_machine_without_room_for_a_process_is_asked_again(pool: Pool) -
     worker_of(pool).die()
     await settle()
     assert "temporarily unavailable" in str(worker_of(pool).last_exit)
+    count = pool._metrics.registry.get_sample_value
+    assert count("camserve_worker_restarts_total", {"reason": "not_started"}) == 1
     await settle()
     await settle()
     worker_of(pool).load("m")
