@@ -112,7 +112,7 @@ class WorkerProcess:
         Not if its model is busy: it would wait for the lock. A slow batch gives way to quick ones between its steps, so
         it runs beside them, in a place of its own, and they never wait for its end.
         """
-        if lane.model not in self.models or not self._connected():
+        if lane.model not in self.models or not self.connected:
             return False
         rivals = [each for each in self._lanes() if each.slow == lane.slow]
         room = len(rivals) < (1 if lane.slow else self.start.concurrency)
@@ -134,7 +134,9 @@ class WorkerProcess:
         self._listener = asyncio.create_task(self._listen(reader))
         self._write(self.start)
 
-    def _connected(self) -> bool:
+    @property
+    def connected(self) -> bool:
+        """Whether messages reach it; for a moment before its burial they do not."""
         return self._writer is not None and not self._writer.is_closing()
 
     def _write(self, message: Message) -> None:
@@ -171,7 +173,7 @@ class WorkerProcess:
         Returns:
             What has been silent for more than ``patience`` ticks; None if nothing was.
         """
-        if not self.greeted or not self._connected():
+        if not self.greeted or not self.connected:
             return None
         self._silence += 1
         self._silences = {batch: self._silences.get(batch, 0) + 1 for batch in self.running}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -11,7 +10,7 @@ import numpy as np
 from service.cam.questions import Question
 from service.engine import supervisor
 from service.engine.jobs import Computed, Job
-from service.engine.messages import Hello, Lane, Loaded, Ran, RowAnswer, receive
+from service.engine.messages import Hello, Lane, Loaded, Ran, RowAnswer
 from service.engine.pool import Pool
 from service.engine.process import WorkerProcess
 from service.imaging.preprocess import PreprocessSpec
@@ -21,7 +20,6 @@ from service.settings import ModelConfig, Settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from io import BufferedReader
 
     import pytest
 
@@ -32,6 +30,7 @@ class FakeWorker(WorkerProcess):
     """A worker without a process: the test speaks for it."""
 
     launched: list[FakeWorker] = []  # noqa: RUF012  # shared on purpose: the pool creates them
+    connected = True
     unstartable = 0  # how many launches fail from now on
 
     def __init__(self, *arguments: Any) -> None:
@@ -39,16 +38,8 @@ class FakeWorker(WorkerProcess):
         self.sent: list[Run] = []
         self.written: list[Message] = []
         self.stopped = False
-        self._writer = cast("asyncio.StreamWriter", self)
 
-    def is_closing(self) -> bool:
-        """Stand in for the socket's writer, too."""
-        return False
-
-    def write(self, packed: bytes) -> None:
-        """Stand in for the socket's writer, too."""
-        message = receive(cast("BufferedReader", io.BytesIO(packed)))
-        assert message is not None
+    def _write(self, message: Message) -> None:
         self.written.append(message)
 
     @property

@@ -118,9 +118,8 @@ class FakeWorker(WorkerProcess):
         self.outcome: Outcome = answer_row
         self.runs: list[Run] = []
 
-    @property
-    def pid(self) -> int:
-        return 4242
+    connected = True
+    pid = 4242
 
     def send(self, run: Run, jobs: list[Job]) -> None:
         self.running[run.batch] = jobs
