@@ -15,6 +15,7 @@ BENCHMARKS = {
     "overhead": over_http.time_outside_the_model,
     "load": over_http.batched_against_one_by_one,
     "overload": overload.three_times_the_capacity,
+    "refusal": overload.refusal_against_answer,
     "soak": soak.ten_thousand_mixed_requests,
 }
 

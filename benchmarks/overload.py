@@ -13,10 +13,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import httpx
-
 from benchmarks.over_http import scene_jpeg
-from benchmarks.sockets import Connections, Usage, head, usage
+from benchmarks.sockets import Connections, Usage, head, server_port, usage
 from tests.server import running_server
 
 if TYPE_CHECKING:
@@ -48,7 +46,6 @@ class Overload:
         outcomes: of every request.
         probes: seconds that ``/livez`` took meanwhile, asked five times a second.
         before, after: what the front process held, after the warm-up and two seconds after the end.
-        answer_cpu_s, refusal_cpu_s: CPU seconds of the front for an answer, and for a refusal.
         metrics: the metrics, after.
         served_after: status of a request after the end.
     """
@@ -60,8 +57,6 @@ class Overload:
     probes: list[float]
     before: Usage
     after: Usage
-    answer_cpu_s: float
-    refusal_cpu_s: float
     metrics: str
     served_after: int
 
@@ -76,21 +71,16 @@ def overload(seconds: float, factor: float = 3.0) -> Overload:
 
 
 async def _run(server: Server, seconds: float, factor: float) -> Overload:
-    port, pid = httpx.URL(server.url).port, server.process.pid
-    assert port is not None
+    port, pid = server_port(server), server.process.pid
     picture = scene_jpeg()
     request = head("/api/v1/explain?output=heatmap", len(picture), "image/jpeg") + picture
     connections = Connections(port)
     await _closed_loop(connections, request, 2.0)
     before = usage(pid)
     capacity = await _closed_loop(connections, request, 5.0)
-    idle = usage(pid)
-    answer_cpu_s = (idle.cpu_s - before.cpu_s) / (5.0 * capacity)
     probing = asyncio.create_task(_probe(port))
     outcomes = await _open_loop(connections, request, factor * capacity, seconds)
-    busy = usage(pid)
     probing.cancel()
-    answered = sum(outcome.status == 200 for outcome in outcomes)
     probes = await probing
     connections.close()
     await asyncio.sleep(2)
@@ -98,12 +88,7 @@ async def _run(server: Server, seconds: float, factor: float) -> Overload:
     served = await connections.ask(request)
     metrics = (await connections.ask(head("/metrics"))).body.decode()
     connections.close()
-    spent = busy.cpu_s - idle.cpu_s - answered * answer_cpu_s
-    refusal_cpu_s = max(0.0, spent) / max(1, len(outcomes) - answered)
-    return Overload(
-        capacity, len(outcomes) / seconds, seconds, outcomes, probes, before, after,
-        answer_cpu_s, refusal_cpu_s, metrics, served.status,
-    )  # fmt: skip
+    return Overload(capacity, len(outcomes) / seconds, seconds, outcomes, probes, before, after, metrics, served.status)
 
 
 async def _closed_loop(connections: Connections, request: bytes, seconds: float) -> float:
@@ -156,16 +141,44 @@ def three_times_the_capacity() -> Iterator[str]:
     accepted, refused = ran.times(200), ran.times(429)
     waits = [outcome.retry_after_s for outcome in ran.outcomes if outcome.retry_after_s is not None]
     yield f"capacity {ran.capacity:.0f}/s, offered {ran.offered:.0f}/s for {ran.seconds:.0f} s, queue of {MAX_QUEUE}"
-    yield f"{len(accepted) / ran.seconds:.0f}/s answered, {len(refused) / len(ran.outcomes):.0%} refused with 429"
+    yield (
+        f"{len(accepted) / ran.seconds:.0f}/s answered, {len(refused) / len(ran.outcomes):.0%} refused with 429: "
+        f"offered {len(ran.outcomes) / len(accepted):.1f} × what was answered"
+    )
     yield f"answers: p50 {_at(accepted, 0.5):.2f} s, p99 {_at(accepted, 0.99):.2f} s, slowest {accepted[-1]:.2f} s"
     yield f"refusals: p50 {_at(refused, 0.5) * 1000:.0f} ms, p99 {_at(refused, 0.99) * 1000:.0f} ms"
     yield f"Retry-After {min(waits)}–{max(waits)} s, median {statistics.median(waits):g} s"
     yield f"/livez: p50 {_at(sorted(ran.probes), 0.5) * 1000:.0f} ms, slowest {max(ran.probes) * 1000:.0f} ms"
-    yield (
-        f"CPU of the front: {ran.answer_cpu_s * 1000:.1f} ms for an answer, "
-        f"{ran.refusal_cpu_s * 1000:.2f} ms for a refusal"
-    )
     yield f"front before and after: {ran.before.rss_mb:.0f} and {ran.after.rss_mb:.0f} MB"
+
+
+def refusal_against_answer() -> Iterator[str]:
+    """CPU time of the front for a 429, with the queue full of one slow answer, and for an answer."""
+    picture = scene_jpeg()
+    request = head("/api/v1/explain?output=heatmap", len(picture), "image/jpeg") + picture
+    slow = head("/api/v1/explain?method=scorecam", len(picture), "image/jpeg") + picture
+    with running_server("--model=squeezenet1_0:random", "--max-queue=1", "--log-level=warning") as server:
+        answer_s, refusal_s = asyncio.run(_cpu_of_both(server, request, slow))
+    yield f"CPU of the front: {answer_s * 1000:.1f} ms for an answer, {refusal_s * 1000:.2f} ms for a refusal"
+
+
+async def _cpu_of_both(server: Server, request: bytes, slow: bytes) -> tuple[float, float]:
+    connections = Connections(server_port(server))
+    answer_s = await _cpu_s(server, connections, request, 200, 50)
+    fills_the_queue = asyncio.create_task(connections.ask(slow))
+    await asyncio.sleep(1)
+    refusal_s = await _cpu_s(server, connections, request, 429, 500)
+    fills_the_queue.cancel()
+    connections.close()
+    return answer_s, refusal_s
+
+
+async def _cpu_s(server: Server, connections: Connections, request: bytes, status: int, times: int) -> float:
+    """Ask one by one; return the front's CPU seconds for each."""
+    before = usage(server.process.pid).cpu_s
+    for _ in range(times):
+        assert (await connections.ask(request)).status == status
+    return (usage(server.process.pid).cpu_s - before) / times
 
 
 def _at(times: list[float], quantile: float) -> float:

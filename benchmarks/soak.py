@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import httpx
 
 from benchmarks.over_http import scene_jpeg
-from benchmarks.sockets import Connections, Usage, head, usage
+from benchmarks.sockets import Connections, Usage, head, server_port, usage
 from tests.server import running_server
 
 if TYPE_CHECKING:
@@ -67,9 +67,7 @@ def _median_mb(samples: list[Usage]) -> float:
 
 
 async def _run(server: Server, worker_pid: int, requests: int, seed: int) -> Soak:
-    port = httpx.URL(server.url).port
-    assert port is not None
-    connections = Connections(port)
+    connections = Connections(server_port(server))
     mixed = itertools.islice(_mixed(seed), requests)
     soaked = Soak(Counter(), 0.0, [], [])
     began = time.perf_counter()

@@ -9,8 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import httpx
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from tests.server import Server
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -56,6 +60,13 @@ class Connections:
         for _, writer in self._idle:
             writer.close()
         self._idle.clear()
+
+
+def server_port(server: Server) -> int:
+    """Where it listens."""
+    port = httpx.URL(server.url).port
+    assert port is not None
+    return port
 
 
 def head(path: str, length: int = 0, content_type: str = "image/png", accept: str = "*/*") -> bytes:

@@ -103,7 +103,9 @@ class Connection(HttpToolsProtocol):
         """Close the connection that has been idle longest, if any is."""
         idle = [each for each in self.connections if isinstance(each, Connection) and each.idle_since is not None]
         if idle:
-            min(idle, key=lambda each: each.idle_since or 0.0).transport.close()
+            oldest = min(idle, key=lambda each: each.idle_since or 0.0)
+            oldest.idle_since = None
+            oldest.transport.close()
         return bool(idle)
 
     def data_received(self, data: bytes) -> None:
@@ -181,7 +183,7 @@ class Connection(HttpToolsProtocol):
         super().on_response_complete()
         if self.cycle.more_body:
             self._answered_since = self.loop.time()
-        else:
+        elif not self._head_begun:
             self.idle_since = self.loop.time()
 
     def _waits_for_head(self) -> bool:
@@ -195,7 +197,7 @@ class Connection(HttpToolsProtocol):
     # -- how it ends --------------------------------------------------------------------------------------------------
 
     def check(self) -> None:
-        """Close the connection if its client takes too long over what it owes; the server calls this every second."""
+        """Close the connection if its client takes too long over what it owes; called twice a second."""
         now = self.loop.time()
         head_s = _RESERVE_HEAD_S if self._crowded else self._settings.header_timeout_s
         if self._stands_still(now):

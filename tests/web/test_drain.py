@@ -89,6 +89,19 @@ async def test_who_came_before_may_finish_what_it_sends(server: Listening) -> No
     await asyncio.wait_for(server.ended, 10)
 
 
+async def test_a_request_just_arriving_on_a_kept_connection_is_answered(server: Listening) -> None:
+    inside = await server.call(PREDICT)
+    kept = await server.call(LIVEZ + READYZ[:10])
+    await until(lambda: server.application.worker.running)
+    assert (await kept.reply()).status == 200
+    terminate(server)
+    await closed(server)
+    await kept.send(READYZ[10:])
+    assert (await kept.reply()).status == 503
+    server.application.worker.finish()
+    assert (await inside.reply()).status == 200
+
+
 async def test_an_idle_connection_does_not_hold_it_up(server: Listening) -> None:
     idle = await server.call(LIVEZ)
     await idle.reply()
