@@ -58,6 +58,8 @@ class Supervisor:
         self._on_lost = on_lost
         self._tasks: set[asyncio.Task[None]] = set()
         self._spread = settings.device != "auto"
+        # Model → how many workers died while they loaded it: at all, and with other models loaded before.
+        self._deadly: Counter[str] = Counter()
         self._fatal: Counter[str] = Counter()
         self._stopping = False
         self.workers: list[WorkerProcess] = []
@@ -79,9 +81,14 @@ class Supervisor:
 
     def _add(self, device: str, deaths: int = 0, last_exit: str | None = None) -> None:
         settings = self._settings
-        suspects = self._suspects()
+        fatal = [name for name, times in self._fatal.items() if times >= KEEPS_DYING]
         start = Start(
-            models=tuple(config for config in settings.models if config.name not in suspects),
+            # A suspect goes last: if it is to blame, the others are loaded first, which proves it.
+            models=tuple(
+                config
+                for config in sorted(settings.models, key=lambda config: self._deadly[config.name])
+                if config.name not in fatal
+            ),
             downloads=Downloads(settings.cache_dir, settings.allow_download, settings.weights_mirror),
             device=device,
             threads=settings.threads or max(1, len(os.sched_getaffinity(0)) // settings.workers),
@@ -93,14 +100,9 @@ class Supervisor:
         worker.deaths, worker.last_exit = deaths, last_exit
         taken = {each.number for each in self.workers}
         worker.number = next(number for number in itertools.count() if number not in taken)
-        worker.failures = dict.fromkeys(suspects, "The worker process dies whenever it loads this model.")
+        worker.failures = dict.fromkeys(fatal, "The worker process dies whenever it loads this model.")
         self.workers.append(worker)
         self._spawn(self._launch(worker, _backoff_s(deaths)))
-
-    def _suspects(self) -> set[str]:
-        """Return the models that kill whoever loads them, unless that is all of them: the others must go on."""
-        found = {name for name, times in self._fatal.items() if times >= KEEPS_DYING}
-        return found if len(found) < len(self._settings.models) else set()
 
     async def _launch(self, worker: WorkerProcess, delay_s: float) -> None:
         """Start a worker, and give up what it has not loaded in time."""
@@ -149,6 +151,7 @@ class Supervisor:
             case Loaded(info):
                 worker.models[info.name] = info
                 worker.failures.pop(info.name, None)
+                self._deadly.pop(info.name, None)
                 self._fatal.pop(info.name, None)
             case Failed(model, reason):
                 worker.failures[model] = reason
@@ -177,10 +180,14 @@ class Supervisor:
         self._on_lost(worker)
 
     def _blame(self, worker: WorkerProcess) -> None:
-        """Remember the model whose loading was under way, where nothing else can have been the reason."""
+        """Remember the model that was being loaded, unless a batch may have been the reason.
+
+        That others were loaded before tells a bad model from a machine on which nothing can be loaded.
+        """
         missing = worker.missing()
         if worker.greeted and missing and not worker.running:
-            self._fatal[missing[0]] += 1
+            self._deadly[missing[0]] += 1
+            self._fatal[missing[0]] += bool(worker.models)
 
 
 def _backoff_s(deaths: int) -> float:

@@ -77,7 +77,7 @@ class Run:
         row = self.rows[name]
         row.injected += 1
         row.in_flight += self.traffic.in_flight
-        self.load.during = name
+        self.traffic.during = name
         self.complaints += [f"{name}: {complaint}" for complaint in await FAULTS[name](self.scene)]
         began = time.monotonic()
         while not await self._recovered():
@@ -86,7 +86,7 @@ class Run:
                 break
             await asyncio.sleep(0.05)
         row.recovery_s.append(time.monotonic() - began)
-        self.load.during = "none"
+        self.traffic.during = "none"
 
     async def _recovered(self) -> bool:
         """Whether all workers have all models, and a request is answered."""
@@ -99,14 +99,13 @@ class Run:
     async def _end(self) -> None:
         """SIGTERM under load: what was accepted is answered, and the exit code is 0."""
         row = self.rows["SIGTERM under load"] = Row(injected=1, in_flight=self.traffic.in_flight)
-        self.load.during = "SIGTERM under load"
+        self.traffic.during = "SIGTERM under load"
         asked = [asyncio.create_task(self.traffic.ask(self.traffic.any_request())) for _ in range(12)]
         await asyncio.sleep(0.05)
         began = time.monotonic()
         self.server.process.terminate()
         await self.load.stop()
-        for answered in await asyncio.gather(*asked):
-            self.load.count("SIGTERM under load", answered)
+        await asyncio.gather(*asked)
         code = await asyncio.to_thread(_exit_code, self.server.process)
         row.recovery_s.append(time.monotonic() - began)
         if code != 0:
@@ -118,15 +117,15 @@ class Run:
         columns = ("fault", "injected", "in flight", "right", "error", "lost", "wrong", "recovery s (worst)")
         lines: list[tuple[str, ...]] = [columns]
         for name, row in {"none": Row(), **self.rows}.items():
-            counts: Counter[Verdict] = self.load.counts.get(name, Counter())
+            counts: Counter[Verdict] = self.traffic.counts.get(name, Counter())
             verdicts = [str(counts[verdict]) for verdict in ("right", "error", "lost", "wrong")]
             worst = f"{max(row.recovery_s):.1f}" if row.recovery_s else "–"
             lines.append((name, str(row.injected or "–"), str(row.in_flight), *verdicts, worst))
         widths = [max(len(line[column]) for line in lines) for column in range(len(columns))]
         for line in lines:
             print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-        print(f"\nerrors by code: {dict(self.load.codes.most_common())}")
-        broken = self.complaints + self.load.complaints
+        print(f"\nerrors by code: {dict(self.traffic.codes.most_common())}")
+        broken = self.complaints + self.traffic.complaints
         if self.traffic.sent != self.traffic.answered:
             broken.append(f"{self.traffic.sent} requests, {self.traffic.answered} answers")
         for complaint in broken[:40]:

@@ -19,7 +19,6 @@ from tests.faults import picture
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -69,7 +68,13 @@ class Answered:
 
 
 class Traffic:
-    """Sends requests to a server and judges the answers by those of quiet times."""
+    """Sends requests to a server and judges the answers by those of quiet times.
+
+    Attributes:
+        during: the fault that is on, under which answers are counted.
+        counts: fault → verdict → how many answers.
+        complaints: what was wrong or lost.
+    """
 
     def __init__(self, url: str, rng: random.Random, pictures: int = 24) -> None:
         # A connection of its own for every request: one that is kept alive may be closed just when it is used again,
@@ -80,6 +85,10 @@ class Traffic:
         self.in_flight = 0
         self.sent = 0
         self.answered = 0
+        self.during = "none"
+        self.counts: dict[str, Counter[Verdict]] = {}
+        self.codes: Counter[str] = Counter()
+        self.complaints: list[str] = []
         self.pictures = {seed: picture(seed) for seed in range(pictures)}
         self._quiet: dict[tuple[str, int, str, str], NDArray[np.float32]] = {}
 
@@ -101,20 +110,28 @@ class Traffic:
         return Asked(rng.choice(MODELS), rng.choice(LAYERS), rng.choice(METHODS), seeds, json=rng.random() < 0.3)
 
     async def ask(self, asked: Asked, timeout_ms: int | None = None) -> Answered:
-        """Send a request and judge its answer."""
+        """Send a request, judge its answer, and count it under the fault that was on before or after."""
         self.sent += 1
         self.in_flight += 1
+        before = self.during
         try:
-            response = await self._send(asked, timeout_ms)
-        except httpx.ConnectError:
-            self.answered += 1
-            return Answered("error", code="connection_refused")  # never accepted; a promise only while the server runs
+            answered = self.judge(asked, await self._send(asked, timeout_ms))
+        except httpx.ConnectError:  # never accepted, which no promise is about
+            answered = Answered("error", code="connection_refused")
         except httpx.HTTPError as error:
-            return Answered("lost", why=repr(error))
+            answered = Answered("lost", why=repr(error))
         finally:
             self.in_flight -= 1
+        self._count(self.during if before == "none" else before, answered)
+        return answered
+
+    def _count(self, during: str, answered: Answered) -> None:
         self.answered += 1
-        return self.judge(asked, response)
+        self.counts.setdefault(during, Counter())[answered.verdict] += 1
+        if answered.code:
+            self.codes[answered.code] += 1
+        if answered.verdict in {"wrong", "lost"}:
+            self.complaints.append(f"{during}: {answered.verdict}: {answered.why}")
 
     async def _send(self, asked: Asked, timeout_ms: int | None) -> httpx.Response:
         files = [self.pictures[seed] for seed in asked.seeds] + list(asked.files)
@@ -173,16 +190,12 @@ def _array(data: dict[str, Any]) -> NDArray[np.float32]:
 
 
 class Load:
-    """Requests at ``rate`` per second in the background, counted under whatever fault was on while they ran."""
+    """Requests at ``rate`` per second in the background."""
 
     def __init__(self, traffic: Traffic, rate: float) -> None:
-        self.traffic = traffic
-        self.rate = rate
-        self.during = "none"
-        self.counts: dict[str, Counter[Verdict]] = {}
-        self.codes: Counter[str] = Counter()
-        self.complaints: list[str] = []
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._traffic = traffic
+        self._rate = rate
+        self._tasks: set[asyncio.Task[Answered]] = set()
         self._source: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -195,29 +208,11 @@ class Load:
             self._source.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def count(self, during: str, answered: Answered) -> None:
-        """Add an answer to the table."""
-        self.counts.setdefault(during, Counter())[answered.verdict] += 1
-        if answered.code:
-            self.codes[answered.code] += 1
-        if answered.verdict in {"wrong", "lost"}:
-            self.complaints.append(f"{during}: {answered.verdict}: {answered.why}")
-
     async def _run(self) -> None:
         due = time.monotonic()
         while True:
-            due += self.traffic.rng.expovariate(self.rate)
+            due += self._traffic.rng.expovariate(self._rate)
             await asyncio.sleep(max(0.0, due - time.monotonic()))
-            task = asyncio.create_task(self._one())
+            task = asyncio.create_task(self._traffic.ask(self._traffic.any_request()))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-
-    async def _one(self) -> None:
-        before = self.during
-        answered = await self.traffic.ask(self.traffic.any_request())
-        self.count(self.during if before == "none" else before, answered)
-
-
-def tally(verdicts: Sequence[Answered]) -> Counter[Verdict]:
-    """Count verdicts."""
-    return Counter(each.verdict for each in verdicts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import pytest
@@ -94,15 +95,30 @@ async def test_a_machine_without_room_for_a_process_is_asked_again(pool: Pool) -
 
 
 async def test_a_model_that_kills_whoever_loads_it_is_left_out_and_the_others_answer() -> None:
-    async for pool in start(settings(names=("good", "deadly"))):
-        for _ in range(3):
-            worker_of(pool).load("good")
+    async for pool in start(settings(names=("deadly", "good"))):
+        for _ in range(4):
+            load_until(worker_of(pool), "deadly")
             worker_of(pool).die("killed by SIGKILL")
-        worker_of(pool).load("good")
         assert [config.name for config in worker_of(pool).start.models] == ["good"]
+        worker_of(pool).load("good")
         assert pool.status("good").state == "ready"
         assert pool.status("deadly").state == "failed"
         assert worker_of(pool).missing() == []
+
+
+def load_until(worker: FakeWorker, deadly: str) -> None:
+    """Load models in the order that the worker was told, up to the one that kills."""
+    worker.say(Hello("cpu", ("cpu",)))
+    for name in itertools.takewhile(lambda name: name != deadly, worker.missing()):
+        worker.say(Loaded(info(name)))
+
+
+async def test_where_nothing_can_be_loaded_no_model_is_blamed() -> None:
+    async for pool in start(settings(names=("a", "b"))):
+        for _ in range(9):
+            worker_of(pool).say(Hello("cpu", ("cpu",)))
+            worker_of(pool).die()
+        assert sorted(worker_of(pool).missing()) == ["a", "b"]
 
 
 async def test_a_model_is_not_blamed_for_what_a_batch_may_have_done_nor_after_it_loaded_once() -> None:
