@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,10 +23,11 @@ from service.engine.evidence import note_on, weigh
 from service.engine.jobs import Job
 from service.engine.plan import Plan, plan
 from service.engine.pool import Pool
+from service.engine.room import Room
 from service.errors import DeadlineExceeded, NoImage, ServiceError, TooManyImages
-from service.imaging.decode import DecodedImage, DecodeLimits, decode
-from service.imaging.preprocess import Prepared, needed_scale, preprocess
-from service.imaging.render import base_for, needed_scale_for_render, render
+from service.imaging.decode import DecodedImage, DecodeLimits, decode, read_header
+from service.imaging.preprocess import Prepared, geometry_for, needed_scale, preprocess
+from service.imaging.render import base_for, needed_scale_for_render, pixels_for, reduce_for, render
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -46,6 +49,8 @@ __all__ = ["Explainer"]
 
 @dataclass(frozen=True)
 class _Opened:
+    """A picture ready for the model, and what is left of it for drawing."""
+
     image: DecodedImage
     prepared: Prepared
 
@@ -63,6 +68,7 @@ class Explainer:
         )
         self._threads = ThreadPoolExecutor(settings.decode_threads or len(os.sched_getaffinity(0)), "picture")
         self.pool = Pool(settings, metrics)
+        self._room = Room(settings.max_open_pixels)
         self.admission = Admission(settings.max_queue, lambda: asyncio.get_running_loop().time())
 
     async def start(self) -> None:
@@ -130,17 +136,26 @@ class Explainer:
         try:
             return replace(await self._lead_through(upload, todo), index=index)
         except ServiceError as error:
+            # The trace holds on to the frames that it came through, and with them to decoded pixels.
+            error.__traceback__ = error.__cause__ = error.__context__ = None
             digest = hashlib.sha256(upload.data).hexdigest()
             return PictureAnswer(index, upload.filename, digest, error=error)
 
     async def _lead_through(self, upload: Upload, todo: Plan) -> PictureAnswer:
-        opened, decode_s = await self._timed("decode", lambda: self._open(upload.data, todo))
-        computed = await self._compute(opened.prepared.pixels, todo)
-        scores = _scores(computed.answer.logits, todo.info)
-        explanations: tuple[MapAnswer, ...] = ()
-        render_s = 0.0
-        if spec := todo.render:
-            explanations, render_s = await self._timed("render", lambda: _draw(opened, computed, scores, todo, spec))
+        if upload.error is not None:
+            raise upload.error
+        header = await self._in_thread(lambda: read_header(upload.data, self._limits))
+        drawn = pixels_for(todo.render, geometry_for(todo.info.preprocess, header.width, header.height))
+        async with self._room.hold(max(header.pixels, drawn)) as held:
+            opened, decode_s = await self._timed("decode", lambda: self._open(upload.data, todo))
+            held.shrink_to(max(math.prod(opened.image.picture.size), drawn))
+            computed = await self._compute(opened.prepared.pixels, todo)
+            scores = _scores(computed.answer.logits, todo.info)
+            explanations: tuple[MapAnswer, ...] = ()
+            render_s = 0.0
+            if spec := todo.render:
+                draw = partial(_draw, opened, computed, scores, todo, spec)
+                explanations, render_s = await self._timed("render", draw)
         image = opened.image
         return PictureAnswer(
             index=0,
@@ -157,20 +172,18 @@ class Explainer:
     async def _timed(self, stage: str, work: Callable[[], T]) -> tuple[T, float]:
         """Run ``work`` in a thread; return its result and the seconds it took, waiting for the thread included."""
         began = time.perf_counter()
-        result = await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        result = await self._in_thread(work)
         seconds = time.perf_counter() - began
         self._metrics.stage_seconds.labels(stage).observe(seconds)
         return result, seconds
 
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
     def _open(self, data: bytes, todo: Plan) -> _Opened:
-        spec = todo.info.preprocess
-
-        def scale_for(width: int, height: int) -> float:
-            drawn = needed_scale_for_render(todo.render, width, height) if todo.render else 0.0
-            return max(needed_scale(spec, width, height), drawn)
-
-        image = decode(data, self._limits, scale_for)
-        return _Opened(image, preprocess(image, spec))
+        image = decode(data, self._limits, _scale_for(todo))
+        prepared = preprocess(image, todo.info.preprocess)
+        return _Opened(reduce_for(image, prepared.geometry, todo.render), prepared)
 
     async def _compute(self, pixels: NDArray[np.uint8], todo: Plan) -> Computed:
         loop = asyncio.get_running_loop()
@@ -183,23 +196,34 @@ class Explainer:
             self.pool.withdraw(job)
 
 
+def _scale_for(todo: Plan) -> Callable[[int, int], float]:
+    """Return the scale at which the model and the drawing need a picture, by its width and height."""
+
+    def scale_for(width: int, height: int) -> float:
+        drawn = needed_scale_for_render(todo.render, width, height) if todo.render else 0.0
+        return max(needed_scale(todo.info.preprocess, width, height), drawn)
+
+    return scale_for
+
+
 def _draw(
     opened: _Opened, computed: Computed, scores: Callable[[int], ClassScore], todo: Plan, spec: RenderSpec
 ) -> tuple[MapAnswer, ...]:
     """Draw every explanation of a picture; maps of one shape share what they are laid on."""
     answer, geometry = computed.answer, opened.prepared.geometry
     against = None if todo.question.against is None else scores(todo.question.against)
-    bases: dict[tuple[int, ...], NDArray[np.uint8]] = {}
+    bases: dict[tuple[int, ...] | None, NDArray[np.uint8]] = {}
     explanations = []
     for layer, by_method, layer_flat in zip(todo.layer_names, answer.maps, answer.flat, strict=True):
         for method, maps, flags in zip(todo.lane.methods, by_method, layer_flat, strict=True):
             for target, raw, flat in zip(map(scores, answer.targets), maps, flags, strict=True):
-                if "overlay" in spec.outputs and raw.shape not in bases:
-                    bases[raw.shape] = base_for(opened.image, geometry, spec, raw.shape)
+                grid = raw.shape if spec.size == "layer" else None
+                if "overlay" in spec.outputs and grid not in bases:
+                    bases[grid] = base_for(opened.image, geometry, spec, raw.shape)
                 evidence = weigh(raw, signed=spec.signed, flat=flat)
                 # A constant map says nothing about places: drawn, it would be hot everywhere.
                 drawn = np.zeros_like(raw) if evidence.reason == "constant" else raw
-                rendered = render(drawn, opened.image, geometry, spec, bases.get(raw.shape))
+                rendered = render(drawn, opened.image, geometry, spec, bases.get(grid))
                 note = note_on(method, target.label, target.probability)
                 explanations.append(MapAnswer(layer, method, target, against, raw, evidence, note, rendered))
     return tuple(explanations)

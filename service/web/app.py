@@ -53,7 +53,7 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         middleware=[
             Middleware(RequestContext, metrics=metrics),
-            Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
+            Middleware(BodyLimit, max_bytes=settings.max_body_bytes, max_inflight=settings.max_inflight_bytes),
         ],
         generate_unique_id_function=_operation_id,
     )

@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from ulid import ULID
 
-from service.errors import BodyTooLarge, InternalError, ServiceError
+from service.errors import BodyTooLarge, InternalError, Overloaded, ServiceError
 from service.problems import MEDIA_TYPE, headers_for, problem_for, status_of
 
 if TYPE_CHECKING:
@@ -92,11 +92,20 @@ class RequestContext:
 
 
 class BodyLimit:
-    """Refuses bodies of more than ``max_bytes``, by their announced length or while they stream in."""
+    """Refuses bodies by their announced length or while they stream in: too large ones, and what there is no room for.
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    Args:
+        app: what is called.
+        max_bytes: of one body.
+        max_inflight: of all bodies together that have come in and are not yet answered. What was announced and has not
+            come counts for nothing, or a few idle connections could take all the room.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int, max_inflight: int) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._max_inflight = max(max_inflight, max_bytes)
+        self._inflight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -104,20 +113,30 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         announced = Headers(scope=scope).get("content-length", "0")
-        if announced.isdecimal() and int(announced[:20]) > self._max_bytes:
-            await problem_response(Request(scope), self._error())(scope, receive, send)
+        if announced.isdecimal() and (error := self._refusal(int(announced[:20]), int(announced[:20]))):
+            await problem_response(Request(scope), error)(scope, receive, send)
             return
         received = 0
 
         async def receive_within_limit() -> Message:
             nonlocal received
             message = await receive()
-            received += len(message.get("body", b""))
-            if received > self._max_bytes:
-                raise self._error()
+            more = len(message.get("body", b""))
+            if more and (error := self._refusal(received + more, more)):
+                raise error
+            received += more
+            self._inflight += more
             return message
 
-        await self._app(scope, receive_within_limit, send)
+        try:
+            await self._app(scope, receive_within_limit, send)
+        finally:
+            self._inflight -= received
 
-    def _error(self) -> BodyTooLarge:
-        return BodyTooLarge(f"The request has more than {self._max_bytes} bytes. Send fewer or smaller pictures.")
+    def _refusal(self, size: int, more: int) -> BodyTooLarge | Overloaded | None:
+        """Say what is wrong with a body of ``size`` bytes, ``more`` of which are new; None if nothing is."""
+        if size > self._max_bytes:
+            return BodyTooLarge(f"The request has more than {self._max_bytes} bytes. Send fewer or smaller pictures.")
+        if more and self._inflight + more > self._max_inflight:
+            return Overloaded("Too many bytes of other requests are being answered. Try again later.", retry_after_s=1)
+        return None
