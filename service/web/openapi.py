@@ -27,10 +27,10 @@ the model looked, lying exactly on the picture. Errors are problem details (RFC 
 _ERRORS = {
     "400": "Not a picture, a truncated picture, bad base64, or no picture.",
     "404": "There is no such model.",
-    "413": "The body, a picture's pixels or frames, or the number of pictures is over the limit.",
-    "415": "The content type is none of the three.",
+    "413": "The body, a picture's pixels, frames or parts, or the number of pictures is over the limit.",
+    "415": "The content type is none of the three, or the body is compressed.",
     "422": "An option is unknown or out of range.",
-    "429": "The queue is full; see Retry-After.",
+    "429": "The queue is full, or there is no room for the body; see Retry-After.",
     "500": "Our fault; the log has the reason under the request id.",
     "503": "Loading, draining, or no worker; see Retry-After.",
     "504": "The deadline passed.",
