@@ -23,7 +23,7 @@ from service.engine.evidence import note_on, weigh
 from service.engine.jobs import Job
 from service.engine.plan import Plan, plan
 from service.engine.pool import Pool
-from service.engine.room import Room
+from service.engine.room import Held, Room
 from service.errors import DeadlineExceeded, NoImage, ServiceError, TooManyImages
 from service.imaging.decode import DecodedImage, DecodeLimits, decode, read_header
 from service.imaging.preprocess import Prepared, geometry_for, needed_scale, preprocess
@@ -144,10 +144,11 @@ class Explainer:
     async def _lead_through(self, upload: Upload, todo: Plan) -> PictureAnswer:
         if upload.error is not None:
             raise upload.error
-        header = await self._in_thread(lambda: read_header(upload.data, self._limits))
+        loop = asyncio.get_running_loop()
+        header = await loop.run_in_executor(self._threads, read_header, upload.data, self._limits)
         drawn = pixels_for(todo.render, geometry_for(todo.info.preprocess, header.width, header.height))
         async with self._room.hold(max(header.pixels, drawn)) as held:
-            opened, decode_s = await self._timed("decode", lambda: self._open(upload.data, todo))
+            opened, decode_s = await self._timed("decode", held, lambda: self._open(upload.data, todo))
             held.shrink_to(max(math.prod(opened.image.picture.size), drawn))
             computed = await self._compute(opened.prepared.pixels, todo)
             scores = _scores(computed.answer.logits, todo.info)
@@ -155,7 +156,7 @@ class Explainer:
             render_s = 0.0
             if spec := todo.render:
                 draw = partial(_draw, opened, computed, scores, todo, spec)
-                explanations, render_s = await self._timed("render", draw)
+                explanations, render_s = await self._timed("render", held, draw)
         image = opened.image
         return PictureAnswer(
             index=0,
@@ -169,16 +170,14 @@ class Explainer:
             times=StageTimes(decode_s, computed.queue_s, computed.compute_s, render_s, computed.batch_size),
         )
 
-    async def _timed(self, stage: str, work: Callable[[], T]) -> tuple[T, float]:
+    async def _timed(self, stage: str, held: Held, work: Callable[[], T]) -> tuple[T, float]:
         """Run ``work`` in a thread; return its result and the seconds it took, waiting for the thread included."""
         began = time.perf_counter()
-        result = await self._in_thread(work)
+        held.work = future = self._threads.submit(work)
+        result = await asyncio.wrap_future(future)
         seconds = time.perf_counter() - began
         self._metrics.stage_seconds.labels(stage).observe(seconds)
         return result, seconds
-
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def _open(self, data: bytes, todo: Plan) -> _Opened:
         image = decode(data, self._limits, _scale_for(todo))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from concurrent.futures import Future
 
 __all__ = ["Held", "Room"]
 
@@ -38,7 +40,7 @@ class Room:
         try:
             yield held
         finally:
-            held.shrink_to(0)
+            held.leave()
 
     def free(self, amount: int) -> None:
         """Give back part of what is held."""
@@ -47,10 +49,28 @@ class Room:
 
 
 class Held:
-    """What one holder has of a room."""
+    """What one holder has of a room.
+
+    Attributes:
+        amount: how much.
+        work: what a thread does with it. A thread cannot be stopped: what it works on stays held until it is done, even
+            if nobody waits for it any more.
+    """
 
     def __init__(self, room: Room, amount: int) -> None:
         self._room, self.amount = room, amount
+        self.work: Future[Any] | None = None
+
+    def leave(self) -> None:
+        """Give everything back, as soon as no thread works on it."""
+        if self.work is None or self.work.cancel() or self.work.done():
+            self.shrink_to(0)
+        else:
+            self.work.add_done_callback(partial(self._leave_later, asyncio.get_running_loop()))
+
+    def _leave_later(self, loop: asyncio.AbstractEventLoop, _work: Future[Any]) -> None:
+        with suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(self.shrink_to, 0)
 
     def shrink_to(self, amount: int) -> None:
         """Give back what goes beyond ``amount``."""

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 
 from service.engine.room import Room
@@ -64,3 +66,20 @@ async def test_who_gives_up_waiting_holds_nothing() -> None:
     waiting[2].cancel()
     await asyncio.gather(waiting[2], return_exceptions=True)
     assert room.used == 0
+
+
+async def test_what_a_thread_works_on_stays_held_until_it_is_done() -> None:
+    room, finish = Room(10), threading.Event()
+    with ThreadPoolExecutor(1) as threads:
+        async with room.hold(6) as running, room.hold(4) as queued:
+            running.work = threads.submit(finish.wait, 30)
+            queued.work = threads.submit(finish.wait, 30)
+            await until(running.work.running)
+        assert room.used == 6, "what has not begun need not be waited for"
+        assert queued.work.cancelled()
+        finish.set()
+        await until(lambda: room.used == 0)
+        async with room.hold(10) as done:
+            done.work = threads.submit(finish.wait, 30)
+            await asyncio.wrap_future(done.work)
+        assert room.used == 0
