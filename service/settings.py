@@ -221,8 +221,14 @@ class Settings(BaseSettings):
     max_queue: int = Field(128, ge=1, le=100_000, description="Pictures accepted and not yet answered, at most.")
     request_timeout_s: float = Field(30.0, gt=0, le=3600, description="Deadline of a request that sets none.")
     max_body_bytes: int = Field(32 * 1024 * 1024, ge=1024, description="Bytes in a request body at most.")
+    max_inflight_bytes: int = Field(
+        256 * 1024 * 1024, ge=1024, description="Bytes of all request bodies not yet answered, at most."
+    )
     max_image_bytes: int = Field(16 * 1024 * 1024, ge=1024, description="Bytes in one picture at most.")
     max_image_pixels: int = Field(64_000_000, ge=1, description="Pixels in one picture at most.")
+    max_open_pixels: int = Field(
+        128_000_000, ge=1, description="Pixels decoded or drawn at once, at most; further pictures wait."
+    )
     max_image_frames: int = Field(1000, ge=1, description="Frames in one picture at most; the first is used.")
     max_images: int = Field(32, ge=1, le=1024, description="Pictures in one request at most.")
     max_explanations: int = Field(64, ge=1, le=10_000, description="Explanations per picture at most.")

@@ -20,10 +20,11 @@ __all__ = ["Answer", "ClassScore", "MapAnswer", "PictureAnswer", "StageTimes", "
 
 @dataclass(frozen=True)
 class Upload:
-    """A picture's file as it came in."""
+    """A picture's file as it came in, or why it could not be had from the request."""
 
     data: bytes
     filename: str | None = None
+    error: ServiceError | None = None
 
 
 @dataclass(frozen=True)

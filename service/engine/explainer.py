@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,11 +24,12 @@ from service.engine.evidence import note_on, weigh
 from service.engine.jobs import Job
 from service.engine.plan import Plan, plan
 from service.engine.pool import Pool
+from service.engine.room import Held, Room
 from service.engine.spans import Spans
 from service.errors import DeadlineExceeded, NoImage, ServiceError, TooManyImages
-from service.imaging.decode import DecodedImage, DecodeLimits, decode
-from service.imaging.preprocess import Prepared, needed_scale, preprocess
-from service.imaging.render import base_for, needed_scale_for_render, render
+from service.imaging.decode import DecodedImage, DecodeLimits, decode, read_header
+from service.imaging.preprocess import Prepared, geometry_for, needed_scale, preprocess
+from service.imaging.render import base_for, needed_scale_for_render, pixels_for, reduce_for, render
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -56,6 +59,8 @@ class _Course:
 
 @dataclass(frozen=True)
 class _Opened:
+    """A picture ready for the model, and what is left of it for drawing."""
+
     image: DecodedImage
     prepared: Prepared
 
@@ -74,6 +79,7 @@ class Explainer:
         )
         self._threads = ThreadPoolExecutor(settings.decode_threads or available_cores(), "picture")
         self.pool = Pool(settings, metrics, self._spans)
+        self._room = Room(settings.max_open_pixels)
         self.admission = Admission(settings.max_queue, lambda: asyncio.get_running_loop().time())
 
     async def start(self) -> None:
@@ -150,20 +156,30 @@ class Explainer:
         except ServiceError as error:
             self._metrics.picture_errors.labels(error.code).inc()
             course.stage = None
+            # The trace holds on to the frames that it came through, and with them to decoded pixels.
+            error.__traceback__ = error.__cause__ = error.__context__ = None
             digest = hashlib.sha256(upload.data).hexdigest()
             return PictureAnswer(index, upload.filename, digest, error=error)
         course.stage = None
         return answer
 
     async def _lead_through(self, upload: Upload, todo: Plan, course: _Course) -> PictureAnswer:
-        opened, decode_s = await self._timed("decode", lambda: self._open(upload.data, todo))
-        computed = await self._compute(opened.prepared.pixels, todo, course)
-        scores = _scores(computed.answer.logits, todo.info)
-        explanations: tuple[MapAnswer, ...] = ()
-        render_s = 0.0
-        if spec := todo.render:
-            course.stage = "render"
-            explanations, render_s = await self._timed("render", lambda: _draw(opened, computed, scores, todo, spec))
+        if upload.error is not None:
+            raise upload.error
+        loop = asyncio.get_running_loop()
+        header = await loop.run_in_executor(self._threads, read_header, upload.data, self._limits)
+        drawn = pixels_for(todo.render, geometry_for(todo.info.preprocess, header.width, header.height))
+        async with self._room.hold(max(header.pixels, drawn)) as held:
+            opened, decode_s = await self._timed("decode", held, lambda: self._open(upload.data, todo))
+            held.shrink_to(max(math.prod(opened.image.picture.size), drawn))
+            computed = await self._compute(opened.prepared.pixels, todo, course)
+            scores = _scores(computed.answer.logits, todo.info)
+            explanations: tuple[MapAnswer, ...] = ()
+            render_s = 0.0
+            if spec := todo.render:
+                course.stage = "render"
+                draw = partial(_draw, opened, computed, scores, todo, spec)
+                explanations, render_s = await self._timed("render", held, draw)
         image = opened.image
         return PictureAnswer(
             index=0,
@@ -177,24 +193,20 @@ class Explainer:
             times=StageTimes(decode_s, computed.queue_s, computed.compute_s, render_s, computed.batch_size),
         )
 
-    async def _timed(self, stage: str, work: Callable[[], T]) -> tuple[T, float]:
+    async def _timed(self, stage: str, held: Held, work: Callable[[], T]) -> tuple[T, float]:
         """Run ``work`` in a thread; return its result and the seconds it took, waiting for the thread included."""
         began = time.perf_counter()
         with self._spans.stage(stage):
-            result = await asyncio.get_running_loop().run_in_executor(self._threads, work)
+            held.work = future = self._threads.submit(work)
+            result = await asyncio.wrap_future(future)
         seconds = time.perf_counter() - began
         self._metrics.stage_seconds.labels(stage).observe(seconds)
         return result, seconds
 
     def _open(self, data: bytes, todo: Plan) -> _Opened:
-        spec = todo.info.preprocess
-
-        def scale_for(width: int, height: int) -> float:
-            drawn = needed_scale_for_render(todo.render, width, height) if todo.render else 0.0
-            return max(needed_scale(spec, width, height), drawn)
-
-        image = decode(data, self._limits, scale_for)
-        return _Opened(image, preprocess(image, spec))
+        image = decode(data, self._limits, _scale_for(todo))
+        prepared = preprocess(image, todo.info.preprocess)
+        return _Opened(reduce_for(image, prepared.geometry, todo.render), prepared)
 
     async def _compute(self, pixels: NDArray[np.uint8], todo: Plan, course: _Course) -> Computed:
         loop = asyncio.get_running_loop()
@@ -217,23 +229,34 @@ def _count(given_up: Counter, courses: Sequence[_Course]) -> None:
             given_up.labels(course.stage).inc()
 
 
+def _scale_for(todo: Plan) -> Callable[[int, int], float]:
+    """Return the scale at which the model and the drawing need a picture, by its width and height."""
+
+    def scale_for(width: int, height: int) -> float:
+        drawn = needed_scale_for_render(todo.render, width, height) if todo.render else 0.0
+        return max(needed_scale(todo.info.preprocess, width, height), drawn)
+
+    return scale_for
+
+
 def _draw(
     opened: _Opened, computed: Computed, scores: Callable[[int], ClassScore], todo: Plan, spec: RenderSpec
 ) -> tuple[MapAnswer, ...]:
     """Draw every explanation of a picture; maps of one shape share what they are laid on."""
     answer, geometry = computed.answer, opened.prepared.geometry
     against = None if todo.question.against is None else scores(todo.question.against)
-    bases: dict[tuple[int, ...], NDArray[np.uint8]] = {}
+    bases: dict[tuple[int, ...] | None, NDArray[np.uint8]] = {}
     explanations = []
     for layer, by_method, layer_flat in zip(todo.layer_names, answer.maps, answer.flat, strict=True):
         for method, maps, flags in zip(todo.lane.methods, by_method, layer_flat, strict=True):
             for target, raw, flat in zip(map(scores, answer.targets), maps, flags, strict=True):
-                if "overlay" in spec.outputs and raw.shape not in bases:
-                    bases[raw.shape] = base_for(opened.image, geometry, spec, raw.shape)
+                grid = raw.shape if spec.size == "layer" else None
+                if "overlay" in spec.outputs and grid not in bases:
+                    bases[grid] = base_for(opened.image, geometry, spec, raw.shape)
                 evidence = weigh(raw, signed=spec.signed, flat=flat)
                 # A constant map says nothing about places: drawn, it would be hot everywhere.
                 drawn = np.zeros_like(raw) if evidence.reason == "constant" else raw
-                rendered = render(drawn, opened.image, geometry, spec, bases.get(raw.shape))
+                rendered = render(drawn, opened.image, geometry, spec, bases.get(grid))
                 note = note_on(method, target.label, target.probability)
                 explanations.append(MapAnswer(layer, method, target, against, raw, evidence, note, rendered))
     return tuple(explanations)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ from PIL import (
 )
 
 from service.errors import ImageTooLarge, InvalidImage
-from service.imaging.headers import count_frames, sniff, webp_size
+from service.imaging.headers import MAX_PARTS, count_frames, count_parts, sniff, webp_size
 from service.imaging.modes import to_rgb
 from service.imaging.quiet import quiet
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
     from PIL.ImageFile import ImageFile
 
-__all__ = ["DecodeLimits", "DecodedImage", "decode"]
+__all__ = ["DecodeLimits", "DecodedImage", "Header", "decode", "read_header"]
 
 # Pillow's classes rather than Image.open: only these formats, no warnings of its own, no size limit of its own.
 _OPENERS: dict[str, Callable[[io.BytesIO], ImageFile]] = {
@@ -91,6 +92,38 @@ class DecodedImage:
     def box(self) -> tuple[float, float, float, float]:
         """``extent``, or all of ``picture`` where it is None."""
         return self.extent or (0.0, 0.0, float(self.picture.width), float(self.picture.height))
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What is known of a picture before it is decoded.
+
+    Attributes:
+        width: of the upright picture, in pixels; that of the stored one where the orientation stands behind the pixels.
+        height: likewise.
+        pixels: how many ``decode`` makes room for, up to 16 bytes for each at its height. A JPEG counts in full though
+            it may be decoded at a reduced scale: libjpeg holds all of it where it comes in several scans.
+    """
+
+    width: int
+    height: int
+    pixels: int
+
+
+def read_header(data: bytes, limits: DecodeLimits) -> Header:
+    """Read no more of a picture than tells what decoding it will cost; raises what ``decode`` raises."""
+    _check("bytes", len(data), limits.max_bytes)
+    name = _recognise(data)
+    if name == "WEBP" and (size := webp_size(data)):  # Pillow would make room for the canvas
+        _check_size(size, limits)
+        return Header(*size, size[0] * size[1])
+    with quiet():
+        image = _open(data, name, limits)
+        width, height = image.size[::-1] if name == "JPEG" and _orientation(image) >= 5 else image.size
+    pixels = width * height
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        pixels = max(pixels, math.prod(_tile(image)))
+    return Header(width, height, pixels)
 
 
 def decode(data: bytes, limits: DecodeLimits, scale_for: Callable[[int, int], float] | None = None) -> DecodedImage:
@@ -160,11 +193,14 @@ def _only_ours(name: str) -> Iterator[None]:
 
 def _open(data: bytes, name: str, limits: DecodeLimits) -> ImageFile:
     """Read the header only, and hold it against the limits."""
+    _check_parts(name, data)
     if name == "WEBP" and (size := webp_size(data)):
         _check_size(size, limits)
     with _only_ours(name):
         image = _OPENERS[name](io.BytesIO(data))
         _check_size(image.size, limits)
+        if isinstance(image, TiffImagePlugin.TiffImageFile):
+            _check_size(_tile(image), limits)
         frames = count_frames(name, data, limits.max_frames)
         if name in ("PNG", "WEBP"):
             frames = max(frames, int(getattr(image, "n_frames", 1)))
@@ -172,6 +208,19 @@ def _open(data: bytes, name: str, limits: DecodeLimits) -> ImageFile:
         message = f"The picture has more frames than the limit of {limits.max_frames:,}. Send the frame you mean alone."
         raise ImageTooLarge(message, limit=limits.max_frames, unit="frames")
     return image
+
+
+def _check_parts(name: str, data: bytes) -> None:
+    limit = MAX_PARTS.get(name, 0)
+    if count_parts(name, data) > limit:
+        message = f"The {name} picture is made of more than {limit:,} parts. Save it anew, without metadata."
+        raise ImageTooLarge(message, limit=limit, unit="parts")
+
+
+def _tile(image: TiffImagePlugin.TiffImageFile) -> tuple[int, int]:
+    """Return the (width, height) of a tile, for which libtiff makes room however small the picture is."""
+    tags = image.tag_v2
+    return int(tags.get(TiffImagePlugin.TILEWIDTH, 1)), int(tags.get(TiffImagePlugin.TILELENGTH, 1))
 
 
 def _check_size(size: tuple[int, int], limits: DecodeLimits) -> None:

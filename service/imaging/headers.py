@@ -1,14 +1,24 @@
-"""What can be learnt from a picture's bytes before any pixel is decoded: the format, WebP sizes, frame counts.
+"""What can be learnt from a picture's bytes before any pixel is decoded: the format, WebP sizes, frames, parts.
 
-Pillow counts frames by walking all of them, and allocates a WebP canvas before it tells the size; these walk no further
-than the limit and allocate nothing. None of them raises: broken bytes count as no further frame.
+Pillow counts frames by walking all of them, allocates a WebP canvas before it tells the size, and reads every segment
+of a file, however many; these walk no further than the limit and allocate nothing. None of them raises: broken bytes
+count as no further frame or part.
 """
 
 from __future__ import annotations
 
+import re
 import struct
 
-__all__ = ["count_frames", "sniff", "webp_size"]
+__all__ = ["MAX_PARTS", "count_frames", "count_parts", "sniff", "webp_size"]
+
+# Far above what cameras and programs write, and read in a fraction of a second. A JPEG of 16 MiB needs 250 segments.
+MAX_PARTS = {"JPEG": 1000, "PNG": 100_000, "GIF": 200_000}
+
+_SCAN = 10  # a scan of a JPEG counts as so many parts: a few bytes of it make libjpeg walk through all pixels once more
+_PADDING = 64  # so many bytes between two segments of a JPEG count as one part
+_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # neither an escaped 0xFF, nor padding, nor a restart marker
+_BARE_MARKERS = (0x01, 0xD8, 0xD9)  # they have no length: TEM, start and end of the picture
 
 _TIFF = (b"II*\0", b"MM\0*", b"II\0*", b"MM*\0", b"II+\0", b"MM\0+")
 
@@ -46,6 +56,60 @@ def count_frames(name: str, data: bytes, limit: int) -> int:
         return counter(data, limit)
     except (IndexError, struct.error):
         return 1  # the tables end early: Pillow judges the first frame
+
+
+def count_parts(name: str, data: bytes) -> int:
+    """Count what a decoder reads one by one: a JPEG's segments and scans, a PNG's chunks, a GIF's blocks.
+
+    Counts one beyond ``MAX_PARTS[name]`` at most, scans and padding aside; other formats have no parts.
+    """
+    counter = {"JPEG": _count_segments, "PNG": _count_chunks, "GIF": _count_blocks}.get(name)
+    return 0 if counter is None else counter(data, MAX_PARTS[name])
+
+
+def _count_segments(data: bytes, limit: int) -> int:
+    parts, position, in_scans = 0, 2, False
+    while parts <= limit and (marker := _MARKER.search(data, position)):
+        kind = data[marker.start() + 1]
+        if in_scans and kind == 0xD9:
+            break
+        if not in_scans:
+            parts += (marker.start() - position) // _PADDING
+        parts += _SCAN if kind == 0xDA else 1
+        in_scans = in_scans or kind == 0xDA
+        position = marker.end()
+        if kind not in _BARE_MARKERS:
+            position += max(2, int.from_bytes(data[position : position + 2], "big"))
+    return parts if in_scans else parts + max(0, len(data) - position) // _PADDING
+
+
+def _count_chunks(data: bytes, limit: int) -> int:
+    chunks, position = 0, 8
+    while position < len(data) and chunks <= limit:
+        chunks += 1
+        position += 12 + int.from_bytes(data[position : position + 4], "big")
+    return chunks
+
+
+def _count_blocks(data: bytes, limit: int) -> int:
+    """Count a GIF's data blocks, up to 255 bytes each, and the bytes that belong to none."""
+    if len(data) < 13:
+        return 0
+    parts, position = 0, 13 + _gif_colours(data[10])
+    while parts <= limit and position < len(data) and data[position] != 0x3B:
+        parts += 1
+        if data[position] == 0x2C and position + 9 < len(data):
+            position += 11 + _gif_colours(data[position + 9])
+        elif data[position] == 0x21:
+            position += 2
+        else:
+            position += 1
+            continue
+        while parts <= limit and position < len(data) and data[position]:
+            parts += 1
+            position += data[position] + 1
+        position += 1
+    return parts
 
 
 def _count_gif(data: bytes, limit: int) -> int:

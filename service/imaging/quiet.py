@@ -1,16 +1,21 @@
-"""Keep Pillow's warnings about odd files from leaving the decoder, in this thread only.
+"""Keep what Pillow and libtiff say about odd files from leaving the decoder: Pillow's warnings in this thread only.
 
 Under ``-W error`` a warning about a corrupt EXIF tag would refuse a picture that reads well, and
 ``warnings.catch_warnings`` swaps process-wide state, so two decoding threads would undo each other's filters. Instead
 the ``warnings`` name inside Pillow's modules is bound, once, to a stand-in that says nothing while the calling thread
 decodes and passes everything on otherwise.
+
+libtiff prints its errors on stderr: whoever sends broken TIFFs would write into the log. Pillow turns off the warnings
+only, so the errors are turned off here, in the library that Pillow loaded, for the whole process.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import threading
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
@@ -43,6 +48,18 @@ class _Warnings:
 
 for _module in (Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin):
     vars(_module)["warnings"] = _Warnings()
+
+
+def _silence_libtiff() -> None:
+    """Where the library cannot be found (no /proc, or linked in), it keeps talking."""
+    with contextlib.suppress(OSError, AttributeError, IndexError):
+        mapped = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
+        library = next((line.split(maxsplit=5)[5] for line in mapped if "libtiff" in line), None)
+        if library:
+            ctypes.CDLL(library).TIFFSetErrorHandler(None)
+
+
+_silence_libtiff()
 
 
 @contextlib.contextmanager

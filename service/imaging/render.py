@@ -7,7 +7,7 @@ the plain picture in an overlay.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -26,7 +26,18 @@ if TYPE_CHECKING:
     from service.imaging.decode import DecodedImage
     from service.imaging.geometry import Geometry
 
-__all__ = ["Output", "RenderSpec", "Rendered", "base_for", "needed_scale_for_render", "render"]
+__all__ = [
+    "Output",
+    "RenderSpec",
+    "Rendered",
+    "base_for",
+    "needed_scale_for_render",
+    "pixels_for",
+    "reduce_for",
+    "render",
+]
+
+_BAND_PIXELS = 1_000_000
 
 Output = Literal["heatmap", "overlay", "mask", "map", "regions"]
 
@@ -150,6 +161,32 @@ def base_for(image: DecodedImage, geometry: Geometry, spec: RenderSpec, cells: t
     return canvas
 
 
+def reduce_for(image: DecodedImage, geometry: Geometry, spec: RenderSpec | None) -> DecodedImage:
+    """Return the picture with no more pixels than drawing takes from it: what waits for its map should be small.
+
+    What ``render`` and ``base_for`` make of it is the same, bit for bit. ``spec`` is None where nothing is drawn.
+    """
+    if spec is None or "overlay" not in spec.outputs:
+        return replace(image, picture=image.picture.crop((0, 0, 1, 1)), extent=None)
+    if spec.size != "picture":
+        return image
+    height, width = grid_for("picture", geometry, (1, 1), spec.max_side).shape
+    if (width, height) == image.picture.size and image.extent is None:
+        return image
+    return replace(
+        image, picture=image.picture.resize((width, height), Image.Resampling.BILINEAR, image.box), extent=None
+    )
+
+
+def pixels_for(spec: RenderSpec | None, geometry: Geometry) -> int:
+    """Return how many pixels a drawn picture has at most; drawing it needs up to 32 bytes for each."""
+    if spec is None or not {"heatmap", "overlay", "mask"} & set(spec.outputs):
+        return 0
+    size: Size = "model" if spec.size == "layer" else spec.size  # a layer's grid is no finer than the model's input
+    height, width = grid_for(size, geometry, (1, 1), spec.max_side).shape
+    return height * width
+
+
 def needed_scale_for_render(spec: RenderSpec, width: int, height: int) -> float:
     """Return the linear scale, 0 to 1, at which drawing needs the pixels of an upright picture.
 
@@ -225,12 +262,16 @@ def _spread(values: NDArray[np.float32], scale: float, offset: float, grid: Grid
 
 def _blend(base: NDArray[np.uint8], heat: Image.Image, alpha: float, grid: Grid) -> NDArray[np.uint8]:
     """Return ``round((1 - alpha) * base + alpha * heat)`` where the model saw the picture, ``base`` elsewhere."""
-    colours = np.asarray(heat.convert("RGB"))[grid.seen]
-    mixed = base[grid.seen] * np.float32(1 - alpha)
-    mixed += colours * np.float32(alpha)
-    mixed += np.float32(0.5)
     blended = base.copy()
-    blended[grid.seen] = mixed
+    rows, columns = grid.seen
+    height = max(1, _BAND_PIXELS // base.shape[1])
+    for top in range(rows.start, rows.stop, height):  # in bands: floats take four times the room of the picture
+        band = slice(top, min(top + height, rows.stop)), columns
+        colours = np.asarray(heat.crop((columns.start, band[0].start, columns.stop, band[0].stop)).convert("RGB"))
+        mixed = base[band] * np.float32(1 - alpha)
+        mixed += colours * np.float32(alpha)
+        mixed += np.float32(0.5)
+        blended[band] = mixed
     return blended
 
 

@@ -73,6 +73,7 @@ def create_app(settings: Settings) -> FastAPI:
             Middleware(
                 BodyLimit,
                 max_bytes=settings.max_body_bytes,
+                max_inflight=settings.max_inflight_bytes,
                 stall_s=settings.stall_timeout_s,
                 whole_s=settings.transfer_timeout_s,
             ),

@@ -16,7 +16,7 @@ from ulid import ULID
 
 from service import logs
 from service.engine.spans import current_trace_id
-from service.errors import BodyTooLarge, InternalError, RequestTimeout, ServiceError
+from service.errors import BodyTooLarge, InternalError, Overloaded, RequestTimeout, ServiceError
 from service.problems import MEDIA_TYPE, STATUS, headers_for, problem_for, status_of
 
 if TYPE_CHECKING:
@@ -125,19 +125,23 @@ def _route(scope: Scope) -> str:
 
 
 class BodyLimit:
-    """Refuses bodies that are too long, by their announced length or while they stream in, and those that stall.
+    """Refuses bodies that are too long, announced or streamed, that there is no room for, or that stall.
 
     Args:
         app: what to protect.
-        max_bytes: bytes at most.
+        max_bytes: of one body.
+        max_inflight: of all bodies together that have come in and are not yet answered. What was announced and has not
+            come counts for nothing, or a few idle connections could take all the room.
         stall_s: longest pause between two pieces.
         whole_s: time for all of them.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int, stall_s: float, whole_s: float) -> None:
+    def __init__(self, app: ASGIApp, *, max_bytes: int, max_inflight: int, stall_s: float, whole_s: float) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._max_inflight = max(max_inflight, max_bytes)
         self._stall_s, self._whole_s = stall_s, whole_s
+        self._inflight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -145,8 +149,8 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         announced = Headers(scope=scope).get("content-length", "0")
-        if announced.isdecimal() and int(announced[:20]) > self._max_bytes:
-            await problem_response(Request(scope), self._error())(scope, receive, send)
+        if announced.isdecimal() and (error := self._refusal(int(announced[:20]), int(announced[:20]))):
+            await problem_response(Request(scope), error)(scope, receive, send)
             return
         received, complete = 0, False
         latest = asyncio.get_running_loop().time() + self._whole_s
@@ -156,13 +160,18 @@ class BodyLimit:
             if complete:
                 return await receive()  # that the client goes away, for which there is no time
             message = await self._in_time(receive, latest)
-            received += len(message.get("body", b""))
+            more = len(message.get("body", b""))
             complete = not message.get("more_body", False)
-            if received > self._max_bytes:
-                raise self._error()
+            if more and (error := self._refusal(received + more, more)):
+                raise error
+            received += more
+            self._inflight += more
             return message
 
-        await self._app(scope, receive_within_limits, send)
+        try:
+            await self._app(scope, receive_within_limits, send)
+        finally:
+            self._inflight -= received
 
     async def _in_time(self, receive: Receive, latest: float) -> Message:
         until = min(latest, asyncio.get_running_loop().time() + self._stall_s)
@@ -175,5 +184,10 @@ class BodyLimit:
                 "Send it again, or send less at once."
             ) from None
 
-    def _error(self) -> BodyTooLarge:
-        return BodyTooLarge(f"The request has more than {self._max_bytes} bytes. Send fewer or smaller pictures.")
+    def _refusal(self, size: int, more: int) -> BodyTooLarge | Overloaded | None:
+        """Say what is wrong with a body of ``size`` bytes, ``more`` of which are new; None if nothing is."""
+        if size > self._max_bytes:
+            return BodyTooLarge(f"The request has more than {self._max_bytes} bytes. Send fewer or smaller pictures.")
+        if more and self._inflight + more > self._max_inflight:
+            return Overloaded("Too many bytes of other requests are being answered. Try again later.", retry_after_s=1)
+        return None

@@ -31,11 +31,11 @@ _ERRORS = {
     "403": "The API key lacks the scope for this.",
     "404": "There is no such model.",
     "408": "The request did not arrive in time.",
-    "413": "The body, a picture's pixels or frames, or the number of pictures is over the limit.",
-    "415": "The content type is none of the three.",
+    "413": "The body, a picture's pixels, frames or parts, or the number of pictures is over the limit.",
+    "415": "The content type is none of the three, or the body is compressed.",
     "422": "An option is unknown or out of range.",
-    "429": "The queue is full, the API key has used up what it may ask, or too many connections are open; see "
-    "Retry-After.",
+    "429": "The queue is full, there is no room for the body, the API key has used up what it may ask, or too many "
+    "connections are open; see Retry-After.",
     "431": "The headers are over the limit.",
     "500": "Our fault; the log has the reason under the request id.",
     "503": "Loading, draining, or no worker; see Retry-After.",

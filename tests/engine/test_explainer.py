@@ -13,11 +13,12 @@ import pytest_asyncio
 
 from service.engine.answers import Upload
 from service.engine.explainer import Explainer
-from service.errors import DeadlineExceeded, InvalidImage, NoImage, Overloaded, TooManyImages
+from service.errors import DeadlineExceeded, InvalidImage, NoImage, NotReady, Overloaded, TooManyImages
 from service.metrics import Metrics
-from service.settings import load_settings
+from service.settings import ModelConfig, load_settings
 from service.wire import ExplainOptions, PredictOptions
 from tests.toys import png
+from tests.web.application import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -151,3 +152,48 @@ async def test_a_folder_named_like_ours_where_it_is_started_is_no_trap(
         assert explainer.pool.status().state == "ready"
     finally:
         await explainer.stop()
+
+
+async def test_pictures_wait_for_room_and_leave_it_whatever_becomes_of_them() -> None:
+    engine = await started(max_open_pixels=120 * 90)  # of these pictures, one at a time
+    try:
+        most = 0
+
+        async def watch() -> None:
+            nonlocal most
+            while True:
+                most = max(most, engine._room.used)
+                await asyncio.sleep(0)
+
+        watching = asyncio.create_task(watch())
+        uploads = [*scenes(6), Upload(b"not a picture"), Upload(scenes(1)[0].data[:300])]
+        answer = await engine.answer(uploads, ExplainOptions(output=["overlay"]))
+        assert [picture.error is None for picture in answer.pictures] == [True] * 6 + [False] * 2
+        with pytest.raises(DeadlineExceeded):
+            await engine.answer(scenes(6), MAPS, timeout_s=0.001)
+        watching.cancel()
+        assert most == 120 * 90
+        await until(lambda: engine._room.used == 0)
+        assert (await engine.answer(scenes(1), MAPS)).pictures[0].explanations
+    finally:
+        await engine.stop()
+
+
+async def test_an_error_does_not_hold_on_to_its_picture(engine: Explainer) -> None:
+    answer = await engine.answer([*scenes(1), Upload(scenes(1)[0].data[:300])], MAPS)
+    error = answer.pictures[1].error
+    assert error is not None
+    assert (error.__traceback__, error.__cause__, error.__context__) == (None, None, None)
+
+
+async def test_weights_that_cannot_be_fetched_say_why(tmp_path: Path) -> None:
+    models = (ModelConfig(name="net", architecture="squeezenet1_1"),)
+    engine = await started(models=models, weights_mirror=f"file://{tmp_path}", cache_dir=tmp_path / "cache")
+    try:
+        with pytest.raises(
+            NotReady, match=r"'net' cannot be loaded: .*squeezenet1_1-\w+\.pth cannot be reached .*No such"
+        ):
+            await engine.answer(scenes(1), MAPS)
+        assert list((tmp_path / "cache").iterdir()) == []
+    finally:
+        await engine.stop()

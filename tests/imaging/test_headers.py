@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from service.imaging.headers import count_frames, sniff, webp_size
+from service.imaging.headers import MAX_PARTS, count_frames, count_parts, sniff, webp_size
 
 
 @pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
@@ -49,3 +49,30 @@ def test_counting_stops_at_the_limit() -> None:
 @given(name=st.sampled_from(["GIF", "TIFF"]), data=st.binary(max_size=200))
 def test_counting_survives_any_bytes(name: str, data: bytes) -> None:
     assert 0 <= count_frames(name, data, 10) <= 11
+
+
+@pytest.mark.parametrize("name", ["JPEG", "PNG", "GIF"])
+def test_ordinary_pictures_have_few_parts(name: str, photo: Any, save: Any) -> None:
+    options = {"progressive": True, "exif": bytes(60_000)} if name == "JPEG" else {}
+    assert 2 <= count_parts(name, save(photo(900, 700), name, **options)) <= MAX_PARTS[name] // 5
+
+
+def test_scans_weigh_more_than_segments(photo: Any, save: Any) -> None:
+    plain, progressive = (save(photo(64, 64), "JPEG", progressive=each) for each in (False, True))
+    scans = progressive.count(b"\xff\xda")  # nothing else in so smooth a picture looks like a scan
+    assert scans == 10
+    assert count_parts("JPEG", progressive) - 10 * scans <= count_parts("JPEG", plain)
+
+
+def test_what_follows_a_jpeg_does_not_count(photo: Any, save: Any) -> None:
+    data = save(photo(64, 64), "JPEG")
+    assert count_parts("JPEG", data + data * 500) == count_parts("JPEG", data)
+
+
+def test_formats_without_parts_have_none(photo: Any, save: Any) -> None:
+    assert [count_parts(name, save(photo(8, 8), name)) for name in ("BMP", "TIFF", "WEBP")] == [0, 0, 0]
+
+
+@given(name=st.sampled_from(["JPEG", "PNG", "GIF"]), data=st.binary(max_size=200))
+def test_counting_parts_survives_any_bytes(name: str, data: bytes) -> None:
+    assert 0 <= count_parts(name, data) <= 400

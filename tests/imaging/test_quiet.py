@@ -2,11 +2,18 @@ from __future__ import annotations
 
 import threading
 import warnings
+from typing import TYPE_CHECKING
 
 import pytest
 from PIL import TiffImagePlugin
 
+from service.errors import InvalidImage
+from service.imaging.decode import decode
 from service.imaging.quiet import quiet
+from tests.hostile.bombs import strips, tiff, tiled
+
+if TYPE_CHECKING:
+    from service.imaging.decode import DecodeLimits
 
 
 def pillow_warns() -> None:
@@ -54,3 +61,10 @@ def test_the_filters_of_the_process_are_not_touched() -> None:
     before = list(warnings.filters)
     with quiet():
         assert list(warnings.filters) == before
+
+
+def test_libtiff_says_nothing(capfd: pytest.CaptureFixture[str], limits: DecodeLimits) -> None:
+    for data in (tiff(strips(64, 64, 5), bytes(1000)), tiled(64, 64, 64, 8), tiled(64, 64, 2048, 5)):
+        with pytest.raises(InvalidImage):
+            decode(data, limits)
+    assert capfd.readouterr() == ("", "")

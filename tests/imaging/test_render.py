@@ -14,12 +14,14 @@ from service.imaging.colormaps import COLORMAPS, colormap
 from service.imaging.decode import DecodedImage, DecodeLimits, decode
 from service.imaging.geometry import Point
 from service.imaging.preprocess import Mode, PreprocessSpec, geometry_for
-from service.imaging.render import RenderSpec, base_for, needed_scale_for_render, render
+from service.imaging.render import RenderSpec, base_for, needed_scale_for_render, pixels_for, reduce_for, render
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from service.imaging.encode import EncodedImage
+    from service.imaging.grid import Size
+    from service.imaging.render import Output
 
 CROP = PreprocessSpec("crop", 224, 224, 256)
 PAD = PreprocessSpec("pad", 224, 224)
@@ -61,6 +63,37 @@ def test_everything_at_once_is_what_each_is_alone() -> None:
     for name in ("heatmap", "overlay", "mask", "regions"):
         alone = render(saliency, image, geometry, RenderSpec(frozenset({name})))
         assert getattr(alone, name) == getattr(together, name)
+
+
+@pytest.mark.parametrize("size", ["picture", "model", "layer"])
+@pytest.mark.parametrize("outputs", [("overlay",), ("heatmap", "mask"), ("regions",)])
+def test_a_reduced_picture_draws_the_same(size: Size, outputs: tuple[Output, ...], save: Any) -> None:
+    spec = RenderSpec(outputs, size=size, max_side=60)
+    data = save(noise(401, 251).picture, "JPEG")
+    image = decode(data, DecodeLimits(10**6, 10**6, 1), lambda *_: 0.25)
+    assert image.extent is not None
+    geometry = geometry_for(CROP, image.width, image.height)
+    reduced = reduce_for(image, geometry, spec)
+    assert render(dot(3, 3), reduced, geometry, spec) == render(dot(3, 3), image, geometry, spec)
+    assert (reduced.width, reduced.height) == (401, 251)
+    drawn = pixels_for(spec, geometry)
+    if "overlay" not in outputs:
+        assert reduced.picture.size == (1, 1)
+    elif size == "picture":
+        assert reduced.picture.size == (60, 38)
+        assert drawn == 60 * 38
+
+
+def test_no_more_pixels_are_drawn_than_are_counted() -> None:
+    for width, height in ((401, 251), (30, 4000), (8, 8)):
+        geometry = geometry_for(PAD, width, height)
+        for size, outputs in (("picture", ("mask",)), ("model", ("heatmap",)), ("layer", ("overlay",))):
+            spec = RenderSpec(outputs, size=size, max_side=100)  # type: ignore[arg-type]
+            drawn = render(dot(3, 3), plain(width, height), geometry, spec)
+            made = drawn.mask or drawn.heatmap or drawn.overlay
+            assert made is not None
+            assert made.width * made.height <= pixels_for(spec, geometry)
+    assert pixels_for(RenderSpec(("regions", "map")), geometry) == pixels_for(None, geometry) == 0
 
 
 def test_the_peak_is_the_hottest_cells_centre_on_the_picture() -> None:

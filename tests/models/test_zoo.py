@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import re
+import resource
+import signal
 import socket
 import struct
 import threading
@@ -260,6 +263,8 @@ class Site:
     raw_answer: bytes | None = None
     missing_bytes: int = 0
     resets: bool = False
+    stalls: bool = False
+    resumed: threading.Event = field(default_factory=threading.Event)
     asked: list[str] = field(default_factory=list)
 
     def publish(self, state: dict[str, Tensor], checksum: str | None = None) -> str:
@@ -290,6 +295,8 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content[: len(content) - site.missing_bytes])
+            if site.stalls:
+                site.resumed.wait(60)
             if site.resets:
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 self.connection.close()  # with no time to linger: what was sent and not yet read is lost
@@ -303,6 +310,7 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
         thread.start()
         site.url = f"http://127.0.0.1:{server.server_port}/mirror"
         yield site
+        site.resumed.set()
         server.shutdown()
         thread.join()
 
@@ -388,7 +396,7 @@ class TestFailingDownloads:
     def test_a_transfer_that_breaks_off(self, site: Site, downloads: Downloads) -> None:
         site.missing_bytes = 1000
 
-        with pytest.raises(ModelLoadError, match=f"has not the checksum.*{INSTEAD}"):
+        with pytest.raises(ModelLoadError, match=rf"broke off after [\d,]+ of [\d,]+ bytes\. Try again\. {INSTEAD}"):
             load("squeezenet1_1", None, downloads)
 
         assert list(downloads.cache_dir.iterdir()) == []
@@ -447,5 +455,87 @@ class TestFailingDownloads:
     def test_there_is_no_place_to_keep_it(self, downloads: Downloads, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
 
-        with pytest.raises(ModelLoadError, match=r"weights of 'squeezenet1_1' cannot be kept in .*file"):
+        with pytest.raises(ModelLoadError, match=rf"weights of 'squeezenet1_1' .*cannot be kept in .*file.*{INSTEAD}"):
             load("squeezenet1_1", None, replace(downloads, cache_dir=tmp_path / "file"))
+
+    def test_a_site_that_stalls(self, site: Site, downloads: Downloads, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("service.models.sources.download._STALL_S", 0.3)
+        site.missing_bytes, site.stalls = 1000, True
+
+        with pytest.raises(ModelLoadError, match=rf"sent nothing for 0\.3 s\. Try again\. {INSTEAD}"):
+            load("squeezenet1_1", None, downloads)
+
+        assert list(downloads.cache_dir.iterdir()) == []
+
+    def test_a_site_that_does_not_even_answer(self, downloads: Downloads, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("service.models.sources.download._STALL_S", 0.3)
+        with socket.create_server(("127.0.0.1", 0)) as mute:  # connects, and that is all
+            silent = replace(downloads, mirror=f"http://127.0.0.1:{mute.getsockname()[1]}")
+
+            with pytest.raises(ModelLoadError, match=rf"sent nothing for 0\.3 s.*{INSTEAD}"):
+                load("squeezenet1_1", None, silent)
+
+    def test_an_error_of_the_site_in_the_place_of_a_length(self, site: Site, downloads: Downloads) -> None:
+        site.raw_answer = b"HTTP/1.0 200 OK\r\nContent-Length: many\r\n\r\nx"
+
+        with pytest.raises(ModelLoadError, match=f"cannot be reached .*{INSTEAD}"):
+            load("squeezenet1_1", None, downloads)
+
+    def test_the_disk_is_full(self, published: nn.Module, downloads: Downloads) -> None:
+        """A limit on the size of files in place of a small disk: the write fails half-way, as on a full one."""
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, before[1]))
+        try:
+            with pytest.raises(ModelLoadError, match=rf"\.pth cannot be kept in .*File too large\. {INSTEAD}"):
+                load("squeezenet1_1", None, downloads)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+            signal.signal(signal.SIGXFSZ, ignored)
+        assert list(downloads.cache_dir.iterdir()) == [], "the half of a file is removed"
+
+        assert torch.equal(logits(load("squeezenet1_1", None, downloads).module, 64), logits(published, 64))
+
+    def test_no_space_is_left_when_the_last_bytes_are_flushed(
+        self, downloads: Downloads, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Full(io.BytesIO):
+            def flush(self) -> None:
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+            def close(self) -> None:
+                self.flush()
+
+        monkeypatch.setattr("pathlib.Path.open", lambda *_args, **_options: Full())
+
+        with pytest.raises(ModelLoadError, match=rf"cannot be kept in .*: No space left on device\. {INSTEAD}"):
+            load("squeezenet1_1", None, downloads)
+
+        assert list(downloads.cache_dir.iterdir()) == []
+
+    def test_half_a_file_under_the_right_name_is_told(self, downloads: Downloads) -> None:
+        """Not ours, but of whoever copied it there."""
+        load("squeezenet1_1", None, downloads)
+        (cached,) = downloads.cache_dir.iterdir()
+        cached.write_bytes(cached.read_bytes()[:1_000_000])
+
+        with pytest.raises(ModelLoadError, match=cached.name):
+            load("squeezenet1_1", None, downloads)
+
+
+def test_a_mirror_may_be_a_folder(site: Site, published: nn.Module, tmp_path: Path) -> None:
+    ((path, content),) = site.files.items()
+    name = path.rpartition("/")[2]
+    (tmp_path / "mirror").mkdir()
+    (tmp_path / "mirror" / name).write_bytes(content)
+    folder = Downloads(tmp_path / "cache", mirror=f"file://{tmp_path}/mirror")
+
+    assert torch.equal(logits(load("squeezenet1_1", None, folder).module, 64), logits(published, 64))
+
+    (tmp_path / "mirror" / name).write_bytes(content[:-1])
+    (tmp_path / "cache" / name).unlink()
+    with pytest.raises(ModelLoadError, match=f"has not the checksum .*{INSTEAD}"):
+        load("squeezenet1_1", None, folder)
+    (tmp_path / "mirror" / name).unlink()
+    with pytest.raises(ModelLoadError, match=f"cannot be reached .*No such file.*{INSTEAD}"):
+        load("squeezenet1_1", None, folder)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.toys import png
-from tests.web.application import Exchange, until
+from tests.web.application import Exchange, faked, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -70,6 +71,65 @@ async def test_a_body_of_just_the_limit_is_read(client: httpx.AsyncClient) -> No
     padded = GOOD + bytes(LIMIT - len(GOOD))
     response = await client.post(EXPLAIN, content=padded, headers={"Content-Type": "image/png"})
     assert response.status_code == 200
+
+
+# -- together ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def narrow(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Application]:
+    """An application with room for one and a half bodies."""
+    async with faked(monkeypatch, max_body_bytes=LIMIT, max_inflight_bytes=LIMIT * 3 // 2) as application:
+        yield application
+
+
+def half(**headers: str) -> Exchange:
+    return Exchange(EXPLAIN, bytes(LIMIT), complete=False, content_type="image/png", **headers)
+
+
+async def test_bodies_that_there_is_no_room_for_are_refused(narrow: Application) -> None:
+    first, second = half(), half()
+    waiting = first.start(narrow)
+    await until(lambda: first.reads > 1)
+    await second.start(narrow)
+    assert second.status == 429
+    assert (b"retry-after", b"1") in second.sent[0]["headers"]
+    assert b'"code":"overloaded"' in second.sent[1]["body"]
+    assert narrow.metric("camserve_rejected_total", code="overloaded") == 1
+    async with narrow.client() as client:
+        small = await client.post(EXPLAIN, content=GOOD, headers={"Content-Type": "image/png"})
+        assert small.status_code == 200, "what fits is let in"
+    first.gone.set()
+    await waiting
+
+
+async def test_an_announced_body_is_refused_before_it_is_read_and_takes_no_room_itself(narrow: Application) -> None:
+    slow = Exchange(EXPLAIN, b"x", complete=False, content_type="image/png", content_length=str(LIMIT))
+    first, second = half(content_length=str(LIMIT)), half(content_length=str(LIMIT))
+    tasks = [slow.start(narrow), first.start(narrow)]
+    await until(lambda: slow.reads > 1 and first.reads > 1)
+    await second.start(narrow)
+    assert (second.status, second.reads) == (429, 0)
+    assert (slow.status, first.status) == (None, None)
+    slow.gone.set()
+    first.gone.set()
+    await asyncio.gather(*tasks)
+
+
+@pytest.mark.parametrize("how", ["answered", "refused", "gone"])
+async def test_room_is_free_again_when_a_request_has_ended(narrow: Application, how: str) -> None:
+    for _ in range(5):
+        if how == "gone":
+            exchange = half()
+            task = exchange.start(narrow)
+            await until(lambda: exchange.reads > 1)  # noqa: B023 - it is called at once
+            exchange.gone.set()
+            await task
+            continue
+        content = GOOD + bytes(LIMIT - len(GOOD) + (how == "refused"))
+        async with narrow.client() as client:
+            response = await client.post(EXPLAIN, content=content, headers={"Content-Type": "image/png"})
+        assert response.status_code == (200 if how == "answered" else 413)
 
 
 # -- gone -------------------------------------------------------------------------------------------------------------

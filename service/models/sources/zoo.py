@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.error import URLError
 
 import torch
 from torch import nn
 
 from service.errors import ModelLoadError
 from service.imaging.preprocess import PreprocessSpec
+from service.models.sources.download import fetch
 from service.models.sources.source import Downloads, Loaded
 from service.models.state_dicts import StateDict, digest, load_into, read_state_dict
 from service.models.torchvision_adapter import torchvision
@@ -156,16 +155,7 @@ def _download(architecture: str, url: str, to: Path, downloads: Downloads) -> No
         raise ModelLoadError(
             f"The weights of {architecture!r} are not in {to.parent}, and downloads are off. {instead}"
         )
-    checksum = to.stem.rpartition("-")[2]
     try:
-        to.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(to), hash_prefix=checksum, progress=True)
-    except (URLError, TimeoutError, ConnectionError, HTTPException) as error:
-        reason = str(getattr(error, "reason", error)).strip()
-        raise ModelLoadError(f"{url} cannot be reached ({reason}). {instead}") from error
-    except RuntimeError as error:
-        raise ModelLoadError(
-            f"What {url} sent has not the checksum {checksum}: {error}. Try again. {instead}"
-        ) from error
-    except OSError as error:
-        raise ModelLoadError(f"The weights of {architecture!r} cannot be kept in {to.parent}: {error}.") from error
+        fetch(url, to, checksum=to.stem.rpartition("-")[2])
+    except ModelLoadError as error:
+        raise ModelLoadError(f"The weights of {architecture!r} are not there: {error.message} {instead}") from error

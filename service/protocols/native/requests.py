@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from service.settings import Settings
+    from service.wire import ImageInput
 
 __all__ = ["accepted_picture", "read_options_and_pictures", "request_timeout_s"]
 
@@ -40,6 +41,10 @@ Options = TypeVar("Options", bound=PredictOptions)
 _REPEATABLE = {"layer", "target", "method", "output"}
 _MAX_FIELDS = 1000
 _MAX_FIELD_BYTES = 16 * 1024
+_MAX_VALUES = 20_000
+_MAX_WORDED = 5
+_SLASHES = re.compile(r"[/\\]")
+_DRIVE = re.compile(r"[A-Za-z]:")
 _DATA_URI = re.compile(r"data:[^,]{0,200};base64,")
 _PICTURE_TYPES = {"image/png": "png", "image/jpeg": "jpeg", "image/webp": "webp"}
 
@@ -56,6 +61,7 @@ async def read_options_and_pictures(
         InvalidRequest, InvalidImage, NoImage, TooManyImages, BodyTooLarge: the body cannot be used.
         InvalidOption: an option is unknown or out of range.
     """
+    _refuse_encoded(request)
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     settings: Settings = request.state.settings
     query = _gather(request.query_params)
@@ -65,13 +71,22 @@ async def read_options_and_pictures(
     if content_type == "application/json":
         return await _read_json(request, options_type, json_type, query)
     if content_type.startswith("image/") or content_type == "application/octet-stream":
-        body = await request.body()
+        body = await _body(request)
         return _validate(options_type, query), [Upload(body)] if body else []
     sent = f"{shorten(content_type)!r} is not one of them" if content_type else "none was sent"
     raise UnsupportedMediaType(
         f"Send pictures as multipart/form-data, as application/json, or as the body itself with a content type of "
         f"image/…; {sent}. With curl: -F image=@FILE."
     )
+
+
+def _refuse_encoded(request: Request) -> None:
+    """Pictures are compressed already, and a body that is inflated here could be of any size."""
+    encoding = request.headers.get("content-encoding", "").strip().lower()
+    if encoding not in {"", "identity"}:
+        raise UnsupportedMediaType(
+            f"The content encoding {shorten(encoding)!r} is not read. Send the body as it is, without Content-Encoding."
+        )
 
 
 def request_timeout_s(request: Request) -> float | None:
@@ -94,6 +109,11 @@ def accepted_picture(request: Request) -> str | None:
     if {"application/json", "application/*", "*/*"} & set(accepted):
         return None
     return next((_PICTURE_TYPES[kind] for kind in accepted if kind in _PICTURE_TYPES), None)
+
+
+async def _body(request: Request) -> bytes:
+    """Read the body. ``request.body()`` would hold on to it until the answer is sent, beside the pictures in it."""
+    return b"".join([chunk async for chunk in request.stream()])
 
 
 async def _read_form(request: Request, max_images: int) -> tuple[dict[str, Any], list[Upload]]:
@@ -171,9 +191,10 @@ async def _split_form(form: FormData) -> tuple[dict[str, Any], list[Upload]]:
 
 
 def _clean(filename: str | None) -> str | None:
-    """Strip control characters and length from a file name: it comes back in answers."""
+    """Strip a file name, which comes back in answers, of control characters, length, and what leads out of a folder."""
     printable = "".join(character for character in filename or "" if character.isprintable())
-    return shorten(printable, 255) or None
+    steps = [step for step in _SLASHES.split(printable) if step not in {"", ".", ".."} and not _DRIVE.fullmatch(step)]
+    return shorten("/".join(steps), 255) or None
 
 
 def _gather(query: ImmutableMultiDict[str, str]) -> dict[str, Any]:
@@ -197,14 +218,19 @@ async def _read_json(
     query: dict[str, Any],
 ) -> tuple[Options, list[Upload]]:
     try:
-        body = json_type.model_validate_json(await request.body())
+        body = json_type.model_validate_json(_of_few_values(await _body(request)))
     except ValidationError as error:
         raise _json_error(error, json_type) from error
     fields = body.model_dump(exclude={"images"}, exclude_unset=True)
-    uploads = [
-        Upload(_decode_base64(image.b64, index), _clean(image.filename)) for index, image in enumerate(body.images)
-    ]
+    uploads = [_upload_of(image, index) for index, image in enumerate(body.images)]
     return _validate(options_type, query | fields), uploads
+
+
+def _of_few_values(body: bytes) -> bytes:
+    """Refuse JSON of very many values: parsed, an empty list takes a hundred times the room of its two bytes."""
+    if sum(body.count(sign) for sign in (b",", b"[", b"{")) > _MAX_VALUES:
+        raise BodyTooLarge(f"The JSON has more than {_MAX_VALUES} values. Send fewer pictures and options.")
+    return body
 
 
 def _json_error(
@@ -224,12 +250,15 @@ def _json_error(
     return option_error(error, json_type)
 
 
-def _decode_base64(text: str, index: int) -> bytes:
-    payload = text[match.end() :] if (match := _DATA_URI.match(text)) else text
+def _upload_of(image: ImageInput, index: int) -> Upload:
+    """Decode the base64 of one picture; where it is none, that picture alone has the error."""
+    payload = image.b64[match.end() :] if (match := _DATA_URI.match(image.b64)) else image.b64
+    filename = _clean(image.filename)
     try:
-        return base64.b64decode("".join(payload.split()), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise InvalidImage(f"'images.{index}.b64' is not valid base64.") from error
+        return Upload(base64.b64decode("".join(payload.split()), validate=True), filename)
+    except (binascii.Error, ValueError):
+        error = InvalidImage(f"'images.{index}.b64' is not valid base64. Encode the file's bytes as they are.")
+        return Upload(b"", filename, error)
 
 
 def _validate(options_type: type[Options], fields: dict[str, Any]) -> Options:
@@ -243,7 +272,7 @@ def option_error(error: ValidationError, options_type: type[Any]) -> InvalidOpti
     """Word a validation error: which option, what is wrong, and what was probably meant."""
     problems = []
     suggestions: list[str] = []
-    for detail in error.errors(include_url=False, include_context=False, include_input=False):
+    for detail in error.errors(include_url=False, include_context=False, include_input=False)[:_MAX_WORDED]:
         name = ".".join(str(part) for part in detail["loc"][:1])
         if detail["type"] == "extra_forbidden":
             suggestions += closest(name, options_type.model_fields)
@@ -251,7 +280,7 @@ def option_error(error: ValidationError, options_type: type[Any]) -> InvalidOpti
         else:
             problems.append(f"{shorten(name)!r}: {_lower_first(detail['msg'])}")
     meant = f" Did you mean {' or '.join(repr(name) for name in suggestions)}?" if suggestions else ""
-    text = "; ".join(dict.fromkeys(problems[:5]))
+    text = "; ".join(dict.fromkeys(problems))
     return InvalidOption(f"{text[:1].upper()}{text[1:]}.{meant}", suggestions=suggestions)
 
 

@@ -1,0 +1,91 @@
+"""Schemathesis against a running server, from the committed document: what it may answer is what is written there."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from schemathesis import GenerationMode
+from schemathesis.checks import CHECKS
+
+from tests.protocols.native.pictures import star
+from tests.server import running_server
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.server import Server
+
+pytestmark = pytest.mark.slow
+
+DOCUMENT = Path(__file__).parents[2] / "openapi" / "openapi.json"
+SCHEMA = schemathesis.openapi.from_path(DOCUMENT)
+OPERATIONS = {operation.label: operation for operation in (found.ok() for found in SCHEMA.get_all_operations())}  # type: ignore[union-attr]
+
+# Those that hold of each answer by itself. What a request of the schema may be refused for (no such model, not a
+# picture) the document says by its statuses.
+HOLDS = (
+    "not_a_server_error",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_headers_conformance",
+    "response_schema_conformance",
+)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with running_server("--model", "shapes", "--log-level", "error") as server:
+        yield server
+
+
+@st.composite
+def cases(draw: st.DrawFn, operation: Any) -> Any:
+    """A request of the schema or beside it; half of them ask the model that there is, or send a picture."""
+    mode = draw(st.sampled_from([GenerationMode.POSITIVE, GenerationMode.POSITIVE, GenerationMode.NEGATIVE]))
+    case = draw(operation.as_strategy(generation_mode=mode))
+    if "model" in (case.path_parameters or {}) and draw(st.booleans()):
+        case.path_parameters["model"] = "shapes"
+    if draw(st.booleans()):
+        _put_in_picture(case)
+    if str(case.headers.get("X-Request-Timeout-Ms", "")).isdecimal() and int(case.headers["X-Request-Timeout-Ms"]) >= 1:
+        case.headers["X-Request-Timeout-Ms"] = "60000"  # a shorter one is a proper reason for a 504
+    return case
+
+
+def _put_in_picture(case: Any) -> None:
+    if case.media_type == "application/json" and isinstance(case.body, dict):
+        case.body["images"] = [{"b64": base64.b64encode(star()).decode()}]
+    elif case.media_type == "multipart/form-data" and isinstance(case.body, dict):
+        case.body["image"] = [star()]
+    elif isinstance(case.body, bytes):
+        case.body = star()
+
+
+@pytest.mark.parametrize("label", OPERATIONS)
+def test_every_answer_is_as_documented(label: str, server: Server) -> None:
+    operation = OPERATIONS[label]
+    examples = 150 if label.startswith("POST") else 50
+
+    @settings(
+        max_examples=examples,
+        derandomize=True,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=cases(operation))
+    def check(case: Any) -> None:
+        response = case.call(base_url=server.url, timeout=60)
+        seen.add(response.status_code)
+        case.validate_response(response, checks=CHECKS.get_by_names(HOLDS))
+
+    seen: set[int] = set()
+    check()
+    assert 200 in seen, f"nothing but refusals tests little: {seen}"
