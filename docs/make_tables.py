@@ -171,7 +171,7 @@ def _default(name: str, field: FieldInfo) -> str:
     if field.default is PydanticUndefined:
         return "required"
     value = field.default
-    if value is None or value == "":
+    if value is None or value == "" or value == ():
         return "–"
     if isinstance(value, list):
         return " ".join(f"`{item}`" for item in value)

@@ -10,7 +10,8 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -18,6 +19,8 @@ from pydantic_settings import (
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
+
+from service.errors import closest
 
 __all__ = ["ModelConfig", "Settings", "load_settings"]
 
@@ -95,9 +98,22 @@ def _parse_model(text: str) -> dict[str, str]:
     return fields
 
 
-def _split_models(value: object) -> object:
-    """Read the environment's one string: models apart by white space."""
+def _split(value: object) -> object:
+    """Read one string of the environment or the command line: items apart by white space."""
     return value.split() if isinstance(value, str) else value
+
+
+_ORIGIN = re.compile(r"https?://(\*\.)?[A-Za-z0-9.-]+(:\d{1,5}|:\*)?|https?://\[[0-9A-Fa-f:.]+\](:\d{1,5})?")
+
+
+def _check_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
+    for origin in origins:
+        if origin != "*" and not _ORIGIN.fullmatch(origin):
+            raise ValueError(f"{origin!r} is no origin: write https://host or https://host:port, nothing behind it")
+    return origins
+
+
+Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_check_origins)]
 
 
 def _check_models(models: tuple[ModelConfig, ...]) -> tuple[ModelConfig, ...]:
@@ -116,16 +132,16 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
-    models: Annotated[
-        tuple[ModelConfig, ...], NoDecode, BeforeValidator(_split_models), AfterValidator(_check_models)
-    ] = Field(
-        (
-            ModelConfig(name="shapes", architecture="shapes"),
-            ModelConfig(name="shapes-shortcut", architecture="shapes-shortcut"),
-        ),
-        description="Models to serve, the first being the default. "
-        "`[name=]architecture[:weights][,option=value…]`, repeated on the command line, apart by spaces in the "
-        "environment, or `[[models]]` tables in the file.",
+    models: Annotated[tuple[ModelConfig, ...], NoDecode, BeforeValidator(_split), AfterValidator(_check_models)] = (
+        Field(
+            (
+                ModelConfig(name="shapes", architecture="shapes"),
+                ModelConfig(name="shapes-shortcut", architecture="shapes-shortcut"),
+            ),
+            description="Models to serve, the first being the default. "
+            "`[name=]architecture[:weights][,option=value…]`, repeated on the command line, apart by spaces in the "
+            "environment, or `[[models]]` tables in the file.",
+        )
     )
     device: str = Field("auto", description="`auto` (every GPU, else the CPU), `cpu`, `cuda`, `cuda:1`, `mps`.")
     workers: int = Field(1, ge=1, le=64, description="Worker processes per device.")
@@ -152,6 +168,10 @@ class Settings(BaseSettings):
         description="Base URL that replaces torchvision's download site, for machines behind a mirror.",
     )
     allow_download: bool = Field(True, description="Whether weights may be downloaded.")
+    frame_ancestors: Origins = Field(
+        (),
+        description="Origins, apart by spaces, whose pages may show `/embed` in a frame, besides this one; `*` is any.",
+    )
     worker_start_timeout_s: float = Field(600.0, gt=0, description="Time a worker may take to load its models.")
     drain_timeout_s: float = Field(30.0, ge=0, description="Time that accepted requests get on shutdown.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged.")
@@ -174,9 +194,10 @@ def load_settings(file: Path | None = None, **overrides: Any) -> Settings:
     """Build the settings from ``overrides``, the environment and the TOML ``file``.
 
     Raises:
-        pydantic.ValidationError: a value is out of range, or a key is unknown.
+        pydantic.ValidationError: a value is out of range, or a key or a variable ``CAMSERVE_…`` is unknown.
         FileNotFoundError: ``file`` does not exist.
     """
+    _check_environment()
     if file is None:
         return Settings(**overrides)
     if not file.is_file():
@@ -189,6 +210,34 @@ def load_settings(file: Path | None = None, **overrides: Any) -> Settings:
     if "models" in Settings(**overrides).model_fields_set:
         return settings  # they came from the command line or the environment: relative to the working directory
     return settings.model_copy(update={"models": tuple(_beside(file, model) for model in settings.models)})
+
+
+def _check_environment() -> None:
+    """Refuse misspelt variables, which would otherwise be ignored in silence.
+
+    Raises:
+        pydantic.ValidationError: there is one.
+    """
+    known = {name.upper() for name in Settings.model_fields}
+    given = [name for name in os.environ if name.upper().startswith("CAMSERVE_")]  # noqa: TID251
+    names = [(name, name.upper().removeprefix("CAMSERVE_")) for name in given]
+    # The tests have variables of their own, and start servers with them.
+    unknown = [(name, rest) for name, rest in names if rest not in known and not rest.startswith("TESTS_")]
+    if unknown:
+        problems: list[InitErrorDetails] = [
+            {"type": _unknown_variable(rest, known), "loc": (name,), "input": None} for name, rest in unknown
+        ]
+        raise ValidationError.from_exception_data("Settings", problems, hide_input=True)
+
+
+def _unknown_variable(rest: str, known: set[str]) -> PydanticCustomError:
+    if re.match(r"SERVICE_(HOST|PORT)|PORT_\d", rest):
+        hint = "Kubernetes sets it for a service named camserve: set enableServiceLinks to false in the pod"
+    elif suggestions := closest(rest, known):
+        hint = f"did you mean {' or '.join(f'CAMSERVE_{name}' for name in suggestions)}?"
+    else:
+        hint = "`camserve serve --help` lists the settings"
+    return PydanticCustomError("unknown_variable", "there is no such setting; {hint}", {"hint": hint})
 
 
 def _beside(file: Path, model: ModelConfig) -> ModelConfig:

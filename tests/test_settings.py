@@ -361,6 +361,45 @@ class TestValues:
         assert [name for name, field in kind.model_fields.items() if not field.description] == []
 
 
+class TestMisspeltVariables:
+    @pytest.mark.parametrize(
+        ("name", "hint"),
+        [
+            ("CAMSERVE_PROT", "did you mean CAMSERVE_PORT"),
+            ("camserve_max_que", "did you mean CAMSERVE_MAX_QUEUE"),
+            ("CAMSERVE_MODEL", "did you mean CAMSERVE_MODELS"),
+            ("CAMSERVE_", "--help"),
+            ("CAMSERVE_XYZZY", "--help"),
+            ("CAMSERVE_SERVICE_HOST", "enableServiceLinks"),
+            ("CAMSERVE_PORT_8000_TCP_ADDR", "enableServiceLinks"),
+        ],
+    )
+    def test_they_are_refused(self, name: str, hint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv(name, "hush")
+
+        with pytest.raises(ValidationError) as caught:
+            load_settings()
+
+        assert list(reasons(caught)) == [name]
+        assert hint in reasons(caught)[name]
+        assert "hush" not in str(caught.value), "it may be a secret"
+
+    def test_all_are_named_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("CAMSERVE_PROT", "1")
+        monkeypatch.setenv("CAMSERVE_HOTS", "a")
+
+        with pytest.raises(ValidationError) as caught:
+            load_settings()
+
+        assert set(reasons(caught)) == {"CAMSERVE_PROT", "CAMSERVE_HOTS"}
+
+    @pytest.mark.parametrize("name", ["CAMSERVE_THREADS", "camserve_threads", "CAMSERVE_TESTS_IMAGENET", "CAMSERVER"])
+    def test_others_are_not(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv(name, "1")
+
+        load_settings()
+
+
 def readings(tree: ast.AST) -> Iterator[str]:
     """Every mention of the environment in a module."""
     names = {"environ", "environb", "getenv", "getenvb", "putenv", "unsetenv"}

@@ -17,6 +17,7 @@ from service.errors import InvalidOption, MethodNotAllowed, NotFound, ServiceErr
 from service.metrics import Metrics
 from service.protocols.native import routes as native
 from service.web import health, pages
+from service.web.headers import SecurityHeaders
 from service.web.middleware import BodyLimit, RequestContext, problem_response
 from service.web.openapi import document
 
@@ -52,6 +53,7 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         middleware=[
+            Middleware(SecurityHeaders, frame_ancestors=settings.frame_ancestors),
             Middleware(RequestContext, metrics=metrics),
             Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
         ],

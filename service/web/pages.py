@@ -9,7 +9,6 @@ from functools import cache
 from pathlib import Path
 
 from fastapi import APIRouter
-from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import FileResponse, HTMLResponse
 from fastapi.staticfiles import StaticFiles
 
@@ -68,15 +67,9 @@ def _title(stem: str) -> str:
 
 
 @router.get("/docs")
-async def docs() -> HTMLResponse:
+async def docs() -> FileResponse:
     """The API reference."""
-    return get_swagger_ui_html(
-        openapi_url="/openapi.json",
-        title="camserve API",
-        swagger_js_url="/static/swagger/swagger-ui-bundle.js",
-        swagger_css_url="/static/swagger/swagger-ui.css",
-        swagger_favicon_url="/static/favicon.svg",
-    )
+    return FileResponse(_STATIC / "reference.html")
 
 
 @router.get("/errors")
@@ -95,7 +88,8 @@ def _errors_page() -> str:
     ]
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>camserve: errors</title>'
-        '<link rel="stylesheet" href="/static/text.css"><h1>Errors</h1>'
+        '<link rel="icon" href="static/favicon.svg" type="image/svg+xml">'
+        '<link rel="stylesheet" href="static/text.css"><h1>Errors</h1>'
         "<p>Every error is a problem document (RFC 9457) with a stable <code>code</code>.</p>"
         f"{''.join(sections)}</html>"
     )

@@ -29,7 +29,8 @@ async def test_a_page_works_without_the_internet(client: httpx.AsyncClient, path
 
 
 async def test_the_reference_reads_the_document(client: httpx.AsyncClient) -> None:
-    assert "'/openapi.json'" in (await client.get("/docs")).text
+    assert 'src="static/reference.js"' in (await client.get("/docs")).text
+    assert 'url: "openapi.json"' in (await client.get("/static/reference.js")).text
     assert (await client.get("/openapi.json")).json()["info"]["title"] == "camserve"
 
 

@@ -27,7 +27,7 @@ const MAX_WAIT_S = 30;
 const DEFAULT_WAIT_S = 2; // where Retry-After says nothing
 const PANEL = 0.495; // of the stage, for each of two panels side by side; the rest is the gap between them
 const NARROW_PX = 480; // below it, landscape pictures are put one above the other
-const OUTLINED_SIDE = 320; // samples along the longer side of an outline: finer than any layer's grid
+const OUTLINED_SIDE = 160; // samples along the longer side where outlines are searched: as many as the server takes
 const EXPORTED_AS_PX = 800; // lines of an exported picture are as wide as on a screen of this width
 const OUTLINED_SHARE = 0.5; // regions, where no threshold is set: the API's own default
 
@@ -241,7 +241,6 @@ function draw(context, scene, unit) {
 }
 
 function drawPanel(context, box, kind, { picture, map, outline, opacity, cross }, unit) {
-  context.imageSmoothingQuality = "high";
   if (kind !== "heatmap" && picture) context.drawImage(picture, box.x, box.y, box.width, box.height);
   if (kind !== "original" && map) {
     const mask = { x: box.width / map.image.width / map.steps.x, y: box.height / map.image.height / map.steps.y };

@@ -1,0 +1,61 @@
+"""Security headers on every answer, the errors that middleware writes included."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from starlette.datastructures import MutableHeaders
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+__all__ = ["SecurityHeaders"]
+
+# One policy for everything: what is no document ignores it, and no route can be forgotten.
+# Pictures come back in answers (data:) and go out from the visitor's disk (blob:); nothing else comes from elsewhere.
+_CONTENT_POLICY = (
+    "default-src 'self'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
+    "object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors {}"
+)
+
+_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",  # the page's address holds what is looked at
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), display-capture=(), geolocation=(), microphone=(), payment=(), usb=()",
+}
+
+# Public files, among them a web component for pages of other origins, whose module scripts are fetched with CORS.
+_FOR_ANY_ORIGIN = {"Cross-Origin-Resource-Policy": "cross-origin", "Access-Control-Allow-Origin": "*"}
+
+
+class SecurityHeaders:
+    """Sets the headers that browsers act upon.
+
+    Only ``/embed`` may be shown in a frame, by this origin and by ``frame_ancestors``: it asks nothing of a visitor.
+    The page itself takes pictures and keys, and would be a target for clicks that are meant for something else.
+    """
+
+    def __init__(self, app: ASGIApp, frame_ancestors: Sequence[str] = ()) -> None:
+        self._app = app
+        self._policy = _CONTENT_POLICY.format("'none'")
+        self._embed_policy = _CONTENT_POLICY.format(" ".join(("'self'", *frame_ancestors)))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        path: str = scope["path"]
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.update(_HEADERS | (_FOR_ANY_ORIGIN if path.startswith("/static/") else {}))
+                headers["Content-Security-Policy"] = self._embed_policy if path == "/embed" else self._policy
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)
