@@ -99,6 +99,10 @@ def test_origins(origin: str) -> None:
     assert load_settings(frame_ancestors=origin).frame_ancestors == (origin,)
 
 
+def test_origins_are_kept_as_browsers_write_them() -> None:
+    assert load_settings(cors_origins="https://Labels.Example:8443").cors_origins == ("https://labels.example:8443",)
+
+
 @pytest.mark.parametrize(
     "origin", ["a.example", "https://a.example/", "https://a.example;script-src", "ftp://a.example", "'none'", "https:"]
 )
