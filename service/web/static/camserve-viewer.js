@@ -712,7 +712,7 @@ export class CamserveViewer extends HTMLElement {
   #listen() {
     const { view, divider, cancel, retry } = this.#part;
     for (const kind of ["pointermove", "pointerdown"]) view.addEventListener(kind, (event) => this.#point(event));
-    view.addEventListener("pointerleave", () => this.#leave());
+    view.addEventListener("pointerleave", ({ pointerType }) => pointerType !== "touch" && this.#leave()); // a finger covers it
     view.addEventListener("blur", () => this.#leave());
     view.addEventListener("keydown", (event) => this.#step(event));
     divider.addEventListener("input", () => this.#repaint());
