@@ -85,8 +85,9 @@ def explained(mask: str | None = None, **changes: object) -> dict[str, Any]:
     """An answer's parts, as the page hands them to the viewer."""
     picture = {"media_type": "image/png", "width": WIDTH, "height": HEIGHT, "data": mask or png(levels())}
     target = {"index": 3, "label": "star", "probability": 0.95, "logit": 4.0}
-    explanation = {"layer": "layer4", "method": "gradcam", "target": target, "against": None, "empty": False}
-    explanation |= {"reason": None, "note": None, "signed": False, "minimum": 0.0, "maximum": MAXIMUM, "sum": 1.0}
+    explanation: dict[str, Any] = {"layer": "layer4", "method": "gradcam", "target": target, "against": None}
+    explanation |= {"empty": False, "note": None}
+    explanation |= {"reason": None, "signed": False, "minimum": 0.0, "maximum": MAXIMUM, "sum": 1.0}
     explanation |= {"peak": {"x": 275.5, "y": 100.5}, "overlay": None, "mask": picture, **changes}
     return {"image": {"width": WIDTH, "height": HEIGHT}, "view": VIEW, "explanation": explanation}
 
@@ -417,7 +418,7 @@ def test_axe_finds_nothing(open_page: OpenPage, scheme: str) -> None:
         ({"signed": True, "minimum": -1.0}, {"mode": "side", "regions": True}),
         ({"empty": True, "reason": "constant"}, {}),
     ):
-        show(page, explained(**changes), "coolwarm", **looks)  # type: ignore[arg-type]
+        show(page, explained(**changes), "coolwarm", **looks)
         hover(page, 30, 30)
         found = Axe().run(page)
         assert found.violations_count == 0, found.generate_report()

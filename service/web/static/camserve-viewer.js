@@ -35,7 +35,7 @@ const OUTLINED_SHARE = 0.5; // regions, where no threshold is set: the API's own
 
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 /** An attribute or property that lies in 0 to 1. */
-const share = (value, standard) => (value === null || Number.isNaN(Number(value)) ? standard : clamp(Number(value), 0, 1));
+const shareOf = (value, standard) => (value === null || Number.isNaN(Number(value)) ? standard : clamp(Number(value), 0, 1));
 const percent = (share) => (share > 0 && share < 0.001 ? "<0.1%" : `${(share * 100).toFixed(1)}%`);
 const number = (value) => String(Number(value.toPrecision(3))).replace("-", "−");
 const fixed = (value) => value.toFixed(2).replace(/^-0\.00$/, "0.00").replace("-", "−");
@@ -48,7 +48,10 @@ class Problem extends Error {
 }
 
 function fromBase64(text) {
-  return Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
+  const decoded = atob(text);
+  const bytes = new Uint8Array(decoded.length); // filled by a plain loop: with `from` it takes longer than all the rest
+  for (let index = 0; index < bytes.length; index++) bytes[index] = decoded.charCodeAt(index);
+  return bytes;
 }
 
 /** The bytes of a picture in an answer, as a bitmap. */
@@ -88,9 +91,11 @@ class SaliencyMap {
     const surface = canvas(bitmap.width, bitmap.height).getContext("2d", { willReadFrequently: true });
     surface.drawImage(bitmap, 0, 0);
     this.pixels = surface.getImageData(left, top, width, height); // painted over from now on: spares one allocation
-    this.levels = Uint8Array.from({ length: width * height }, (_, index) => this.pixels.data[4 * index]);
+    this.levels = new Uint8Array(width * height);
+    const { data } = this.pixels; // red, green, blue, opacity; of grey, the first three are the same
+    for (let index = 0; index < this.levels.length; index++) this.levels[index] = data[4 * index];
     this.heat = canvas(width, height); // what `paint` draws
-    this.shares = Float32Array.from({ length: 256 }, (_, level) => this.#share(level));
+    this.shares = Array.from({ length: 256 }, (_, level) => this.#share(level));
     const { minimum, maximum } = explanation;
     this.greatest = this.signed ? Math.max(Math.abs(minimum ?? 0), Math.abs(maximum)) : Math.max(maximum, 0);
   }
@@ -397,7 +402,7 @@ const STYLE = `
     background: color-mix(in srgb, currentColor 10%, transparent);
   }
   canvas { display: block; width: 100%; height: 100%; }
-  #view { touch-action: pan-y; cursor: crosshair; border-radius: inherit; }
+  #view { touch-action: pan-y pinch-zoom; cursor: crosshair; border-radius: inherit; }
   :focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; }
   #view:focus-visible { outline-offset: -3px; }
   #divider {
@@ -557,7 +562,7 @@ export class CamserveViewer extends HTMLElement {
     return this.#look.opacity;
   }
   set opacity(value) {
-    this.#look.opacity = share(value, 0.55);
+    this.#look.opacity = shareOf(value, 0.55);
     this.#repaint();
   }
 
@@ -565,7 +570,7 @@ export class CamserveViewer extends HTMLElement {
     return this.#look.threshold;
   }
   set threshold(value) {
-    this.#look.threshold = share(value, 0);
+    this.#look.threshold = shareOf(value, 0);
     this.#repaint("heat");
   }
 
@@ -603,12 +608,12 @@ export class CamserveViewer extends HTMLElement {
   }
 
   async #unpack(explained) {
-    const map = explained && (await unpacked(explained).catch((error) => this.#fail(error)));
-    if (this.#explained !== explained) return;
-    this.#map = map ?? null;
-    this.#cross = null;
-    this.#part.readout.textContent = "";
-    if (map) this.#part.problem.hidden = true;
+    const map = explained && (await unpacked(explained).catch((error) => error));
+    if (this.#explained !== explained) return; // another one was set meanwhile
+    this.#map = map instanceof SaliencyMap ? map : null;
+    this.#part.problem.hidden ||= this.#map !== null;
+    if (map && !this.#map) this.#fail(map);
+    this.#leave();
     await this.#substitute();
     this.#tell();
     this.#repaint("heat");
@@ -791,7 +796,10 @@ export class CamserveViewer extends HTMLElement {
       if (this.#running === controller) this.#fail(error);
       return null;
     } finally {
-      if (this.#running === controller) this.#progress(null);
+      if (this.#running === controller) {
+        this.#running = null;
+        this.#progress(null);
+      }
     }
   }
 
@@ -857,8 +865,7 @@ export class CamserveViewer extends HTMLElement {
     const { progress, status, problem } = this.#part;
     progress.hidden = text === null;
     status.textContent = text ?? "";
-    if (text === null) this.#running = null;
-    else problem.hidden = true;
+    problem.hidden ||= text !== null;
     this.#repaint();
   }
 
