@@ -402,11 +402,24 @@ def test_looks_are_attributes_too_and_nonsense_is_the_default(viewer: Page) -> N
 
 def test_what_was_set_before_the_script_came_is_kept(open_page: OpenPage) -> None:
     page = open_page("/errors")
-    page.evaluate(
-        "document.body.replaceChildren(Object.assign(document.createElement('camserve-viewer'), { mode: 'swipe' }))"
+    kept = page.evaluate(
+        """async () => {
+          const viewer = Object.assign(document.createElement("camserve-viewer"), { mode: "swipe", key: "secret" });
+          document.body.replaceChildren(viewer);
+          await import("/static/camserve-viewer.js");
+          return [viewer.mode, viewer.key, viewer.getAttribute("key")];
+        }"""
     )
-    mode = "async () => (await import('/static/camserve-viewer.js'), document.querySelector('camserve-viewer').mode)"
-    assert page.evaluate(mode) == "swipe"
+    assert kept == ["swipe", "secret", None]
+
+
+def test_a_picture_that_is_being_decoded_is_not_called_undisplayable(viewer: Page) -> None:
+    hidden = """async () => {
+      viewer.picture = await (await fetch("/static/samples/03-star.png")).blob();
+      viewer.mode = "side";
+      return viewer.shadowRoot.getElementById("words").hidden;
+    }"""
+    assert viewer.evaluate(hidden) is True
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -468,6 +468,7 @@ export class CamserveViewer extends HTMLElement {
   #look = { mode: "overlay", opacity: 0.55, threshold: 0, regions: false };
   #picture = null; // as it was set
   #shown = null; // what can be drawn of it
+  #undisplayable = false;
   #explained = null;
   #map = null;
   #palette = null;
@@ -482,10 +483,8 @@ export class CamserveViewer extends HTMLElement {
   #loaded = {}; // what was loaded from `src`
   #running = null; // the AbortController of the question in progress
   #timer = 0;
+  #key = null;
   #sizes = new ResizeObserver(() => this.#repaint());
-
-  /** Sent as a bearer token; never read from an attribute, never put into an address. */
-  key = null;
 
   constructor() {
     super();
@@ -550,6 +549,14 @@ export class CamserveViewer extends HTMLElement {
     this.#repaint("heat");
   }
 
+  /** Sent as a bearer token; never read from an attribute, never put into an address. */
+  get key() {
+    return this.#key;
+  }
+  set key(value) {
+    this.#key = value || null;
+  }
+
   get mode() {
     return this.#look.mode;
   }
@@ -602,9 +609,10 @@ export class CamserveViewer extends HTMLElement {
     const shown = picture && (await bitmapOf(picture).catch(() => null));
     if (this.#picture !== picture) return; // another one was set meanwhile
     this.#shown = shown;
+    this.#undisplayable = Boolean(picture) && !shown;
     await this.#substitute();
     this.#tell();
-    if (picture && !this.#shown) this.#report(new Problem("undisplayable", UNDISPLAYABLE));
+    if (this.#undisplayable) this.#report(new Problem("undisplayable", UNDISPLAYABLE));
   }
 
   async #unpack(explained) {
@@ -613,16 +621,18 @@ export class CamserveViewer extends HTMLElement {
     this.#map = map instanceof SaliencyMap ? map : null;
     this.#part.problem.hidden ||= this.#map !== null;
     if (map && !this.#map) this.#fail(map);
+    this.#stale = true;
     this.#leave();
     await this.#substitute();
     this.#tell();
-    this.#repaint("heat");
   }
 
   /** Of a picture that the browser cannot show, show what the server made of it. */
   async #substitute() {
     const overlay = this.#explained?.explanation.overlay;
-    if (this.#picture && !this.#shown && overlay) this.#shown = await decode(overlay).catch(() => null);
+    if (!this.#undisplayable || !overlay) return;
+    this.#shown = await decode(overlay).catch(() => null);
+    this.#undisplayable = !this.#shown;
   }
 
   /** Put everything into words that is not drawn: legend, colour bar, names of the pictures. */
@@ -639,7 +649,8 @@ export class CamserveViewer extends HTMLElement {
       high.textContent = map.signed ? `+${number(map.greatest)}` : `max ${number(map.greatest)}`;
       bar.ariaLabel = `Colours from ${low.textContent} to ${high.textContent}`;
     }
-    const said = this.#picture && !this.#shown ? UNDISPLAYABLE : map?.explanation.empty ? emptyWords(map.explanation) : "";
+    const empty = map?.explanation.empty ? emptyWords(map.explanation) : "";
+    const said = this.#undisplayable ? UNDISPLAYABLE : empty;
     words.hidden = !said;
     if (words.textContent !== said) words.textContent = said;
     view.ariaLabel = [map ? mapWords(map) : "The picture", said].filter(Boolean).join(". ");
@@ -810,7 +821,8 @@ export class CamserveViewer extends HTMLElement {
     const model = this.getAttribute("model");
     const url = `${this.#server()}api/v1/${model ? `models/${encodeURIComponent(model)}/` : ""}explain`;
     const asking = { key: this.key, signal, onWait: (text) => this.#progress(text) };
-    const [answer, palette] = await Promise.all([ask(url, { ...asking, form: this.#form(blob) }), this.#colours(asking)]);
+    const [answer] = await Promise.all([ask(url, { ...asking, form: this.#form(blob) }), this.#colours(asking)]);
+    const palette = await this.#colours(asking); // at hand by now; the attribute may have changed
     signal.throwIfAborted();
     const [result] = answer.results;
     if (result.error) throw new Problem(result.error.code, result.error.detail);
