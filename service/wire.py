@@ -232,6 +232,9 @@ class Explanation(_Answer):
         "position has the same value.",
     )
     note: str | None = Field(None, description="What to keep in mind: little evidence, a method without a class …")
+    signed: bool = Field(
+        False, description="Values below zero are drawn, too: a mask's 128 is zero, 0 and 255 the greatest magnitude."
+    )
     minimum: float | None = Field(None, description="Lowest value of the raw map.")
     maximum: float = Field(description="Highest value of the raw map.")
     sum: float | None = Field(None, description="Sum of the raw map.")
@@ -402,6 +405,7 @@ class ColormapEntry(_Answer):
 
     name: str
     kind: Literal["sequential", "diverging"]
+    table: str = Field("", description="Its 256 colours, cold to warm: RGB bytes in base64.")
 
 
 class ColormapList(_Answer):

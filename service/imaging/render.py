@@ -91,11 +91,13 @@ class Rendered:
         empty: the map is zero everywhere; unless signed, nothing in it was positive.
         maximum: of the raw map; 0 where empty.
         peak: the centre of the hottest cell, in picture pixels, moved into the view; None where nothing is positive.
+        signed: as in the ``RenderSpec``: whoever reads the mask must know where its zero is.
     """
 
     empty: bool
     maximum: float
     peak: Point | None
+    signed: bool = False
     heatmap: EncodedImage | None = None
     overlay: EncodedImage | None = None
     mask: EncodedImage | None = None
@@ -140,6 +142,7 @@ def render(
         empty=not normalised.any(),
         maximum=maximum,
         peak=_peak(evidence, geometry) if evidence.any() else None,
+        signed=spec.signed,
         **pictures,
         regions=regions_of(evidence, geometry, spec.threshold) if "regions" in spec.outputs else None,
     )

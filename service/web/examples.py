@@ -82,6 +82,7 @@ _EXPLANATION = {
     "empty": False,
     "reason": None,
     "note": None,
+    "signed": False,
     "minimum": 0.0,
     "sum": 21.4,
     "maximum": 3.71,
@@ -191,7 +192,10 @@ ANSWERS: Mapping[str, Any] = {
     },
     "colormaps": {
         "default": "turbo",
-        "colormaps": [{"name": "turbo", "kind": "sequential"}, {"name": "coolwarm", "kind": "diverging"}],
+        "colormaps": [
+            {"name": "turbo", "kind": "sequential", "table": "MBI7MRVCMhhJ…"},
+            {"name": "coolwarm", "kind": "diverging", "table": "O0zAPE7BPU/D…"},
+        ],
     },
     "livez": {"status": "alive"},
     "readyz": {

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from tests.web.application import Application
 
-PAGES = ["/", "/docs", "/errors"]
+PAGES = ["/", "/docs", "/errors", "/embed"]
 FILES = ["/static/app.js", "/static/favicon.svg", "/static/samples.json", "/static/swagger/swagger-ui.css"]
-REST = ["/livez", "/readyz", "/version", "/metrics", "/openapi.json", "/api/v1/models", "/nowhere", "/embed"]
+REST = ["/livez", "/readyz", "/version", "/metrics", "/openapi.json", "/api/v1/models", "/nowhere"]
 
 
 def policy(response: httpx.Response) -> dict[str, list[str]]:

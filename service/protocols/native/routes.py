@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -192,7 +193,10 @@ async def methods() -> wire.MethodList:
 @router.get("/colormaps", tags=["options"], summary="List the colormaps")
 async def colormaps() -> wire.ColormapList:
     """The colormaps that may be asked for; warm is important, cool is not."""
-    entries = [wire.ColormapEntry(name=name, kind=row.kind) for name, row in COLORMAPS.items()]
+    entries = [
+        wire.ColormapEntry(name=name, kind=row.kind, table=base64.b64encode(row.table.tobytes()).decode("ascii"))
+        for name, row in COLORMAPS.items()
+    ]
     return wire.ColormapList(default="turbo", colormaps=entries)
 
 

@@ -77,6 +77,7 @@ def _explanation(answer: MapAnswer, *, with_map: bool) -> wire.Explanation:
         empty=answer.evidence.reason is not None,
         reason=answer.evidence.reason,
         note=answer.note,
+        signed=rendered.signed,
         minimum=answer.evidence.minimum,
         maximum=answer.evidence.maximum,
         sum=answer.evidence.sum,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ EXPLANATION = {
     "empty": bool,
     "reason": type(None),
     "note": type(None),
+    "signed": bool,
     "minimum": float,
     "maximum": float,
     "sum": float,
@@ -311,6 +313,8 @@ async def test_methods(client: httpx.AsyncClient) -> None:
 
 async def test_colormaps(client: httpx.AsyncClient) -> None:
     body = (await client.get("/api/v1/colormaps")).json()
+    tables = [base64.b64decode(entry.pop("table")) for entry in body["colormaps"]]
+    assert tables == [row.table.tobytes() for row in COLORMAPS.values()]
     assert body == {
         "default": "turbo",
         "colormaps": [{"name": name, "kind": row.kind} for name, row in COLORMAPS.items()],

@@ -53,6 +53,7 @@ async def test_signed_keeps_what_speaks_against(client: httpx.AsyncClient) -> No
     assert raw(signed).min() < 0
     np.testing.assert_allclose(np.maximum(raw(signed), 0), raw(plain), atol=1e-6)
     assert signed["minimum"] < 0
+    assert (plain["signed"], signed["signed"]) == (False, True)
 
 
 async def test_signed_wants_a_diverging_colormap(client: httpx.AsyncClient) -> None:
