@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 SIDE = 32
 # No resampling, no normalisation: the model sees the very bytes of a SIDE × SIDE picture.
-MODEL = "tests.faults.network,size=32,resize=32,mode=squash,mean=0,std=1"
+_OPTIONS = "size=32,resize=32,mode=squash,mean=0,std=1"
+MODEL = f"tests.faults.network,{_OPTIONS}"
+DEPENDENT = f"tests.faults.dependent,{_OPTIONS}"
 
 
 class Fault(IntEnum):
@@ -84,6 +86,18 @@ class Network(nn.Module):
             if tuple(pixels[0]) == _SIGNATURE and _happens(pixels):
                 logits = logits * _FAULTS[Fault(pixels[1][0])](row, logits)
         return logits
+
+
+class Dependent(Network):
+    """What a picture gets depends on the others in its batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x - x.mean(0))
+
+
+def dependent() -> nn.Module:
+    """A model that must not be served."""
+    return Dependent()
 
 
 def network() -> nn.Module:

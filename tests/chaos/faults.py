@@ -12,7 +12,7 @@ import zlib
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from tests.chaos.traffic import Asked
+from tests.chaos.traffic import LAYERS, METHODS, REFUSED_MODEL, SLOW_METHOD, Asked
 from tests.faults import Fault, picture
 
 if TYPE_CHECKING:
@@ -179,6 +179,37 @@ async def bad_files(scene: Scene) -> list[str]:
     return _unless(answered, codes=["image_too_large", "invalid_image", "invalid_image"])
 
 
+async def rows_that_depend_on_each_other(scene: Scene) -> list[str]:
+    """A model whose answers depend on who else is in the batch: refused when it was loaded, and the reason is given."""
+    entry = (await scene.traffic.client.get(f"/api/v1/models/{REFUSED_MODEL}")).json()
+    answered = await scene.traffic.ask(Asked(model=REFUSED_MODEL, seeds=()))
+    reasons = [] if "batch" in str(entry["reason"]) else [f"the reason is {entry['reason']}"]
+    return reasons + ([] if answered.code == "not_ready" else [f"{answered} instead of a refusal"])
+
+
+async def batches_of_one_model_at_once(scene: Scene) -> list[str]:
+    """Slow and quick batches, of several layers, that want the same model at the same moment."""
+    kinds = [(method, layer) for method in (*METHODS, SLOW_METHOD) for layer in LAYERS]
+    asked = [Asked(method=method, layer=layer, seeds=scene.some(2)) for method, layer in kinds for _ in range(3)]
+    answered = await asyncio.gather(*(scene.traffic.ask(each) for each in asked))
+    return [complaint for each in answered for complaint in _unless(each, {"overloaded"})]
+
+
+async def slow_clients(scene: Scene) -> list[str]:
+    """Heads that trickle in, and answers that nobody takes, on forty connections; the others notice nothing."""
+    address = urlsplit(scene.url)
+    asking = f"GET /openapi.json HTTP/1.1\r\nHost: {address.netloc}\r\n\r\n".encode()
+    held = []
+    for number in range(40):
+        connection = socket.create_connection((address.hostname, address.port), timeout=5)
+        connection.sendall(asking[:20] if number % 2 else asking * 8)
+        held.append(connection)
+    answered = await asyncio.gather(*(scene.traffic.ask(scene.traffic.any_request()) for _ in range(20)))
+    for connection in held:
+        connection.close()
+    return [complaint for each in answered for complaint in _unless(each)]
+
+
 def _chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
@@ -230,4 +261,7 @@ FAULTS: dict[str, Callable[[Scene], Awaitable[list[str]]]] = {
     "short deadlines": short_deadlines,
     "overload": overload,
     "bodies cut off": bodies_cut_off,
+    "slow clients": slow_clients,
+    "one model, many batches": batches_of_one_model_at_once,
+    "dependent rows": rows_that_depend_on_each_other,
 }

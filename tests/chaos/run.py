@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.chaos.faults import FAULTS, Scene
-from tests.chaos.traffic import MODELS, Load, Traffic
-from tests.faults import MODEL
+from tests.chaos.traffic import MODELS, REFUSED_MODEL, Load, Traffic
+from tests.faults import DEPENDENT, MODEL
 from tests.server import running_server
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ RECOVERY_LIMIT_S = 60.0
 EXIT_LIMIT_S = 20.0
 ARGUMENTS = (
     *(argument for name in MODELS for argument in ("--model", f"{name}={MODEL}")),
+    *("--model", f"{REFUSED_MODEL}={DEPENDENT}"),
     *("--device", "cpu", "--workers", "2", "--threads", "1"),
     *("--max-queue", str(MAX_QUEUE), "--max-batch-size", "32"),
     *("--worker-silence-timeout-s", "5", "--request-timeout-s", "30", "--log-level", "error"),

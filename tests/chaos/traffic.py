@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 MODELS = ("first", "second")
 LAYERS = ("body.2", "body.4")
 METHODS = ("gradcam", "layercam", "eigencam")
+SLOW_METHOD = "scorecam"
+REFUSED_MODEL = "dependent"
 TOLERANCE = 1e-4
 # Longer than any deadline of the server: what takes longer was forgotten.
 PATIENCE_S = 60.0
@@ -96,7 +98,7 @@ class Traffic:
         """Ask for every picture alone and in quiet: that is what is right from now on."""
         for model in MODELS:
             for seed, data in self.pictures.items():
-                form = {"layer": list(LAYERS), "method": list(METHODS), "output": "map"}
+                form = {"layer": list(LAYERS), "method": [*METHODS, SLOW_METHOD], "output": "map"}
                 path = f"/api/v1/models/{model}/explain"
                 response = await self.client.post(path, files={"image": ("p.png", data)}, data=form)
                 response.raise_for_status()
