@@ -20,6 +20,7 @@ FROM python:${PYTHON}-slim
 COPY --from=build /opt/camserve /opt/camserve
 RUN useradd --system --uid 10001 --create-home camserve && mkdir /cache && chown camserve /cache
 USER camserve
+# On all addresses of the container, and so it does not start without CAMSERVE_KEYS or CAMSERVE_EXPOSE_WITHOUT_KEYS.
 WORKDIR /home/camserve
 ENV PATH=/opt/camserve/bin:$PATH \
     PYTHONUNBUFFERED=1 \

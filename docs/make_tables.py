@@ -20,7 +20,7 @@ from service.imaging.colormaps import COLORMAPS
 from service.metrics import Metrics
 from service.models.defaults import FAMILIES
 from service.problems import STATUS
-from service.settings import ModelConfig, Settings
+from service.settings import KeyConfig, ModelConfig, Settings
 from service.wire import ExplainOptions
 
 if TYPE_CHECKING:
@@ -57,6 +57,17 @@ def model_options() -> str:
         (
             (f"`{name}`", _default(name, field), _bounds(field), field.description or "")
             for name, field in ModelConfig.model_fields.items()
+        ),
+    )
+
+
+def key_options() -> str:
+    """One row per option of an API key."""
+    return _table(
+        ("option", "default", "range", "meaning"),
+        (
+            (f"`{name}`", _default(name, field), _bounds(field), field.description or "")
+            for name, field in KeyConfig.model_fields.items()
         ),
     )
 
@@ -127,6 +138,7 @@ def families() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "settings": settings,
     "model-options": model_options,
+    "key-options": key_options,
     "request-options": request_options,
     "metrics": metrics,
     "error-codes": error_codes,
@@ -173,7 +185,7 @@ def _default(name: str, field: FieldInfo) -> str:
     value = field.default
     if value is None or value == "" or value == ():
         return "–"
-    if isinstance(value, list):
+    if isinstance(value, list | frozenset):
         return " ".join(f"`{item}`" for item in value)
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 

@@ -1,4 +1,4 @@
-"""The command line: ``camserve serve | explain | predict | models | layers | openapi``.
+"""The command line: ``camserve serve | explain | predict | models | layers | key | openapi``.
 
 Heavy imports stand inside the commands that need them, so that ``serve`` answers ``/livez`` within a second.
 """
@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from service import __version__
 from service.errors import InvalidImage, ServiceError
-from service.settings import Settings, load_settings
+from service.settings import KeyConfig, Settings, load_settings, reason_not_to_listen
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
@@ -90,6 +90,8 @@ def _parser() -> argparse.ArgumentParser:
     _command(commands, "models", _models, "list the architectures that can be served")
     layers = _command(commands, "layers", _layers, "list the layers of a model")
     layers.add_argument("--all", action="store_true", help="also those that cannot be explained, with the reason")
+    key = _command(commands, "key", _key, "make an API key")
+    key.add_argument("name", help="who gets it; stands in the log")
     openapi = _command(commands, "openapi", _openapi, "print the OpenAPI document")
     openapi.add_argument("--output", type=Path, help="write it to this file")
     openapi.add_argument("--check", type=Path, help="compare it with this file; exit 1 if they differ")
@@ -144,6 +146,9 @@ def _serve(options: argparse.Namespace) -> int:
     from service.web.app import create_app  # noqa: PLC0415
 
     settings = _settings(options)
+    if reason := reason_not_to_listen(settings):
+        print(f"camserve: {reason}", file=sys.stderr)
+        return 2
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[Any] | None = None) -> None:
@@ -312,7 +317,7 @@ def _find_pictures(patterns: Sequence[str]) -> Iterator[Path]:
             yield from files
 
 
-# -- models, layers, openapi ------------------------------------------------------------------------------------------
+# -- models, layers, key, openapi -------------------------------------------------------------------------------------
 
 
 def _models(_options: argparse.Namespace) -> int:
@@ -338,6 +343,20 @@ def _layers(options: argparse.Namespace) -> int:
             shape = "×".join(str(size) for size in layer.shape)
             print(f"{mark} {layer.name:48} {layer.type:24} {shape:16} {layer.note or ''}".rstrip())
     print(f"\n* the default layer of {info.name}")
+    return 0
+
+
+def _key(options: argparse.Namespace) -> int:
+    from service.web.keys import digest_of, make_key  # noqa: PLC0415
+
+    key = make_key()
+    config = KeyConfig(name=options.name, sha256=digest_of(key))
+    print(
+        f"The key, which is shown this once and kept nowhere:\n\n  {key}\n\n"
+        f"What the settings file keeps of it; more options are in docs/operations.md:\n\n"
+        f'[[keys]]\nname = "{config.name}"\nsha256 = "{config.sha256}"\nscopes = ["infer"]\n\n'
+        f"Or, in the environment:\n\nCAMSERVE_KEYS={config.name}={config.sha256}"
+    )
     return 0
 
 

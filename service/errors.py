@@ -7,9 +7,10 @@ The tree, and nothing outside it, may leave the decoder, the engine and the clie
     │   ├── InvalidImage · NoImage · InvalidRequest · InvalidOption · UnsupportedMediaType
     │   ├── ImageTooLarge · BodyTooLarge · TooManyImages · NotFound · MethodNotAllowed
     │   ├── UnknownModel · UnknownLayer · UnknownLabel · UnknownMethod · UnknownColormap
-    │   └── UnknownHead · LayerNotExplainable · MethodNotApplicable
+    │   ├── UnknownHead · LayerNotExplainable · MethodNotApplicable
+    │   └── Unauthorized · Forbidden
     ├── Unavailable       try again later
-    │   ├── Overloaded · NotReady
+    │   ├── Overloaded · RateLimited · NotReady
     └── DeadlineExceeded · ModelLoadError · ModelOutputError · InternalError
 
 ``problems.py`` maps codes to status codes; ``docs/errors.md`` has a section per code.
@@ -128,6 +129,20 @@ class MethodNotAllowed(BadInput):
     title = "Method not allowed"
 
 
+class Unauthorized(BadInput):
+    """The service asks for an API key, and the request has none that it knows."""
+
+    code = "unauthorized"
+    title = "API key needed"
+
+
+class Forbidden(BadInput):
+    """The API key is known, but not for this; ``scope`` in the details is what it lacks."""
+
+    code = "forbidden"
+    title = "Not allowed with this API key"
+
+
 class UnknownName(BadInput):
     """A name is none of those known; carries the closest ones as ``suggestions``."""
 
@@ -220,6 +235,13 @@ class Overloaded(Unavailable):
 
     code = "overloaded"
     title = "Too many requests"
+
+
+class RateLimited(Unavailable):
+    """The API key has used up what it may ask per minute, or at once."""
+
+    code = "rate_limited"
+    title = "Too many requests with this API key"
 
 
 class NotReady(Unavailable):

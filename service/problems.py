@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from service.errors import ServiceError, Unavailable
+from service.errors import ServiceError, Unauthorized, Unavailable
 from service.wire import Problem
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ STATUS: Mapping[str, int] = {
     "invalid_image": 400,
     "no_image": 400,
     "invalid_request": 400,
+    "unauthorized": 401,
+    "forbidden": 403,
     "not_found": 404,
     "unknown_model": 404,
     "method_not_allowed": 405,
@@ -35,6 +37,7 @@ STATUS: Mapping[str, int] = {
     "layer_not_explainable": 422,
     "method_not_applicable": 422,
     "overloaded": 429,
+    "rate_limited": 429,
     "internal_error": 500,
     "model_output": 500,
     "model_load_failed": 500,
@@ -64,4 +67,6 @@ def problem_for(error: ServiceError, request_id: str) -> Problem:
 
 def headers_for(error: ServiceError) -> dict[str, str]:
     """Return the headers that go with an error."""
+    if isinstance(error, Unauthorized):
+        return {"WWW-Authenticate": "Bearer"}
     return {"Retry-After": str(error.retry_after_s)} if isinstance(error, Unavailable) else {}

@@ -5,6 +5,7 @@ Order of precedence: command line, then environment (``CAMSERVE_…``), then the
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 from pathlib import Path
@@ -22,7 +23,7 @@ from pydantic_settings import (
 
 from service.errors import closest
 
-__all__ = ["ModelConfig", "Settings", "load_settings"]
+__all__ = ["KeyConfig", "ModelConfig", "Scope", "Settings", "load_settings", "reason_not_to_listen"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -90,12 +91,62 @@ def _parse_model(text: str) -> dict[str, str]:
     fields = {"name": name, "architecture": architecture}
     if weights:
         fields["weights"] = weights
-    for option in options:
-        key, found, value = option.partition("=")
-        if not found:
-            raise ValueError(f"model option {option!r} must look like key=value")
-        fields[key.strip()] = value.strip()
-    return fields
+    return fields | dict(_parse_option(option, "model") for option in options)
+
+
+def _parse_option(option: str, kind: str) -> tuple[str, str]:
+    name, found, value = option.partition("=")
+    if not found:
+        raise ValueError(f"{kind} option {option!r} must look like key=value")
+    return name.strip(), value.strip()
+
+
+Scope = Literal["infer", "metrics", "manage"]
+
+
+def _scopes(value: object) -> object:
+    """Read ``infer+metrics``."""
+    return value.split("+") if isinstance(value, str) else value
+
+
+class KeyConfig(BaseModel):
+    """An API key, from a ``[[keys]]`` table or from ``name=sha256[,option=value…]``; ``camserve key`` makes one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(description="Who has it; stands in the log.", pattern=f"^{_NAME.pattern}$")
+    sha256: str = Field(
+        description="The SHA-256 digest of the key, in hexadecimal; the key itself is not kept.",
+        pattern="^[0-9a-f]{64}$",
+    )
+    scopes: Annotated[frozenset[Scope], BeforeValidator(_scopes)] = Field(
+        frozenset({"infer"}),
+        min_length=1,
+        description="What it may do: `infer` asks models, `metrics` reads `/metrics`, `manage` sees the workers in "
+        "`/readyz`. In one string, joined by `+`.",
+    )
+    max_concurrent: int | None = Field(None, ge=1, le=100_000, description="Requests that may run at once.")
+    requests_per_minute: int | None = Field(
+        None, ge=1, le=1_000_000, description="Requests per minute, spread as you like over the minute."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _parse(cls, value: Any) -> Any:
+        return _parse_key(value) if isinstance(value, str) else value
+
+
+def _parse_key(text: str) -> dict[str, str]:
+    head, *options = text.split(",")
+    name, _, digest = head.partition("=")
+    return {"name": name, "sha256": digest, **dict(_parse_option(option, "key") for option in options)}
+
+
+def _check_keys(keys: tuple[KeyConfig, ...]) -> tuple[KeyConfig, ...]:
+    for what, values in {"name": [key.name for key in keys], "digest": [key.sha256 for key in keys]}.items():
+        if len(set(values)) != len(values):
+            raise ValueError(f"two keys have the same {what}")
+    return keys
 
 
 def _split(value: object) -> object:
@@ -110,6 +161,13 @@ def _check_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
     for origin in origins:
         if origin != "*" and not _ORIGIN.fullmatch(origin):
             raise ValueError(f"{origin!r} is no origin: write https://host or https://host:port, nothing behind it")
+    return tuple(origin.lower() for origin in origins)  # as browsers write them
+
+
+def _check_exact(origins: tuple[str, ...]) -> tuple[str, ...]:
+    for origin in origins:
+        if "*" in origin.removeprefix("*"):
+            raise ValueError(f"{origin!r} has a wildcard: name each origin, or allow any with '*'")
     return origins
 
 
@@ -128,7 +186,7 @@ def _check_models(models: tuple[ModelConfig, ...]) -> tuple[ModelConfig, ...]:
 class Settings(BaseSettings):
     """Everything that can be set; each field has a row in docs/operations.md."""
 
-    model_config = SettingsConfigDict(env_prefix="CAMSERVE_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="CAMSERVE_", extra="forbid", frozen=True, hide_input_in_errors=True)
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
@@ -168,6 +226,20 @@ class Settings(BaseSettings):
         description="Base URL that replaces torchvision's download site, for machines behind a mirror.",
     )
     allow_download: bool = Field(True, description="Whether weights may be downloaded.")
+    keys: Annotated[tuple[KeyConfig, ...], NoDecode, BeforeValidator(_split), AfterValidator(_check_keys)] = Field(
+        (),
+        description="API keys; without any, everybody may ask. `name=sha256[,option=value…]`, apart by spaces, or "
+        "`[[keys]]` tables in the file.",
+    )
+    expose_without_keys: bool = Field(
+        False,
+        description="Whether to listen on other than a loopback address without keys: something else must then keep "
+        "strangers out.",
+    )
+    cors_origins: Annotated[Origins, AfterValidator(_check_exact)] = Field(
+        (),
+        description="Origins, apart by spaces, whose pages may call the API and read its answers; `*` is any.",
+    )
     frame_ancestors: Origins = Field(
         (),
         description="Origins, apart by spaces, whose pages may show `/embed` in a frame, besides this one; `*` is any.",
@@ -210,6 +282,26 @@ def load_settings(file: Path | None = None, **overrides: Any) -> Settings:
     if "models" in Settings(**overrides).model_fields_set:
         return settings  # they came from the command line or the environment: relative to the working directory
     return settings.model_copy(update={"models": tuple(_beside(file, model) for model in settings.models)})
+
+
+def reason_not_to_listen(settings: Settings) -> str | None:
+    """Return why a server with these settings would be open to strangers by oversight, or None."""
+    if settings.keys or settings.expose_without_keys or _is_loopback(settings.host):
+        return None
+    return (
+        f"host: {settings.host!r} can be reached by other machines, and there is no API key, so that anybody could use "
+        "the service. Make a key with `camserve key NAME` and put it into `keys`; or listen on 127.0.0.1; or, where "
+        "something else keeps strangers out, set expose_without_keys"
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name, or nothing, which means every address
+        return False
 
 
 def _check_environment() -> None:

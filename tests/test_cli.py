@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -18,6 +19,7 @@ from PIL import Image
 
 from service import __version__, cli
 from service.models.sources.table import SOURCES
+from service.settings import load_settings
 from tests.toys import png
 
 if TYPE_CHECKING:
@@ -180,6 +182,33 @@ class TestExplainOptions:
         ran = run("explain", folder / "apart", "--out", tmp_path, "--method", "legrad")
         assert ran.code == 1
         assert ran.err.count("transformer with a class token") == 1
+
+
+class TestKey:
+    def test_the_settings_that_it_prints_take_the_key_that_it_prints(self, tmp_path: Path) -> None:
+        ran = run("key", "web")
+        assert ran.code == 0
+        (key,) = (line.strip() for line in ran.out.splitlines() if line.startswith("  "))
+        digest = hashlib.sha256(key.encode()).hexdigest()
+        table, line = ran.out[ran.out.index("[[keys]]") :].split("\n\n", 1)[0], ran.out.splitlines()[-1]
+        assert key not in table + line
+        (tmp_path / "camserve.toml").write_text(table)
+        in_file = load_settings(tmp_path / "camserve.toml").keys
+        assert [(each.name, each.sha256) for each in in_file] == [("web", digest)]
+        assert load_settings(keys=line.removeprefix("CAMSERVE_KEYS=")).keys == in_file
+
+    def test_another_time_another_key(self) -> None:
+        assert run("key", "web").out != run("key", "web").out
+
+    def test_a_name_is_short_and_plain(self) -> None:
+        ran = run("key", "a b")
+        assert (ran.code, ran.out) == (2, "")
+        assert "name" in ran.err
+
+    def test_a_server_that_strangers_reach_does_not_start_without(self) -> None:
+        ran = run("serve", "--host", "0.0.0.0")
+        assert (ran.code, ran.out) == (2, "")
+        assert "camserve key NAME" in ran.err
 
 
 class TestPredict:

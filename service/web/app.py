@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 
 from service import __version__
@@ -18,6 +19,7 @@ from service.metrics import Metrics
 from service.protocols.native import routes as native
 from service.web import health, pages
 from service.web.headers import SecurityHeaders
+from service.web.keys import Authentication
 from service.web.middleware import BodyLimit, RequestContext, problem_response
 from service.web.openapi import document
 
@@ -54,7 +56,9 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         middleware=[
             Middleware(SecurityHeaders, frame_ancestors=settings.frame_ancestors),
+            *_cross_origin(settings),
             Middleware(RequestContext, metrics=metrics),
+            Middleware(Authentication, keys=settings.keys),
             Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
         ],
         generate_unique_id_function=_operation_id,
@@ -68,6 +72,19 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_exception_handler(HTTPException, _on_http_error)
     app.openapi = _cached_document(app)  # type: ignore[method-assign]  # FastAPI's documented way
     return app
+
+
+def _cross_origin(settings: Settings) -> list[Middleware]:
+    """Let pages of the listed origins read answers; around everything that answers, so that they read errors, too."""
+    if not settings.cors_origins:
+        return []
+    options: dict[str, Any] = {
+        "allow_origins": settings.cors_origins,
+        "allow_methods": ("GET", "POST"),
+        "allow_headers": ("Authorization", "X-Request-ID", "X-Request-Timeout-Ms"),
+        "expose_headers": ("X-Request-ID", "Retry-After"),
+    }
+    return [Middleware(CORSMiddleware, **options)]
 
 
 def _operation_id(route: APIRoute) -> str:

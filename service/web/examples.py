@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from service.errors import (
     DeadlineExceeded,
+    Forbidden,
     ImageTooLarge,
     InternalError,
     InvalidImage,
     NotReady,
     Overloaded,
+    Unauthorized,
     UnknownLayer,
     UnknownModel,
     UnsupportedMediaType,
@@ -204,6 +206,8 @@ ANSWERS: Mapping[str, Any] = {
 
 _ERRORS: tuple[ServiceError, ...] = (
     InvalidImage("The bytes are not a picture in a known format. Send a JPEG, PNG, WebP, GIF, BMP or TIFF file."),
+    Unauthorized("Send an API key that this service knows, as the header 'Authorization: Bearer KEY'."),
+    Forbidden("This needs an API key with the scope 'infer', which yours lacks.", scope="infer"),
     UnknownModel.among("resnet5", ["resnet50"], "GET /api/v1/models lists them."),
     ImageTooLarge("The picture has 100,000,000 pixels (10000 × 10000); the limit is 64,000,000. Send a smaller one."),
     UnsupportedMediaType("Send pictures as multipart/form-data, as application/json, or as the body itself."),

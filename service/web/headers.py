@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from starlette.datastructures import MutableHeaders
 
+from service.web.middleware import route_path
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -16,9 +18,11 @@ __all__ = ["SecurityHeaders"]
 # One policy for everything: what is no document ignores it, and no route can be forgotten.
 # Pictures come back in answers (data:) and go out from the visitor's disk (blob:); nothing else comes from elsewhere.
 _CONTENT_POLICY = (
-    "default-src 'self'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
+    "default-src 'self'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src {}; "
     "object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors {}"
 )
+# A page in a frame loads the picture that it is told to, from wherever that picture's own server allows it.
+_PICTURES_FROM_ANYWHERE = "'self' data: blob: http: https:"
 
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -41,15 +45,15 @@ class SecurityHeaders:
 
     def __init__(self, app: ASGIApp, frame_ancestors: Sequence[str] = ()) -> None:
         self._app = app
-        self._policy = _CONTENT_POLICY.format("'none'")
-        self._embed_policy = _CONTENT_POLICY.format(" ".join(("'self'", *frame_ancestors)))
+        self._policy = _CONTENT_POLICY.format("'self'", "'none'")
+        self._embed_policy = _CONTENT_POLICY.format(_PICTURES_FROM_ANYWHERE, " ".join(("'self'", *frame_ancestors)))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        path: str = scope["path"]
+        path = route_path(scope)
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -30,9 +30,14 @@ async def livez() -> wire.Status:
     responses={200: {"model": wire.Readiness}, 503: {"model": wire.Readiness}},
 )
 async def readyz(request: Request) -> Response:
-    """200 with at least one usable model and worker, and not draining; otherwise 503."""
+    """200 with at least one usable model and worker, and not draining; otherwise 503.
+
+    Where there are API keys, `models` and `workers` are empty but for a key with the scope `manage`.
+    """
     explainer: Explainer = request.state.explainer
     readiness = _readiness(explainer.pool)
+    if "manage" not in request.state.scopes:
+        readiness = wire.Readiness(status=readiness.status, models={}, workers=[])
     status, headers = (200, {}) if readiness.status == "ready" else (503, {"Retry-After": "2"})
     return Response(readiness.model_dump_json(), status, headers, "application/json")
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from service.metrics import Metrics
 
-__all__ = ["BodyLimit", "RequestContext", "problem_response"]
+__all__ = ["BodyLimit", "RequestContext", "problem_response", "route_path"]
 
 log = logging.getLogger("camserve.access")
 
@@ -34,11 +34,18 @@ _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 def problem_response(request: Request, error: ServiceError) -> Response:
     """Answer with an error as problem+json, and count it where it is a refusal."""
-    if status_of(error) in {413, 429, 503}:
+    if status_of(error) in {401, 403, 413, 429, 503}:
         metrics: Metrics = request.state.metrics
         metrics.rejected.labels(error.code).inc()
     body = problem_for(error, request.state.request_id).model_dump_json(exclude_none=True)
     return Response(body, status_of(error), headers_for(error), MEDIA_TYPE)
+
+
+def route_path(scope: Scope) -> str:
+    """Return the path as the routes know it: without what a server that this is mounted in puts before it."""
+    path: str = scope["path"]
+    prefix: str = scope.get("root_path", "").rstrip("/")
+    return path.removeprefix(prefix) if path.startswith(f"{prefix}/") else path
 
 
 class RequestContext:

@@ -10,6 +10,7 @@ from pydantic.json_schema import models_json_schema
 from service import __version__, wire
 from service.problems import MEDIA_TYPE
 from service.web.examples import ANSWERS, FORMS, PROBLEMS, REQUESTS
+from service.web.keys import scope_needed
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -26,11 +27,13 @@ the model looked, lying exactly on the picture. Errors are problem details (RFC 
 
 _ERRORS = {
     "400": "Not a picture, a truncated picture, bad base64, or no picture.",
+    "401": "There is no API key, or an unknown one, where the server asks for keys.",
+    "403": "The API key lacks the scope for this.",
     "404": "There is no such model.",
     "413": "The body, a picture's pixels or frames, or the number of pictures is over the limit.",
     "415": "The content type is none of the three.",
     "422": "An option is unknown or out of range.",
-    "429": "The queue is full; see Retry-After.",
+    "429": "The queue is full, or the API key has used up what it may ask; see Retry-After.",
     "500": "Our fault; the log has the reason under the request id.",
     "503": "Loading, draining, or no worker; see Retry-After.",
     "504": "The deadline passed.",
@@ -39,8 +42,15 @@ _REQUEST_ID = {"description": "The caller's, if sent and sane.", "schema": {"typ
 _RETRY_AFTER = {"description": "Seconds after which a new try makes sense.", "schema": {"type": "integer"}}
 _PICTURE = {"type": "string", "format": "binary"}
 
+_KEY = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "An API key with the scope that the operation names, where the server asks for keys.",
+}
+
 # Errors that routes without a body can meet.
-_READING_ERRORS = ("404", "422", "500", "503")
+_KEY_ERRORS = ("401", "403", "429")
+_READING_ERRORS = (*_KEY_ERRORS, "404", "422", "500", "503")
 
 
 def document(app: FastAPI) -> dict[str, Any]:
@@ -56,7 +66,11 @@ def document(app: FastAPI) -> dict[str, Any]:
                 _describe_errors(operation, _ERRORS if verb == "post" else _READING_ERRORS)
             if verb == "post":
                 _describe_body(operation, wire.PredictRequest if "predict" in path else wire.ExplainRequest, components)
+            if needed := scope_needed(path):
+                _describe_errors(operation, _KEY_ERRORS)
+                operation["security"] = [{"key": [needed]}, {}]  # {}: keys are optional
             _describe_answers(operation)
+    openapi["components"]["securitySchemes"] = {"key": _KEY}
     return openapi
 
 

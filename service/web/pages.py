@@ -42,6 +42,12 @@ async def page() -> FileResponse:
     return FileResponse(_STATIC / "index.html")
 
 
+@router.get("/embed")
+async def embed() -> FileResponse:
+    """The viewer alone, for frames in pages of other origins: docs/embedding.md."""
+    return FileResponse(_STATIC / "embed.html")
+
+
 @router.get("/static/samples.json")
 async def samples() -> list[dict[str, str]]:
     """The sample pictures, in the order in which the page shows them."""

@@ -170,7 +170,9 @@ def test_every_post_has_the_three_encodings_and_its_options(document: dict[str, 
 def test_every_error_is_a_problem_with_an_example(document: dict[str, Any], verb: str, path: str) -> None:
     responses = document["paths"][path][verb]["responses"]
     expected = {str(status) for status in STATUS.values()} - {"405"}
-    assert set(responses) >= (expected | {"200"} if verb == "post" else {"200", "404", "422", "500", "503"})
+    assert set(responses) >= (
+        expected | {"200"} if verb == "post" else {"200", "401", "403", "404", "422", "429", "500", "503"}
+    )
     for status, response in responses.items():
         assert response["description"]
         assert "X-Request-ID" in response["headers"]
@@ -179,6 +181,14 @@ def test_every_error_is_a_problem_with_an_example(document: dict[str, Any], verb
             assert set(response["content"]) == {MEDIA_TYPE}
             assert response["content"][MEDIA_TYPE]["schema"] == {"$ref": "#/components/schemas/Problem"}
             assert response["content"][MEDIA_TYPE]["example"] == PROBLEMS[status]
+
+
+def test_what_needs_a_key_says_so(document: dict[str, Any]) -> None:
+    assert document["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
+    for (_, path), operation in operations(document).items():
+        scope = "infer" if path.startswith("/api/") else "metrics" if path == "/metrics" else None
+        assert operation.get("security") == ([{"key": [scope]}, {}] if scope else None)
+        assert ({"401", "403", "429"} <= set(operation["responses"])) == (scope is not None)
 
 
 def test_answers_are_described_by_the_models_of_the_wire(document: dict[str, Any]) -> None:

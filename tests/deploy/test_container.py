@@ -32,14 +32,22 @@ def test_it_runs_as_an_ordinary_user_with_a_health_check() -> None:
 
 def test_settings_named_in_the_container_files_exist() -> None:
     named = set(re.findall(r"CAMSERVE_([A-Z_]+)", DOCKERFILE + COMPOSE))
-    assert named == {"HOST", "CACHE_DIR", "MODELS"}
+    assert named == {"HOST", "CACHE_DIR", "MODELS", "KEYS", "EXPOSE_WITHOUT_KEYS"}
     assert {name.lower() for name in named} <= set(Settings.model_fields)
+
+
+def test_nobody_but_this_machine_gets_in_without_a_key() -> None:
+    assert "EXPOSE_WITHOUT_KEYS=" not in DOCKERFILE, "the image alone does not know who reaches it"
+    published = re.findall(r"ports: \[(.+)\]", COMPOSE)
+    assert published
+    assert all(port.startswith('"127.0.0.1:') for each in published for port in each.split(", "))
+    assert 'CAMSERVE_EXPOSE_WITHOUT_KEYS: "true"' in COMPOSE
 
 
 def test_the_default_models_of_compose_are_valid() -> None:
     default = re.search(r"\$\{CAMSERVE_MODELS:-(.+)\}", COMPOSE)
     assert default is not None
-    models = load_settings(models=default[1]).models
+    models = load_settings(models=default[1], keys="").models
     assert [model.architecture for model in models] == ["shapes", "shapes-shortcut"]
 
 

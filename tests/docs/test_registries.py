@@ -14,7 +14,7 @@ from service.metrics import Metrics
 from service.models.defaults import FAMILIES
 from service.models.sources.table import SOURCES
 from service.problems import STATUS
-from service.settings import ModelConfig, Settings
+from service.settings import KeyConfig, ModelConfig, Settings
 from service.web.app import create_app
 from service.wire import ExplainOptions
 from tests.docs.documents import ROOT, first_cells, headings
@@ -35,6 +35,7 @@ def test_every_table_is_used() -> None:
 def test_settings() -> None:
     assert set(Settings.model_fields) <= set(first_cells(DOCS / "operations.md", "Settings"))
     assert set(ModelConfig.model_fields) <= set(first_cells(DOCS / "models.md", "Naming a model"))
+    assert set(KeyConfig.model_fields) <= set(first_cells(DOCS / "operations.md", "Keys"))
 
 
 def test_every_flag_of_the_table_exists() -> None:

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from tests.web.application import Application
 
-PAGES = ["/", "/docs", "/errors"]
+PAGES = ["/", "/docs", "/errors", "/embed"]
 FILES = ["/static/page/main.js", "/static/favicon.svg", "/static/samples.json", "/static/swagger/swagger-ui.css"]
-REST = ["/livez", "/readyz", "/version", "/metrics", "/openapi.json", "/api/v1/models", "/nowhere", "/embed"]
+REST = ["/livez", "/readyz", "/version", "/metrics", "/openapi.json", "/api/v1/models", "/nowhere"]
 
 
 def policy(response: httpx.Response) -> dict[str, list[str]]:
@@ -97,6 +97,10 @@ async def test_other_origins_may_show_the_embedded_page_in_a_frame_and_nothing_e
 @pytest.mark.parametrize("origin", ["*", "http://127.0.0.1:9000", "https://a.example", "https://*.a.example:*"])
 def test_origins(origin: str) -> None:
     assert load_settings(frame_ancestors=origin).frame_ancestors == (origin,)
+
+
+def test_origins_are_kept_as_browsers_write_them() -> None:
+    assert load_settings(cors_origins="https://Labels.Example:8443").cors_origins == ("https://labels.example:8443",)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ LOADED = re.compile(r"""<(?:script|img|link|iframe|source)\b[^>]*?\b(?:src|href)
 ELSEWHERE = re.compile(r"""(?:url\(|import\s*\(?|from|fetch\()\s*["']?(?:https?:)?//""")
 
 
-@pytest.mark.parametrize("path", ["/", "/docs", "/errors"])
+@pytest.mark.parametrize("path", ["/", "/docs", "/errors", "/embed"])
 async def test_a_page_works_without_the_internet(client: httpx.AsyncClient, path: str) -> None:
     response = await client.get(path)
     assert response.status_code == 200

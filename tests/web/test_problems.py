@@ -98,6 +98,9 @@ NOT_OVER_HTTP = {
     "bad_input": "only its subclasses are raised",
     "unavailable": "only its subclasses are raised; the client raises it for a lost connection",
     "model_load_failed": "happens at start; requests see not_ready, with its message",
+    "unauthorized": "only where there are keys: tests/web/test_keys.py",
+    "forbidden": "only where there are keys: tests/web/test_keys.py",
+    "rate_limited": "only where there are keys: tests/web/test_keys.py",
 }
 
 
@@ -122,25 +125,31 @@ async def test_a_problem_says_what_and_what_to_do(application: Application, code
             case.method, case.path, params=case.query, content=case.content, headers=case.headers
         )
 
+    problem = well_put(response, code)
+    assert problem.request_id == "mine-1"
+    assert case.says in problem.detail
+    if case.suggests is not None:
+        assert problem.suggestions is not None
+        assert problem.suggestions[: len(case.suggests)] == case.suggests, "the closest come first"
+
+
+def well_put(response: httpx.Response, code: str) -> Problem:
+    """The problem document of ``code`` that the response is, with what every problem has."""
     assert response.status_code == STATUS[code]
     assert response.headers["Content-Type"] == MEDIA_TYPE
-    assert response.headers["X-Request-ID"] == "mine-1"
     problem = Problem.model_validate_json(response.content)
     assert problem.status == response.status_code
     assert problem.code == code
     assert problem.type == f"/errors#{code.replace('_', '-')}"
-    assert problem.request_id == "mine-1"
-    assert case.says in problem.detail
+    assert problem.request_id == response.headers["X-Request-ID"]
     assert problem.detail[0].isupper() or problem.detail[0] in "'\"0123456789"
     assert problem.detail[-1] in ".?"
     assert problem.title
     assert problem.title != problem.detail
-    if case.suggests is not None:
-        assert problem.suggestions is not None
-        assert problem.suggestions[: len(case.suggests)] == case.suggests, "the closest come first"
     assert ("Retry-After" in response.headers) == (response.status_code in {429, 503})
     if "Retry-After" in response.headers:
         assert 1 <= int(response.headers["Retry-After"]) <= 60
+    return problem
 
 
 def test_what_is_unavailable_always_says_when_to_come_back() -> None:

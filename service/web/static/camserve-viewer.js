@@ -413,7 +413,7 @@ const STYLE = `
   #divider:focus-visible::-moz-range-thumb { outline: 3px solid white; outline-offset: 2px; }
   #words, #progress { position: absolute; inset: auto 0 0; padding: .6rem .8rem; background: rgb(0 0 0 / 82%); color: white; }
   #progress { display: flex; gap: .8rem; align-items: center; justify-content: space-between; }
-  button { font: inherit; padding: .3rem .8rem; cursor: pointer; }
+  button { flex: none; font: inherit; padding: .3rem .8rem; cursor: pointer; }
   #scale { display: grid; grid-template-columns: auto minmax(4rem, 1fr) auto; gap: .1rem .5rem; align-items: center; }
   #scale, #readout, #legend { margin-top: .5rem; font-size: .875em; font-variant-numeric: tabular-nums; }
   #bar { height: .8em; border-radius: .2em; border: 1px solid color-mix(in srgb, currentColor 40%, transparent); }
@@ -421,10 +421,11 @@ const STYLE = `
   #readout { min-height: 1.4em; }
   #legend { display: flex; gap: .5rem; align-items: center; }
   #legend span {
-    flex: none; width: 1.4rem; height: 1rem; border-radius: .2rem;
+    flex: none; width: 1.6rem; height: 1.1rem; border-radius: .2rem;
+    border: 1px solid color-mix(in srgb, currentColor 40%, transparent);
     background: repeating-linear-gradient(-45deg, rgb(255 255 255 / 32%) 0 1px, transparent 1px 6px) rgb(0 0 0 / 62%);
   }
-  #problem { display: flex; gap: .8rem; align-items: center; margin-top: .5rem; padding: .6rem .8rem; border: 2px solid; }
+  #problem { display: flex; flex-wrap: wrap; gap: .4rem .8rem; align-items: center; margin-top: .5rem; padding: .6rem .8rem; border: 2px solid; }
   #problem, #caption, #words { overflow-wrap: anywhere; }
   #caption { margin-top: .5rem; }
 `.replaceAll(
@@ -675,6 +676,7 @@ export class CamserveViewer extends HTMLElement {
     stage.style.setProperty("--ratio", ratio);
     const unit = Math.min(devicePixelRatio, 2);
     const [width, height] = [stage.clientWidth, stage.clientHeight].map((side) => Math.round(side * unit));
+    if (!width || !height) return; // shown nowhere
     if (view.width !== width || view.height !== height) Object.assign(view, { width, height });
     const panel = [panels[0].width * width, panels[0].height * height].map(Math.ceil);
     const scene = this.#scene(panels, this.#shown && this.#reduced(...panel));

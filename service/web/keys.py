@@ -1,0 +1,144 @@
+"""API keys: who may pass, what for, and how often. Asked before anything of the body is read.
+
+A key is 256 random bits, so its digest cannot be searched for, however fast the hash is. A slow hash, which passwords
+need, would only cost every request some milliseconds, and strangers could make the service spend them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import math
+import secrets
+import time
+import typing
+from typing import TYPE_CHECKING
+
+from starlette.datastructures import Headers
+from starlette.requests import Request
+
+from service import settings
+from service.errors import Forbidden, RateLimited, ServiceError, Unauthorized
+from service.web.middleware import problem_response, route_path
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from service.settings import KeyConfig
+
+__all__ = ["Authentication", "digest_of", "make_key", "scope_needed"]
+
+# Known to everybody who has the package, or asked by supervisors. What is not listed here needs a key.
+_OPEN = frozenset({"/", "/docs", "/embed", "/errors", "/openapi.json", "/livez", "/readyz", "/version"})
+_ALL: frozenset[settings.Scope] = frozenset(typing.get_args(settings.Scope))
+
+
+def scope_needed(path: str) -> settings.Scope | None:
+    """Return what a key must be good for to reach ``path``; None where everybody may go."""
+    if path in _OPEN or path.startswith("/static/"):
+        return None
+    return "metrics" if path == "/metrics" else "infer"
+
+
+def make_key() -> str:
+    """Return a new key; the prefix is for those who search leaked text for keys."""
+    return f"camserve_{secrets.token_urlsafe(32)}"
+
+
+def digest_of(key: str) -> str:
+    """Return what the settings keep of a key."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+class Authentication:
+    """Lets requests pass that may, and tells the routes what they may see: ``request.state.scopes``.
+
+    It stands before the routes and denies by default, so that a new route cannot be left open by oversight. Where there
+    are no keys, everybody may do everything.
+    """
+
+    def __init__(
+        self, app: ASGIApp, keys: Sequence[KeyConfig] = (), clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._app = app
+        self._keys = [_Key(config, clock) for config in keys]
+        self._for_all: frozenset[settings.Scope] = frozenset() if keys else _ALL
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        key = self._known(Headers(scope=scope).get("authorization", ""))
+        scope["state"] |= {"key": key.config.name, "scopes": key.config.scopes} if key else {"scopes": self._for_all}
+        needed = scope_needed(route_path(scope))
+        if needed is None or needed in self._for_all:
+            await self._app(scope, receive, send)
+            return
+        try:
+            admitted = _admitted(key, needed)
+        except ServiceError as error:
+            await problem_response(Request(scope), error)(scope, receive, send)
+            return
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            admitted.leave()
+
+    def _known(self, authorization: str) -> _Key | None:
+        """Return the key that the header carries. How long it takes does not tell which, or how much of it is right."""
+        scheme, _, token = authorization.partition(" ")
+        if scheme.lower() != "bearer":
+            return None
+        digest = digest_of(token.strip())
+        matches = [key for key in self._keys if hmac.compare_digest(key.config.sha256, digest)]
+        return matches[0] if matches else None
+
+
+def _admitted(key: _Key | None, needed: settings.Scope) -> _Key:
+    """Let the key in, or raise why not."""
+    if key is None:
+        raise Unauthorized("Send an API key that this service knows, as the header 'Authorization: Bearer KEY'.")
+    if needed not in key.config.scopes:
+        raise Forbidden(f"This needs an API key with the scope {needed!r}, which yours lacks.", scope=needed)
+    key.enter()
+    return key
+
+
+class _Key:
+    """A key, and how much of what it may is used up. Requests are counted, because pictures are not known yet."""
+
+    def __init__(self, config: KeyConfig, clock: Callable[[], float]) -> None:
+        self.config = config
+        self._clock = clock
+        self._running = 0
+        self._left = float(config.requests_per_minute or 0)  # a bucket that holds a minute's worth, full at first
+        self._filled_at = clock()
+
+    def enter(self) -> None:
+        """Count a request.
+
+        Raises:
+            RateLimited: too many run, or too many came; ``retry_after_s`` says when the next may.
+        """
+        most, rate = self.config.max_concurrent, self.config.requests_per_minute
+        if most is not None and self._running >= most:
+            raise RateLimited(f"{most} requests of this API key are running, and more may not. Wait for one to end.")
+        if rate is not None:
+            self._take(rate)
+        self._running += 1
+
+    def leave(self) -> None:
+        """A request is over."""
+        self._running -= 1
+
+    def _take(self, rate: int) -> None:
+        now = self._clock()
+        self._left = min(rate, self._left + (now - self._filled_at) * rate / 60)
+        self._filled_at = now
+        if self._left < 1:
+            wait = math.ceil((1 - self._left) * 60 / rate)
+            raise RateLimited(f"This API key may ask {rate} times a minute. Ask again in {wait} s.", retry_after_s=wait)
+        self._left -= 1
