@@ -46,7 +46,7 @@ function layerOption({ name, type, shape, explainable, recommended, note }, stan
 export function methodGroups(methods, model, standard, { against = "", signed = false } = {}) {
   const groups = { quick: [], slow: [], refused: [] };
   for (const method of methods) {
-    const refused = refusal(method, model, against, signed);
+    const refused = refusal(method, model, { against, signed });
     const slow = method.forwards === null || method.forwards > QUICK;
     groups[refused ? "refused" : slow ? "slow" : "quick"].push({
       value: method.name, name: method.title, note: method.summary, refused,
@@ -62,7 +62,8 @@ export function methodGroups(methods, model, standard, { against = "", signed = 
 
 const costs = ({ forwards }) => (forwards === null ? "seconds to minutes" : `≈ ${forwards} × the time`);
 
-function refusal({ name, signed: hasSign, class_specific: knowsClasses }, model, against, signed) {
+/** Why a method does not go with a model and with what else is asked, or nothing. */
+export function refusal({ name, signed: hasSign, class_specific: knowsClasses }, model, { against, signed }) {
   const reason = model?.refused_methods[name];
   if (reason) return reason;
   if (against && !knowsClasses) return "it knows no classes, so it cannot tell one from another";

@@ -2,7 +2,7 @@
 
 import { explain } from "./api.js";
 import { knownLayers, layersOf, load, modelNamed, offered, searchClasses } from "./catalogue.js";
-import { classGroups, filtered, layerGroups, methodGroups } from "./choices.js";
+import { classGroups, filtered, layerGroups, methodGroups, refusal } from "./choices.js";
 import { $, make, percent, plural, refill, source } from "./dom.js";
 import { Picker } from "./picker.js";
 import { find } from "./pictures.js";
@@ -49,8 +49,14 @@ function rows() {
 
 function columns() {
   if (state.column.length) return state.column;
-  if (state.by === "methods") return FIRST_METHODS.filter((name) => modelNamed(state.model)?.methods.includes(name) ?? true);
+  if (state.by === "methods") return firstMethods();
   return onScreen?.by === "classes" ? onScreen.explanations.map(({ target }) => String(target.index)).slice(0, onScreen.width) : [];
+}
+
+function firstMethods() {
+  const model = modelNamed(state.model);
+  const able = offered.methods.filter((method) => !refusal(method, model, state)).map(({ name }) => name);
+  return FIRST_METHODS.filter((name) => able.includes(name));
 }
 
 async function columnGroups(query) {

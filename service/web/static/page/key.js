@@ -23,7 +23,9 @@ function show(reason, refused) {
   dialog.showModal();
   $("key-use").onclick = () => dialog.close("use");
   $("key-cancel").onclick = () => dialog.close();
-  $("key").onkeydown = ({ key: pressed }) => pressed === "Enter" && dialog.close("use");
+  $("key").onkeydown = ({ key: pressed }) => {
+    if (pressed === "Enter") dialog.close("use");
+  };
   return new Promise((resolve) => {
     dialog.addEventListener("close", () => {
       const given = dialog.returnValue === "use" ? $("key").value.trim() : "";

@@ -106,6 +106,6 @@ receive(take);
 $("try").addEventListener("click", async () => takeSample((await samples).find((name) => /star/.test(name)) ?? (await samples)[0]));
 $("vacant").addEventListener("click", (event) => event.target.closest("button, label") || $("file").click());
 onChange(react);
-samples.then(() => react(new Set(["tab", "picture"])));
+samples.then(() => react(new Set(["picture"])));
 readCatalogue();
 setInterval(pollLoading, POLL_MS);
