@@ -35,7 +35,7 @@ const OUTLINED_SHARE = 0.5; // regions, where no threshold is set: the API's own
 
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 /** An attribute or property that lies in 0 to 1. */
-const share = (value, standard) => (value === null || Number.isNaN(Number(value)) ? standard : clamp(Number(value), 0, 1));
+const shareOf = (value, standard) => (value === null || Number.isNaN(Number(value)) ? standard : clamp(Number(value), 0, 1));
 const percent = (share) => (share > 0 && share < 0.001 ? "<0.1%" : `${(share * 100).toFixed(1)}%`);
 const number = (value) => String(Number(value.toPrecision(3))).replace("-", "−");
 const fixed = (value) => value.toFixed(2).replace(/^-0\.00$/, "0.00").replace("-", "−");
@@ -48,7 +48,10 @@ class Problem extends Error {
 }
 
 function fromBase64(text) {
-  return Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
+  const decoded = atob(text);
+  const bytes = new Uint8Array(decoded.length); // filled by a plain loop: with `from` it takes longer than all the rest
+  for (let index = 0; index < bytes.length; index++) bytes[index] = decoded.charCodeAt(index);
+  return bytes;
 }
 
 /** The bytes of a picture in an answer, as a bitmap. */
@@ -88,9 +91,11 @@ class SaliencyMap {
     const surface = canvas(bitmap.width, bitmap.height).getContext("2d", { willReadFrequently: true });
     surface.drawImage(bitmap, 0, 0);
     this.pixels = surface.getImageData(left, top, width, height); // painted over from now on: spares one allocation
-    this.levels = Uint8Array.from({ length: width * height }, (_, index) => this.pixels.data[4 * index]);
+    this.levels = new Uint8Array(width * height);
+    const { data } = this.pixels; // red, green, blue, opacity; of grey, the first three are the same
+    for (let index = 0; index < this.levels.length; index++) this.levels[index] = data[4 * index];
     this.heat = canvas(width, height); // what `paint` draws
-    this.shares = Float32Array.from({ length: 256 }, (_, level) => this.#share(level));
+    this.shares = Array.from({ length: 256 }, (_, level) => this.#share(level));
     const { minimum, maximum } = explanation;
     this.greatest = this.signed ? Math.max(Math.abs(minimum ?? 0), Math.abs(maximum)) : Math.max(maximum, 0);
   }
@@ -397,7 +402,7 @@ const STYLE = `
     background: color-mix(in srgb, currentColor 10%, transparent);
   }
   canvas { display: block; width: 100%; height: 100%; }
-  #view { touch-action: pan-y; cursor: crosshair; border-radius: inherit; }
+  #view { touch-action: pan-y pinch-zoom; cursor: crosshair; border-radius: inherit; }
   :focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; }
   #view:focus-visible { outline-offset: -3px; }
   #divider {
@@ -463,6 +468,7 @@ export class CamserveViewer extends HTMLElement {
   #look = { mode: "overlay", opacity: 0.55, threshold: 0, regions: false };
   #picture = null; // as it was set
   #shown = null; // what can be drawn of it
+  #undisplayable = false;
   #explained = null;
   #map = null;
   #palette = null;
@@ -477,10 +483,8 @@ export class CamserveViewer extends HTMLElement {
   #loaded = {}; // what was loaded from `src`
   #running = null; // the AbortController of the question in progress
   #timer = 0;
+  #key = null;
   #sizes = new ResizeObserver(() => this.#repaint());
-
-  /** Sent as a bearer token; never read from an attribute, never put into an address. */
-  key = null;
 
   constructor() {
     super();
@@ -545,6 +549,14 @@ export class CamserveViewer extends HTMLElement {
     this.#repaint("heat");
   }
 
+  /** Sent as a bearer token; never read from an attribute, never put into an address. */
+  get key() {
+    return this.#key;
+  }
+  set key(value) {
+    this.#key = value || null;
+  }
+
   get mode() {
     return this.#look.mode;
   }
@@ -557,7 +569,7 @@ export class CamserveViewer extends HTMLElement {
     return this.#look.opacity;
   }
   set opacity(value) {
-    this.#look.opacity = share(value, 0.55);
+    this.#look.opacity = shareOf(value, 0.55);
     this.#repaint();
   }
 
@@ -565,7 +577,7 @@ export class CamserveViewer extends HTMLElement {
     return this.#look.threshold;
   }
   set threshold(value) {
-    this.#look.threshold = share(value, 0);
+    this.#look.threshold = shareOf(value, 0);
     this.#repaint("heat");
   }
 
@@ -597,27 +609,30 @@ export class CamserveViewer extends HTMLElement {
     const shown = picture && (await bitmapOf(picture).catch(() => null));
     if (this.#picture !== picture) return; // another one was set meanwhile
     this.#shown = shown;
+    this.#undisplayable = Boolean(picture) && !shown;
     await this.#substitute();
     this.#tell();
-    if (picture && !this.#shown) this.#report(new Problem("undisplayable", UNDISPLAYABLE));
+    if (this.#undisplayable) this.#report(new Problem("undisplayable", UNDISPLAYABLE));
   }
 
   async #unpack(explained) {
-    const map = explained && (await unpacked(explained).catch((error) => this.#fail(error)));
-    if (this.#explained !== explained) return;
-    this.#map = map ?? null;
-    this.#cross = null;
-    this.#part.readout.textContent = "";
-    if (map) this.#part.problem.hidden = true;
+    const map = explained && (await unpacked(explained).catch((error) => error));
+    if (this.#explained !== explained) return; // another one was set meanwhile
+    this.#map = map instanceof SaliencyMap ? map : null;
+    this.#part.problem.hidden ||= this.#map !== null;
+    if (map && !this.#map) this.#fail(map);
+    this.#stale = true;
+    this.#leave();
     await this.#substitute();
     this.#tell();
-    this.#repaint("heat");
   }
 
   /** Of a picture that the browser cannot show, show what the server made of it. */
   async #substitute() {
     const overlay = this.#explained?.explanation.overlay;
-    if (this.#picture && !this.#shown && overlay) this.#shown = await decode(overlay).catch(() => null);
+    if (!this.#undisplayable || !overlay) return;
+    this.#shown = await decode(overlay).catch(() => null);
+    this.#undisplayable = !this.#shown;
   }
 
   /** Put everything into words that is not drawn: legend, colour bar, names of the pictures. */
@@ -634,7 +649,8 @@ export class CamserveViewer extends HTMLElement {
       high.textContent = map.signed ? `+${number(map.greatest)}` : `max ${number(map.greatest)}`;
       bar.ariaLabel = `Colours from ${low.textContent} to ${high.textContent}`;
     }
-    const said = this.#picture && !this.#shown ? UNDISPLAYABLE : map?.explanation.empty ? emptyWords(map.explanation) : "";
+    const empty = map?.explanation.empty ? emptyWords(map.explanation) : "";
+    const said = this.#undisplayable ? UNDISPLAYABLE : empty;
     words.hidden = !said;
     if (words.textContent !== said) words.textContent = said;
     view.ariaLabel = [map ? mapWords(map) : "The picture", said].filter(Boolean).join(". ");
@@ -712,7 +728,7 @@ export class CamserveViewer extends HTMLElement {
   #listen() {
     const { view, divider, cancel, retry } = this.#part;
     for (const kind of ["pointermove", "pointerdown"]) view.addEventListener(kind, (event) => this.#point(event));
-    view.addEventListener("pointerleave", () => this.#leave());
+    view.addEventListener("pointerleave", ({ pointerType }) => pointerType !== "touch" && this.#leave()); // a finger covers it
     view.addEventListener("blur", () => this.#leave());
     view.addEventListener("keydown", (event) => this.#step(event));
     divider.addEventListener("input", () => this.#repaint());
@@ -791,7 +807,10 @@ export class CamserveViewer extends HTMLElement {
       if (this.#running === controller) this.#fail(error);
       return null;
     } finally {
-      if (this.#running === controller) this.#progress(null);
+      if (this.#running === controller) {
+        this.#running = null;
+        this.#progress(null);
+      }
     }
   }
 
@@ -802,7 +821,8 @@ export class CamserveViewer extends HTMLElement {
     const model = this.getAttribute("model");
     const url = `${this.#server()}api/v1/${model ? `models/${encodeURIComponent(model)}/` : ""}explain`;
     const asking = { key: this.key, signal, onWait: (text) => this.#progress(text) };
-    const [answer, palette] = await Promise.all([ask(url, { ...asking, form: this.#form(blob) }), this.#colours(asking)]);
+    const [answer] = await Promise.all([ask(url, { ...asking, form: this.#form(blob) }), this.#colours(asking)]);
+    const palette = await this.#colours(asking); // at hand by now; the attribute may have changed
     signal.throwIfAborted();
     const [result] = answer.results;
     if (result.error) throw new Problem(result.error.code, result.error.detail);
@@ -857,8 +877,7 @@ export class CamserveViewer extends HTMLElement {
     const { progress, status, problem } = this.#part;
     progress.hidden = text === null;
     status.textContent = text ?? "";
-    if (text === null) this.#running = null;
-    else problem.hidden = true;
+    problem.hidden ||= text !== null;
     this.#repaint();
   }
 
