@@ -153,3 +153,14 @@ def test_a_phone_has_the_list_as_a_sheet_at_the_bottom(open_page: Callable[..., 
     assert sheet["y"] + sheet["height"] == pytest.approx(PHONE["height"], abs=1)
     page.get_by_role("option", name="layer2").first.tap()
     expect(page.locator("#sentence")).to_contain_text("at layer2")
+
+
+def test_the_first_link_leads_to_the_content_and_not_to_another_address(open_page: Callable[..., Page]) -> None:
+    page = open_page("/?tab=gallery")
+    expect(page.get_by_role("button", name="Take the samples")).to_be_visible()
+    address = page.url
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the picture")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator("#gallery-view")).to_be_focused()
+    assert page.url == address

@@ -215,8 +215,10 @@ def test_the_model_has_a_card(explained: Page) -> None:
 
 def test_an_empty_map_is_explained_in_words(open_page: Callable[..., Page]) -> None:
     page = open_page("/?sample=03-star.png&layer=layer2&target=1")
-    expect(page.locator("#sentence")).to_contain_text("The map is empty: nothing in this layer speaks for the class")
-    expect(page.locator("#sentence")).to_contain_text("Try another class, layer or method.")
+    sentence = page.locator("#sentence")
+    expect(sentence).to_contain_text("The map for “square” (0.5%) at layer2, by Grad-CAM is empty.")
+    expect(sentence).to_contain_text("Nothing in this layer speaks for the class")
+    expect(sentence).to_contain_text("Try another class or layer")
 
 
 def test_no_more_is_asked_for_than_is_shown(explained: Page) -> None:

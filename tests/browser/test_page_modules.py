@@ -13,7 +13,7 @@ import pytest
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-LABELS = ["star", "great white shark", "tabby, tabby cat", "ring", "gear"]
+LABELS = ["star", "great white shark", "tabby, tabby cat", "ring", "gear", "jack-o'-lantern"]
 
 
 def call(page: Page, module: str, expression: str) -> Any:
@@ -30,6 +30,7 @@ def test_the_expected_class_is_read_from_paths(page: Page) -> None:
         "set/Tabby Cat/img_7.png": ("tabby, tabby cat", "folder"),
         "set/ring/star.png": ("ring", "folder"),
         "set/unsorted/gear (3).png": ("gear", "name"),
+        "jack_o_lantern.png": ("jack-o'-lantern", "name"),
         "stars.png": None,
         "IMG_2041.jpg": None,
     }

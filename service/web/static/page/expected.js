@@ -1,7 +1,7 @@
 // Which class a picture was meant to show, read from its folder or its name.
 
-/** Lower case, one space between words: `Great_White-Shark` and `great white shark` are the same label. */
-const plain = (text) => text.toLowerCase().replaceAll(/[\s_.-]+/g, " ").trim();
+/** Lower case, one space between words, no apostrophes: `Jack-O-Lantern` and `jack-o'-lantern` are the same label. */
+const plain = (text) => text.toLowerCase().replaceAll(/['’]/g, "").replaceAll(/[\s_.-]+/g, " ").trim();
 
 /** A reader for a model's classes, [{index, label}]: maps a path to {index, label, from} or null. */
 export function reader(classes) {

@@ -16,12 +16,12 @@ const SIDE = 200; // px of a thumbnail; the screen's density counts, too
 let task;
 let items = []; // {picture, element, expected, result, error}
 let asked = ""; // what the results were asked with
-let sampleNames = [];
+let sampleNames; // a promise
 
 /** Called once; `samples` promises the names of the samples. */
 export function control(samples) {
   task = new Task($("gallery-problems"), $("gallery-problems"), update);
-  samples.then((names) => (sampleNames = names));
+  sampleNames = samples;
   $("gallery-samples").addEventListener("click", () => change({ samples: true, tab: "gallery" }));
   $("sort").addEventListener("change", () => change({ sort: $("sort").value }, { replace: true }));
   $("show").addEventListener("change", () => change({ show: $("show").value }, { replace: true }));
@@ -62,7 +62,7 @@ export async function update() {
 }
 
 async function takeSamples() {
-  fill(await Promise.all(sampleNames.map((name) => find(`sample:${name}`))));
+  fill(await Promise.all((await sampleNames).map((name) => find(`sample:${name}`))));
 }
 
 function forgetOtherQuestions() {

@@ -104,8 +104,13 @@ const samples = showSamples(takeSample);
 gallery.control(samples);
 receive(take);
 $("try").addEventListener("click", async () => takeSample((await samples).find((name) => /star/.test(name)) ?? (await samples)[0]));
+$("skip").addEventListener("click", (event) => {
+  event.preventDefault(); // a fragment would be another address
+  $(`${state.tab}-view`).focus();
+});
 $("vacant").addEventListener("click", (event) => event.target.closest("button, label") || $("file").click());
 onChange(react);
-samples.then(() => react(new Set(["picture"])));
+samples.then(() => markSample(state.sample));
+react(new Set(["picture"]));
 readCatalogue();
 setInterval(pollLoading, POLL_MS);

@@ -6,10 +6,11 @@ import { state } from "./state.js";
 
 const DIVERGING = "coolwarm"; // as the server chooses for maps with a sign
 
-const REASONS = {
-  no_positive_evidence: "nothing in this layer speaks for the class",
-  zero_gradient: "the class does not depend on this layer at all",
-  constant: "every place has the same value",
+const EMPTY = { // what it means that there is nothing to see, and what to do
+  no_positive_evidence: "Nothing in this layer speaks for the class; whatever there is speaks against it. Try another " +
+    "class or layer, or “For and against” among the options.",
+  zero_gradient: "The class does not depend on this layer at all. Try another layer.",
+  constant: "Every place counts the same, so none stands out. Try another layer or method.",
 };
 
 /** The options that several views share; the rest is theirs. */
@@ -56,8 +57,6 @@ export function caption({ target, against, layer, method, empty, reason, note },
   const goal = `“${target.label}” (${percent(target.probability)})`;
   const rather = against ? ` rather than “${against.label}” (${percent(against.probability)})` : "";
   const how = `at ${layer}, by ${methodNamed(method)?.title ?? method}`;
-  const said = empty
-    ? `The map is empty: ${REASONS[reason] ?? "it shows nothing"} (${goal}${rather}, ${how}). Try another class, layer or method.`
-    : `Where ${model} finds evidence for ${goal}${rather}, ${how}.`;
-  return [said, note].filter(Boolean).join(" ");
+  if (empty) return `The map for ${goal}${rather} ${how} is empty. ${EMPTY[reason] ?? ""}`;
+  return [`Where ${model} finds evidence for ${goal}${rather}, ${how}.`, note].filter(Boolean).join(" ");
 }
