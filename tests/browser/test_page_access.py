@@ -56,7 +56,7 @@ def test_problems_are_accessible(open_page: Callable[..., Page], scheme: str) ->
     page = open_page("/?sample=03-star.png&layer=layer9", expect_errors=True, color_scheme=scheme, viewport=PHONE)
     expect(page.get_by_role("alert")).to_be_visible()
     check(page, "problem")
-    page.evaluate("import('/static/page/key.js').then(({ askForKey }) => void askForKey('Send an API key.', ''))")
+    page.evaluate("import('/static/page/key.js').then(({ askForKey }) => void askForKey(''))")
     expect(page.get_by_role("dialog")).to_be_visible()
     check(page, "key")
 
@@ -64,7 +64,7 @@ def test_problems_are_accessible(open_page: Callable[..., Page], scheme: str) ->
 def tab_to(page: Page, role: str, name: str) -> None:
     """Press Tab until what is meant has the focus."""
     wanted = page.get_by_role(role, name=name).first  # type: ignore[arg-type]
-    for _ in range(80):
+    for _ in range(120):
         if wanted.evaluate("element => element.matches(':focus')"):
             return
         page.keyboard.press("Tab")
@@ -125,7 +125,14 @@ def test_views_are_reached_with_a_keyboard_alone(open_page: Callable[..., Page])
     page.keyboard.press("Enter")
     expect(page.locator("#sentence")).to_contain_text("at layer2")
     expect(page.locator("#explain-view")).to_be_focused()
-    tab_to(page, "button", "Layer")
+    tab_to(page, "link", "Gallery")
+    page.keyboard.press("Enter")
+    tab_to(page, "button", "Take the samples")
+    page.keyboard.press("Enter")
+    expect(page.locator("#gallery-count")).to_have_text("15 pictures")
+    tab_to(page, "button", "✓ as expected 08-heart.png")
+    page.keyboard.press("Enter")
+    expect(page.locator("#sentence")).to_contain_text("“heart”")
 
 
 def test_the_page_needs_no_mouse_to_take_files(page: Page) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from playwright.sync_api import Locator, Page
+    from playwright.sync_api import Locator, Page, Route
 
 STAR = SAMPLES / "03-star.png"
 
@@ -231,3 +231,16 @@ def test_no_more_is_asked_for_than_is_shown(explained: Page) -> None:
     assert box is not None
     assert side <= max(box["width"], box["height"]) + 64
     assert asked.forms[-1]["output"] == ["mask"]
+
+
+def test_what_was_chosen_last_stays_whatever_arrives_last(page: Page) -> None:
+    late: list[Route] = []
+    page.route("**/static/samples/00-disk.png", lambda route: late.append(route))  # noqa: PLW0108 -- it is given attributes
+    page.get_by_role("button", name="disk", exact=True).click()
+    page.get_by_role("button", name="star", exact=True).click()
+    expect(page.locator("#sentence")).to_contain_text("“star”")
+    with page.expect_response("**/static/samples/00-disk.png"):
+        late.pop().continue_()
+
+    expect(page.locator("#sentence")).to_contain_text("“star”")
+    assert page.locator("#viewer").evaluate("viewer => viewer.picture.name") == "03-star.png"

@@ -102,8 +102,9 @@ def test_curl_of_a_sample(page: Page, tmp_path: Path) -> None:
 def test_python_of_a_sample(page: Page, tmp_path: Path) -> None:
     said = run([sys.executable, "-c", copied(page, "Copy as Python")], tmp_path)
 
-    assert said.startswith("layer2 layercam cross")
-    with Image.open(tmp_path / "overlay-0.png") as overlay:
+    assert said.splitlines()[0].startswith("03-star.png star 0.9")
+    assert said.splitlines()[1].startswith("layer2 layercam cross")
+    with Image.open(tmp_path / "03-star.png-0.png") as overlay:
         assert overlay.size == (192, 192)
 
 
@@ -117,7 +118,7 @@ def test_commands_with_a_file_whatever_its_name(open_page: Callable[..., Page], 
     expect(page.locator("#sentence")).to_contain_text("rather than “star”")
 
     assert like_the_screen(json.loads(run(["bash", "-c", copied(page, "Copy as curl")], tmp_path)))
-    assert run([sys.executable, "-c", copied(page, "Copy as Python")], tmp_path).startswith("layer2 layercam cross")
+    assert "\nlayer2 layercam cross" in run([sys.executable, "-c", copied(page, "Copy as Python")], tmp_path)
 
 
 def test_the_grid_as_commands(open_page: Callable[..., Page], tmp_path: Path) -> None:
@@ -126,7 +127,34 @@ def test_the_grid_as_commands(open_page: Callable[..., Page], tmp_path: Path) ->
 
     (result,) = json.loads(run(["bash", "-c", copied(page, "Copy as curl")], tmp_path))["results"]
     assert len(result["explanations"]) == 6
-    assert len(run([sys.executable, "-c", copied(page, "Copy as Python")], tmp_path).splitlines()) == 6
+    assert len(run([sys.executable, "-c", copied(page, "Copy as Python")], tmp_path).splitlines()) == 1 + 6
+
+
+def test_the_gallery_as_commands(open_page: Callable[..., Page], tmp_path: Path) -> None:
+    link = "/?tab=gallery&samples=true&model=shapes-shortcut&show=wrong"
+    page = open_page(link, permissions=["clipboard-read", "clipboard-write"])
+    expect(page.locator("#gallery-count")).to_have_text("15 pictures, 3 not as expected")
+
+    said = run(["bash", "-c", copied(page, "Copy as curl")], tmp_path).strip()
+    answers = [json.loads(line)["results"][0] for line in said.splitlines()]
+    assert len(answers) == 3
+    assert {answer["image"]["filename"] for answer in answers} >= {"watermark-star.png", "watermark-arrow.png"}
+    said = run([sys.executable, "-c", copied(page, "Copy as Python")], tmp_path)
+    assert "watermark-star.png disk 0.8" in said
+
+
+def test_pictures_of_ones_own_as_commands(open_page: Callable[..., Page], tmp_path: Path) -> None:
+    (tmp_path / "it's a set").mkdir()
+    for name in ("03-star.png", "08-heart.png"):
+        shutil.copy(SAMPLES / name, tmp_path / "it's a set" / f"a, {name}")
+    page = open_page("/", permissions=["clipboard-read", "clipboard-write"])
+    page.locator("#folder").set_input_files(tmp_path / "it's a set")
+    expect(page.locator("#gallery-count")).to_have_text("2 pictures")
+
+    said = run(["bash", "-c", copied(page, "Copy as curl")], tmp_path)
+    labels = [json.loads(line)["results"][0]["predictions"][0]["label"] for line in said.strip().splitlines()]
+    assert labels == ["star", "heart"]
+    assert "heart 0.9" in run([sys.executable, "-c", copied(page, "Copy as Python")], tmp_path)
 
 
 def test_the_link(page: Page) -> None:

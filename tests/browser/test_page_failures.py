@@ -150,11 +150,11 @@ def locked(open_page: Callable[..., Page]) -> Page:
 
 def test_a_key_is_asked_for_and_kept_for_this_tab(locked: Page) -> None:
     dialog = locked.get_by_role("dialog", name="This server wants a key")
-    expect(dialog).to_contain_text("Send an API key.")
+    expect(dialog).to_contain_text("It answers those who have one.")
     expect(locked.get_by_label("API key")).to_be_focused()
     locked.keyboard.type("wrong")
     locked.keyboard.press("Enter")
-    expect(dialog).to_contain_text("This key was refused. Send an API key.")
+    expect(dialog).to_contain_text("This key was refused.")
     locked.get_by_label("API key").fill("right")
     locked.get_by_role("button", name="Use this key").click()
     is_explained(locked)

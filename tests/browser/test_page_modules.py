@@ -11,9 +11,20 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from collections.abc import Iterator
+
+    from playwright.sync_api import Browser, Page
 
 LABELS = ["star", "great white shark", "tabby, tabby cat", "ring", "gear", "jack-o'-lantern"]
+
+
+@pytest.fixture(scope="module")
+def page(browser: Browser, server: str) -> Iterator[Page]:
+    """A document of the server, shared by all tests here: they leave nothing in it."""
+    page = browser.new_page()
+    page.goto(f"{server}/errors")
+    yield page
+    page.close()
 
 
 def call(page: Page, module: str, expression: str) -> Any:
@@ -86,3 +97,30 @@ def test_layers_are_listed_in_forward_order_within_their_stage(page: Page) -> No
         ("Stage 3: No grid of places", ["fc"]),
     ]
     assert groups[-1]["options"][0]["refused"] == "no grid"
+
+
+@pytest.mark.parametrize(
+    ("query", "name", "value"),
+    [
+        ("mode=upside-down", "mode", "overlay"),
+        ("opacity=7", "opacity", 0.55),
+        ("opacity=", "opacity", 0.55),
+        ("smooth=-1", "smooth", 0),
+        ("tab=nowhere", "tab", "explain"),
+        ("signed=true", "signed", True),
+        ("row=a&row=b", "row", ["a", "b"]),
+    ],
+)
+def test_addresses_are_read_with_care(page: Page, query: str, name: str, value: object) -> None:
+    assert call(page, "state", f"module.read('?{query}').{name}") == value
+
+
+def test_what_is_written_is_read(page: Page) -> None:
+    values = {
+        "tab": "grid", "sample": "a b&c.png", "model": "m", "layer": "l.0:1", "method": "gradcam++", "target": "3",
+        "against": "4", "signed": True, "smooth": 8, "flip": True, "mode": "swipe", "opacity": 0.25, "threshold": 0.5,
+        "regions": True, "colormap": "hot", "samples": True, "by": "classes", "row": ["x", "y"], "column": ["1"],
+        "sort": "least", "show": "wrong",
+    }  # fmt: skip
+    assert call(page, "state", f"module.read(module.write({json.dumps(values)}))") == values
+    assert call(page, "state", "module.write(module.read(''))") == "/errors", "nothing but the path"

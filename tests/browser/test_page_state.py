@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
-import pytest
 from playwright.sync_api import expect
 
 from tests.browser.asked import SAMPLES, Asked
@@ -70,31 +68,3 @@ def test_another_model_is_asked_afresh(open_page: Callable[..., Page]) -> None:
     assert asked.forms[-1]["layer"] == ["default"]
     assert asked.forms[-1]["method"] == ["layercam"]
     assert "against" not in asked.forms[-1]
-
-
-@pytest.mark.parametrize(
-    ("query", "name", "value"),
-    [
-        ("mode=upside-down", "mode", "overlay"),
-        ("opacity=7", "opacity", 0.55),
-        ("opacity=", "opacity", 0.55),
-        ("smooth=-1", "smooth", 0),
-        ("tab=nowhere", "tab", "explain"),
-        ("signed=true", "signed", True),
-        ("row=a&row=b", "row", ["a", "b"]),
-    ],
-)
-def test_addresses_are_read_with_care(page: Page, query: str, name: str, value: object) -> None:
-    assert page.evaluate(f"import('/static/page/state.js').then(({{ read }}) => read('?{query}').{name})") == value
-
-
-def test_what_is_written_is_read(page: Page) -> None:
-    values = {
-        "tab": "grid", "sample": "a b&c.png", "model": "m", "layer": "l.0:1", "method": "gradcam++", "target": "3",
-        "against": "4", "signed": True, "smooth": 8, "flip": True, "mode": "swipe", "opacity": 0.25, "threshold": 0.5,
-        "regions": True, "colormap": "hot", "samples": True, "by": "classes", "row": ["x", "y"], "column": ["1"],
-        "sort": "least", "show": "wrong",
-    }  # fmt: skip
-    script = f"import('/static/page/state.js').then(({{ read, write }}) => read(write({json.dumps(values)})))"
-    assert page.evaluate(script) == values
-    assert page.evaluate("import('/static/page/state.js').then(({ read, write }) => write(read('')))") == "/"

@@ -23,7 +23,7 @@ export async function ask(path, { form, signal, say = () => {} } = {}) {
     if (response.ok) return response.json();
     const problem = await problemOf(response);
     if (response.status === 401) {
-      if (!(await askForKey(problem.message, sentKey))) throw problem;
+      if (!(await askForKey(sentKey))) throw problem;
       continue;
     }
     if (response.status !== 503 && response.status !== 429) throw problem;

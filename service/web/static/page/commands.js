@@ -3,50 +3,64 @@
 const KEY = "CAMSERVE_API_KEY";
 const NUMBERS = new Set(["target", "against", "smooth", "alpha", "threshold", "top_k", "max_side"]);
 
+// Each command is made of {base, model, options: [[name, value]], pictures: [{name, sample}], key}: what the answer on
+// screen was asked with. Samples are fetched from the server, other pictures are expected in the working directory.
+
+const samplesAt = (base) => new URL("static/samples/", base).href;
+
 /** Quote for a POSIX shell. */
 export function quoted(text) {
   return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
 }
 
-/**
- * `asked` is {base, model, options: [[name, value]], picture: {name, sample}, key}: what the answer on screen was asked
- * with. A sample is fetched from the server, another picture is expected in the working directory.
- */
-export function curl({ base, model, options, picture, key }) {
-  const url = (path) => quoted(new URL(path, base).href);
-  const header = key ? `  -H "Authorization: Bearer $${KEY}"` : null;
-  // curl itself reads , and ; in a file's name, unless the name is in double quotes
-  const file = /[,;"\\]/.test(picture.name) ? `"${picture.name.replaceAll(/["\\]/g, "\\$&")}"` : picture.name;
-  const image = picture.sample ? `image=@-;filename=${picture.sample}` : `image=@${file}`;
-  const command = [
-    `curl ${url(`api/v1/models/${encodeURIComponent(model)}/explain`)}`,
-    header,
-    `  -F ${quoted(image)}`,
-    ...options.map(([name, value]) => `  -F ${quoted(`${name}=${value}`)}`),
-  ].filter(Boolean).join(" \\\n");
-  return picture.sample ? `curl -s ${url(samplePath(picture))} |\n${command}` : command;
+/** For a shell: one request for each picture. */
+export function curl(asked) {
+  const { base, pictures } = asked;
+  if (pictures.length === 1) {
+    const [{ name, sample }] = pictures;
+    if (sample) return `curl -s ${quoted(`${samplesAt(base)}${encodeURIComponent(sample)}`)} |\n${post(asked, quoted(`image=@-;filename=${sample}`))}`;
+    // curl itself reads , and ; in a file's name, unless the name is in double quotes
+    const file = /[,;"\\]/.test(name) ? `"${name.replaceAll(/["\\]/g, "\\$&")}"` : name;
+    return post(asked, quoted(`image=@${file}`));
+  }
+  const names = pictures.map(({ name }) => quoted(name)).join(" ");
+  const body = pictures[0].sample
+    ? `curl -s ${quoted(samplesAt(base))}"$name" |\n${post(asked, '"image=@-;filename=$name"')}`
+    : post(asked, '"image=@\\"$name\\""');
+  return `for name in ${names}; do\n${body}\necho\ndone`;
 }
 
-const samplePath = ({ sample }) => `static/samples/${encodeURIComponent(sample)}`;
+function post({ base, model, options, key }, image) {
+  return [
+    `curl -s ${quoted(new URL(`api/v1/models/${encodeURIComponent(model)}/explain`, base).href)}`,
+    ...(key ? [`  -H "Authorization: Bearer $${KEY}"`] : []),
+    `  -F ${image}`,
+    ...options.map(([name, value]) => `  -F ${quoted(`${name}=${value}`)}`),
+  ].join(" \\\n");
+}
 
-/** The same with the Python client. */
-export function python({ base, model, options, picture, key }) {
-  const address = new URL(samplePath(picture), base).href;
+/** For Python, with the client. */
+export function python({ base, model, options, pictures, key }) {
+  const sampled = Boolean(pictures[0].sample);
+  const names = pictures.map(({ name }) => JSON.stringify(name));
+  const image = sampled ? `httpx.get(${JSON.stringify(samplesAt(base))} + name).content` : "name";
   return [
     ...(key ? ["import os", ""] : []),
-    ...(picture.sample ? ["import httpx"] : []),
+    ...(sampled ? ["import httpx"] : []),
     "from service.client import Client",
     "",
-    picture.sample ? `picture = httpx.get(${JSON.stringify(address)}).content` : `picture = ${JSON.stringify(picture.name)}`,
+    `names = [${names.join(", ")}]`,
     `with Client(${JSON.stringify(base.replace(/\/$/, ""))}${key ? `, api_key=os.environ["${KEY}"]` : ""}) as client:`,
-    "    explained = client.explain(",
-    "        picture,",
-    `        model=${JSON.stringify(model)},`,
-    ...gathered(options).map(([name, value]) => `        ${name}=${value},`),
-    "    )",
-    "for number, explanation in enumerate(explained.explanations):",
-    "    print(explanation.layer, explanation.method, explanation.label, explanation.maximum)",
-    '    explanation.overlay().save(f"overlay-{number}.png")',
+    "    for name in names:",
+    "        explained = client.explain(",
+    `            ${image},`,
+    `            model=${JSON.stringify(model)},`,
+    ...gathered(options).map(([option, values]) => `            ${option}=${values},`),
+    "        )",
+    "        print(name, explained.predictions[0].label, explained.predictions[0].probability)",
+    "        for number, explanation in enumerate(explained.explanations):",
+    "            print(explanation.layer, explanation.method, explanation.label, explanation.maximum)",
+    '            explanation.overlay().save(f"{name.split(\'/\')[-1]}-{number}.png")',
     "",
   ].join("\n");
 }

@@ -28,8 +28,10 @@ export function control(answered) {
 export async function update() {
   await task.run("Explaining…", async ({ signal, say }) => {
     const picture = await find(state.picture);
-    if (!(await present(picture))) return;
-    const direct = await displayable(picture.file); // otherwise the server sends the picture, too
+    const direct = picture && (await displayable(picture.file)); // otherwise the server sends the picture, too
+    signal.throwIfAborted(); // something newer is on its way to the screen
+    present(picture, direct);
+    if (!picture) return;
     const asked = { picture, question: question() };
     const key = JSON.stringify([picture.id, state.model, asked.question]);
     if (onScreen?.key === key) return; // back from another tab
@@ -37,6 +39,7 @@ export async function update() {
     const drawn = [["output", "mask"], ["max_side", String(size())], ...extra];
     $("scene").ariaBusy = "true";
     const answer = await explain(modelName(), [picture.file], [...asked.question, ...drawn], { signal, say });
+    signal.throwIfAborted();
     const [result] = answer.results;
     if (result.error) throw new Problem(result.error.detail, result.error);
     show({ ...asked, key, answer }, result, direct);
@@ -51,19 +54,18 @@ function size() {
   return Math.min(LARGEST, Math.max(256, Math.ceil(needed / 64) * 64));
 }
 
-/** Put the picture on screen before anything is known about it; false where there is none. */
-async function present(picture) {
+/** Put the picture on screen before anything is known about it, or say what to do where there is none. */
+function present(picture, direct) {
   $("vacant").hidden = Boolean(picture);
   $("lost").hidden = Boolean(picture) || !state.picture;
   $("viewer").hidden = !picture;
   document.body.classList.toggle("filled", Boolean(picture));
-  if (picture && visible === picture.id) return true;
+  if (picture && visible === picture.id) return;
   clear();
   visible = picture?.id ?? "";
-  if (!picture) return false;
+  if (!picture) return;
   $("sentence").textContent = picture.file.name;
-  if (await displayable(picture.file)) $("viewer").picture = picture.file;
-  return true;
+  if (direct) $("viewer").picture = picture.file;
 }
 
 function clear() {
@@ -91,4 +93,4 @@ function show(shown, { image, view, predictions, explanations: [explanation] }, 
 
 /** What is on screen, or null. `options` has the server draw what the browser drew. */
 export const asked = () =>
-  onScreen && { ...onScreen, model: onScreen.answer.model.name, options: [...onScreen.question, ...drawing()] };
+  onScreen && { ...onScreen, pictures: [onScreen.picture], model: onScreen.answer.model.name, options: [...onScreen.question, ...drawing()] };

@@ -4,6 +4,7 @@ import { explain } from "./api.js";
 import { curl, python } from "./commands.js";
 import { $ } from "./dom.js";
 import * as single from "./explain.js";
+import * as gallery from "./gallery.js";
 import * as grid from "./grid.js";
 import { key } from "./key.js";
 import { npy } from "./npy.js";
@@ -32,7 +33,7 @@ export function show() {
   $("copied").textContent = "";
 }
 
-const shown = () => ({ explain: single.asked, grid: grid.asked })[state.tab]?.() ?? null;
+const shown = () => ({ explain: single.asked, grid: grid.asked, gallery: gallery.asked })[state.tab]();
 
 /** Copy a text, and show it: it can be read before it is run. */
 function offer(text) {
@@ -42,9 +43,10 @@ function offer(text) {
 }
 
 function command(name) {
-  const { picture, model, options } = shown();
+  const { pictures, model, options } = shown();
   const base = new URL(".", document.baseURI).href;
-  return COMMANDS[name]({ base, model, options, picture: { name: picture.file.name, sample: picture.sample }, key: key() !== "" });
+  const files = pictures.map(({ path, sample }) => ({ name: path, sample }));
+  return COMMANDS[name]({ base, model, options, pictures: files, key: key() !== "" });
 }
 
 /** The name of a file about what is on screen. */

@@ -14,12 +14,20 @@ import { Task } from "./task.js";
 const SIDE = 200; // px of a thumbnail; the screen's density counts, too
 
 let task;
+let tell;
 let items = []; // {picture, element, expected, result, error}
-let asked = ""; // what the results were asked with
+let wanted = ""; // what the results were asked with
 let sampleNames; // a promise
 
-/** Called once; `samples` promises the names of the samples. */
-export function control(samples) {
+/** The question of the pictures that are listed and have an answer, or null. */
+export function asked() {
+  const pictures = listed().filter(({ result }) => result).map(({ picture }) => picture);
+  return pictures.length ? { pictures, model: modelName(), options: question() } : null;
+}
+
+/** Called once; `answered()` is called after every answer, `samples` promises the names of the samples. */
+export function control(answered, samples) {
+  tell = answered;
   task = new Task($("gallery-problems"), $("gallery-problems"), update);
   sampleNames = samples;
   $("gallery-samples").addEventListener("click", () => change({ samples: true, tab: "gallery" }));
@@ -38,20 +46,21 @@ export function fill(pictures, others = 0) {
     item.element = make("li", {});
     draw(item);
   }
-  asked = "";
+  wanted = "";
   $("left-out").textContent = others ? `${plural(others, "file")} that ${others === 1 ? "is" : "are"} no picture left out.` : "";
 }
 
 /** Explain what is not explained yet, as the state says. */
 export async function update() {
   await task.run("Explaining…", async ({ signal, say }) => {
-    if (state.samples && !(items.length && items.every(({ picture }) => picture.sample))) await takeSamples();
+    if (state.samples && !(items.length && items.every(({ picture }) => picture.sample))) await takeSamples(signal);
     $("gallery-vacant").hidden = items.length > 0;
     $("gallery-bar").hidden = !items.length;
     if (!items.length) return;
     await load({ say });
     forgetOtherQuestions();
     const read = reader(await labelsOf(state.model, { say }));
+    signal.throwIfAborted();
     for (const item of items) item.expected = read(item.picture.path);
     $("how-read").textContent = howRead(items.map(({ expected }) => expected));
     arrange();
@@ -61,14 +70,16 @@ export async function update() {
   arrange();
 }
 
-async function takeSamples() {
-  fill(await Promise.all((await sampleNames).map((name) => find(`sample:${name}`))));
+async function takeSamples(signal) {
+  const pictures = await Promise.all((await sampleNames).map((name) => find(`sample:${name}`)));
+  signal.throwIfAborted(); // others have been chosen meanwhile
+  fill(pictures);
 }
 
 function forgetOtherQuestions() {
-  const wanted = JSON.stringify([modelName(), question()]);
-  if (asked !== wanted) for (const item of items) Object.assign(item, { result: null, error: null });
-  asked = wanted;
+  const now = JSON.stringify([modelName(), question()]);
+  if (wanted !== now) for (const item of items) Object.assign(item, { result: null, error: null });
+  wanted = now;
 }
 
 function question() {
@@ -117,6 +128,7 @@ export function arrange() {
     ? `${done} of ${plural(items.length, "picture")}`
     : [plural(items.length, "picture"), count("wrong") && `${count("wrong")} not as expected`, count("failed") && `${count("failed")} failed`]
       .filter(Boolean).join(", ");
+  tell();
   $("nothing-listed").hidden = some.length > 0 || !items.length;
 }
 

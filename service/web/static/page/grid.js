@@ -84,15 +84,18 @@ export async function update() {
   showControls();
   await task.run("Explaining…", async ({ signal, say }) => {
     const picture = await find(state.picture);
+    signal.throwIfAborted(); // something newer is on its way to the screen
     $("grid-vacant").hidden = Boolean(picture);
     if (!picture) return clear();
     await load({ say });
     await layersOf(state.model, { say }); // the rows are chosen from it
-    const asks = { picture, model: modelName(), options: question(), by: state.by };
+    signal.throwIfAborted();
+    const asks = { picture, pictures: [picture], model: modelName(), options: question(), by: state.by };
     const key = JSON.stringify([picture.id, asks.model, asks.options]);
     if (onScreen?.key === key) return;
     $("table").ariaBusy = "true";
     const { results: [result] } = await explain(asks.model, [picture.file], asks.options, { signal, say });
+    signal.throwIfAborted();
     const width = result.explanations.length / rows().length;
     onScreen = { ...asks, key, width, explanations: result.explanations, predictions: result.predictions };
     show();

@@ -8,16 +8,18 @@ export const key = () => sessionStorage.getItem(PLACE) ?? "";
 
 let asking = null; // several requests are refused at once; one form answers all
 
-/** Ask for a key because `reason`; false if nobody gave one. `refused` is the key that did not do. */
-export function askForKey(reason, refused) {
+/** Ask for a key; false if nobody gave one. `refused` is the key that did not do, or empty. */
+export function askForKey(refused) {
   if (key() !== refused) return Promise.resolve(true); // given while this request was on its way
-  asking ??= show(reason, refused).finally(() => (asking = null));
+  asking ??= show(refused).finally(() => (asking = null));
   return asking;
 }
 
-function show(reason, refused) {
+function show(refused) {
   const dialog = $("key-dialog");
-  $("key-reason").textContent = refused ? `This key was refused. ${reason}` : reason;
+  $("key-reason").textContent = refused
+    ? "This key was refused. Is it complete?"
+    : "It answers those who have one. Whoever runs it gives them out.";
   $("key").value = "";
   dialog.returnValue = "";
   dialog.showModal();

@@ -101,7 +101,7 @@ for (const part of [panel, predictions, exporting]) part.control();
 controlView();
 controlTabs();
 const samples = showSamples(takeSample);
-gallery.control(samples);
+gallery.control(exporting.show, samples);
 receive(take);
 $("try").addEventListener("click", async () => takeSample((await samples).find((name) => /star/.test(name)) ?? (await samples)[0]));
 $("skip").addEventListener("click", (event) => {
