@@ -24,6 +24,7 @@ def check(page: Page, state: str) -> None:
     assert over <= 0, f"{state}: {over} px too wide"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
 def test_every_state_is_accessible(open_page: Callable[..., Page], scheme: str, viewport: dict[str, int]) -> None:
