@@ -7,6 +7,7 @@ import importlib.util
 import inspect
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter
 from fastapi.responses import FileResponse, HTMLResponse
@@ -14,6 +15,9 @@ from fastapi.staticfiles import StaticFiles
 
 from service.errors import NotFound, ServiceError
 from service.problems import STATUS
+
+if TYPE_CHECKING:
+    from starlette.responses import Response
 
 __all__ = ["router", "static_files", "swagger_files"]
 
@@ -23,9 +27,19 @@ _STATIC = Path(__file__).parent / "static"
 _SAMPLES = Path(__file__).parents[1] / "demo" / "samples"
 
 
+class _CurrentFiles(StaticFiles):
+    """Has browsers ask each time whether a file is still the same: half an old page and half a new one fail."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        """As ``StaticFiles``, with a header."""
+        response: Response = super().file_response(*args, **kwargs)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
+
+
 def static_files() -> StaticFiles:
     """Serve the page's own files."""
-    return StaticFiles(directory=_STATIC)
+    return _CurrentFiles(directory=_STATIC)
 
 
 def swagger_files() -> StaticFiles:
@@ -39,13 +53,13 @@ def swagger_files() -> StaticFiles:
 @router.get("/")
 async def page() -> FileResponse:
     """The page."""
-    return FileResponse(_STATIC / "index.html")
+    return FileResponse(_STATIC / "index.html", headers={"Cache-Control": "no-cache"})
 
 
 @router.get("/embed")
 async def embed() -> FileResponse:
     """The viewer alone, for frames in pages of other origins: docs/embedding.md."""
-    return FileResponse(_STATIC / "embed.html")
+    return FileResponse(_STATIC / "embed.html", headers={"Cache-Control": "no-cache"})
 
 
 @router.get("/static/samples.json")

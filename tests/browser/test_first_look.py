@@ -11,4 +11,4 @@ if TYPE_CHECKING:
 def test_a_sample_is_explained(page: Page) -> None:
     page.get_by_role("list", name="Sample pictures").get_by_role("button").first.click()
 
-    expect(page.locator("#caption")).to_contain_text("finds evidence for")
+    expect(page.locator("#sentence")).to_contain_text("finds evidence for")

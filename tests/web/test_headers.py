@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tests.web.application import Application
 
 PAGES = ["/", "/docs", "/errors", "/embed"]
-FILES = ["/static/app.js", "/static/favicon.svg", "/static/samples.json", "/static/swagger/swagger-ui.css"]
+FILES = ["/static/page/main.js", "/static/favicon.svg", "/static/samples.json", "/static/swagger/swagger-ui.css"]
 REST = ["/livez", "/readyz", "/version", "/metrics", "/openapi.json", "/api/v1/models", "/nowhere"]
 
 

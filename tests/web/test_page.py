@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
@@ -12,30 +13,48 @@ import pytest
 from PIL import Image
 
 from service.settings import Settings
+from service.web import pages
 from service.web.app import create_app
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-ASSETS = {
-    "/static/app.js": {"text/javascript", "application/javascript"},
-    "/static/app.css": {"text/css"},
-    "/static/text.css": {"text/css"},
-    "/static/favicon.svg": {"image/svg+xml"},
+STATIC = Path(pages.__file__).parent / "static"
+ASSETS = [f"/static/{path.relative_to(STATIC).as_posix()}" for path in STATIC.rglob("*") if path.suffix != ".html"]
+ASSETS = sorted(path for path in ASSETS if "." in path)
+SCRIPTS = [path for path in ASSETS if path.startswith("/static/page/") and path.endswith(".js")]
+TYPES = {
+    "js": {"text/javascript", "application/javascript"},
+    "css": {"text/css"},
+    "svg": {"image/svg+xml"},
 }
-XML_NAMESPACE = "http://www.w3.org/2000/svg"
+NO_REQUEST = ("http://www.w3.org/2000/svg", "https://host:port")  # a namespace, and an example in a message
 
 
 class Elements(HTMLParser):
-    """Every element of a document: its tag, its attributes and the text directly after it."""
+    """Every element of a document: its tag, its attributes and the text directly after it.
+
+    Attributes:
+        labelled: the ids of the controls that have a label, be it around them or by ``for``; ``None`` stands for no id.
+    """
 
     def __init__(self, document: str) -> None:
         super().__init__()
         self.found: list[tuple[str, dict[str, str | None], list[str]]] = []
+        self.labelled: list[dict[str, str | None]] = []
+        self._in_label = False
         self.feed(document)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.found.append((tag, dict(attrs), []))
+        if tag == "label":
+            self._in_label = True
+        elif tag in {"input", "select"} and self._in_label:
+            self.labelled.append(dict(attrs))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "label":
+            self._in_label = False
 
     def handle_data(self, data: str) -> None:
         if self.found:
@@ -70,22 +89,25 @@ async def test_the_page_is_html(client: httpx.AsyncClient) -> None:
 async def test_assets_have_their_content_type(client: httpx.AsyncClient, path: str) -> None:
     response = await client.get(path)
     assert response.status_code == 200
-    assert media_type(response) in ASSETS[path]
+    assert media_type(response) in TYPES[path.rpartition(".")[2]]
+    assert response.headers["cache-control"] == "no-cache"
     assert response.content
 
 
 @pytest.mark.parametrize("path", ["/", *ASSETS])
 async def test_nothing_comes_from_elsewhere(client: httpx.AsyncClient, path: str) -> None:
-    text = (await client.get(path)).text.replace(XML_NAMESPACE, "")
+    text = (await client.get(path)).text
+    for address in NO_REQUEST:
+        text = text.replace(address, "")
     assert not re.search(r"(?:https?:|wss?:|[\"'(=]\s*)//", text)
-    assert not re.search(r"@import|\bimport\s*\(|\bfrom\s+[\"']", text)
+    assert not re.search(r"@import|\bimport\s*\(|\bfrom\s+[\"'](?!\./)", text)
 
 
 async def test_the_page_refers_to_files_that_are_served(client: httpx.AsyncClient, page: Elements) -> None:
     references = [
         value for _, attributes, _ in page.found for name in ("src", "href") if (value := attributes.get(name))
     ]
-    assert {"static/app.js", "static/app.css", "static/favicon.svg"} <= set(references)
+    assert {"static/page/main.js", "static/page/base.css", "static/favicon.svg"} <= set(references)
     for reference in references:
         assert (await client.get(f"/{reference}")).status_code == 200
 
@@ -101,27 +123,46 @@ async def test_the_page_has_no_inline_script_or_style(page: Elements) -> None:
             assert not "".join(text).strip()
 
 
-async def test_the_script_writes_no_markup(client: httpx.AsyncClient) -> None:
-    script = (await client.get("/static/app.js")).text
+async def test_every_module_is_reached_from_the_page(client: httpx.AsyncClient) -> None:
+    reached, waiting = set[str](), ["main.js"]
+    while waiting:
+        name = waiting.pop()
+        reached.add(f"/static/page/{name}")
+        text = (await client.get(f"/static/page/{name}")).text
+        waiting += [
+            other for other in re.findall(r'from "\./([\w-]+\.js)"', text) if f"/static/page/{other}" not in reached
+        ]
+    assert sorted(reached) == SCRIPTS
+
+
+@pytest.mark.parametrize("path", SCRIPTS)
+async def test_modules_are_small_enough_to_be_read(client: httpx.AsyncClient, path: str) -> None:
+    assert len((await client.get(path)).text.splitlines()) < 250
+
+
+@pytest.mark.parametrize("path", SCRIPTS)
+async def test_the_scripts_write_no_markup(client: httpx.AsyncClient, path: str) -> None:
+    script = (await client.get(path)).text
     assert not re.search(
         r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function|setAttribute\(\"style", script
     )
 
 
-async def test_script_and_page_agree_on_the_ids(client: httpx.AsyncClient, page: Elements) -> None:
+async def test_scripts_and_page_agree_on_the_ids(client: httpx.AsyncClient, page: Elements) -> None:
     ids = [value for _, attributes, _ in page.found if (value := attributes.get("id"))]
     assert len(ids) == len(set(ids))
-    used = set(re.findall(r"\$\(\"([\w-]+)\"\)", (await client.get("/static/app.js")).text))
+    texts = [(await client.get(path)).text for path in SCRIPTS]
+    used = {name for text in texts for name in re.findall(r"\$\(\"([\w-]+)\"\)", text)}
     assert used
     assert used <= set(ids)
 
 
 async def test_every_control_has_a_label(page: Elements) -> None:
-    labelled = {attributes.get("for") for tag, attributes, _ in page.found if tag == "label"}
-    controls = [attributes.get("id") for tag, attributes, _ in page.found if tag in {"input", "select"}]
-    assert {"file", "model", "layer", "method", "colormap", "opacity"} == set(controls)
-    assert set(controls) <= labelled
-    assert {"status", "alert"} <= {attributes.get("role") for _, attributes, _ in page.found}
+    by_name = {attributes.get("for") for tag, attributes, _ in page.found if tag == "label"}
+    controls = [attributes for tag, attributes, _ in page.found if tag in {"input", "select"}]
+    assert {"file", "folder", "colormap", "opacity", "threshold", "key"} <= {control.get("id") for control in controls}
+    for control in controls:
+        assert control.get("id") in by_name or control in page.labelled, control
 
 
 async def test_samples_are_listed_and_served(client: httpx.AsyncClient) -> None:

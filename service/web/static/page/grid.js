@@ -1,0 +1,154 @@
+// One picture seen at several layers by several methods, or for several classes: one request.
+
+import { explain } from "./api.js";
+import { knownLayers, layersOf, load, modelNamed, offered, searchClasses } from "./catalogue.js";
+import { classGroups, filtered, layerGroups, methodGroups, refusal } from "./choices.js";
+import { $, make, percent, plural, refill, source } from "./dom.js";
+import { Picker } from "./picker.js";
+import { find } from "./pictures.js";
+import { colormap, modelName, variant } from "./questions.js";
+import { change, state } from "./state.js";
+import { Task } from "./task.js";
+
+const SIDE = 224; // px of a cell; the screen's density counts, too
+const FIRST_METHODS = ["gradcam", "hirescam", "layercam", "eigencam"];
+const FIRST_CLASSES = "top-3";
+
+let task;
+let tell;
+let onScreen = null;
+
+/** The question of the grid on screen, or null. */
+export const asked = () => onScreen;
+
+/** Called once; `answered()` is called after every answer. */
+export function control(answered) {
+  tell = answered;
+  const forget = { row: [], column: [], against: "", signed: false };
+  task = new Task($("grid-problems"), $("grid-problems"), update, { reset: () => (change(forget), update()) });
+  new Picker($("rows"), {
+    title: "Layers of the grid", multiple: true, chosen: rows, choose: (layer) => change({ row: toggled(rows(), layer) }),
+    groups: async (query) => filtered(layerGroups(await layersOf(state.model)), query),
+  });
+  new Picker($("columns"), {
+    title: "Columns of the grid", multiple: true, chosen: columns, groups: columnGroups,
+    choose: (value) => change({ column: toggled(columns(), value) }),
+  });
+  for (const radio of document.querySelectorAll("[name=by]")) {
+    radio.addEventListener("change", () => change({ by: radio.value, column: [] }));
+  }
+}
+
+const toggled = (list, value) => (list.includes(value) ? list.filter((one) => one !== value) : [...list, value]);
+
+function rows() {
+  if (state.row.length) return state.row;
+  const catalogue = knownLayers(state.model);
+  return (catalogue?.layers ?? []).filter((layer) => layer.recommended || layer.name === catalogue.default).map(({ name }) => name);
+}
+
+function columns() {
+  if (state.column.length) return state.column;
+  if (state.by === "methods") return firstMethods();
+  return onScreen?.by === "classes" ? onScreen.explanations.map(({ target }) => String(target.index)).slice(0, onScreen.width) : [];
+}
+
+function firstMethods() {
+  const model = modelNamed(state.model);
+  const able = offered.methods.filter((method) => !refusal(method, model, state)).map(({ name }) => name);
+  return FIRST_METHODS.filter((name) => able.includes(name));
+}
+
+async function columnGroups(query) {
+  if (state.by === "classes") return classGroups(await searchClasses(state.model, query), onScreen?.predictions ?? [], query);
+  return filtered(methodGroups(offered.methods, modelNamed(state.model), offered.method, state), query);
+}
+
+function question() {
+  const classes = state.by === "classes";
+  const methods = classes ? [state.method || offered.method] : columns();
+  const targets = classes ? (state.column.length ? state.column : [FIRST_CLASSES]) : [state.target || "predicted"];
+  return [
+    ...rows().map((layer) => ["layer", layer]),
+    ...methods.map((method) => ["method", method]),
+    ...targets.map((target) => ["target", target]),
+    ...(state.against && !targets.includes(state.against) ? [["against", state.against]] : []),
+    ...variant(),
+    ["output", "overlay"], ["colormap", colormap()], ["alpha", String(state.opacity)],
+    ["max_side", String(Math.round(SIDE * Math.min(devicePixelRatio, 2)))],
+  ];
+}
+
+/** Draw the grid that the state describes. */
+export async function update() {
+  showControls();
+  await task.run("Explaining…", async ({ signal, say }) => {
+    const picture = await find(state.picture);
+    signal.throwIfAborted(); // something newer is on its way to the screen
+    $("grid-vacant").hidden = Boolean(picture);
+    if (!picture) return clear();
+    await load({ say });
+    await layersOf(state.model, { say }); // the rows are chosen from it
+    signal.throwIfAborted();
+    const asks = { picture, pictures: [picture], model: modelName(), options: question(), by: state.by };
+    const key = JSON.stringify([picture.id, asks.model, asks.options]);
+    if (onScreen?.key === key) return;
+    $("table").ariaBusy = "true";
+    const { results: [result] } = await explain(asks.model, [picture.file], asks.options, { signal, say });
+    signal.throwIfAborted();
+    const width = result.explanations.length / rows().length;
+    onScreen = { ...asks, key, width, explanations: result.explanations, predictions: result.predictions };
+    show();
+    tell();
+  });
+  if (!task.running) $("table").ariaBusy = "false";
+}
+
+function clear() {
+  onScreen = null;
+  tell();
+  $("table").replaceChildren();
+  $("grid-caption").textContent = "";
+}
+
+/** Bring the controls in line with the state. */
+export function showControls() {
+  for (const radio of document.querySelectorAll("[name=by]")) radio.checked = radio.value === state.by;
+  $("rows").textContent = plural(rows().length, "layer");
+  $("columns").textContent = plural(columns().length, ...(state.by === "methods" ? ["method"] : ["class", "classes"]));
+}
+
+function show() {
+  const { explanations, width, by, picture } = onScreen;
+  const first = explanations.slice(0, width);
+  const heads = first.map((one) => make("th", { scope: "col" }, by === "methods" ? title(one.method) : named(one.target)));
+  const body = [];
+  for (let start = 0; start < explanations.length; start += width) {
+    const cells = explanations.slice(start, start + width).map((one, at) => make("td", {}, cell(one, start + at)));
+    body.push(make("tr", {}, make("th", { scope: "row" }, explanations[start].layer), ...cells));
+  }
+  refill($("table"), [make("thead", {}, make("tr", {}, make("td", {}), ...heads)), make("tbody", {}, ...body)]);
+  const [{ target, against }] = explanations;
+  const goal = by === "methods" ? `Evidence for ${named(target)}` : `Evidence by ${title(first[0].method)}`;
+  const rather = against ? ` rather than “${against.label}”` : "";
+  $("grid-caption").textContent = `${goal}${rather} in ${picture.file.name}. Click a cell to see it large.`;
+  showControls();
+}
+
+const title = (method) => offered.methods.find(({ name }) => name === method)?.title ?? method;
+const named = ({ label, probability }) => `“${label}” (${percent(probability)})`;
+
+function cell(explanation, at) {
+  const { layer, method, target, overlay, empty } = explanation;
+  const what = `${layer}, ${title(method)}, ${target.label}${empty ? ": an empty map" : ""}`;
+  const button = make("button", { type: "button", className: "cell", title: what, onclick: () => enlarge(explanation) },
+    make("img", { src: source(overlay), alt: what, width: overlay.width, height: overlay.height }),
+    empty && make("span", { className: "badge", ariaHidden: "true" }, "empty"));
+  button.dataset.key = `cell-${at}`;
+  return button;
+}
+
+function enlarge({ layer, method, target }) {
+  const predicted = onScreen.predictions[0]?.index === target.index;
+  change({ tab: "explain", layer, method, target: predicted ? "" : String(target.index) });
+}

@@ -1,0 +1,116 @@
+// The page: reads its state from the address, and brings the view in line with it whenever it changes.
+
+import { layersOf, load, offered, reloadModels } from "./catalogue.js";
+import { $ } from "./dom.js";
+import * as explain from "./explain.js";
+import * as exporting from "./exports.js";
+import * as gallery from "./gallery.js";
+import * as grid from "./grid.js";
+import { markSample, receive, showSamples, sorted } from "./incoming.js";
+import * as panel from "./panel.js";
+import { keep } from "./pictures.js";
+import * as predictions from "./predictions.js";
+import { change, follow, onChange, state, write } from "./state.js";
+import { Task } from "./task.js";
+import { control as controlView, listColormaps, paint, VIEW } from "./viewing.js";
+
+const TABS = { explain, grid, gallery };
+const POLL_MS = 2000; // while models are loading
+
+let reading; // the task that reads the catalogue
+
+function react(names) {
+  showTab(names.has("tab"));
+  markSample(state.picture.startsWith("sample:") ? state.sample : "");
+  panel.show();
+  if (names.has("signed") || names.has("colormap")) listColormaps();
+  if (names.has("model")) readCatalogue();
+  paint();
+  exporting.show();
+  if (names.has("sort") || names.has("show")) gallery.arrange();
+  const ofTheView = [...VIEW, "sort", "show"];
+  const asks = [...names].some((name) => !ofTheView.includes(name));
+  if (asks || (state.tab !== "explain" && names.has("colormap"))) TABS[state.tab].update();
+}
+
+function showTab(moved) {
+  Object.assign(document.body.dataset, { tab: state.tab, by: state.by });
+  for (const tab of Object.keys(TABS)) {
+    $(`${tab}-view`).hidden = tab !== state.tab;
+    const link = $(`tab-${tab}`);
+    link.href = write({ ...state, tab });
+    if (tab === state.tab) link.ariaCurrent = "page";
+    else link.ariaCurrent = null;
+  }
+  if (moved && !document.activeElement?.closest("header")) $(`${state.tab}-view`).focus({ preventScroll: true });
+}
+
+async function readCatalogue() {
+  await reading.run("Reading what the server offers…", async (rest) => {
+    await load(rest);
+    panel.show();
+    listColormaps();
+    paint();
+    await layersOf(state.model, rest);
+    panel.show();
+    grid.showControls();
+  });
+}
+
+function take(incoming) {
+  const { pictures, others } = sorted(incoming);
+  if (!pictures.length) {
+    if (others) $("announcement").textContent = "There is no picture among these files.";
+    return;
+  }
+  $("announcement").textContent = "";
+  const kept = pictures.map(({ file, path }) => keep(file, path));
+  if (kept.length === 1 && !others) return one(kept[0]);
+  gallery.fill(kept, others);
+  if (state.tab === "gallery" && !state.samples) gallery.update();
+  else change({ tab: "gallery", samples: false });
+}
+
+/** Look at one picture: in the grid if that is where somebody is, otherwise in the single view. */
+function one({ id, sample }) {
+  const tab = state.tab === "gallery" ? "explain" : state.tab;
+  change({ picture: id, sample, tab, target: "", against: "" });
+}
+
+const takeSample = (name) => one({ id: `sample:${name}`, sample: name });
+
+function controlTabs() {
+  for (const tab of Object.keys(TABS)) {
+    $(`tab-${tab}`).addEventListener("click", (event) => {
+      if (event.ctrlKey || event.metaKey || event.shiftKey) return; // a new tab or window of the browser
+      event.preventDefault();
+      change({ tab });
+    });
+  }
+}
+
+async function pollLoading() {
+  if (!offered.models.some((model) => model.state === "loading")) return;
+  await reloadModels().then(panel.show, () => {}); // the next one may succeed
+}
+
+reading = new Task($("panel-problems"), $("panel-problems"), readCatalogue);
+follow();
+for (const view of [explain, grid]) view.control(exporting.show);
+for (const part of [panel, predictions, exporting]) part.control();
+controlView();
+controlTabs();
+const samples = showSamples(takeSample);
+gallery.control(exporting.show, samples);
+receive(take);
+$("try").addEventListener("click", async () => takeSample((await samples).find((name) => /star/.test(name)) ?? (await samples)[0]));
+$("skip").addEventListener("click", (event) => {
+  event.preventDefault(); // a fragment would be another address
+  $(`${state.tab}-view`).focus();
+});
+$("vacant").addEventListener("click", (event) => event.target.closest("button, label") || $("file").click());
+onChange(react);
+samples.then(() => markSample(state.sample));
+react(new Set(["picture"]));
+readCatalogue();
+setInterval(pollLoading, POLL_MS);

@@ -1,0 +1,94 @@
+// Which model, which layer, which method: the pickers beside the picture, and the model's card.
+
+import { knownLayers, layersOf, methodNamed, modelNamed, offered } from "./catalogue.js";
+import { filtered, layerGroups, methodGroups, modelGroups } from "./choices.js";
+import { $, make } from "./dom.js";
+import { Picker } from "./picker.js";
+import { change, state } from "./state.js";
+
+/** Connect the pickers and the options; called once. */
+export function control() {
+  new Picker($("model"), {
+    title: "Model", choose: chooseModel, chosen: () => [modelNamed(state.model)?.name],
+    groups: async (query) => filtered(modelGroups(offered.models), query),
+  });
+  new Picker($("layer"), {
+    title: "Layer", choose: (layer) => change({ layer }), chosen: () => [layerName()],
+    groups: async (query) => filtered(layerGroups(await layersOf(state.model)), query),
+  });
+  new Picker($("method"), {
+    title: "Method", choose: (method) => change({ method }), chosen: () => [state.method || offered.method],
+    groups: async (query) => filtered(methodGroups(offered.methods, modelNamed(state.model), offered.method, state), query),
+  });
+  for (const name of ["signed", "flip"]) {
+    $(name).addEventListener("change", () => change({ [name]: $(name).checked }));
+  }
+  $("smooth").addEventListener("change", () => change({ smooth: Number($("smooth").value) }));
+}
+
+/** Class 3 or layer4 of another model is something else; methods are the same, unless it refuses one. */
+function chooseModel(model) {
+  const refused = modelNamed(model)?.refused_methods[state.method];
+  change({ model, layer: "", target: "", against: "", row: [], column: [], ...(refused && { method: "" }) });
+}
+
+const layerName = () => state.layer || modelNamed(state.model)?.default_layer || "";
+
+/** Show what is chosen. */
+export function show() {
+  const model = modelNamed(state.model);
+  const method = methodNamed(state.method);
+  const name = layerName();
+  const layer = knownLayers(state.model)?.layers.find((row) => row.name === name);
+  $("model").textContent = model?.name ?? (state.model || "…");
+  $("layer").textContent = name || "…";
+  $("method").textContent = method?.title ?? (state.method || "…");
+  $("method-note").textContent = method?.summary ?? "";
+  $("layer-note").textContent = layer ? layerNote(layer) : "";
+  $("layer-unused").hidden = !method || method.uses_layer;
+  $("signed").checked = state.signed;
+  $("signed").disabled = !state.signed && method?.signed === false;
+  $("flip").checked = state.flip;
+  $("smooth").value = String(state.smooth);
+  showCard(model);
+}
+
+const layerNote = ({ type, shape, note }) =>
+  [`${type}, ${shape[2]} × ${shape[1]} cells, ${shape[0]} channels.`, note && `${note[0].toUpperCase()}${note.slice(1)}.`]
+    .filter(Boolean).join(" ");
+
+function showCard(model) {
+  if (!model) return;
+  $("model-note").textContent = model.reason ?? (model.state === "ready" ? "" : `The model is ${model.state}.`);
+  const rows = cardRows(model).filter(([, text]) => text !== null && text !== undefined);
+  const wanted = JSON.stringify(rows);
+  if ($("card").dataset.rows === wanted) return;
+  $("card").dataset.rows = wanted;
+  $("card").replaceChildren(...rows.flatMap(([term, text]) => [make("dt", {}, term), make("dd", {}, text)]));
+}
+
+function cardRows(model) {
+  const { input, preprocessing: steps, device, dtype, parameters } = model;
+  return [
+    ["Architecture", model.architecture],
+    ["Version", model.version],
+    ["State", model.state],
+    ["Input", input && `${input.width} × ${input.height} px`],
+    ["Preprocessing", steps && preprocessing(steps)],
+    ["Classes", model.classes && `${model.classes}${model.multi_label ? ", not exclusive" : ""}`],
+    ["Default layer", model.default_layer],
+    ["Parameters", parameters?.toLocaleString("en")],
+    ["Device", device && `${device}, ${dtype}`],
+  ];
+}
+
+const FITS = {
+  crop: ({ resize }) => `shorter side to ${resize} px, then the centre is cut out`,
+  squash: () => "squeezed to the input's shape",
+  pad: () => "fitted, the rest padded",
+};
+
+function preprocessing(steps) {
+  const three = (numbers) => numbers.map((number) => Number(number.toFixed(3))).join(", ");
+  return `${FITS[steps.mode](steps)} (${steps.interpolation}); mean ${three(steps.mean)}; std ${three(steps.std)}`;
+}

@@ -1,0 +1,57 @@
+// The classes of the picture on screen: which is explained, and rather than which other.
+
+import { searchClasses } from "./catalogue.js";
+import { classGroups } from "./choices.js";
+import { $, make, percent, refill } from "./dom.js";
+import { Picker } from "./picker.js";
+import { change, state } from "./state.js";
+
+let listed = []; // as the server sent them
+let shown = null; // the explanation on screen
+
+/** Connect the two class pickers; called once. */
+export function control() {
+  const groups = async (query) => classGroups(await searchClasses(state.model, query), listed, query);
+  new Picker($("target"), { title: "Class to explain", groups, chosen: () => [String(shown?.target.index)], choose: explain });
+  new Picker($("against"), { title: "Class to compare with", groups, chosen: () => [state.against], choose: contrast });
+  $("no-against").addEventListener("click", () => contrast(""));
+}
+
+function explain(index) {
+  const target = listed.length && index === String(listed[0].index) ? "" : index; // the first is what is predicted
+  change({ target, ...(index === state.against && { against: "" }) });
+}
+
+function contrast(index) {
+  const same = index === state.against; // pressed again: no more
+  const explained = shown ? String(shown.target.index) : "";
+  if (index === explained) return;
+  change({ against: same ? "" : index });
+}
+
+/** Show the predictions of an answer and what of them was explained. */
+export function show(predictions, explanation) {
+  [listed, shown] = [predictions, explanation];
+  const { target, against } = explanation;
+  $("target").textContent = target.label;
+  $("against").textContent = against?.label ?? "any other";
+  $("no-against").hidden = !against;
+  const known = new Set(predictions.map(({ index }) => index));
+  const others = [target, against].filter((one) => one && !known.has(one.index));
+  refill($("predictions"), [...predictions, ...others].map((one) => row(one, target, against)));
+}
+
+function row({ index, label, probability }, target, against) {
+  const explained = index === target.index;
+  const button = make("button", {
+    type: "button", className: "class", ariaPressed: String(explained), onclick: () => explain(String(index)),
+  }, make("span", {}, label), make("span", {}, percent(probability)));
+  button.style.setProperty("--share", `${probability * 100}%`);
+  button.dataset.key = `class-${index}`;
+  const rather = make("button", {
+    type: "button", className: "versus", ariaPressed: String(index === against?.index), disabled: explained,
+    title: `Why ${target.label} rather than ${label}?`, onclick: () => contrast(String(index)),
+  }, "vs", make("span", { className: "unseen" }, ` ${label}`));
+  rather.dataset.key = `versus-${index}`;
+  return make("li", {}, button, rather);
+}

@@ -1,0 +1,103 @@
+// What is on screen, as far as it can be shared. It lives in the address, so that a link, a reload and the back button
+// all lead to the same view. A picture of one's own is the exception: it never leaves the browser by a link.
+
+const DEFAULTS = {
+  tab: "explain",
+  sample: "",
+  model: "", // empty: the server's default, here and below
+  layer: "",
+  method: "",
+  target: "", // a class index
+  against: "",
+  signed: false,
+  smooth: 0,
+  flip: false,
+  mode: "overlay",
+  opacity: 0.55,
+  threshold: 0,
+  regions: false,
+  colormap: "",
+  samples: false, // the gallery is of all samples
+  by: "methods", // what the grid's columns are
+  row: [],
+  column: [],
+  sort: "added",
+  show: "all",
+};
+
+const CHOICES = {
+  tab: ["explain", "grid", "gallery"],
+  mode: ["overlay", "heatmap", "original", "side", "swipe"],
+  by: ["methods", "classes"],
+  sort: ["added", "surest", "least", "name"],
+  show: ["all", "wrong", "right", "failed"],
+};
+
+const BOUNDS = { opacity: [0, 1], threshold: [0, 1], smooth: [0, 64] };
+
+export const state = { ...DEFAULTS, picture: "" };
+
+const listeners = [];
+
+/** Call `listener(names)` after every change, with the names of what changed. */
+export const onChange = (listener) => listeners.push(listener);
+
+/** Read an address's query; what cannot be right is left at its default. */
+export function read(search) {
+  const given = new URLSearchParams(search);
+  return Object.fromEntries(Object.keys(DEFAULTS).map((name) => [name, readOne(given, name)]));
+}
+
+function readOne(given, name) {
+  const standard = DEFAULTS[name];
+  if (Array.isArray(standard)) return given.getAll(name);
+  if (!given.has(name)) return standard;
+  const text = given.get(name);
+  if (typeof standard === "boolean") return text === "true";
+  if (name in BOUNDS) {
+    const [least, most] = BOUNDS[name];
+    const number = Number(text || NaN);
+    return number >= least && number <= most ? number : standard;
+  }
+  return name in CHOICES && !CHOICES[name].includes(text) ? standard : text;
+}
+
+/** The query that `read` turns into `values`; what is at its default is left out. */
+export function write(values) {
+  const query = new URLSearchParams();
+  for (const [name, standard] of Object.entries(DEFAULTS)) {
+    const value = values[name];
+    if (Array.isArray(standard)) for (const item of value) query.append(name, item);
+    else if (value !== standard) query.set(name, value);
+  }
+  return query.size ? `?${query}` : location.pathname;
+}
+
+/** Change the state and the address: `replace` for what the back button should not undo. */
+export function change(patch, { replace = false } = {}) {
+  const names = assign(patch);
+  if (!names.length) return;
+  history[replace ? "replaceState" : "pushState"]({ picture: state.picture }, "", write(state));
+  tell(names);
+}
+
+function assign(patch) {
+  const names = Object.keys(patch).filter((name) => String(patch[name]) !== String(state[name]));
+  Object.assign(state, patch);
+  return names;
+}
+
+const tell = (names) => listeners.forEach((listener) => listener(new Set(names)));
+
+const pictureOf = (sample) => history.state?.picture || (sample && `sample:${sample}`);
+
+function fromAddress() {
+  const found = read(location.search);
+  return assign({ ...found, picture: pictureOf(found.sample) });
+}
+
+/** Take the state from the address, now and whenever somebody goes back or forward. */
+export function follow() {
+  addEventListener("popstate", () => tell(fromAddress()));
+  fromAddress();
+}

@@ -1,0 +1,83 @@
+// Something that takes time: says that it runs, can be cancelled, and ends in a result or in a problem with a way out.
+
+import { Problem } from "./api.js";
+import { make } from "./dom.js";
+
+const QUIET_MS = 400; // what is over sooner shows no progress
+
+export class Task {
+  /** `place` gets the progress, `below` the problem; `retry` is what "Try again" does. */
+  constructor(place, below, retry, { reset = null } = {}) {
+    this.status = make("span", { attributes: { role: "status" } });
+    this.elapsed = make("span", { className: "note", ariaHidden: "true" });
+    this.bar = make("progress", { ariaLabel: "Progress" });
+    this.cancel = make("button", { type: "button", className: "cancel", onclick: () => this.stop() }, "Cancel");
+    const said = make("p", {}, this.status, " ", this.elapsed);
+    this.waiting = make("div", { className: "waiting", hidden: true }, said, this.bar, this.cancel);
+    this.text = make("p", { attributes: { role: "alert" } });
+    this.retry = make("button", { type: "button", className: "retry", onclick: retry }, "Try again");
+    const out = make("p", { className: "row" }, this.retry);
+    if (reset) out.append(make("button", { type: "button", className: "reset", onclick: reset }, "Use the defaults"));
+    this.problem = make("div", { className: "problem", hidden: true }, this.text, out);
+    place.append(this.waiting);
+    below.append(this.problem);
+    this.running = null;
+  }
+
+  stop() {
+    this.running?.abort();
+  }
+
+  /** Run `job({signal, say})`; whatever ran before is given up. True if it came to its end. */
+  async run(what, job) {
+    this.stop();
+    const controller = (this.running = new AbortController());
+    const mine = () => this.running === controller;
+    this.problem.hidden = true;
+    this.say(what);
+    const over = this.#watch(mine);
+    try {
+      const { signal } = controller;
+      await Promise.race([job({ signal, say: (text) => mine() && this.say(text) }), aborted(signal)]);
+      return mine();
+    } catch (error) {
+      if (mine()) this.#fail(error);
+      return false;
+    } finally {
+      over();
+    }
+  }
+
+  say(text) {
+    if (this.status.textContent !== text) this.status.textContent = text;
+  }
+
+  #watch(mine) {
+    const began = performance.now();
+    const showing = setTimeout(() => mine() && (this.waiting.hidden = false), QUIET_MS);
+    const counting = setInterval(() => {
+      this.elapsed.textContent = `${Math.round((performance.now() - began) / 1000)} s`;
+    }, 1000);
+    return () => {
+      clearTimeout(showing);
+      clearInterval(counting);
+      if (!mine()) return; // the next one counts its own seconds
+      const focused = this.waiting.contains(document.activeElement);
+      this.waiting.hidden = true;
+      this.elapsed.textContent = "";
+      this.running = null;
+      if (focused && !this.problem.hidden) this.retry.focus();
+    };
+  }
+
+  #fail(error) {
+    if (!(error instanceof Problem) && error.name !== "AbortError") console.error(error);
+    this.text.textContent = error.name === "AbortError" ? "Cancelled." : error.message;
+    this.problem.hidden = false;
+  }
+}
+
+/** Rejects as soon as `signal` is aborted, whatever the job is waiting for. */
+function aborted(signal) {
+  return new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason)));
+}

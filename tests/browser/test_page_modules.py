@@ -1,0 +1,126 @@
+"""Those modules of the page that only compute: as functions, called in the browser."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shlex
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from playwright.sync_api import Browser, Page
+
+LABELS = ["star", "great white shark", "tabby, tabby cat", "ring", "gear", "jack-o'-lantern"]
+
+
+@pytest.fixture(scope="module")
+def page(browser: Browser, server: str) -> Iterator[Page]:
+    """A document of the server, shared by all tests here: they leave nothing in it."""
+    page = browser.new_page()
+    page.goto(f"{server}/errors")
+    yield page
+    page.close()
+
+
+def call(page: Page, module: str, expression: str) -> Any:
+    return page.evaluate(f"import('/static/page/{module}.js').then((module) => {expression})")
+
+
+def test_the_expected_class_is_read_from_paths(page: Page) -> None:
+    classes = json.dumps([{"index": index, "label": label} for index, label in enumerate(LABELS)])
+    paths = {
+        "03-star.png": ("star", "name"),
+        "star_12.jpg": ("star", "name"),
+        "watermark-star.png": ("star", "name"),
+        "Great_White-Shark_0001.jpeg": ("great white shark", "name"),
+        "set/Tabby Cat/img_7.png": ("tabby, tabby cat", "folder"),
+        "set/ring/star.png": ("ring", "folder"),
+        "set/unsorted/gear (3).png": ("gear", "name"),
+        "jack_o_lantern.png": ("jack-o'-lantern", "name"),
+        "stars.png": None,
+        "IMG_2041.jpg": None,
+    }
+    read = call(page, "expected", f"{json.dumps(list(paths))}.map(module.reader({classes}))")
+
+    assert [found and (found["label"], found["from"]) for found in read] == list(paths.values())
+
+
+def test_the_page_says_how_it_read_them(page: Page) -> None:
+    said = call(page, "expected", "module.howRead([{from: 'folder'}, {from: 'name'}, {from: 'name'}, null])")
+    assert "from the folder's name for 1 and from the file's name for 2; it is unknown for 1." in said
+    assert "nothing is known" in call(page, "expected", "module.howRead([null])")
+
+
+def test_requests_are_of_a_sensible_size(page: Page) -> None:
+    mega = 1024 * 1024
+    sizes = [1] * 9 + [20 * mega, 1, 6 * mega, 6 * mega, 1]
+    items = f"{json.dumps(sizes)}.map((size) => ({{ picture: {{ file: {{ size }} }} }}))"
+    lists = call(page, "batches", f"module.chunks({items}).map((chunk) => chunk.map((item) => item.picture.file.size))")
+
+    assert [size for chunk in lists for size in chunk] == sizes
+    assert [len(chunk) for chunk in lists] == [8, 1, 1, 2, 2]
+
+
+def test_a_table_survives_what_file_names_hold(page: Page) -> None:
+    name = 'a "b", c\nd;e.png'
+    items = json.dumps([{"picture": {"path": name}, "error": "broken, sorry"}])
+    (row,) = csv.DictReader(io.StringIO(call(page, "table", f"module.csv({items})"), newline=""))
+
+    assert row["file"] == name
+    assert row["error"] == "broken, sorry"
+    assert row["predicted"] == ""
+
+
+@pytest.mark.parametrize("text", ["plain-1.png", "it's", "$(rm -rf ~)", "a b", '"', "`x`", "", "é"])
+def test_shells_read_what_was_meant(page: Page, text: str) -> None:
+    assert shlex.split(f"x{call(page, 'commands', f'module.quoted({json.dumps(text)})')}") == [f"x{text}"]
+
+
+def test_layers_are_listed_in_forward_order_within_their_stage(page: Page) -> None:
+    rows = [("a", [8, 4, 4]), ("b", [8, 2, 2]), ("c", [8, 4, 4]), ("fc", [10])]
+    layers = [
+        {"name": name, "type": "T", "shape": shape, "explainable": len(shape) == 3, "recommended": name == "c",
+         "note": None if len(shape) == 3 else "no grid"}
+        for name, shape in rows
+    ]  # fmt: skip
+    groups = call(page, "choices", f"module.layerGroups({json.dumps({'default': 'b', 'layers': layers})})")
+
+    assert [(group["title"], [option["name"] for option in group["options"]]) for group in groups] == [
+        ("Recommended", ["b", "c"]),
+        ("Stage 1: 4 × 4 cells", ["a", "c"]),
+        ("Stage 2: 2 × 2 cells", ["b"]),
+        ("Stage 3: No grid of places", ["fc"]),
+    ]
+    assert groups[-1]["options"][0]["refused"] == "no grid"
+
+
+@pytest.mark.parametrize(
+    ("query", "name", "value"),
+    [
+        ("mode=upside-down", "mode", "overlay"),
+        ("opacity=7", "opacity", 0.55),
+        ("opacity=", "opacity", 0.55),
+        ("smooth=-1", "smooth", 0),
+        ("tab=nowhere", "tab", "explain"),
+        ("signed=true", "signed", True),
+        ("row=a&row=b", "row", ["a", "b"]),
+    ],
+)
+def test_addresses_are_read_with_care(page: Page, query: str, name: str, value: object) -> None:
+    assert call(page, "state", f"module.read('?{query}').{name}") == value
+
+
+def test_what_is_written_is_read(page: Page) -> None:
+    values = {
+        "tab": "grid", "sample": "a b&c.png", "model": "m", "layer": "l.0:1", "method": "gradcam++", "target": "3",
+        "against": "4", "signed": True, "smooth": 8, "flip": True, "mode": "swipe", "opacity": 0.25, "threshold": 0.5,
+        "regions": True, "colormap": "hot", "samples": True, "by": "classes", "row": ["x", "y"], "column": ["1"],
+        "sort": "least", "show": "wrong",
+    }  # fmt: skip
+    assert call(page, "state", f"module.read(module.write({json.dumps(values)}))") == values
+    assert call(page, "state", "module.write(module.read(''))") == "/errors", "nothing but the path"
