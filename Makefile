@@ -6,7 +6,7 @@ help:  ## list the targets
 run: install  ## serve the embedded models at http://127.0.0.1:8000
 	.venv/bin/camserve serve $(ARGS)
 
-test: install  ## run all tests
+test: install  ## run the tests, without the slow ones
 	scripts/test $(ARGS)
 
 check: install  ## format, lint, types, import contracts, OpenAPI drift

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tests.web.application import Application
 
 EXPLAIN = "/api/v1/explain"
-OPEN = {"/", "/docs", "/errors", "/openapi.json", "/livez", "/readyz", "/version"}
+OPEN = {"/", "/docs", "/embed", "/errors", "/openapi.json", "/livez", "/readyz", "/version"}
 
 
 def key(name: str, **options: Any) -> KeyConfig:
