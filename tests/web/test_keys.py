@@ -127,7 +127,7 @@ async def test_no_way_of_writing_an_address_leads_around_the_door(guarded: Appli
 
 
 async def test_an_application_below_a_prefix_knows_its_addresses(guarded: Application) -> None:
-    for path, status in {"/cam/livez": 200, "/cam/api/v1/methods": 401, "/cam/static/app.css": 200}.items():
+    for path, status in {"/cam/livez": 200, "/cam/api/v1/methods": 401, "/cam/static/page/main.js": 200}.items():
         exchange = Exchange(path)
         exchange.scope.update(method="GET", root_path="/cam")
         await exchange.start(guarded)
