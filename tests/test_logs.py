@@ -179,7 +179,7 @@ def test_a_real_log_has_every_request_and_no_secret(tmp_path: Path, log_format: 
 
 def test_no_answer_says_what_software_it_is() -> None:
     with running_server("--device", "cpu", wait=False) as server, httpx.Client(base_url=server.url) as client:
-        for path in ("/", "/livez", "/nowhere", "/static/app.css", "/api/v1/models"):
+        for path in ("/", "/livez", "/nowhere", "/static/page/main.js", "/api/v1/models"):
             headers = client.get(path).headers
             assert not {"server", "x-powered-by", "via"} & set(headers)
         for head in (b"nonsense\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"GET /\x00 HTTP/1.1\r\nHost: a\r\n\r\n"):

@@ -117,7 +117,7 @@ async def test_everybody_may_load_static_files_and_read_answers_where_any_origin
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with faked(monkeypatch, cors_origins="*") as application, application.client() as client:
-        for path in ("/api/v1/methods", "/static/app.css"):
+        for path in ("/api/v1/methods", "/static/page/main.js"):
             assert (await client.get(path, headers={"Origin": LABELS})).headers.get_list(ALLOWED) == ["*"]
 
 

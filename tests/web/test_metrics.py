@@ -37,7 +37,7 @@ async def traffic(application: Application, client: httpx.AsyncClient) -> None:
     await client.post("/api/v1/predict", content=png(), headers=IMAGE)
     await client.post(EXPLAIN, content=b"no picture", headers=IMAGE)
     await client.post(EXPLAIN, content=bytes(200_000), headers=IMAGE)
-    await client.get("/static/app.css")
+    await client.get("/static/page/main.js")
     await client.get("/nowhere")
     application.worker.held = True
     leaving = Exchange(EXPLAIN, png(), content_type="image/png")
