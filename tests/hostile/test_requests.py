@@ -150,9 +150,7 @@ async def test_filenames_come_back_harmless_and_never_in_a_header(
         response = await client.post(PREDICT, json=body)
         assert response.json()["results"][0]["image"]["filename"] == back
         assert response.headers["Content-Type"] == "application/json"
-        assert not [
-            value for value in response.headers.values() if "etc" in value or "alert" in value or "xx" in value
-        ]
+        assert not [value for value in response.headers.values() if "etc" in value or "alert" in value or "xx" in value]
 
 
 async def test_a_filename_of_ten_thousand_characters(client: httpx.AsyncClient) -> None:
