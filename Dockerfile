@@ -28,9 +28,9 @@ ENV PATH=/opt/camserve/bin:$PATH \
     CAMSERVE_CACHE_DIR=/cache
 VOLUME /cache
 EXPOSE 8000
-# Alive, not ready: a container whose model is still loading must not be restarted.
+# Alive, not ready: a container whose model is still loading must not be restarted. No urllib: it would ask HTTP_PROXY.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s \
-    CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/livez', timeout=2)"]
+    CMD ["python", "-c", "import http.client as h, os; c = h.HTTPConnection('127.0.0.1', int(os.environ.get('CAMSERVE_PORT', 8000)), timeout=2); c.request('GET', '/livez'); assert c.getresponse().status == 200"]
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["camserve"]
 CMD ["serve"]

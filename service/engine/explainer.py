@@ -10,6 +10,7 @@ import hashlib
 import math
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -26,13 +27,13 @@ from service.engine.plan import Plan, plan
 from service.engine.pool import Pool
 from service.engine.room import Held, Room
 from service.engine.spans import Spans
-from service.errors import DeadlineExceeded, NoImage, ServiceError, TooManyImages
+from service.errors import DeadlineExceeded, NoImage, NotReady, ServiceError, TooManyImages
 from service.imaging.decode import DecodedImage, DecodeLimits, decode, read_header
 from service.imaging.preprocess import Prepared, geometry_for, needed_scale, preprocess
 from service.imaging.render import base_for, needed_scale_for_render, pixels_for, reduce_for, render
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
     from typing import TypeVar
 
     from numpy.typing import NDArray
@@ -81,13 +82,17 @@ class Explainer:
         self.pool = Pool(settings, metrics, self._spans)
         self._room = Room(settings.max_open_pixels)
         self.admission = Admission(settings.max_queue, lambda: asyncio.get_running_loop().time())
+        self._deadlines: set[asyncio.Timeout] = set()
 
     async def start(self) -> None:
         """Start the workers; returns before models are loaded."""
         await self.pool.start()
 
     async def stop(self) -> None:
-        """End the workers and the threads."""
+        """End the workers and the threads. What has no answer yet fails with NotReady, in whatever stage it is."""
+        for deadline in self._deadlines:
+            if not deadline.expired():
+                deadline.reschedule(0.0)
         await self.pool.stop()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
@@ -124,10 +129,12 @@ class Explainer:
         try:
             with self.admission.admit(len(uploads)):
                 self._metrics.in_flight.set(self.admission.inside)
-                async with asyncio.timeout_at(deadline_from + allowed), asyncio.TaskGroup() as group:
+                async with self._until(deadline_from + allowed), asyncio.TaskGroup() as group:
                     work = enumerate(zip(uploads, courses, strict=True))
                     tasks = [group.create_task(self._picture(i, up, todo, course)) for i, (up, course) in work]
         except TimeoutError:
+            if self.pool.draining:
+                raise NotReady("The service is shutting down.", retry_after_s=5) from None
             _count(self._metrics.expired, courses)
             raise DeadlineExceeded(f"The answer was not ready within {allowed:g} s.") from None
         except asyncio.CancelledError:
@@ -139,6 +146,16 @@ class Explainer:
         if all(picture.error for picture in pictures) and pictures[0].error is not None:
             raise pictures[0].error
         return Answer(info, pictures, time.perf_counter() - began)
+
+    @asynccontextmanager
+    async def _until(self, deadline: float) -> AsyncIterator[None]:
+        """Give up what the block waits for at ``deadline``, or when this is stopped: then nothing would end it."""
+        async with asyncio.timeout_at(deadline) as timeout:
+            self._deadlines.add(timeout)
+            try:
+                yield
+            finally:
+                self._deadlines.discard(timeout)
 
     def _check_count(self, uploads: Sequence[Upload]) -> None:
         if not uploads:

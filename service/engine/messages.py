@@ -190,11 +190,14 @@ async def read(stream: asyncio.StreamReader) -> Message:
 
 def receive(stream: BufferedReader) -> Message | None:
     """Read a message in the worker; None once the front process is gone."""
-    header = stream.read(_LENGTH.size)
-    if len(header) < _LENGTH.size:
+    try:
+        header = stream.read(_LENGTH.size)
+        if len(header) < _LENGTH.size:
+            return None
+        (length,) = _LENGTH.unpack(header)
+        body = stream.read(length)
+    except ConnectionError:  # gone without having read what this worker said
         return None
-    (length,) = _LENGTH.unpack(header)
-    body = stream.read(length)
     return _decode(body) if len(body) == length else None
 
 

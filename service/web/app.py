@@ -64,6 +64,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # it would send people to whatever the Host header says, and without a proxy's TLS
         middleware=[
             Middleware(SecurityHeaders, frame_ancestors=settings.frame_ancestors),
             *_cross_origin(settings),

@@ -16,6 +16,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service.errors import HeadersTooLarge, InvalidRequest, Overloaded, RequestTimeout, ServiceError
 from service.problems import MEDIA_TYPE, headers_for, problem_for, status_of
+from service.web.headers import FOR_ERRORS
 
 if TYPE_CHECKING:
     import asyncio
@@ -284,6 +285,7 @@ def _last_word(error: ServiceError, request_id: str) -> bytes:
         "Content-Length": str(len(body)),
         "X-Request-ID": request_id,
         **headers_for(error),
+        **FOR_ERRORS,
         "Connection": "close",
     }
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())

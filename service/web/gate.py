@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from starlette.requests import Request
 
 from service.errors import NotReady, Overloaded
-from service.web.middleware import PROBES, problem_response
+from service.web.middleware import PROBES, problem_response, route_path
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -41,7 +41,7 @@ class Turnstile:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
-        error = None if scope["type"] != "http" or scope["path"] in PROBES else self._refusal(scope)
+        error = None if scope["type"] != "http" or route_path(scope) in PROBES else self._refusal(scope)
         if error is None:
             await self._app(scope, receive, send)
         else:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["SecurityHeaders"]
+__all__ = ["FOR_ERRORS", "SecurityHeaders"]
 
 # One policy for everything: what is no document ignores it, and no route can be forgotten.
 # Pictures come back in answers (data:) and go out from the visitor's disk (blob:); nothing else comes from elsewhere.
@@ -31,6 +31,9 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), display-capture=(), geolocation=(), microphone=(), payment=(), usb=()",
 }
+
+# For those who write an answer without an application.
+FOR_ERRORS = _HEADERS | {"Content-Security-Policy": _CONTENT_POLICY.format("'self'", "'none'")}
 
 # Public files, among them a web component for pages of other origins, whose module scripts are fetched with CORS.
 _FOR_ANY_ORIGIN = {"Cross-Origin-Resource-Policy": "cross-origin", "Access-Control-Allow-Origin": "*"}

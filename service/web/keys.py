@@ -71,7 +71,7 @@ class Authentication:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        key = self._known(Headers(scope=scope).get("authorization", ""))
+        key = self._known(Headers(scope=scope).getlist("authorization"))
         scope["state"] |= {"key": key.config.name, "scopes": key.config.scopes} if key else {"scopes": self._for_all}
         needed = scope_needed(route_path(scope))
         if needed is None or needed in self._for_all:
@@ -87,9 +87,12 @@ class Authentication:
         finally:
             admitted.leave()
 
-    def _known(self, authorization: str) -> _Key | None:
-        """Return the key that the header carries. How long it takes does not tell which, or how much of it is right."""
-        scheme, _, token = authorization.partition(" ")
+    def _known(self, headers: list[str]) -> _Key | None:
+        """Return the key that the header carries. How long it takes does not tell which, or how much of it is right.
+
+        Two headers are none: a proxy in front may have looked at the other one.
+        """
+        scheme, _, token = headers[0].partition(" ") if len(headers) == 1 else ("", "", "")
         if scheme.lower() != "bearer":
             return None
         digest = digest_of(token.strip())

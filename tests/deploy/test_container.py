@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
+import threading
 import tomllib
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from itertools import chain
 from pathlib import Path
 
@@ -28,12 +33,40 @@ def test_it_runs_as_an_ordinary_user_with_a_health_check() -> None:
     final = DOCKERFILE.rpartition("FROM ")[2]
     assert re.search(r"^USER camserve$", final, re.MULTILINE)
     assert "HEALTHCHECK" in final
-    assert "/livez" in final
+
+
+class Alive(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/livez" else 404)
+        self.end_headers()
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+def healthy(port: int) -> bool:
+    """Run the health check as an engine would: without a shell, with the container's environment."""
+    command = re.search(r"^HEALTHCHECK .*\\\n +CMD (\[.+\])$", DOCKERFILE, re.MULTILINE)
+    assert command is not None, "in the form that needs no shell"
+    _, *arguments = json.loads(command[1])
+    # Container engines hand the proxies of their host on; nothing answers at this one.
+    environment = {"CAMSERVE_PORT": str(port), "HTTP_PROXY": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"}
+    ended = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, timeout=60, check=False)
+    return ended.returncode == 0
+
+
+def test_the_health_check_finds_the_service_on_its_port_and_behind_a_proxy() -> None:
+    with HTTPServer(("127.0.0.1", 0), Alive) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        port = server.server_address[1]
+        assert healthy(port)
+        server.shutdown()
+    assert not healthy(port)
 
 
 def test_settings_named_in_the_container_files_exist() -> None:
     named = set(re.findall(r"CAMSERVE_([A-Z_]+)", DOCKERFILE + COMPOSE))
-    assert named == {"HOST", "CACHE_DIR", "MODELS", "KEYS", "EXPOSE_WITHOUT_KEYS"}
+    assert named == {"HOST", "PORT", "CACHE_DIR", "MODELS", "KEYS", "EXPOSE_WITHOUT_KEYS"}
     assert {name.lower() for name in named} <= set(Settings.model_fields)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -177,6 +178,29 @@ async def test_pictures_wait_for_room_and_leave_it_whatever_becomes_of_them() ->
         assert (await engine.answer(scenes(1), MAPS)).pictures[0].explanations
     finally:
         await engine.stop()
+
+
+async def test_stopping_answers_pictures_in_every_stage() -> None:
+    engine = await started(max_open_pixels=120 * 90, decode_threads=1)  # one is decoded, the others wait for room
+    decoding, go_on = threading.Event(), threading.Event()
+    open_picture = engine._open
+
+    def slowly(*arguments: Any) -> Any:
+        decoding.set()
+        go_on.wait(20)
+        return open_picture(*arguments)
+
+    engine._open = slowly  # type: ignore[method-assign]
+    requests = [asyncio.create_task(engine.answer(scenes(2), MAPS)) for _ in range(3)]
+    await asyncio.to_thread(decoding.wait, 20)
+    try:
+        stopping = asyncio.create_task(engine.stop())
+        ends = await asyncio.wait_for(asyncio.gather(*requests, return_exceptions=True), 10)
+    finally:
+        go_on.set()
+    await stopping
+    assert [type(end) for end in ends] == [NotReady] * 3
+    assert engine._metrics.registry.get_sample_value("camserve_expired_total", {"stage": "decode"}) == 0
 
 
 async def test_an_error_does_not_hold_on_to_its_picture(engine: Explainer) -> None:

@@ -6,12 +6,14 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 
 from service.problems import MEDIA_TYPE
 from tests.toys import png
 from tests.web.application import until
 from tests.web.sockets import LIVEZ, Caller, Listening, head, listening, request
+from tests.web.test_headers import check
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -154,6 +156,7 @@ async def test_what_is_not_http_is_refused_and_closed(server: Listening, data: b
     reply = await caller.reply()
     assert (reply.status, reply.headers["content-type"], reply.headers["connection"]) == (400, MEDIA_TYPE, "close")
     assert reply.problem["code"] == "invalid_request"
+    check(httpx.Response(reply.status, headers=reply.headers), "")
     assert await caller.rest() == b"", "nothing behind it is taken for a request"
     assert ended(server, "malformed") == 1
     await still_serves(server)

@@ -295,6 +295,12 @@ async def test_an_unknown_path_is_a_problem_too(client: httpx.AsyncClient, path:
     assert response.json()["code"] == "not_found"
 
 
+async def test_nobody_is_sent_where_the_host_header_says(client: httpx.AsyncClient) -> None:
+    response = await client.get("/docs/", headers={"Host": "elsewhere.test"})
+    assert (response.status_code, response.json()["suggestions"]) == (404, ["/docs"])
+    assert "Location" not in response.headers
+
+
 async def test_the_closest_route_is_suggested(client: httpx.AsyncClient) -> None:
     body = (await client.post("/api/v1/explian")).json()
     assert body["suggestions"][0] == "/api/v1/explain"

@@ -137,8 +137,12 @@ async def _read_form(request: Request, max_images: int) -> tuple[dict[str, Any],
 
 
 class _FormParser(MultiPartParser):
-    """Refuses a body that stops before its closing boundary; Starlette's parser drops the last part in silence."""
+    """Refuses a body that stops before its closing boundary; Starlette's parser drops the last part in silence.
 
+    Pictures stay in memory, where ``max_inflight_bytes`` counts them: a disk may be full, and a tmpfs is memory, too.
+    """
+
+    spool_max_size = 0  # no file, however much
     _ended = False
 
     def on_end(self) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import tempfile
 import zlib
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +38,18 @@ def part(name: str, content: bytes, filename: str | None = None, more: str = "")
 
 IMAGE = part("image", SMALL, "a.png")
 END = b"--B--\r\n"
+
+
+async def test_a_full_disk_is_nothing_to_large_uploads(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_arguments: Any, **_options: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    padded = SMALL + 3_000_000 * b"\xff"  # what comes behind a picture's end is not looked at
+    response = await send_form(client, part("image", padded, "a.png") + END)
+    assert response.status_code == 200, response.text
 
 
 async def send_form(client: httpx.AsyncClient, body: bytes, content_type: str = "", path: str = "") -> httpx.Response:
