@@ -190,7 +190,7 @@ async def test_stopping_answers_pictures_in_every_stage() -> None:
         go_on.wait(20)
         return open_picture(*arguments)
 
-    engine._open = slowly  # type: ignore[method-assign]
+    engine._open = slowly  # type: ignore[method-assign,assignment]
     requests = [asyncio.create_task(engine.answer(scenes(2), MAPS)) for _ in range(3)]
     await asyncio.to_thread(decoding.wait, 20)
     try:
