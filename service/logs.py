@@ -19,6 +19,9 @@ __all__ = ["JsonFormatter", "about", "configure", "request_id"]
 # Whose request the current task, or the current picture of a worker, is about; "" for none.
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 
+# Libraries that write what is in pictures and bodies: tags at debug, every oddity of a form as a warning.
+_TALKATIVE = ("PIL", "python_multipart")
+
 _FIELDS = ("method", "route", "status", "duration_ms", "key", "trace_id")
 
 
@@ -64,3 +67,5 @@ def configure(level: LogLevel, log_format: LogFormat) -> None:
     )
     logging.basicConfig(level=level.upper(), handlers=[handler])
     logging.captureWarnings(log_format == "json")  # they are lines, too
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.ERROR)

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import numpy as np
 import pytest
+from PIL import Image
+from PIL.ExifTags import Base
 
 from service.logs import JsonFormatter, about
 from service.web.keys import digest_of, make_key
 from tests.server import running_server
-from tests.toys import png
+from tests.toys import encode, png
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -116,6 +118,8 @@ def provoke(url: str, key: str) -> dict[str, int]:
             "headers": {"content-type": "application/json"},
         },
         "typed": {"json": {"images": [{"b64": encoded, "more": encoded}]}},
+        "tagged": {"content": tagged(), "headers": {"content-type": "image/jpeg"}},
+        "spoilt": {"content": b"secret-name", "headers": {"content-type": "multipart/form-data; boundary=B"}},
         "form": {"files": {"picture": ("secret-name.png", png())}},
         "query": {"params": {"alpha": key}, "content": png(), "headers": image},
     }
@@ -136,10 +140,19 @@ EXPECTED = {
     "json": 422,
     "broken": 400,
     "typed": 400,
+    "tagged": 200,
+    "spoilt": 400,
     "form": 400,
     "query": 422,
     "wrong": 401,
 }
+
+
+def tagged() -> bytes:
+    """A photo that says in its metadata where it was taken."""
+    exif = Image.Exif()
+    exif[Base.ImageDescription] = "secret-name"
+    return encode(Image.linear_gradient("L"), "JPEG", exif=exif)
 
 
 def secrets_of(key: str) -> list[str]:
@@ -160,6 +173,7 @@ def test_a_real_log_has_every_request_and_no_secret(tmp_path: Path, log_format: 
     text = log.read_text()
     assert "this model is afraid of the dark" in text, "the worker logs, too"
     assert [each for each in secrets_of(key) if each in text] == []
+    assert "multipart" not in text, "what strangers do wrong is in their answer, and fills no log"
     if log_format == "text":
         assert all(name in text for name in EXPECTED)
         return

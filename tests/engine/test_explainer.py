@@ -180,7 +180,7 @@ async def test_pictures_wait_for_room_and_leave_it_whatever_becomes_of_them() ->
         await engine.stop()
 
 
-async def test_stopping_answers_pictures_in_every_stage() -> None:
+async def test_stopping_answers_pictures_in_every_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = await started(max_open_pixels=120 * 90, decode_threads=1)  # one is decoded, the others wait for room
     decoding, go_on = threading.Event(), threading.Event()
     open_picture = engine._open
@@ -190,7 +190,7 @@ async def test_stopping_answers_pictures_in_every_stage() -> None:
         go_on.wait(20)
         return open_picture(*arguments)
 
-    engine._open = slowly  # type: ignore[method-assign,assignment]
+    monkeypatch.setattr(engine, "_open", slowly)
     requests = [asyncio.create_task(engine.answer(scenes(2), MAPS)) for _ in range(3)]
     await asyncio.to_thread(decoding.wait, 20)
     try:
