@@ -13,7 +13,7 @@ const LARGEST = 1024; // a map is smooth: finer pictures of it cost time and sho
 
 let onScreen = null; // {picture, question, key, answer}; null before the first answer
 
-const forget = { layer: "", method: "", target: "", against: "", signed: false, smooth: 0, flip: false, model: "" };
+const forget = { head: "", layer: "", method: "", target: "", against: "", signed: false, smooth: 0, flip: false, model: "" };
 let task;
 let tell;
 let visible = ""; // the id of the picture in the viewer

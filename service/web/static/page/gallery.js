@@ -59,7 +59,7 @@ export async function update() {
     if (!items.length) return;
     await load({ say });
     forgetOtherQuestions();
-    const read = reader(await labelsOf(state.model, { say }));
+    const read = reader(await labelsOf(state, { say }));
     signal.throwIfAborted();
     for (const item of items) item.expected = read(item.picture.path);
     $("how-read").textContent = howRead(items.map(({ expected }) => expected));

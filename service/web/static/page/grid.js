@@ -60,7 +60,7 @@ function firstMethods() {
 }
 
 async function columnGroups(query) {
-  if (state.by === "classes") return classGroups(await searchClasses(state.model, query), onScreen?.predictions ?? [], query);
+  if (state.by === "classes") return classGroups(await searchClasses(state, query), onScreen?.predictions ?? [], query);
   return filtered(methodGroups(offered.methods, modelNamed(state.model), offered.method, state), query);
 }
 

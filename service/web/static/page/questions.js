@@ -16,6 +16,7 @@ const EMPTY = { // what it means that there is nothing to see, and what to do
 /** The options that several views share; the rest is theirs. */
 export function variant() {
   return [
+    state.head && ["head", state.head],
     state.signed && ["signed", "true"],
     state.smooth && ["smooth", String(state.smooth)],
     state.flip && ["augment", "flip"],

@@ -5,6 +5,7 @@ const DEFAULTS = {
   tab: "explain",
   sample: "",
   model: "", // empty: the server's default, here and below
+  head: "", // of a model with several outputs
   layer: "",
   method: "",
   target: "", // a class index
