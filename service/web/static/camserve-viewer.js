@@ -37,7 +37,11 @@ const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 /** An attribute or property that lies in 0 to 1. */
 const shareOf = (value, standard) => (value === null || Number.isNaN(Number(value)) ? standard : clamp(Number(value), 0, 1));
 const percent = (share) => (share > 0 && share < 0.001 ? "<0.1%" : `${(share * 100).toFixed(1)}%`);
-const number = (value) => String(Number(value.toPrecision(3))).replace("-", "−");
+/** Three digits, without a row of zeros before them. */
+const number = (value) => {
+  const tiny = value !== 0 && Math.abs(value) < 0.0001;
+  return (tiny ? value.toExponential(2) : String(Number(value.toPrecision(3)))).replaceAll("-", "−");
+};
 const fixed = (value) => value.toFixed(2).replace(/^-0\.00$/, "0.00").replace("-", "−");
 
 class Problem extends Error {

@@ -125,7 +125,7 @@ function show() {
   const body = [];
   for (let start = 0; start < explanations.length; start += width) {
     const cells = explanations.slice(start, start + width).map((one, at) => make("td", {}, cell(one, start + at)));
-    body.push(make("tr", {}, make("th", { scope: "row" }, explanations[start].layer), ...cells));
+    body.push(make("tr", {}, make("th", { scope: "row" }, ...breakable(explanations[start].layer)), ...cells));
   }
   refill($("table"), [make("thead", {}, make("tr", {}, make("td", {}), ...heads)), make("tbody", {}, ...body)]);
   const [{ target, against }] = explanations;
@@ -134,6 +134,9 @@ function show() {
   $("grid-caption").textContent = `${goal}${rather} in ${picture.file.name}. Click a cell to see it large.`;
   showControls();
 }
+
+/** A layer's name that may go on in the next line behind a dot or an underscore, rather than within a word. */
+const breakable = (name) => name.split(/(?<=[._])/).flatMap((part) => [make("wbr"), part]);
 
 const title = (method) => offered.methods.find(({ name }) => name === method)?.title ?? method;
 const named = ({ label, probability }) => `“${label}” (${percent(probability)})`;
