@@ -86,6 +86,20 @@ def test_a_model_that_loads_is_waited_for_in_one_place(open_page: Callable[..., 
     is_explained(page)
 
 
+def test_a_server_that_comes_back_is_asked_again_what_it_offers(open_page: Callable[..., Page]) -> None:
+    page = open_page("/docs", expect_errors=True)
+    page.route(API, lambda route: route.abort())
+    page.goto(page.url.replace("/docs", "/?sample=03-star.png"))
+    expect(page.locator("#panel-problems .problem")).to_contain_text("The server cannot be reached.")
+    expect(page.get_by_role("alert").filter(visible=True)).to_have_count(1)
+    expect(page.get_by_role("button", name="Use the defaults")).to_be_hidden()
+    page.unroute(API)
+    page.get_by_role("button", name="Try again").click()
+
+    is_explained(page)
+    expect(page.get_by_role("button", name="Layer")).to_have_text("layer4")
+
+
 def test_nothing_is_waited_for_without_an_end(open_page: Callable[..., Page]) -> None:
     page = open_page(expect_errors=True)
     expect(page.get_by_role("button", name="Layer")).to_have_text("layer4")

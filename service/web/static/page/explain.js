@@ -5,7 +5,7 @@ import { $, source } from "./dom.js";
 import { displayable, find } from "./pictures.js";
 import { show as showPredictions } from "./predictions.js";
 import { caption, drawing, modelName, question } from "./questions.js";
-import { change, state } from "./state.js";
+import { state } from "./state.js";
 import { Task } from "./task.js";
 import { paint } from "./viewing.js";
 
@@ -21,7 +21,7 @@ let visible = ""; // the id of the picture in the viewer
 /** Called once; `answered()` is called after every answer. */
 export function control(answered) {
   tell = answered;
-  task = new Task($("scene"), $("explain-problems"), update, { reset: () => (change(forget), update()) });
+  task = new Task($("scene"), $("explain-problems"), update, { defaults: forget });
 }
 
 /** Explain the picture that the state names, as the state says. */

@@ -25,7 +25,7 @@ export const asked = () => onScreen;
 export function control(answered) {
   tell = answered;
   const forget = { row: [], column: [], against: "", signed: false };
-  task = new Task($("grid-problems"), $("grid-problems"), update, { reset: () => (change(forget), update()) });
+  task = new Task($("grid-problems"), $("grid-problems"), update, { defaults: forget });
   new Picker($("rows"), {
     title: "Layers of the grid", multiple: true, chosen: rows, choose: (layer) => change({ row: toggled(rows(), layer) }),
     groups: async (query) => filtered(layerGroups(await layersOf(state.model)), query),
