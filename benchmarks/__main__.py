@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import in_process, over_http, overload, soak
+from benchmarks import in_process, over_http, overload, page, soak
 
 BENCHMARKS = {
     "explain": in_process.explain_against_forward,
@@ -14,6 +14,7 @@ BENCHMARKS = {
     "start": over_http.start_of_the_front,
     "overhead": over_http.time_outside_the_model,
     "load": over_http.batched_against_one_by_one,
+    "page": page.drop_and_sliders,
     "overload": overload.three_times_the_capacity,
     "refusal": overload.refusal_against_answer,
     "soak": soak.ten_thousand_mixed_requests,

@@ -204,10 +204,12 @@ class Client(_Base[httpx.BaseTransport]):
         """Return a model's layers, in forward order; with None those of the default model, in two requests."""
         return self._send(layers_call(model or self.models().default, explainable, kind))
 
-    def classes(self, query: str, *, model: str | None = None, limit: int | None = None) -> wire.ClassList:
+    def classes(
+        self, query: str, *, model: str | None = None, head: str | None = None, limit: int | None = None
+    ) -> wire.ClassList:
         """Search a model's labels, ``client.classes("cat")``; with None the default model's, in two requests."""
         name = model or self.models().default
-        return self._send(get(wire.ClassList, f"{model_path(name)}/classes", q=query, limit=limit))
+        return self._send(get(wire.ClassList, f"{model_path(name)}/classes", q=query, limit=limit, head=head))
 
     def methods(self) -> wire.MethodList:
         """Return the methods that can be asked for."""
@@ -306,10 +308,12 @@ class AsyncClient(_Base[httpx.AsyncBaseTransport]):
         """As ``Client.layers``."""
         return await self._send(layers_call(model or (await self.models()).default, explainable, kind))
 
-    async def classes(self, query: str, *, model: str | None = None, limit: int | None = None) -> wire.ClassList:
+    async def classes(
+        self, query: str, *, model: str | None = None, head: str | None = None, limit: int | None = None
+    ) -> wire.ClassList:
         """As ``Client.classes``."""
         name = model or (await self.models()).default
-        return await self._send(get(wire.ClassList, f"{model_path(name)}/classes", q=query, limit=limit))
+        return await self._send(get(wire.ClassList, f"{model_path(name)}/classes", q=query, limit=limit, head=head))
 
     async def methods(self) -> wire.MethodList:
         """As ``Client.methods``."""

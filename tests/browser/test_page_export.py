@@ -157,6 +157,29 @@ def test_pictures_of_ones_own_as_commands(open_page: Callable[..., Page], tmp_pa
     assert "heart 0.9" in run([sys.executable, "-c", copied(page, "Copy as Python")], tmp_path)
 
 
+def test_commands_with_names_that_a_shell_or_curl_would_read(open_page: Callable[..., Page], tmp_path: Path) -> None:
+    names = ['a "b" $HOME.png', "back\\slash;type=x, y.png", "it's.png"]
+    for name in names:
+        shutil.copy(SAMPLES / "03-star.png", tmp_path / name)
+    page = open_page("/", permissions=["clipboard-read", "clipboard-write"])
+    # As one would drop them: Chromium's own file dialogue takes a backslash for a folder.
+    page.evaluate(
+        """([names, content]) => {
+            const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
+            const transfer = new DataTransfer();
+            for (const name of names) transfer.items.add(new File([bytes], name, { type: "image/png" }));
+            document.dispatchEvent(new ClipboardEvent("paste", { clipboardData: transfer }));
+        }""",
+        [names, base64.b64encode((SAMPLES / "03-star.png").read_bytes()).decode()],
+    )
+    expect(page.locator("#gallery-count")).to_have_text("3 pictures")
+
+    said = run(["bash", "-c", copied(page, "Copy as curl")], tmp_path).strip()
+    answers = [json.loads(line)["results"][0] for line in said.splitlines()]
+    assert [answer["predictions"][0]["label"] for answer in answers] == ["star"] * 3
+    assert run([sys.executable, "-c", copied(page, "Copy as Python")], tmp_path).count(" star 0.9") == 3
+
+
 def test_the_link(page: Page) -> None:
     assert copied(page, "Copy link") == page.url
     expect(page.locator("#command")).to_have_text(page.url)

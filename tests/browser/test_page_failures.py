@@ -72,6 +72,34 @@ def test_waiting_is_shown_and_can_be_cancelled(page: Page) -> None:
     is_explained(page)
 
 
+def test_a_model_that_loads_is_waited_for_in_one_place(open_page: Callable[..., Page]) -> None:
+    page = open_page("/docs", expect_errors=True)
+    loading = problem(503, "model_loading", "Model 'shapes' is loading.", **{"Retry-After": "1"})
+    page.route(re.compile("/explain$|/layers$"), lambda route: route.fulfill(**loading))
+    page.goto(page.url.replace("/docs", "/?sample=03-star.png"))
+    for place in ("#scene", "#panel-problems"):
+        expect(page.locator(f"{place} > .waiting [role=status]")).to_contain_text("Model 'shapes' is loading.")
+    expect(page.locator("#scene > .waiting [role=status]")).to_be_visible()
+    expect(page.locator("#panel-problems > .waiting [role=status]")).to_be_hidden()
+    page.unroute(re.compile("/explain$|/layers$"))
+
+    is_explained(page)
+
+
+def test_a_server_that_comes_back_is_asked_again_what_it_offers(open_page: Callable[..., Page]) -> None:
+    page = open_page("/docs", expect_errors=True)
+    page.route(API, lambda route: route.abort())
+    page.goto(page.url.replace("/docs", "/?sample=03-star.png"))
+    expect(page.locator("#panel-problems .problem")).to_contain_text("The server cannot be reached.")
+    expect(page.get_by_role("alert").filter(visible=True)).to_have_count(1)
+    expect(page.get_by_role("button", name="Use the defaults")).to_be_hidden()
+    page.unroute(API)
+    page.get_by_role("button", name="Try again").click()
+
+    is_explained(page)
+    expect(page.get_by_role("button", name="Layer")).to_have_text("layer4")
+
+
 def test_nothing_is_waited_for_without_an_end(open_page: Callable[..., Page]) -> None:
     page = open_page(expect_errors=True)
     expect(page.get_by_role("button", name="Layer")).to_have_text("layer4")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def test_layers_by_methods_in_one_request(page: Page) -> None:
     asked = Asked(page)
     page.get_by_role("link", name="Grid").click()
-    expect(page.get_by_text("Choose one picture or take a sample")).to_be_visible()
+    expect(page.get_by_text("Choose a picture or take a sample")).to_be_visible()
     page.get_by_role("button", name="star", exact=True).click()
 
     table = page.get_by_role("table")

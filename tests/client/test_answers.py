@@ -183,6 +183,9 @@ def test_classes(call: Any, server: Any) -> None:
     server.answers = [a_list(default="m", models=[]), classes]
     assert call("classes", "cat & dog", limit=2).classes[0].index == 281
     assert server.requests[-1].url == "http://127.0.0.1:8000/api/v1/models/m/classes?q=cat+%26+dog&limit=2"
+    server.answers = [classes]
+    call("classes", "cat", model="m", head="fine")
+    assert server.requests[-1].url == "http://127.0.0.1:8000/api/v1/models/m/classes?q=cat&head=fine"
 
 
 def test_importing_the_client_loads_nothing_heavy() -> None:

@@ -161,9 +161,12 @@ async def classes(
     engine: Engine,
     q: Annotated[str, Query(description="Part of a label; everything if empty.", max_length=200)] = "",
     limit: Annotated[int, Query(ge=1, le=100_000)] = 20,
+    head: Annotated[
+        str | None, Query(description="Of a model with several outputs: whose classes.", max_length=200)
+    ] = None,
 ) -> wire.ClassList:
     """Classes whose label contains the query, those that begin with it first."""
-    info = engine.pool.ready_info(model)
+    info = engine.pool.ready_info(model).seen_through(head)
     found = [wire.ClassEntry(index=index, label=info.labels[index]) for index in info.search_labels(q, limit)]
     return wire.ClassList(model=info.name, total=len(info.labels), classes=found)
 

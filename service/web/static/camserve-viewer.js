@@ -3,7 +3,7 @@
 // On a page that talks to the API itself: set `picture` (Blob or URL), `explained` ({image, view, explanation} as in an
 // answer with output=mask) and `palette` (`table` of GET /api/v1/colormaps; a diverging one for a signed map).
 // On any other page: set the attribute `src`, or call `explain(blob)`, and it asks the server that this file came from, or
-// `server`, with the attributes model, layer, target, against, method, colormap, signed. `key` is a property only: what
+// `server`, with the attributes model, head, layer, target, against, method, colormap, signed. `key` is a property only: what
 // stands in a page's source is no secret.
 // How it is drawn: mode, opacity, threshold, regions; properties and attributes. Every one of them acts without a request.
 // Events: camserve-hover {x, y, share, value, seen}, camserve-explained {answer, result, explanation},
@@ -13,7 +13,7 @@
 
 const MODES = ["overlay", "heatmap", "original", "side", "swipe"];
 const LOOKS = ["mode", "opacity", "threshold", "regions"];
-const QUESTION = ["model", "layer", "target", "against", "method", "colormap", "signed"];
+const QUESTION = ["model", "head", "layer", "target", "against", "method", "colormap", "signed"];
 const REASONS = {
   no_positive_evidence: "nothing in this layer speaks for the class",
   zero_gradient: "the class does not depend on this layer at all",
@@ -37,7 +37,11 @@ const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 /** An attribute or property that lies in 0 to 1. */
 const shareOf = (value, standard) => (value === null || Number.isNaN(Number(value)) ? standard : clamp(Number(value), 0, 1));
 const percent = (share) => (share > 0 && share < 0.001 ? "<0.1%" : `${(share * 100).toFixed(1)}%`);
-const number = (value) => String(Number(value.toPrecision(3))).replace("-", "−");
+/** Three digits, without a row of zeros before them. */
+const number = (value) => {
+  const tiny = value !== 0 && Math.abs(value) < 0.0001;
+  return (tiny ? value.toExponential(2) : String(Number(value.toPrecision(3)))).replaceAll("-", "−");
+};
 const fixed = (value) => value.toFixed(2).replace(/^-0\.00$/, "0.00").replace("-", "−");
 
 class Problem extends Error {
@@ -843,7 +847,7 @@ export class CamserveViewer extends HTMLElement {
   #form(blob) {
     const form = new FormData();
     form.append("image", blob, blob.name ?? "picture");
-    for (const name of ["layer", "target", "against", "method"]) {
+    for (const name of ["head", "layer", "target", "against", "method"]) {
       if (this.getAttribute(name)) form.append(name, this.getAttribute(name));
     }
     if (this.hasAttribute("signed")) form.append("signed", "true");

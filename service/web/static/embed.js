@@ -3,7 +3,7 @@
 
 import "./camserve-viewer.js";
 
-const WORDS = ["model", "layer", "target", "against", "method", "colormap", "mode"];
+const WORDS = ["model", "head", "layer", "target", "against", "method", "colormap", "mode"];
 const SHARES = ["opacity", "threshold"];
 const SWITCHES = ["regions", "signed"];
 const CLASSES = ["target", "against"]; // by label or by index

@@ -299,6 +299,8 @@ async def test_classes(client: httpx.AsyncClient) -> None:
     assert await search(q="s", limit=3) == ["square", "star", "disk"], "those that begin with it come first"
     assert await search(q="no such shape") == []
     assert len(await search(limit=5)) == 5
+    refused = await client.get(path, params={"head": "fine"})
+    assert (refused.status_code, refused.json()["code"]) == (422, "unknown_head")
 
 
 async def test_methods(client: httpx.AsyncClient) -> None:

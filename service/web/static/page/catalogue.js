@@ -55,11 +55,13 @@ export function layersOf(model, { say } = {}) {
 /** The catalogue, if it has been read. */
 export const knownLayers = (model) => layers.get(model || offered.model);
 
-/** Classes whose label contains `query`. */
-export const searchClasses = (model, query) => ask(path(model, `classes?limit=50&q=${encodeURIComponent(query)}`));
+/** Classes of a model's head, or of its only output, whose label contains `query`. */
+export const searchClasses = ({ model, head }, query) => ask(path(model, `classes?${classesOf(head, 50)}&q=${encodeURIComponent(query)}`));
 
-/** All of a model's labels, by index. */
-export function labelsOf(model, { say } = {}) {
+/** All labels of a model's head, or of its only output, by index. */
+export function labelsOf({ model, head }, { say } = {}) {
   const name = model || offered.model;
-  return once(`labels of ${name}`, async () => (await ask(path(name, "classes?limit=100000"), { say })).classes);
+  return once(`labels of ${name} ${head}`, async () => (await ask(path(name, `classes?${classesOf(head, 100_000)}`), { say })).classes);
 }
+
+const classesOf = (head, limit) => new URLSearchParams({ limit, ...(head && { head }) });

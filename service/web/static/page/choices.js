@@ -1,6 +1,6 @@
 // What the pickers list: the catalogue's rows as groups of choices, in words.
 
-import { percent } from "./dom.js";
+import { percent, plural } from "./dom.js";
 
 const QUICK = 4; // forward passes per picture
 
@@ -78,6 +78,14 @@ export function modelGroups(models) {
     refused: state === "failed" ? reason ?? "it could not be loaded" : undefined,
   }));
   return [{ title: "Models", options }];
+}
+
+/** The outputs of a model that can be explained. */
+export function headGroups({ heads, default_head: standard }) {
+  const options = Object.entries(heads).map(([name, classes]) => ({
+    value: name, name, tag: name === standard ? "default" : "", note: plural(classes, "class", "classes"),
+  }));
+  return [{ title: "Outputs of the model", options }];
 }
 
 /** The classes found for a query; without one, what was predicted comes first. */

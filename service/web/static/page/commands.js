@@ -13,17 +13,18 @@ export function quoted(text) {
   return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
 }
 
+/** A file's name as it stands between double quotes in an option of curl's, which reads , and ; outside of them. */
+const escaped = (name) => name.replaceAll(/["\\]/g, "\\$&");
+
 /** For a shell: one request for each picture. */
 export function curl(asked) {
   const { base, pictures } = asked;
   if (pictures.length === 1) {
     const [{ name, sample }] = pictures;
     if (sample) return `curl -s ${quoted(`${samplesAt(base)}${encodeURIComponent(sample)}`)} |\n${post(asked, quoted(`image=@-;filename=${sample}`))}`;
-    // curl itself reads , and ; in a file's name, unless the name is in double quotes
-    const file = /[,;"\\]/.test(name) ? `"${name.replaceAll(/["\\]/g, "\\$&")}"` : name;
-    return post(asked, quoted(`image=@${file}`));
+    return post(asked, quoted(`image=@${/[,;"\\]/.test(name) ? `"${escaped(name)}"` : name}`));
   }
-  const names = pictures.map(({ name }) => quoted(name)).join(" ");
+  const names = pictures.map(({ name, sample }) => quoted(sample || escaped(name))).join(" ");
   const body = pictures[0].sample
     ? `curl -s ${quoted(samplesAt(base))}"$name" |\n${post(asked, '"image=@-;filename=$name"')}`
     : post(asked, '"image=@\\"$name\\""');

@@ -5,7 +5,7 @@ import { $, source } from "./dom.js";
 import { displayable, find } from "./pictures.js";
 import { show as showPredictions } from "./predictions.js";
 import { caption, drawing, modelName, question } from "./questions.js";
-import { change, state } from "./state.js";
+import { state } from "./state.js";
 import { Task } from "./task.js";
 import { paint } from "./viewing.js";
 
@@ -13,7 +13,7 @@ const LARGEST = 1024; // a map is smooth: finer pictures of it cost time and sho
 
 let onScreen = null; // {picture, question, key, answer}; null before the first answer
 
-const forget = { layer: "", method: "", target: "", against: "", signed: false, smooth: 0, flip: false, model: "" };
+const forget = { head: "", layer: "", method: "", target: "", against: "", signed: false, smooth: 0, flip: false, model: "" };
 let task;
 let tell;
 let visible = ""; // the id of the picture in the viewer
@@ -21,7 +21,7 @@ let visible = ""; // the id of the picture in the viewer
 /** Called once; `answered()` is called after every answer. */
 export function control(answered) {
   tell = answered;
-  task = new Task($("scene"), $("explain-problems"), update, { reset: () => (change(forget), update()) });
+  task = new Task($("scene"), $("explain-problems"), update, { defaults: forget });
 }
 
 /** Explain the picture that the state names, as the state says. */

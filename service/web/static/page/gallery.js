@@ -59,7 +59,7 @@ export async function update() {
     if (!items.length) return;
     await load({ say });
     forgetOtherQuestions();
-    const read = reader(await labelsOf(state.model, { say }));
+    const read = reader(await labelsOf(state, { say }));
     signal.throwIfAborted();
     for (const item of items) item.expected = read(item.picture.path);
     $("how-read").textContent = howRead(items.map(({ expected }) => expected));
@@ -161,10 +161,9 @@ function button({ picture, result, expected }, name) {
 }
 
 function verdictWords({ predictions: [best] }, expected) {
-  const line = make("span", { className: "best" }, make("span", {}, best.label), make("span", {}, percent(best.probability)));
-  if (!expected) return [line];
-  if (expected.label === best.label) return [line, make("span", { className: "verdict" }, "✓ as expected")];
-  return [line, make("span", { className: "verdict" }, `✗ expected ${expected.label}`)];
+  const found = !expected ? "" : expected.label === best.label ? "✓ as expected" : `✗ expected ${expected.label}`;
+  const sure = make("span", {}, percent(best.probability));
+  return [make("span", { className: "best" }, best.label), make("span", { className: "verdict" }, sure, found)];
 }
 
 function enlarge(picture) {

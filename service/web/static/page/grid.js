@@ -25,7 +25,7 @@ export const asked = () => onScreen;
 export function control(answered) {
   tell = answered;
   const forget = { row: [], column: [], against: "", signed: false };
-  task = new Task($("grid-problems"), $("grid-problems"), update, { reset: () => (change(forget), update()) });
+  task = new Task($("grid-problems"), $("grid-problems"), update, { defaults: forget });
   new Picker($("rows"), {
     title: "Layers of the grid", multiple: true, chosen: rows, choose: (layer) => change({ row: toggled(rows(), layer) }),
     groups: async (query) => filtered(layerGroups(await layersOf(state.model)), query),
@@ -60,7 +60,7 @@ function firstMethods() {
 }
 
 async function columnGroups(query) {
-  if (state.by === "classes") return classGroups(await searchClasses(state.model, query), onScreen?.predictions ?? [], query);
+  if (state.by === "classes") return classGroups(await searchClasses(state, query), onScreen?.predictions ?? [], query);
   return filtered(methodGroups(offered.methods, modelNamed(state.model), offered.method, state), query);
 }
 
@@ -125,7 +125,7 @@ function show() {
   const body = [];
   for (let start = 0; start < explanations.length; start += width) {
     const cells = explanations.slice(start, start + width).map((one, at) => make("td", {}, cell(one, start + at)));
-    body.push(make("tr", {}, make("th", { scope: "row" }, explanations[start].layer), ...cells));
+    body.push(make("tr", {}, make("th", { scope: "row" }, ...breakable(explanations[start].layer)), ...cells));
   }
   refill($("table"), [make("thead", {}, make("tr", {}, make("td", {}), ...heads)), make("tbody", {}, ...body)]);
   const [{ target, against }] = explanations;
@@ -134,6 +134,9 @@ function show() {
   $("grid-caption").textContent = `${goal}${rather} in ${picture.file.name}. Click a cell to see it large.`;
   showControls();
 }
+
+/** A layer's name that may go on in the next line behind a dot or an underscore, rather than within a word. */
+const breakable = (name) => name.split(/(?<=[._])/).flatMap((part) => [make("wbr"), part]);
 
 const title = (method) => offered.methods.find(({ name }) => name === method)?.title ?? method;
 const named = ({ label, probability }) => `“${label}” (${percent(probability)})`;

@@ -89,6 +89,12 @@ function controlTabs() {
   }
 }
 
+/** There is something to take along, or no longer. A server that answers again can say what it offers, too. */
+function answered() {
+  exporting.show();
+  if (reading.failed && !$("export").hidden) readCatalogue();
+}
+
 async function pollLoading() {
   if (!offered.models.some((model) => model.state === "loading")) return;
   await reloadModels().then(panel.show, () => {}); // the next one may succeed
@@ -96,12 +102,12 @@ async function pollLoading() {
 
 reading = new Task($("panel-problems"), $("panel-problems"), readCatalogue);
 follow();
-for (const view of [explain, grid]) view.control(exporting.show);
+for (const view of [explain, grid]) view.control(answered);
 for (const part of [panel, predictions, exporting]) part.control();
 controlView();
 controlTabs();
 const samples = showSamples(takeSample);
-gallery.control(exporting.show, samples);
+gallery.control(answered, samples);
 receive(take);
 $("try").addEventListener("click", async () => takeSample((await samples).find((name) => /star/.test(name)) ?? (await samples)[0]));
 $("skip").addEventListener("click", (event) => {

@@ -1,7 +1,7 @@
 // Which model, which layer, which method: the pickers beside the picture, and the model's card.
 
 import { knownLayers, layersOf, methodNamed, modelNamed, offered } from "./catalogue.js";
-import { filtered, layerGroups, methodGroups, modelGroups } from "./choices.js";
+import { filtered, headGroups, layerGroups, methodGroups, modelGroups } from "./choices.js";
 import { $, make } from "./dom.js";
 import { Picker } from "./picker.js";
 import { change, state } from "./state.js";
@@ -11,6 +11,10 @@ export function control() {
   new Picker($("model"), {
     title: "Model", choose: chooseModel, chosen: () => [modelNamed(state.model)?.name],
     groups: async (query) => filtered(modelGroups(offered.models), query),
+  });
+  new Picker($("head"), {
+    title: "Head", choose: chooseHead, chosen: () => [headName()],
+    groups: async (query) => filtered(headGroups(modelNamed(state.model)), query),
   });
   new Picker($("layer"), {
     title: "Layer", choose: (layer) => change({ layer }), chosen: () => [layerName()],
@@ -29,9 +33,13 @@ export function control() {
 /** Class 3 or layer4 of another model is something else; methods are the same, unless it refuses one. */
 function chooseModel(model) {
   const refused = modelNamed(model)?.refused_methods[state.method];
-  change({ model, layer: "", target: "", against: "", row: [], column: [], ...(refused && { method: "" }) });
+  change({ model, head: "", layer: "", target: "", against: "", row: [], column: [], ...(refused && { method: "" }) });
 }
 
+/** Class 3 of another head is something else, too. */
+const chooseHead = (head) => change({ head, target: "", against: "", column: [] });
+
+const headName = () => state.head || modelNamed(state.model)?.default_head || "";
 const layerName = () => state.layer || modelNamed(state.model)?.default_layer || "";
 
 /** Show what is chosen. */
@@ -41,6 +49,8 @@ export function show() {
   const name = layerName();
   const layer = knownLayers(state.model)?.layers.find((row) => row.name === name);
   $("model").textContent = model?.name ?? (state.model || "…");
+  $("head-field").hidden = Object.keys(model?.heads ?? {}).length < 2 && !state.head;
+  $("head").textContent = headName();
   $("layer").textContent = name || "…";
   $("method").textContent = method?.title ?? (state.method || "…");
   $("method-note").textContent = method?.summary ?? "";
@@ -75,11 +85,16 @@ function cardRows(model) {
     ["State", model.state],
     ["Input", input && `${input.width} × ${input.height} px`],
     ["Preprocessing", steps && preprocessing(steps)],
-    ["Classes", model.classes && `${model.classes}${model.multi_label ? ", not exclusive" : ""}`],
+    ["Classes", model.classes && `${classCount(model)}${model.multi_label ? ", not exclusive" : ""}`],
     ["Default layer", model.default_layer],
     ["Parameters", parameters?.toLocaleString("en")],
     ["Device", device && `${device}, ${dtype}`],
   ];
+}
+
+function classCount({ heads, classes }) {
+  const each = Object.entries(heads).map(([name, count]) => `${name}: ${count}`);
+  return each.length > 1 ? each.join(", ") : classes;
 }
 
 const FITS = {

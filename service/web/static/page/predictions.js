@@ -11,7 +11,7 @@ let shown = null; // the explanation on screen
 
 /** Connect the two class pickers; called once. */
 export function control() {
-  const groups = async (query) => classGroups(await searchClasses(state.model, query), listed, query);
+  const groups = async (query) => classGroups(await searchClasses(state, query), listed, query);
   new Picker($("target"), { title: "Class to explain", groups, chosen: () => [String(shown?.target.index)], choose: explain });
   new Picker($("against"), { title: "Class to compare with", groups, chosen: () => [state.against], choose: contrast });
   $("no-against").addEventListener("click", () => contrast(""));

@@ -16,6 +16,7 @@ const EMPTY = { // what it means that there is nothing to see, and what to do
 /** The options that several views share; the rest is theirs. */
 export function variant() {
   return [
+    state.head && ["head", state.head],
     state.signed && ["signed", "true"],
     state.smooth && ["smooth", String(state.smooth)],
     state.flip && ["augment", "flip"],
@@ -53,10 +54,11 @@ export function colormap() {
 export const modelName = () => modelNamed(state.model)?.name ?? state.model;
 
 /** What an explanation shows, in a sentence or two. */
-export function caption({ target, against, layer, method, empty, reason, note }, model) {
+export function caption({ target, against, layer, method, signed, empty, reason, note }, model) {
   const goal = `“${target.label}” (${percent(target.probability)})`;
   const rather = against ? ` rather than “${against.label}” (${percent(against.probability)})` : "";
   const how = `at ${layer}, by ${methodNamed(method)?.title ?? method}`;
   if (empty) return `The map for ${goal}${rather} ${how} is empty. ${EMPTY[reason] ?? ""}`;
-  return [`Where ${model} finds evidence for ${goal}${rather}, ${how}.`, note].filter(Boolean).join(" ");
+  const sides = signed ? "for (red) and against (blue)" : "for";
+  return [`Where ${model} finds evidence ${sides} ${goal}${rather}, ${how}.`, note].filter(Boolean).join(" ");
 }

@@ -5,6 +5,7 @@ const DEFAULTS = {
   tab: "explain",
   sample: "",
   model: "", // empty: the server's default, here and below
+  head: "", // of a model with several outputs
   layer: "",
   method: "",
   target: "", // a class index
@@ -81,8 +82,11 @@ export function change(patch, { replace = false } = {}) {
   tell(names);
 }
 
+/** The names of what a patch would change. */
+export const changes = (patch) => Object.keys(patch).filter((name) => String(patch[name]) !== String(state[name]));
+
 function assign(patch) {
-  const names = Object.keys(patch).filter((name) => String(patch[name]) !== String(state[name]));
+  const names = changes(patch);
   Object.assign(state, patch);
   return names;
 }

@@ -2,12 +2,14 @@
 
 import { Problem } from "./api.js";
 import { make } from "./dom.js";
+import { change, changes } from "./state.js";
 
 const QUIET_MS = 400; // what is over sooner shows no progress
 
 export class Task {
-  /** `place` gets the progress, `below` the problem; `retry` is what "Try again" does. */
-  constructor(place, below, retry, { reset = null } = {}) {
+  /** `place` gets the progress, `below` the problem; `retry` is what "Try again" does, after "Use the defaults" as well. */
+  constructor(place, below, retry, { defaults = {} } = {}) {
+    this.defaults = defaults;
     this.status = make("span", { attributes: { role: "status" } });
     this.elapsed = make("span", { className: "note", ariaHidden: "true" });
     this.bar = make("progress", { ariaLabel: "Progress" });
@@ -16,12 +18,17 @@ export class Task {
     this.waiting = make("div", { className: "waiting", hidden: true }, said, this.bar, this.cancel);
     this.text = make("p", { attributes: { role: "alert" } });
     this.retry = make("button", { type: "button", className: "retry", onclick: retry }, "Try again");
-    const out = make("p", { className: "row" }, this.retry);
-    if (reset) out.append(make("button", { type: "button", className: "reset", onclick: reset }, "Use the defaults"));
+    const reset = () => (change(defaults), retry());
+    this.reset = make("button", { type: "button", className: "reset", onclick: reset }, "Use the defaults");
+    const out = make("p", { className: "row" }, this.retry, this.reset);
     this.problem = make("div", { className: "problem", hidden: true }, this.text, out);
     place.append(this.waiting);
     below.append(this.problem);
     this.running = null;
+  }
+
+  get failed() {
+    return !this.problem.hidden;
   }
 
   stop() {
@@ -73,6 +80,7 @@ export class Task {
   #fail(error) {
     if (!(error instanceof Problem) && error.name !== "AbortError") console.error(error);
     this.text.textContent = error.name === "AbortError" ? "Cancelled." : error.message;
+    this.reset.hidden = !changes(this.defaults).length; // otherwise it is of no use
     this.problem.hidden = false;
   }
 }
