@@ -43,6 +43,7 @@ class Fault(IntEnum):
     SYSTEM_EXIT = 5
     RAISE = 6
     NAN = 7
+    SLOW = 8
 
 
 def picture(seed: int, fault: Fault | None = None, *, times: int = 255) -> bytes:
@@ -163,6 +164,11 @@ def _nan(row: int, logits: Tensor) -> Tensor:
     return factor
 
 
+def _be_slow(_row: int, logits: Tensor) -> Tensor:
+    time.sleep(1)
+    return torch.ones_like(logits)
+
+
 _FAULTS: dict[Fault, Callable[[int, Tensor], Tensor]] = {
     Fault.EXIT: _exit,
     Fault.SEGFAULT: _segfault,
@@ -171,4 +177,5 @@ _FAULTS: dict[Fault, Callable[[int, Tensor], Tensor]] = {
     Fault.SYSTEM_EXIT: _system_exit,
     Fault.RAISE: _raise,
     Fault.NAN: _nan,
+    Fault.SLOW: _be_slow,
 }

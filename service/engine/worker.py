@@ -35,7 +35,7 @@ from service.engine.messages import (
     pack,
     receive,
 )
-from service.errors import InternalError, ServiceError
+from service.errors import InternalError, ModelLoadError, ServiceError
 from service.models.host import HowTo, load_model
 
 if TYPE_CHECKING:
@@ -99,6 +99,7 @@ class Worker:
     def _load_one(self, config: ModelConfig, start: Start, device: str) -> Message:
         began = time.monotonic()
         try:
+            _require(device)
             host = load_model(config, device, start.downloads)
         except ServiceError as error:
             log.error("model %s cannot be loaded: %s", config.name, error.message)
@@ -211,6 +212,16 @@ def _devices(wanted: str) -> tuple[str, ...]:
     if wanted in {"auto", "cuda"} and torch.cuda.is_available():
         return tuple(f"cuda:{index}" for index in range(torch.cuda.device_count()))
     return ("cpu",) if wanted == "auto" else (wanted,)
+
+
+def _require(device: str) -> None:
+    """Raise ModelLoadError, in words, where this machine has no such device; torch would name a function of its own."""
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        words = str(error).splitlines()[0]
+        found = f"{torch.cuda.device_count()} CUDA devices"
+        raise ModelLoadError(f"The device {device!r} cannot be used; this machine has {found}. ({words})") from error
 
 
 def main() -> None:

@@ -63,9 +63,13 @@ async def _kill(scene: Scene, number: signal.Signals, *, everyone: bool = False)
 
 
 async def worker_killed(scene: Scene) -> list[str]:
-    """SIGKILL for the busiest worker."""
+    """SIGKILL for a worker in mid-batch: its pictures are answered by another."""
+    asked = Asked(seeds=scene.some(OTHERS), files=(scene.poison(Fault.SLOW, times=1),))
+    request = asyncio.create_task(scene.traffic.ask(asked))
+    await asyncio.sleep(0.4)  # of the second that the batch takes
+    busy = any(worker["batches"] for worker in (await scene.readiness())["workers"])
     await _kill(scene, signal.SIGKILL)
-    return []
+    return ([] if busy else ["no worker was busy"]) + _unless(await request, codes=[None])
 
 
 async def all_workers_killed(scene: Scene) -> list[str]:
@@ -243,7 +247,7 @@ def _unless(answered: Answered, excuses: set[str] | None = None, codes: list[str
 
 
 FAULTS: dict[str, Callable[[Scene], Awaitable[list[str]]]] = {
-    "worker killed": worker_killed,
+    "killed in mid-batch": worker_killed,
     "all workers killed": all_workers_killed,
     "worker frozen": worker_frozen,
     "worker exits": _lost_once(Fault.EXIT),

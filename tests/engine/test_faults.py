@@ -144,3 +144,13 @@ async def test_a_worker_that_cannot_start_is_said_to_keep_dying_and_comes_back(e
     finally:
         (folder / "load").unlink()
     await until(lambda: engine.pool.status().state == "ready", DEADLINE_S)
+
+
+async def test_a_device_that_is_not_there_is_said_in_words() -> None:
+    explainer = Explainer(load_settings(models=[f"m={MODEL}"], device="cuda:77"), Metrics())
+    await explainer.start()
+    try:
+        await explainer.pool.settled()
+        assert "'cuda:77' cannot be used; this machine has" in str(explainer.pool.status().reason)
+    finally:
+        await explainer.stop()
