@@ -78,3 +78,8 @@ def test_where_there_is_one_head_nobody_is_asked(open_page: Callable[..., Page],
 
     expect(page.get_by_role("button", name="Head")).to_be_hidden()
     assert "head" not in asked.forms[-1]
+
+
+def test_a_frame_may_name_a_head(open_page: Callable[..., Page], two_heads: str) -> None:
+    page = open_page(f"{two_heads}/embed?src=static/samples/03-star.png&head=fine&target=6")
+    expect(page.locator("#caption")).to_contain_text("“class 6”")
