@@ -135,8 +135,9 @@ class Connection(HttpToolsProtocol):
         self._count(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Measure a header."""
-        super().on_header(name, value)
+        """Measure a header; one behind the body is none, though uvicorn takes it for one."""
+        if self._head_begun:
+            super().on_header(name, value)
         self._count(len(name) + len(value))
 
     def _count(self, size: int) -> None:

@@ -162,6 +162,16 @@ async def test_what_is_not_http_is_refused_and_closed(server: Listening, data: b
     await still_serves(server)
 
 
+async def test_what_comes_behind_the_body_is_no_header(server: Listening) -> None:
+    body = b"5\r\n12345\r\n0\r\nX-Request-ID: behind\r\nContent-Type: image/png\r\n\r\n"
+    caller = await server.call(head(transfer_encoding="chunked") + body)
+    reply = await caller.reply()
+    assert (reply.status, reply.problem["code"]) == (415, "unsupported_media_type")
+    assert reply.headers["x-request-id"] != "behind"
+    await caller.send(LIVEZ)
+    assert (await caller.reply()).status == 200
+
+
 UNUSUAL = {
     "the old version": (b"GET /livez HTTP/1.0\r\n\r\n", 200),
     "a whole address": (b"GET http://elsewhere.test/livez HTTP/1.1\r\nHost: a\r\n\r\n", 200),

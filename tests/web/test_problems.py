@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
+from service.engine import explainer
 from service.errors import InternalError, ModelOutputError, ServiceError, Unavailable
 from service.problems import MEDIA_TYPE, STATUS
 from service.wire import Problem
@@ -218,6 +220,36 @@ async def test_a_deadline_is_kept_and_its_picture_given_up(application: Applicat
     await task
     assert first.status == 200
     assert len(application.worker.runs) == 1, "the one whose time was up is not computed"
+
+
+@pytest.mark.parametrize("stage", ["decode", "compute", "render"])
+async def test_a_deadline_is_kept_in_every_stage(
+    application: Application, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    reached, go_on = threading.Event(), threading.Event()
+
+    def stuck(*_arguments: object) -> None:
+        reached.set()
+        go_on.wait(30)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(application.explainer, "_open", stuck if stage == "decode" else application.explainer._open)
+        patch.setattr(explainer, "_draw", stuck if stage == "render" else explainer._draw)
+        application.worker.held = stage == "compute"
+        exchange = Exchange(EXPLAIN, GOOD, content_type="image/png")
+        task = exchange.start(application)
+        await until(lambda: reached.is_set() or (stage == "compute" and application.worker.running))
+        (deadline,) = application.explainer._deadlines
+        deadline.reschedule(0)  # now it passes: by the clock, a busy machine would not have come so far
+        await task
+    assert exchange.status == 504
+    assert application.metric("camserve_expired_total", stage=stage) == 1
+
+    go_on.set()
+    application.worker.held = False
+    application.worker.finish()
+    await until(lambda: application.explainer._room.used == 0)
+    assert (await client.post(EXPLAIN, content=GOOD, headers={"Content-Type": "image/png"})).status_code == 200
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "1.5", "abc", "", "3600001", "1e3", "٣", "9" * 100])
