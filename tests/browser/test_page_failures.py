@@ -192,9 +192,9 @@ def test_a_key_is_asked_for_and_kept_for_this_tab(locked: Page) -> None:
     expect(dialog).to_be_hidden()
     assert "right" not in locked.url
     locked.get_by_role("button", name="Copy as curl").click()
-    expect(locked.locator("#command")).to_contain_text('-H "Authorization: Bearer $CAMSERVE_API_KEY"')
+    expect(locked.locator("#command")).to_contain_text('-H "Authorization: Bearer $CAM_API_KEY"')
     locked.get_by_role("button", name="Copy as Python").click()
-    expect(locked.locator("#command")).to_contain_text('api_key=os.environ["CAMSERVE_API_KEY"]')
+    expect(locked.locator("#command")).to_contain_text('api_key=os.environ["CAM_API_KEY"]')
     expect(locked.locator("#command")).not_to_contain_text("right")
 
 

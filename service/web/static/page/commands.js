@@ -1,6 +1,6 @@
 // What is on screen as a command to copy. Keys are named, never written out.
 
-const KEY = "CAMSERVE_API_KEY";
+const KEY = "CAM_API_KEY";
 const NUMBERS = new Set(["target", "against", "smooth", "alpha", "threshold", "top_k", "max_side"]);
 
 // Each command is made of {base, model, options: [[name, value]], pictures: [{name, sample}], key}: what the answer on
