@@ -89,6 +89,8 @@ def drop(page: Page, *paths: Path) -> None:
     session = page.context.new_cdp_session(page)
     data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
     for kind in ("dragEnter", "dragOver", "drop"):
+        if kind == "drop":  # which the browser ignores until the page has said that it may be
+            expect(page.locator("body")).to_have_class("dragging")
         session.send("Input.dispatchDragEvent", {"type": kind, "x": 300, "y": 300, "data": data})
 
 
