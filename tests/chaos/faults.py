@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import struct
+import sys
 import zlib
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -214,6 +215,27 @@ async def slow_clients(scene: Scene) -> list[str]:
     return [complaint for each in answered for complaint in _unless(each)]
 
 
+async def disk_full(scene: Scene) -> list[str]:
+    """Weights that do not fit on the disk: the model says so, nothing is left behind, and the server notices nothing.
+
+    A limit on the size of files stands in for a small disk: the write fails half-way, as on a full one.
+    """
+    folder = scene.folder / "disk"
+    cache = folder / "cache"
+    cache.mkdir(parents=True, exist_ok=True)
+    (folder / "squeezenet1_1-b8a52dc0.pth").write_bytes(bytes(4_000_000))  # torchvision's name for it
+    arguments = ["--model", "squeezenet1_1", "--cache-dir", str(cache), "--weights-mirror", f"file://{folder}"]
+    limited = ["bash", "-c", 'ulimit -f 1000 && exec "$@"', "bash", sys.executable, "-m", "service.cli", "layers"]
+    process = await asyncio.create_subprocess_exec(
+        *limited, *arguments, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
+    )
+    _, said = await process.communicate()
+    last = said.decode().strip().rpartition("\n")[2]
+    left = [str(file) for file in cache.rglob("*") if file.is_file()]
+    complaints = [] if process.returncode == 1 and "cannot be kept" in last else [f"{process.returncode}: {last}"]
+    return complaints + ([f"left behind: {left}"] if left else [])
+
+
 def _chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
@@ -268,4 +290,5 @@ FAULTS: dict[str, Callable[[Scene], Awaitable[list[str]]]] = {
     "slow clients": slow_clients,
     "one model, many batches": batches_of_one_model_at_once,
     "dependent rows": rows_that_depend_on_each_other,
+    "disk full": disk_full,
 }
