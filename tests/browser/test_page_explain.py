@@ -88,10 +88,18 @@ def drop(page: Page, *paths: Path) -> None:
     """Drop files or folders in the middle of the page, as a person would."""
     session = page.context.new_cdp_session(page)
     data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
-    for kind in ("dragEnter", "dragOver", "drop"):
-        if kind == "drop":  # which the browser ignores until the page has said that it may be
-            expect(page.locator("body")).to_have_class("dragging")
+
+    def send(kind: str) -> None:
         session.send("Input.dispatchDragEvent", {"type": kind, "x": 300, "y": 300, "data": data})
+
+    # Before its first frame a page hears nothing, and without having heard that it is dragged over it no drop.
+    for _ in range(100):
+        send("dragEnter")
+        send("dragOver")
+        if page.locator("body.dragging").count():
+            break
+        page.wait_for_timeout(100)
+    send("drop")
 
 
 def test_what_browsers_do_not_show_is_shown_all_the_same(page: Page) -> None:
