@@ -69,6 +69,8 @@ def open_page(browser: Browser, server: str) -> Iterator[Callable[..., Page]]:
             page.on("console", lambda said: complaints.append(said.text) if said.type in {"error", "warning"} else None)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.goto(path if "://" in path else f"{server}{path}")
+        # Before its first frame a page hears no keys, clicks or drags: nobody could have meant what they do not see.
+        page.evaluate("() => new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
         return page
 
     yield open_page

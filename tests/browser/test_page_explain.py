@@ -79,7 +79,15 @@ def test_a_picture_is_pasted(page: Page) -> None:
 
 
 def test_a_picture_is_dropped(page: Page) -> None:
-    drop(page, STAR)
+    page.evaluate(
+        """async (data) => {
+             const transfer = new DataTransfer();
+             transfer.items.add(new File([Uint8Array.from(data)], "dropped.png", { type: "image/png" }));
+             const about = { dataTransfer: transfer, bubbles: true, cancelable: true };
+             for (const kind of ["dragover", "drop"]) document.body.dispatchEvent(new DragEvent(kind, about));
+           }""",
+        list(STAR.read_bytes()),
+    )
 
     expect(page.locator("#sentence")).to_contain_text("“star”")
 
