@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import os
 from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from service.engine.cores import available_cores
 from service.engine.messages import Failed, Hello, Loaded, Start
 from service.engine.process import WorkerProcess
 from service.models.sources.source import Downloads
@@ -91,7 +91,7 @@ class Supervisor:
             ),
             downloads=Downloads(settings.cache_dir, settings.allow_download, settings.weights_mirror),
             device=device,
-            threads=settings.threads or max(1, len(os.sched_getaffinity(0)) // settings.workers),
+            threads=settings.threads or max(1, available_cores() // settings.workers),
             concurrency=settings.concurrency,
             log_level=settings.log_level,
             log_format=settings.log_format,
@@ -121,6 +121,7 @@ class Supervisor:
         if not (worker.models or worker.failures):
             log.error("worker %s loaded nothing in %g s", worker.pid, limit_s)
             worker.kill("start_timeout")
+            return
         for name in worker.missing():
             # Killing it would take away the models that answer.
             self.on_message(worker, Failed(name, f"It was not loaded within {limit_s:g} s."))

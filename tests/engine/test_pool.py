@@ -10,23 +10,13 @@ import pytest
 from service.engine.messages import Failed, Hello, Ran, RowAnswer
 from service.errors import InternalError, NotReady, UnknownModel
 from service.metrics import Ending
-from tests.engine.fakes import FakeWorker, job, number_of, replace_workers, settings, settle, start
+from tests.engine.fakes import FakeWorker, job, number_of, settings, settle, start
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from service.engine.pool import Pool
 
 
-@pytest.fixture(autouse=True)
-def _fake_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    replace_workers(monkeypatch)
-
-
-@pytest.fixture
-async def pool() -> AsyncIterator[Pool]:
-    async for started in start(settings()):
-        yield started
+pytestmark = pytest.mark.usefixtures("fake_workers")
 
 
 async def test_a_lone_job_leaves_at_once_and_a_burst_fills_the_next_batch(pool: Pool) -> None:

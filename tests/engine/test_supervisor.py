@@ -10,23 +10,13 @@ import pytest
 from service.engine.messages import Failed, Hello, Loaded, Ping, Pong, Progress
 from service.engine.supervisor import Supervisor
 from service.errors import NotReady
-from tests.engine.fakes import FakeWorker, info, job, number_of, replace_workers, settings, settle, start
+from tests.engine.fakes import FakeWorker, info, job, number_of, settings, settle, start
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from service.engine.pool import Pool
 
 
-@pytest.fixture(autouse=True)
-def _fake_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    replace_workers(monkeypatch)
-
-
-@pytest.fixture
-async def pool() -> AsyncIterator[Pool]:
-    async for started in start(settings()):
-        yield started
+pytestmark = pytest.mark.usefixtures("fake_workers")
 
 
 def worker_of(pool: Pool) -> FakeWorker:
@@ -89,6 +79,15 @@ async def test_a_machine_without_room_for_a_process_is_asked_again(pool: Pool) -
     await settle()
     worker_of(pool).load("m")
     assert pool.status("m").state == "ready"
+
+
+@pytest.mark.parametrize(("cores", "workers", "asked", "threads"), [(6, 2, 0, 3), (1, 4, 0, 1), (6, 2, 5, 5)])
+async def test_workers_share_the_cores_that_the_container_may_use(
+    monkeypatch: pytest.MonkeyPatch, cores: int, workers: int, asked: int, threads: int
+) -> None:
+    monkeypatch.setattr("service.engine.supervisor.available_cores", lambda: cores)
+    async for pool in start(settings(workers=workers, threads=asked)):
+        assert [worker.start.threads for worker in pool.workers] == [threads] * workers
 
 
 # -- models that kill -------------------------------------------------------------------------------------------------
