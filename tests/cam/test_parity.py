@@ -137,9 +137,9 @@ def _recorded(cam: Any) -> list[Any]:
     return raw
 
 
-def kept(name: str, layer: str) -> tuple[Tensor, Tensor]:
-    """A and g, (2, C, h, w) float64, by plain autograd."""
-    model, pictures, layers = network(name)
+def forward_keeping(name: str, layer: str) -> tuple[Tensor, list[Tensor]]:
+    """Logits, and the layer's output in a list, with the graph between them: plain autograd."""
+    model, pictures, _ = network(name)
     outputs: list[Tensor] = []
 
     def keep(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
@@ -148,10 +148,16 @@ def kept(name: str, layer: str) -> tuple[Tensor, Tensor]:
 
     handle = model.get_submodule(layer).register_forward_hook(keep)
     try:
-        logits = model(pictures.clone().requires_grad_())
+        return model(pictures.clone().requires_grad_()), outputs
     finally:
         handle.remove()
-    (gradient,) = torch.autograd.grad(sum(logits[n, target] for n, target in enumerate(TARGETS)), outputs)
+
+
+def kept(name: str, layer: str) -> tuple[Tensor, Tensor]:
+    """A and g, (2, C, h, w) float64."""
+    _, _, layers = network(name)
+    logits, outputs = forward_keeping(name, layer)
+    (gradient,) = torch.autograd.grad(logits[range(len(TARGETS)), TARGETS].sum(), outputs)
     to_nchw = layers[layer].to_nchw
     return to_nchw(outputs[0].detach()).double(), to_nchw(gradient).double()
 
@@ -468,15 +474,7 @@ def test_finercam_is_the_papers(name: str, layer: str) -> None:
     gradients of their own.
     """
     model, pictures, layers = network(name)
-    outputs: list[Tensor] = []
-
-    def keep(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
-        outputs.append(output)
-        return output.clone()
-
-    handle = model.get_submodule(layer).register_forward_hook(keep)
-    logits = model(pictures.clone().requires_grad_())
-    handle.remove()
+    logits, outputs = forward_keeping(name, layer)
     winners = logits.argmax(1).tolist()
     to_nchw = layers[layer].to_nchw
     activations = to_nchw(outputs[0].detach()).double()
