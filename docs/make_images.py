@@ -86,7 +86,7 @@ async def main() -> None:
     explainer = Explainer(Settings(device="cpu"), Metrics())
     await explainer.start()
     try:
-        while any(status.state == "loading" for status in explainer.pool.statuses()):  # noqa: ASYNC110  # a script
+        while any(status.state == "loading" for status in explainer.models()):  # noqa: ASYNC110  # a script
             await asyncio.sleep(0.05)
         overlays = [await explained(explainer, name, "shapes") for name in SHEET]
         names = [Tile(tile.picture, tile.caption.removeprefix("shapes: ")) for tile in overlays]

@@ -44,7 +44,7 @@ async def draw_sheet() -> Image.Image:
     """One row per sample, one column per method, half of the methods below the other half."""
     explainer = Explainer(Settings(), Metrics())
     await explainer.start()
-    await explainer.pool.settled()
+    await explainer.settled()
     try:
         rows = [await _overlays(explainer, name) for name in SHOWN]
     finally:

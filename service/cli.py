@@ -256,9 +256,9 @@ async def _answers(
     explainer = Explainer(settings.model_copy(update={"models": settings.models[:1]}), Metrics())
     await explainer.start()
     try:
-        await explainer.pool.settled()
+        await explainer.settled()
         # A wrong option is wrong for every file: say so once.
-        plan(asked, explainer.pool.ready_info(None), settings.max_explanations)
+        plan(asked, explainer.ready_info(), settings.max_explanations)
         step = settings.max_batch_size
         with tqdm(total=len(files), unit="picture", disable=len(files) < 2) as bar:
             for begin in range(0, len(files), step):

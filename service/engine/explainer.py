@@ -27,6 +27,7 @@ from service.engine.plan import Plan, plan
 from service.engine.pool import Pool
 from service.engine.room import Held, Room
 from service.engine.spans import Spans
+from service.engine.vitals import refresh
 from service.errors import DeadlineExceeded, NoImage, NotReady, ServiceError, TooManyImages
 from service.imaging.decode import DecodedImage, DecodeLimits, decode, read_header
 from service.imaging.preprocess import Prepared, geometry_for, needed_scale, preprocess
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from prometheus_client import Counter
 
     from service.engine.jobs import Computed
+    from service.engine.pool import ModelStatus, WorkerStatus
     from service.imaging.render import RenderSpec
     from service.metrics import Metrics, Stage
     from service.models.info import ModelInfo
@@ -95,6 +97,58 @@ class Explainer:
                 deadline.reschedule(0.0)
         await self.pool.stop()
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+    # -- what is served -----------------------------------------------------------------------------------------------
+
+    def models(self) -> list[ModelStatus]:
+        """Tell how every model is, the default one first."""
+        return self.pool.statuses()
+
+    def model(self, name: str | None = None) -> ModelStatus:
+        """Tell how a model is; without a name, the default one.
+
+        Raises:
+            UnknownModel: there is none of that name.
+        """
+        return self.pool.status(name)
+
+    def ready_info(self, name: str | None = None) -> ModelInfo:
+        """Describe a model that can answer now; without a name, the default one.
+
+        Raises:
+            UnknownModel: there is none of that name.
+            NotReady: it is loading, it failed to load, or the service is shutting down.
+        """
+        return self.pool.ready_info(name)
+
+    def workers(self) -> list[WorkerStatus]:
+        """Tell how every worker is."""
+        return self.pool.worker_statuses()
+
+    @property
+    def draining(self) -> bool:
+        """Whether the workers are being ended."""
+        return self.pool.draining
+
+    async def settled(self, name: str | None = None) -> None:
+        """Wait until a model, by default the first, is no longer loading: it answers, or it failed."""
+        await self.pool.settled(name)
+
+    def refresh_gauges(self) -> None:
+        """Set the gauges of workers and models to what is so now."""
+        refresh(self._metrics, self.pool)
+
+    # -- answering ----------------------------------------------------------------------------------------------------
+
+    def refuse_early(self, model: str | None = None) -> None:
+        """Raise what can be known before anything of a request's body is read.
+
+        Raises:
+            UnknownModel, NotReady: as :meth:`ready_info`.
+            Overloaded: the queue is full.
+        """
+        self.pool.ready_info(model)
+        self.admission.check()
 
     async def answer(
         self,

@@ -17,14 +17,16 @@ from service.engine.supervisor import KEEPS_DYING, Supervisor
 from service.errors import InternalError, NotReady, UnknownModel
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from service.engine.jobs import Job
     from service.engine.messages import Message
-    from service.engine.process import WorkerProcess
+    from service.engine.process import WorkerProcess, WorkerState
     from service.metrics import Ending, Metrics
     from service.models.info import ModelInfo
     from service.settings import ModelConfig, Settings
 
-__all__ = ["ModelStatus", "Pool"]
+__all__ = ["ModelStatus", "Pool", "WorkerStatus"]
 
 _MAX_ATTEMPTS = 2
 
@@ -37,6 +39,31 @@ class ModelStatus:
     state: Literal["loading", "ready", "failed"]
     reason: str | None = None
     info: ModelInfo | None = None
+
+
+@dataclass(frozen=True)
+class WorkerStatus:
+    """A worker, as whoever operates the service sees it.
+
+    Attributes:
+        pid: of its process, once there is one.
+        device: such as ``cuda:0``.
+        state: how far it is.
+        models: names of those that it answers for, sorted.
+        batches: how many it computes.
+        progress: batch number → share that is done, where a slow batch has told.
+        deaths: how many in its place died in a row without having been of use.
+        last_exit: how the one before it ended.
+    """
+
+    pid: int | None
+    device: str
+    state: WorkerState
+    models: tuple[str, ...]
+    batches: int
+    progress: Mapping[int, float]
+    deaths: int
+    last_exit: str | None
 
 
 class Pool:
@@ -104,6 +131,22 @@ class Pool:
             reason = f"its worker process keeps dying; last time: {self.workers[0].last_exit}. It is started again"
             return ModelStatus(config, "failed", reason=f"{reason} within half a minute.")
         return ModelStatus(config, "loading")
+
+    def worker_statuses(self) -> list[WorkerStatus]:
+        """Tell how every worker is."""
+        return [
+            WorkerStatus(
+                pid=worker.pid,
+                device=worker.device,
+                state=worker.state,
+                models=tuple(sorted(worker.models)),
+                batches=len(worker.running),
+                progress=dict(worker.progress),
+                deaths=worker.deaths,
+                last_exit=worker.last_exit,
+            )
+            for worker in self.workers
+        ]
 
     def statuses(self) -> list[ModelStatus]:
         """Tell how every model is, in the order of configuration."""

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Request, Response
 
 from service import __version__, wire
-from service.engine.vitals import refresh
 
 if TYPE_CHECKING:
     from service.engine.explainer import Explainer
-    from service.engine.pool import Pool
     from service.metrics import Metrics
 
 __all__ = ["router"]
@@ -36,34 +35,22 @@ async def readyz(request: Request) -> Response:
     Where there are API keys, `models` and `workers` are empty but for a key with the scope `manage`.
     """
     explainer: Explainer = request.state.explainer
-    readiness = _readiness(explainer.pool, leaving=request.state.gate.leaving)
+    readiness = _readiness(explainer, leaving=request.state.gate.leaving)
     if "manage" not in request.state.scopes:
         readiness = wire.Readiness(status=readiness.status, models={}, workers=[])
     status, headers = (200, {}) if readiness.status == "ready" else (503, {"Retry-After": "2"})
     return Response(readiness.model_dump_json(), status, headers, "application/json")
 
 
-def _readiness(pool: Pool, *, leaving: bool) -> wire.Readiness:
-    states = {status.config.name: status.state for status in pool.statuses()}
-    if leaving or pool.draining:
+def _readiness(explainer: Explainer, *, leaving: bool) -> wire.Readiness:
+    states = {status.config.name: status.state for status in explainer.models()}
+    if leaving or explainer.draining:
         status = "draining"
     elif "ready" in states.values():
         status = "ready"
     else:
         status = "loading" if "loading" in states.values() else "unavailable"
-    workers = [
-        {
-            "pid": worker.pid,
-            "device": worker.device,
-            "state": worker.state,
-            "models": sorted(worker.models),
-            "batches": len(worker.running),
-            "progress": worker.progress,
-            "deaths": worker.deaths,
-            "last_exit": worker.last_exit,
-        }
-        for worker in pool.workers
-    ]
+    workers = [asdict(worker) for worker in explainer.workers()]
     return wire.Readiness.model_validate({"status": status, "models": states, "workers": workers})
 
 
@@ -72,8 +59,8 @@ async def metrics(request: Request) -> Response:
     """Counters, gauges and histograms, as Prometheus text or, where ``Accept`` asks for it, as OpenMetrics."""
     found: Metrics = request.state.metrics
     explainer: Explainer = request.state.explainer
-    refresh(found, explainer.pool)
-    found.ready.set(_readiness(explainer.pool, leaving=request.state.gate.leaving).status == "ready")
+    explainer.refresh_gauges()
+    found.ready.set(_readiness(explainer, leaving=request.state.gate.leaving).status == "ready")
     body, media_type = found.expose(request.headers.get("accept", ""))
     return Response(body, media_type=media_type)
 

@@ -33,7 +33,7 @@ MAPS = ExplainOptions(output=["map"], target=["top-2"])
 async def started(**changes: Any) -> Explainer:
     explainer = Explainer(load_settings(max_queue=64, **changes), Metrics())
     await explainer.start()
-    await explainer.pool.settled()
+    await explainer.settled()
     return explainer
 
 

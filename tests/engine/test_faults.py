@@ -45,7 +45,7 @@ async def engine(folder: Path) -> AsyncIterator[Explainer]:
         )
         explainer = Explainer(settings, Metrics())
         await explainer.start()
-        await explainer.pool.settled()
+        await explainer.settled()
         yield explainer
         await explainer.stop()
 
@@ -150,7 +150,7 @@ async def test_a_device_that_is_not_there_is_said_in_words() -> None:
     explainer = Explainer(load_settings(models=[f"m={MODEL}"], device="cuda:77"), Metrics())
     await explainer.start()
     try:
-        await explainer.pool.settled()
+        await explainer.settled()
         assert "'cuda:77' cannot be used; this machine has" in str(explainer.pool.status().reason)
     finally:
         await explainer.stop()

@@ -33,7 +33,7 @@ PICTURE = Upload(png(size=(96, 96)))
 async def engine() -> AsyncIterator[Explainer]:
     explainer = Explainer(load_settings(), Metrics())
     await explainer.start()
-    await explainer.pool.settled()
+    await explainer.settled()
     yield explainer
     await explainer.stop()
 

@@ -32,7 +32,7 @@ async def engine() -> AsyncIterator[Explainer]:
     ]
     explainer = Explainer(load_settings(models=models), Metrics())
     await explainer.start()
-    await explainer.pool.settled("labels")
+    await explainer.settled("labels")
     yield explainer
     await explainer.stop()
 

@@ -72,7 +72,7 @@ async def predict_with(model: str, request: Request, engine: Engine) -> Response
 
 
 async def _explain(request: Request, engine: Explainer, model: str | None) -> Response:
-    _refuse_early(engine, model)
+    engine.refuse_early(model)
     options, uploads = await read_options_and_pictures(request, ExplainOptions, wire.ExplainRequest)
     picture = accepted_picture(request)
     if picture is not None:
@@ -84,16 +84,10 @@ async def _explain(request: Request, engine: Explainer, model: str | None) -> Re
 
 
 async def _predict(request: Request, engine: Explainer, model: str | None) -> Response:
-    _refuse_early(engine, model)
+    engine.refuse_early(model)
     options, uploads = await read_options_and_pictures(request, PredictOptions, wire.PredictRequest)
     answer = await _unless_gone(request, engine.answer(uploads, options, model, request_timeout_s(request)))
     return _json(to_wire(answer, request.state.request_id))
-
-
-def _refuse_early(engine: Explainer, model: str | None) -> None:
-    """Raise what can be known before the body is read."""
-    engine.pool.ready_info(model)
-    engine.admission.check()
 
 
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
@@ -124,15 +118,15 @@ async def _disconnected(request: Request) -> None:
 @router.get("/models", tags=["models"], summary="List the models")
 async def models(engine: Engine) -> wire.ModelList:
     """What is served, the default model first."""
-    entries = [model_entry(status, default=not index) for index, status in enumerate(engine.pool.statuses())]
+    entries = [model_entry(status, default=not index) for index, status in enumerate(engine.models())]
     return wire.ModelList(default=entries[0].name, models=entries)
 
 
 @router.get("/models/{model}", tags=["models"], summary="Describe a model")
 async def model(model: str, engine: Engine) -> wire.ModelEntry:
     """Input size, preprocessing, classes, default layer, methods, device and state."""
-    status = engine.pool.status(model)
-    return model_entry(status, default=status.config == engine.pool.status().config)
+    status = engine.model(model)
+    return model_entry(status, default=status.config == engine.model().config)
 
 
 @router.get("/models/{model}/layers", tags=["models"], summary="List a model's layers")
@@ -146,7 +140,7 @@ async def layers(
     ] = None,
 ) -> wire.LayerList:
     """The layer catalogue, in forward order."""
-    info = engine.pool.ready_info(model)
+    info = engine.ready_info(model)
     listed = [
         layer_entry(layer, info)
         for layer in info.layers
@@ -166,7 +160,7 @@ async def classes(
     ] = None,
 ) -> wire.ClassList:
     """Classes whose label contains the query, those that begin with it first."""
-    info = engine.pool.ready_info(model).seen_through(head)
+    info = engine.ready_info(model).seen_through(head)
     found = [wire.ClassEntry(index=index, label=info.labels[index]) for index in info.search_labels(q, limit)]
     return wire.ClassList(model=info.name, total=len(info.labels), classes=found)
 
