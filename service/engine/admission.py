@@ -1,4 +1,7 @@
-"""The door: how many pictures may be inside at once, and when to come back if there is no room."""
+"""The door: how many pictures may be inside at once, and when to come back if there is no room.
+
+Runs in the front process.
+"""
 
 from __future__ import annotations
 

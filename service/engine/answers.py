@@ -1,4 +1,7 @@
-"""What the engine answers, before any protocol puts it into words."""
+"""What the engine answers, before any protocol puts it into words.
+
+Runs in the front process.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from service.engine.evidence import Evidence
+    from service.engine.map_summary import MapSummary
     from service.errors import ServiceError
     from service.imaging.geometry import Box
     from service.imaging.render import Rendered
@@ -47,7 +50,7 @@ class MapAnswer:
         target: the class.
         against: the class it is compared with.
         raw: the method's map at the layer's resolution, (h, w) float32.
-        evidence: the map in numbers, and why it is empty if it is.
+        summary: the map in numbers, and why it is empty if it is.
         note: what to keep in mind with it.
         rendered: its pictures.
     """
@@ -57,7 +60,7 @@ class MapAnswer:
     target: ClassScore
     against: ClassScore | None
     raw: NDArray[np.float32]
-    evidence: Evidence
+    summary: MapSummary
     note: str | None
     rendered: Rendered
 

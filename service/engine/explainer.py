@@ -1,6 +1,8 @@
 """The façade that every protocol calls: files and options in, predictions and drawn maps out.
 
-Decoding and drawing run in threads of this process, the model in a worker; this module only leads a picture through.
+Decoding and drawing run in threads of this process, the model in a worker; this module leads a picture through.
+
+Runs in the front process.
 """
 
 from __future__ import annotations
@@ -20,14 +22,15 @@ from opentelemetry.trace import get_current_span
 
 from service.engine.admission import Admission
 from service.engine.answers import Answer, ClassScore, MapAnswer, PictureAnswer, StageTimes, Upload
+from service.engine.capacity import CapacityLimiter, Reservation
 from service.engine.cores import available_cores
-from service.engine.evidence import note_on, weigh
-from service.engine.jobs import Job
+from service.engine.entry import Entry
+from service.engine.map_summary import caveat, summarise
 from service.engine.plan import Plan, plan
 from service.engine.pool import Pool
-from service.engine.room import Held, Room
 from service.engine.spans import Spans
-from service.engine.vitals import refresh
+from service.engine.worker_gauges import refresh
+from service.engine.worker_process import WorkerProcess
 from service.errors import DeadlineExceeded, NoImage, NotReady, ServiceError, TooManyImages
 from service.imaging.decode import DecodedImage, DecodeLimits, decode, read_header
 from service.imaging.preprocess import Prepared, geometry_for, needed_scale, preprocess
@@ -40,8 +43,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from prometheus_client import Counter
 
-    from service.engine.jobs import Computed
-    from service.engine.pool import ModelStatus, WorkerStatus
+    from service.engine.entry import Computed
+    from service.engine.pool import WorkerStatus
+    from service.engine.registry import ModelStatus
+    from service.engine.worker import Launcher
     from service.imaging.render import RenderSpec
     from service.metrics import Metrics, Stage
     from service.models.info import ModelInfo
@@ -71,7 +76,9 @@ class _Opened:
 class Explainer:
     """Predicts and explains; owns the worker pool and the threads that decode and draw."""
 
-    def __init__(self, settings: Settings, metrics: Metrics, spans: Spans | None = None) -> None:
+    def __init__(
+        self, settings: Settings, metrics: Metrics, spans: Spans | None = None, launch: Launcher = WorkerProcess
+    ) -> None:
         self._settings = settings
         self._metrics = metrics
         self._spans = spans or Spans()
@@ -81,8 +88,8 @@ class Explainer:
             max_frames=settings.max_image_frames,
         )
         self._threads = ThreadPoolExecutor(settings.decode_threads or available_cores(), "picture")
-        self.pool = Pool(settings, metrics, self._spans)
-        self._room = Room(settings.max_open_pixels)
+        self.pool = Pool(settings, metrics, self._spans, launch)
+        self._capacity = CapacityLimiter(settings.max_open_pixels)
         self.admission = Admission(settings.max_queue, lambda: asyncio.get_running_loop().time())
         self._deadlines: set[asyncio.Timeout] = set()
 
@@ -136,7 +143,7 @@ class Explainer:
 
     def refresh_gauges(self) -> None:
         """Set the gauges of workers and models to what is so now."""
-        refresh(self._metrics, self.pool)
+        refresh(self._metrics, self.workers(), self.models())
 
     # -- answering ----------------------------------------------------------------------------------------------------
 
@@ -173,11 +180,14 @@ class Explainer:
             Unavailable: not now; carries ``retry_after_s``.
             DeadlineExceeded: the time is up; nothing is computed any more.
         """
+        with self.pool.lease(model) as info:
+            todo = plan(options, info, self._settings.max_explanations)
+            self._check_count(uploads)
+            return await self._answer(uploads, todo, timeout_s)
+
+    async def _answer(self, uploads: Sequence[Upload], todo: Plan, timeout_s: float | None) -> Answer:
         loop = asyncio.get_running_loop()
         began, deadline_from = time.perf_counter(), loop.time()
-        info = self.pool.ready_info(model)
-        todo = plan(options, info, self._settings.max_explanations)
-        self._check_count(uploads)
         allowed = self._settings.request_timeout_s if timeout_s is None else timeout_s
         courses = [_Course() for _ in uploads]
         try:
@@ -199,7 +209,7 @@ class Explainer:
         pictures = tuple(task.result() for task in tasks)
         if all(picture.error for picture in pictures) and pictures[0].error is not None:
             raise pictures[0].error
-        return Answer(info, pictures, time.perf_counter() - began)
+        return Answer(todo.info, pictures, time.perf_counter() - began)
 
     @asynccontextmanager
     async def _until(self, deadline: float) -> AsyncIterator[None]:
@@ -240,9 +250,9 @@ class Explainer:
         loop = asyncio.get_running_loop()
         header = await loop.run_in_executor(self._threads, read_header, upload.data, self._limits)
         drawn = pixels_for(todo.render, geometry_for(todo.info.preprocess, header.width, header.height))
-        async with self._room.hold(max(header.pixels, drawn)) as held:
-            opened, decode_s = await self._timed("decode", held, lambda: self._open(upload.data, todo))
-            held.shrink_to(max(math.prod(opened.image.picture.size), drawn))
+        async with self._capacity.reserve(max(header.pixels, drawn)) as reserved:
+            opened, decode_s = await self._timed("decode", reserved, lambda: self._open(upload.data, todo))
+            reserved.shrink_to(max(math.prod(opened.image.picture.size), drawn))
             computed = await self._compute(opened.prepared.pixels, todo, course)
             scores = _scores(computed.answer.logits, todo.info)
             explanations: tuple[MapAnswer, ...] = ()
@@ -250,7 +260,7 @@ class Explainer:
             if spec := todo.render:
                 course.stage = "render"
                 draw = partial(_draw, opened, computed, scores, todo, spec)
-                explanations, render_s = await self._timed("render", held, draw)
+                explanations, render_s = await self._timed("render", reserved, draw)
         image = opened.image
         return PictureAnswer(
             index=0,
@@ -264,11 +274,11 @@ class Explainer:
             times=StageTimes(decode_s, computed.queue_s, computed.compute_s, render_s, computed.batch_size),
         )
 
-    async def _timed(self, stage: str, held: Held, work: Callable[[], T]) -> tuple[T, float]:
+    async def _timed(self, stage: str, reserved: Reservation, work: Callable[[], T]) -> tuple[T, float]:
         """Run ``work`` in a thread; return its result and the seconds it took, waiting for the thread included."""
         began = time.perf_counter()
         with self._spans.stage(stage):
-            held.work = future = self._threads.submit(work)
+            reserved.work = future = self._threads.submit(work)
             result = await asyncio.wrap_future(future)
         seconds = time.perf_counter() - began
         self._metrics.stage_seconds.labels(stage).observe(seconds)
@@ -281,17 +291,17 @@ class Explainer:
 
     async def _compute(self, pixels: NDArray[np.uint8], todo: Plan, course: _Course) -> Computed:
         loop = asyncio.get_running_loop()
-        job = Job(todo.lane, pixels, todo.question, loop.create_future(), queued_at=time.perf_counter())
-        job.span = get_current_span()
+        entry = Entry(todo.lane, pixels, todo.question, loop.create_future(), queued_at=time.perf_counter())
+        entry.span = get_current_span()
         course.stage = "queue"
-        self.pool.submit(job)
+        self.pool.submit(entry)
         try:
-            return await job.future
+            return await entry.future
         finally:
-            # Cancelled: the client went away or the deadline passed, and a job that still waits is not computed.
-            self.pool.withdraw(job)
-            course.stage = "compute" if job.started_at else "queue"
-            self._spans.waited(job)
+            # Cancelled: the client went away or the deadline passed, and an entry that still waits is not computed.
+            self.pool.withdraw(entry)
+            course.stage = "compute" if entry.started_at else "queue"
+            self._spans.waited(entry)
 
 
 def _count(given_up: Counter, courses: Sequence[_Course]) -> None:
@@ -324,12 +334,12 @@ def _draw(
                 grid = raw.shape if spec.size == "layer" else None
                 if "overlay" in spec.outputs and grid not in bases:
                     bases[grid] = base_for(opened.image, geometry, spec, raw.shape)
-                evidence = weigh(raw, signed=spec.signed, flat=flat)
+                summary = summarise(raw, signed=spec.signed, flat=flat)
                 # A constant map says nothing about places: drawn, it would be hot everywhere.
-                drawn = np.zeros_like(raw) if evidence.reason == "constant" else raw
+                drawn = np.zeros_like(raw) if summary.reason == "constant" else raw
                 rendered = render(drawn, opened.image, geometry, spec, bases.get(grid))
-                note = note_on(method, target.label, target.probability)
-                explanations.append(MapAnswer(layer, method, target, against, raw, evidence, note, rendered))
+                note = caveat(method, target.label, target.probability)
+                explanations.append(MapAnswer(layer, method, target, against, raw, summary, note, rendered))
     return tuple(explanations)
 
 

@@ -1,4 +1,7 @@
-"""A request's options, checked against a model and resolved to what the engine computes and draws."""
+"""A request's options, checked against a model and resolved to what the engine computes and draws.
+
+Runs in the front process.
+"""
 
 from __future__ import annotations
 
@@ -58,13 +61,13 @@ def plan(options: PredictOptions, info: ModelInfo, max_explanations: int) -> Pla
     info = info.seen_through(None if options.head is None else str(options.head).strip())
     top_k = _top_k(options, info)
     if not isinstance(options, ExplainOptions):
-        return Plan(info, Lane(info.name, "predict", head=info.default_head), _NO_QUESTION, top_k, None)
+        return Plan(info, Lane(info.key, "predict", head=info.default_head), _NO_QUESTION, top_k, None)
     methods = tuple(_method(name, options, info) for name in options.method)
     layers = tuple(info.layer(name).name for name in options.layer)
     if options.fuse is not None and len(set(layers)) < 2:
         raise InvalidOption("fuse makes one map of several layers: give 'layer' at least twice.")
     variant = Variant(options.signed, options.smooth, options.augment == "flip", options.fuse)
-    lane = Lane(info.name, "explain", layers, methods, variant, info.default_head)
+    lane = Lane(info.key, "explain", layers, methods, variant, info.default_head)
     question = Question(
         targets=tuple(_target(target, info) for target in options.target),
         against=None if options.against is None else info.class_index(options.against),

@@ -14,7 +14,15 @@ if TYPE_CHECKING:
     from service.cam.layers import Layer
     from service.imaging.preprocess import PreprocessSpec
 
-__all__ = ["ModelInfo"]
+__all__ = ["ModelInfo", "ModelKey"]
+
+
+@dataclass(frozen=True)
+class ModelKey:
+    """One version of a model, between front and workers; ``revision`` counts what was ever loaded, from 1."""
+
+    name: str
+    revision: int
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,7 @@ class ModelInfo:
         multi_label: whether probabilities are sigmoids rather than a softmax.
         heads: name → number of classes, for a model with several outputs; empty otherwise.
         default_head: the one that ``labels`` belong to; None for a model with one output.
+        revision: which of the versions that the front had loaded.
     """
 
     name: str
@@ -54,6 +63,12 @@ class ModelInfo:
     multi_label: bool = False
     heads: Mapping[str, int] = field(default_factory=dict)
     default_head: str | None = None
+    revision: int = 0
+
+    @property
+    def key(self) -> ModelKey:
+        """How front and workers call it."""
+        return ModelKey(self.name, self.revision)
 
     @cached_property
     def _layers_by_name(self) -> dict[str, Layer]:

@@ -16,6 +16,7 @@ from starlette.routing import Route
 from service import __version__
 from service.engine.explainer import Explainer
 from service.engine.spans import Spans
+from service.engine.worker_process import WorkerProcess
 from service.errors import InvalidOption, MethodNotAllowed, NotFound, ServiceError, closest
 from service.metrics import Metrics
 from service.protocols.native import routes as native
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from fastapi.telemetry import TelemetryConfig
     from opentelemetry.sdk.trace import TracerProvider
 
+    from service.engine.worker import Launcher
     from service.settings import Settings
 
 __all__ = ["create_app"]
@@ -40,15 +42,15 @@ __all__ = ["create_app"]
 _ROUTERS = (native.router, health.router, pages.router)
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """Build the application; workers start with its lifespan."""
+def create_app(settings: Settings, launch: Launcher = WorkerProcess) -> FastAPI:
+    """Build the application; workers, made by ``launch``, start with its lifespan."""
     metrics, gate = Metrics(), Gate()
     provider = _tracer_provider(settings)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         explainer = Explainer(
-            settings, metrics, Spans(provider.get_tracer("camserve", __version__) if provider else None)
+            settings, metrics, Spans(provider.get_tracer("camserve", __version__) if provider else None), launch
         )
         await explainer.start()
         try:

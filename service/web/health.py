@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request, Response
 
@@ -11,6 +11,7 @@ from service import __version__, wire
 
 if TYPE_CHECKING:
     from service.engine.explainer import Explainer
+    from service.engine.pool import WorkerStatus
     from service.metrics import Metrics
 
 __all__ = ["router"]
@@ -50,8 +51,15 @@ def _readiness(explainer: Explainer, *, leaving: bool) -> wire.Readiness:
         status = "ready"
     else:
         status = "loading" if "loading" in states.values() else "unavailable"
-    workers = [asdict(worker) for worker in explainer.workers()]
+    workers = [_worker_entry(worker) for worker in explainer.workers()]
     return wire.Readiness.model_validate({"status": status, "models": states, "workers": workers})
+
+
+def _worker_entry(worker: WorkerStatus) -> dict[str, Any]:
+    entry = asdict(worker)
+    for gauge in ("number", "device_bytes"):  # `/metrics` has these
+        del entry[gauge]
+    return entry
 
 
 @router.get("/metrics", summary="Prometheus metrics", response_class=Response)

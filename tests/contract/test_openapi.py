@@ -253,8 +253,8 @@ def test_examples_of_fields(name: str) -> None:
 
 
 @pytest.fixture
-async def client(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[httpx.AsyncClient]:
-    async with faked(monkeypatch, max_images=2) as application, application.client() as client:
+async def client() -> AsyncIterator[httpx.AsyncClient]:
+    async with faked(max_images=2) as application, application.client() as client:
         yield client
 
 

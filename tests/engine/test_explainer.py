@@ -126,9 +126,9 @@ async def test_predictions_alone_have_no_maps(engine: Explainer) -> None:
 async def test_a_worker_killed_in_mid_batch_is_replaced_and_its_pictures_answered(engine: Explainer) -> None:
     uploads = scenes(12)
     expected = [await ask(engine, upload) for upload in uploads]
-    (worker,) = engine.pool.workers
+    (worker,) = engine.workers()
     request = asyncio.ensure_future(engine.answer(uploads, MAPS))
-    while not worker.running:  # noqa: ASYNC110  # the moment in mid-batch has no event
+    while not engine.workers()[0].batches:  # noqa: ASYNC110  # the moment in mid-batch has no event
         await asyncio.sleep(0.001)
     assert worker.pid is not None
     os.kill(worker.pid, signal.SIGKILL)
@@ -136,7 +136,7 @@ async def test_a_worker_killed_in_mid_batch_is_replaced_and_its_pictures_answere
     for picture, raws in zip(answer.pictures, expected, strict=True):
         assert picture.error is None
         np.testing.assert_allclose(picture.explanations[0].raw, raws[0], rtol=1e-3, atol=1e-5)
-    assert [each.pid for each in engine.pool.workers] != [worker.pid]
+    assert [each.pid for each in engine.workers()] != [worker.pid]
     count = engine.pool._metrics.registry.get_sample_value
     assert count("camserve_worker_restarts_total", {"reason": "signal"}) == 1
     assert (count("camserve_retried_total", {"reason": "signal"}) or 0) >= 1
@@ -163,7 +163,7 @@ async def test_pictures_wait_for_room_and_leave_it_whatever_becomes_of_them() ->
         async def watch() -> None:
             nonlocal most
             while True:
-                most = max(most, engine._room.used)
+                most = max(most, engine._capacity.used)
                 await asyncio.sleep(0)
 
         watching = asyncio.create_task(watch())
@@ -174,7 +174,7 @@ async def test_pictures_wait_for_room_and_leave_it_whatever_becomes_of_them() ->
             await engine.answer(scenes(6), MAPS, timeout_s=0.001)
         watching.cancel()
         assert most == 120 * 90
-        await until(lambda: engine._room.used == 0)
+        await until(lambda: engine._capacity.used == 0)
         assert (await engine.answer(scenes(1), MAPS)).pictures[0].explanations
     finally:
         await engine.stop()

@@ -24,7 +24,7 @@ PROBES = ("livez", "readyz", "metrics")
 
 @pytest.fixture
 async def server(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Listening]:
-    async with listening(monkeypatch) as server:
+    async with listening() as server:
         server.application.worker.held = True
         yield server
         server.application.worker.finish()
@@ -66,7 +66,7 @@ async def test_new_work_is_refused_while_the_probes_are_answered(server: Listeni
 
 
 async def test_in_the_delay_work_is_still_taken_but_connections_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with listening(monkeypatch, drain_delay_s=2) as server:
+    async with listening(drain_delay_s=2) as server:
         kept = await server.call(LIVEZ)
         assert "connection" not in (await kept.reply()).headers
         terminate(server)
@@ -126,7 +126,7 @@ async def test_what_takes_too_long_is_cut_off_with_an_answer(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    async with listening(monkeypatch, drain_timeout_s=0.3) as server:
+    async with listening(drain_timeout_s=0.3) as server:
         server.application.worker.held = True
         inside = [await server.call(PREDICT) for _ in range(3)]
         await until(lambda: server.application.explainer.admission.inside == 3)
@@ -143,7 +143,7 @@ async def test_what_takes_too_long_is_cut_off_with_an_answer(
 
 
 async def test_a_signal_during_the_start_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with listening(monkeypatch) as server:
+    async with listening() as server:
         server.server.started = False
         terminate(server)
         assert server.server.should_exit

@@ -43,7 +43,7 @@ PICTURE = {"Content-Type": "image/png"}
 
 
 @pytest.fixture
-async def guarded(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Application]:
+async def guarded() -> AsyncIterator[Application]:
     """An application with keys; its worker is a fake one."""
     keys = (
         key("asks"),
@@ -53,7 +53,7 @@ async def guarded(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Application]
         key("one-at-once", max_concurrent=1),
         key("two-a-minute", requests_per_minute=2),
     )
-    async with faked(monkeypatch, keys=keys) as application:
+    async with faked(keys=keys) as application:
         yield application
 
 
@@ -244,8 +244,8 @@ async def test_who_manages_sees_the_workers_and_the_others_whether_it_is_ready(
         assert body == {"status": "ready", "models": {}, "workers": []}
 
 
-async def test_without_keys_everybody_may_do_everything(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with faked(monkeypatch) as application, application.client() as client:
+async def test_without_keys_everybody_may_do_everything() -> None:
+    async with faked() as application, application.client() as client:
         assert (await client.post(EXPLAIN, content=png(), headers=PICTURE)).status_code == 200
         assert (await client.get("/metrics")).status_code == 200
         assert (await client.get("/readyz")).json()["workers"]
@@ -322,9 +322,9 @@ def test_a_minutes_worth_comes_back_within_a_minute() -> None:
     assert asks(8) == [0] * 6 + [10, 10], "what is not used does not add up beyond a minute"
 
 
-async def test_refused_requests_use_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_refused_requests_use_nothing_up() -> None:
     keys = (key("watches", scopes="metrics", requests_per_minute=1),)
-    async with faked(monkeypatch, keys=keys) as application, application.client() as client:
+    async with faked(keys=keys) as application, application.client() as client:
         codes = [
             (await client.get(path, headers=bearer("watches"))).status_code
             for path in ("/api/v1/methods", "/readyz", "/metrics", "/metrics")

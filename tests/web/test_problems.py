@@ -219,7 +219,7 @@ async def test_a_deadline_is_kept_and_its_picture_given_up(application: Applicat
     application.worker.finish()
     await task
     assert first.status == 200
-    assert len(application.worker.runs) == 1, "the one whose time was up is not computed"
+    assert len(application.worker.sent) == 1, "the one whose time was up is not computed"
 
 
 @pytest.mark.parametrize("stage", ["decode", "compute", "render"])
@@ -248,7 +248,7 @@ async def test_a_deadline_is_kept_in_every_stage(
     go_on.set()
     application.worker.held = False
     application.worker.finish()
-    await until(lambda: application.explainer._room.used == 0)
+    await until(lambda: application.explainer._capacity.used == 0)
     assert (await client.post(EXPLAIN, content=GOOD, headers={"Content-Type": "image/png"})).status_code == 200
 
 
@@ -405,7 +405,7 @@ async def test_one_bad_picture_does_not_spoil_the_others(application: Applicatio
     assert good["image"]["filename"] == "good.png"
     assert good["error"] is None
     assert len(good["explanations"]) == 1
-    assert [len(run.questions) for run in application.worker.runs] == [1]
+    assert [len(run.questions) for run in application.worker.sent] == [1]
 
 
 async def test_where_all_are_bad_the_first_error_counts(client: httpx.AsyncClient) -> None:

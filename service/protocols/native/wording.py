@@ -12,7 +12,7 @@ from service.problems import problem_for
 if TYPE_CHECKING:
     from service.cam.layers import Layer
     from service.engine.answers import Answer, ClassScore, MapAnswer, PictureAnswer
-    from service.engine.pool import ModelStatus
+    from service.engine.registry import ModelStatus
     from service.imaging.encode import EncodedImage
     from service.imaging.geometry import Box
     from service.models.info import ModelInfo
@@ -74,13 +74,13 @@ def _explanation(answer: MapAnswer, *, with_map: bool) -> wire.Explanation:
         method=answer.method,
         target=_target(answer.target),
         against=None if answer.against is None else _target(answer.against),
-        empty=answer.evidence.reason is not None,
-        reason=answer.evidence.reason,
+        empty=answer.summary.reason is not None,
+        reason=answer.summary.reason,
         note=answer.note,
         signed=rendered.signed,
-        minimum=answer.evidence.minimum,
-        maximum=answer.evidence.maximum,
-        sum=answer.evidence.sum,
+        minimum=answer.summary.minimum,
+        maximum=answer.summary.maximum,
+        sum=answer.summary.sum,
         peak=None if rendered.peak is None else wire.PointData(x=rendered.peak.x, y=rendered.peak.y),
         heatmap=_picture(rendered.heatmap),
         overlay=_picture(rendered.overlay),

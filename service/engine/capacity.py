@@ -1,4 +1,7 @@
-"""A bound on what is held at once, by those who can wait for it."""
+"""A bound on what is held at once, by those who can wait for it.
+
+Runs in the front process.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,14 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from concurrent.futures import Future
 
-__all__ = ["Held", "Room"]
+__all__ = ["CapacityLimiter", "Reservation"]
 
 
-class Room:
-    """Room for so many pixels; who finds none waits, in order of arrival.
+class CapacityLimiter:
+    """Lets so many pixels be held at once; callers wait for the rest, in order of arrival.
 
     Args:
-        size: how many there is room for. What is larger by itself counts as so many: it has all the room, alone.
+        size: how many may be held. A larger amount counts as so many: its holder has everything, alone.
     """
 
     def __init__(self, size: int) -> None:
@@ -28,19 +31,19 @@ class Room:
         self._freed = asyncio.Event()
 
     @asynccontextmanager
-    async def hold(self, amount: int) -> AsyncIterator[Held]:
-        """Wait for room and hold it for the length of the block."""
+    async def reserve(self, amount: int) -> AsyncIterator[Reservation]:
+        """Wait until ``amount`` is free and hold it for the length of the block."""
         amount = min(amount, self.size)
         async with self._turn:
             while self.used + amount > self.size:
                 self._freed.clear()
                 await self._freed.wait()
             self.used += amount
-        held = Held(self, amount)
+        reservation = Reservation(self, amount)
         try:
-            yield held
+            yield reservation
         finally:
-            held.leave()
+            reservation.release()
 
     def free(self, amount: int) -> None:
         """Give back part of what is held."""
@@ -48,8 +51,8 @@ class Room:
         self._freed.set()
 
 
-class Held:
-    """What one holder has of a room.
+class Reservation:
+    """What one holder has of a limiter.
 
     Attributes:
         amount: how much.
@@ -57,23 +60,23 @@ class Held:
             if nobody waits for it any more.
     """
 
-    def __init__(self, room: Room, amount: int) -> None:
-        self._room, self.amount = room, amount
+    def __init__(self, limiter: CapacityLimiter, amount: int) -> None:
+        self._limiter, self.amount = limiter, amount
         self.work: Future[Any] | None = None
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Give everything back, as soon as no thread works on it."""
         if self.work is None or self.work.cancel() or self.work.done():
             self.shrink_to(0)
         else:
-            self.work.add_done_callback(partial(self._leave_later, asyncio.get_running_loop()))
+            self.work.add_done_callback(partial(self._release_later, asyncio.get_running_loop()))
 
-    def _leave_later(self, loop: asyncio.AbstractEventLoop, _work: Future[Any]) -> None:
+    def _release_later(self, loop: asyncio.AbstractEventLoop, _work: Future[Any]) -> None:
         with suppress(RuntimeError):  # the loop has ended meanwhile
             loop.call_soon_threadsafe(self.shrink_to, 0)
 
     def shrink_to(self, amount: int) -> None:
         """Give back what goes beyond ``amount``."""
         if amount < self.amount:
-            self._room.free(self.amount - amount)
+            self._limiter.free(self.amount - amount)
             self.amount = amount

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from service.cam.methods import METHODS
-from service.engine.evidence import note_on, weigh
+from service.engine.map_summary import caveat, summarise
 
 
 @pytest.mark.parametrize(
@@ -22,20 +22,20 @@ from service.engine.evidence import note_on, weigh
     ],
 )
 def test_an_empty_map_says_why(raw: list[list[float]], signed: bool, flat: bool, reason: str | None) -> None:
-    assert weigh(np.array(raw, np.float32), signed=signed, flat=flat).reason == reason
+    assert summarise(np.array(raw, np.float32), signed=signed, flat=flat).reason == reason
 
 
 def test_numbers_of_a_map() -> None:
-    evidence = weigh(np.array([[-1, 0], [2, 3]], np.float32), signed=True, flat=False)
-    assert (evidence.minimum, evidence.maximum, evidence.sum) == (-1, 3, 4)
+    summary = summarise(np.array([[-1, 0], [2, 3]], np.float32), signed=True, flat=False)
+    assert (summary.minimum, summary.maximum, summary.sum) == (-1, 3, 4)
 
 
 def test_notes_say_what_to_keep_in_mind() -> None:
-    assert note_on("gradcam", "cat", 0.5) is None
-    assert note_on("gradcam", "cat", 0.0001) == (
+    assert caveat("gradcam", "cat", 0.5) is None
+    assert caveat("gradcam", "cat", 0.0001) == (
         "The model gives 'cat' 0.01% only; the map shows what little speaks for it."
     )
     for name, row in METHODS.items():
-        note = note_on(name, "cat", 0.9) or ""
+        note = caveat(name, "cat", 0.9) or ""
         assert ("the layer plays no part" in note) == (not row.uses_layer)
         assert ("knows no classes" in note) == (not row.class_specific)

@@ -1,4 +1,7 @@
-"""What a map can be said to show, in words and numbers, so that no picture claims more than there is."""
+"""What a map can be said to show, in words and numbers, so that no drawing claims more than there is.
+
+Runs in the front process.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from service.cam.methods import METHODS
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Evidence", "Reason", "note_on", "weigh"]
+__all__ = ["MapSummary", "Reason", "caveat", "summarise"]
 
 Reason = Literal["no_positive_evidence", "zero_gradient", "constant"]
 
@@ -20,7 +23,7 @@ _LITTLE = 0.01
 
 
 @dataclass(frozen=True)
-class Evidence:
+class MapSummary:
     """A raw map in numbers; ``reason`` says why it shows nothing, or is None where it shows something."""
 
     minimum: float
@@ -29,7 +32,7 @@ class Evidence:
     reason: Reason | None
 
 
-def weigh(raw: NDArray[Any], *, signed: bool, flat: bool) -> Evidence:
+def summarise(raw: NDArray[Any], *, signed: bool, flat: bool) -> MapSummary:
     """Sum up a raw map (h, w).
 
     Args:
@@ -38,7 +41,7 @@ def weigh(raw: NDArray[Any], *, signed: bool, flat: bool) -> Evidence:
         flat: whether the gradient was zero all over the layer.
     """
     low, high = float(raw.min()), float(raw.max())
-    return Evidence(low, high, float(raw.sum(dtype="float64")), _reason(low, high, signed=signed, flat=flat))
+    return MapSummary(low, high, float(raw.sum(dtype="float64")), _reason(low, high, signed=signed, flat=flat))
 
 
 def _reason(low: float, high: float, *, signed: bool, flat: bool) -> Reason | None:
@@ -49,7 +52,7 @@ def _reason(low: float, high: float, *, signed: bool, flat: bool) -> Reason | No
     return None
 
 
-def note_on(method: str, label: str, probability: float) -> str | None:
+def caveat(method: str, label: str, probability: float) -> str | None:
     """Say what to keep in mind with a map of ``method`` for a class, or None."""
     row = METHODS[method]
     notes = []

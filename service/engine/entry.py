@@ -1,4 +1,7 @@
-"""A job: one picture with its question, and the future that its answer goes to."""
+"""An entry: one picture with its question, and the future that its answer goes to.
+
+Runs in the front process.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +21,12 @@ if TYPE_CHECKING:
     from service.engine.messages import Lane, RowAnswer
     from service.errors import ServiceError
 
-__all__ = ["Computed", "Job"]
+__all__ = ["Computed", "Entry"]
 
 
 @dataclass(frozen=True)
 class Computed:
-    """What a job's future resolves to: the worker's answer, and how long it waited and ran, in seconds."""
+    """What an entry's future resolves to: the worker's answer, and how long it waited and ran, in seconds."""
 
     answer: RowAnswer
     queue_s: float
@@ -32,7 +35,7 @@ class Computed:
 
 
 @dataclass(eq=False)
-class Job:
+class Entry:
     """One picture on its way to a worker.
 
     Attributes:
@@ -66,7 +69,7 @@ class Job:
 
     @property
     def alone(self) -> bool:
-        """A slow job fills the device by itself; one whose worker died may be the reason and takes nobody with it."""
+        """A slow entry fills the device by itself; one whose worker died may be the reason and takes nobody with it."""
         return self.lane.slow or self.attempts > 0
 
     @property

@@ -1,4 +1,7 @@
-"""The gauges that are read off workers and models when somebody looks, rather than kept up to date."""
+"""The gauges that are read off workers and models when somebody looks, rather than kept up to date.
+
+Runs in the front process.
+"""
 
 from __future__ import annotations
 
@@ -6,32 +9,34 @@ import resource
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from service.engine.process import WorkerState
+from service.engine.pool import WorkerState
 
 if TYPE_CHECKING:
-    from service.engine.pool import Pool
-    from service.engine.process import WorkerProcess
+    from collections.abc import Sequence
+
+    from service.engine.pool import WorkerStatus
+    from service.engine.registry import ModelStatus
     from service.metrics import Metrics
 
 __all__ = ["refresh"]
 
 
-def refresh(metrics: Metrics, pool: Pool) -> None:
+def refresh(metrics: Metrics, workers: Sequence[WorkerStatus], models: Sequence[ModelStatus]) -> None:
     """Set the gauges of ``metrics`` to what is so now; series of workers that are gone disappear."""
     for gauge in (metrics.worker_state, metrics.worker_resident, metrics.worker_device):
         gauge.clear()
-    for worker in pool.workers:
+    for worker in workers:
         _show(metrics, worker)
-    for status in pool.statuses():
+    for status in models:
         metrics.model_ready.labels(status.config.name).set(status.state == "ready")
-    metrics.workers_ready.set(sum(bool(worker.models) for worker in pool.workers))
+    metrics.workers_ready.set(sum(bool(worker.models) for worker in workers))
 
 
-def _show(metrics: Metrics, worker: WorkerProcess) -> None:
+def _show(metrics: Metrics, worker: WorkerStatus) -> None:
     # By number, not by process id: a replacement continues the series of the worker that it replaces.
-    number, now = str(worker.number), worker.state
+    number = str(worker.number)
     for state in get_args(WorkerState):
-        metrics.worker_state.labels(number, worker.device, state).set(state == now)
+        metrics.worker_state.labels(number, worker.device, state).set(state == worker.state)
     resident = _resident_bytes(worker.pid) if worker.pid else None
     if resident is not None:
         metrics.worker_resident.labels(number, worker.device).set(resident)

@@ -1,4 +1,7 @@
-"""A batch is not a blast radius: one bad row fails alone, and a batch too big for the device is cut smaller."""
+"""A batch is not a blast radius: one bad row fails alone, and a batch too big for the device is cut smaller.
+
+Runs in the worker process.
+"""
 
 from __future__ import annotations
 

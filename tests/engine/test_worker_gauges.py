@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import os
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 
-from service.engine import vitals
-from service.engine.process import WorkerState
+from service.engine import worker_gauges
+from service.engine.pool import WorkerState, WorkerStatus
+from service.engine.registry import ModelStatus
 from service.metrics import Metrics
+from service.settings import ModelConfig
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from service.engine.pool import Pool
+    from service.engine.registry import ModelState
 
 
-def worker(number: int = 0, **state: Any) -> Any:
-    fresh = {"pid": os.getpid(), "device": "cpu", "models": {}, "state": "ready", "device_bytes": {}}
-    return SimpleNamespace(number=number, **{**fresh, **state})
+def worker(number: int = 0, **state: Any) -> WorkerStatus:
+    fresh: dict[str, Any] = {"pid": os.getpid(), "device": "cpu", "models": (), "state": "ready", "device_bytes": {}}
+    return WorkerStatus(number=number, batches=0, progress={}, deaths=0, last_exit=None, **{**fresh, **state})
 
 
-def refreshed(*workers: Any, metrics: Metrics | None = None, **models: str) -> Metrics:
+def refreshed(*workers: WorkerStatus, metrics: Metrics | None = None, **models: ModelState) -> Metrics:
     metrics = metrics or Metrics()
-    statuses = [SimpleNamespace(config=SimpleNamespace(name=name), state=state) for name, state in models.items()]
-    vitals.refresh(metrics, cast("Pool", SimpleNamespace(workers=workers, statuses=lambda: statuses)))
+    statuses = [ModelStatus(ModelConfig(name=name, architecture="toy"), state) for name, state in models.items()]
+    worker_gauges.refresh(metrics, workers, statuses)
     return metrics
 
 
@@ -43,7 +44,7 @@ def test_a_worker_is_in_exactly_one_state(state: WorkerState) -> None:
 
 
 def test_workers_with_a_model_are_ready() -> None:
-    metrics = refreshed(worker(0, models={"m": 1}), worker(1), worker(2, models={"m": 1}))
+    metrics = refreshed(worker(0, models=("m",)), worker(1), worker(2, models=("m",)))
     assert metrics.registry.get_sample_value("camserve_workers_ready") == 2
 
 
@@ -57,7 +58,7 @@ def test_memory_is_that_of_the_process() -> None:
 
 
 def test_a_process_that_has_just_ended_has_no_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(vitals, "Path", lambda _: tmp_path / "statm")
+    monkeypatch.setattr(worker_gauges, "Path", lambda _: tmp_path / "statm")
     assert labels(refreshed(worker()), "camserve_worker_resident_bytes", "worker") == set()
 
 
