@@ -248,12 +248,15 @@ async def _answers(
 
     from service.engine.explainer import Explainer  # noqa: PLC0415
     from service.engine.plan import plan  # noqa: PLC0415
+    from service.engine.workers.in_process import InProcessWorker  # noqa: PLC0415
     from service.metrics import Metrics  # noqa: PLC0415
 
     settings = _settings(options)
     files = list(_find_pictures(options.files))
-    # The first model alone is asked; the others need not be loaded.
-    explainer = Explainer(settings.model_copy(update={"models": settings.models[:1]}), Metrics())
+    _find_own_code()
+    # The first model alone is asked; the others need not be loaded, nor by more than one worker per device.
+    chosen = settings.model_copy(update={"models": settings.models[:1], "workers": 1})
+    explainer = Explainer(chosen, Metrics(), launch=InProcessWorker)
     await explainer.start()
     try:
         await explainer.settled()
@@ -269,6 +272,13 @@ async def _answers(
                     yield file, answer
     finally:
         await explainer.stop()
+
+
+def _find_own_code() -> None:
+    """Let models from the user's own code be imported from the working directory, as a worker process does."""
+    folder = str(Path.cwd())
+    if folder not in sys.path:
+        sys.path.append(folder)
 
 
 async def _one(explainer: Explainer, file: Path, asked: PredictOptions) -> Answer | ServiceError:
@@ -322,6 +332,7 @@ def _layers(options: argparse.Namespace) -> int:
     from service.models.sources.source import Downloads  # noqa: PLC0415
 
     settings = _settings(options)
+    _find_own_code()
     downloads = Downloads(settings.cache_dir, settings.allow_download, settings.weights_mirror)
     info = load_model(settings.models[0], "cpu", downloads).info
     for layer in info.layers:

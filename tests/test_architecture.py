@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -46,6 +48,44 @@ class TestContracts:
         }
 
         assert there - {"__init__"} == named
+
+
+class TestProcesses:
+    """The folder says in which process a module of the engine runs, and so does its first docstring."""
+
+    MODULES = sorted((ROOT / "service" / "engine").rglob("*.py"))
+
+    @pytest.mark.parametrize("module", [each for each in MODULES if each.stat().st_size], ids=lambda each: each.stem)
+    def test_every_module_says_where_it_runs(self, module: Path) -> None:
+        if module.name == "__init__.py":
+            return
+        docstring = ast.get_docstring(ast.parse(module.read_text(encoding="utf-8"))) or ""
+        where = re.search(r"^Runs in (.*)\.$", docstring, re.MULTILINE)
+        assert where, f"{module} does not say in which process it runs"
+        in_worker = where[1] in {
+            "the worker process",
+            "whatever process calls it",
+            "the worker process, or in whatever process calls it",
+        }
+        assert in_worker == (module.parent.name == "workers")
+        assert in_worker or where[1] == ("both processes" if module.stem == "messages" else "the front process")
+
+    def test_the_contracts_of_the_two_sides_name_every_module(self) -> None:
+        settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+        contracts = {each["name"]: each for each in settings["tool"]["importlinter"]["contracts"]}
+        front = contracts["The front's engine does not reach into the workers"]["source_modules"]
+        barred = contracts["Workers know the port and the messages, and nothing else of the front"]["forbidden_modules"]
+        there = {f"service.engine.{each.stem}" for each in (ROOT / "service" / "engine").glob("*.py")}
+        there.discard("service.engine.__init__")
+        assert set(front) == there
+        assert set(barred) == there - {"service.engine.messages", "service.engine.worker"}
+
+    def test_the_front_speaks_to_the_engine_through_its_facade(self) -> None:
+        files = [*(ROOT / "service" / "web").glob("*.py"), *(ROOT / "service" / "protocols").rglob("*.py")]
+        behind = re.compile(r"\b(explainer|engine)\.(pool|admission|_\w+)\b")
+        for file in [*files, ROOT / "service" / "cli.py"]:
+            lines = [line for line in file.read_text(encoding="utf-8").splitlines() if "import " not in line]
+            assert not [line for line in lines if behind.search(line)], file
 
 
 class TestImports:
