@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tests.engine.fakes import FakedPool
 
 
-async def test_a_lone_job_leaves_at_once_and_a_burst_fills_the_next_batch(pool: FakedPool) -> None:
+async def test_a_lone_entry_leaves_at_once_and_a_burst_fills_the_next_batch(pool: FakedPool) -> None:
     worker = pool.worker
     worker.load_done("m")
     entries = [entry(number) for number in range(5)]
@@ -31,7 +31,7 @@ async def test_a_lone_job_leaves_at_once_and_a_burst_fills_the_next_batch(pool: 
     assert [each.future.result().batch_size for each in entries] == [1, 4, 4, 4, 4]
 
 
-async def test_jobs_wait_until_their_model_is_loaded(pool: FakedPool) -> None:
+async def test_entries_wait_until_their_model_is_loaded(pool: FakedPool) -> None:
     worker = pool.worker
     waiting = entry()
     pool.submit(waiting)
@@ -75,7 +75,7 @@ async def test_auto_starts_a_worker_on_every_device() -> None:
         assert len(pool.workers) == 6
 
 
-async def test_a_dead_workers_jobs_are_computed_once_more_and_each_alone(pool: FakedPool) -> None:
+async def test_a_dead_workers_entries_are_computed_once_more_and_each_alone(pool: FakedPool) -> None:
     worker = pool.worker
     worker.load_done("m")
     entries = [entry(number) for number in range(4)]
@@ -142,7 +142,7 @@ async def test_a_job_whose_second_worker_dies_fails_and_takes_nobody_with_it(poo
     assert number_of(innocent) == 1
 
 
-async def test_abandoned_jobs_are_neither_sent_nor_answered(pool: FakedPool) -> None:
+async def test_abandoned_entries_are_neither_sent_nor_answered(pool: FakedPool) -> None:
     worker = pool.worker
     worker.load_done("m")
     running, queued, after = entry(0), entry(1), entry(2)
