@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
+from service.vocabulary import ColormapKind, EmptyReason, Fitting, LayerKind, ModelState
+
 __all__ = [
     "ArrayData",
     "BoxData",
@@ -226,7 +228,7 @@ class Explanation(_Answer):
     target: ExplanationTarget
     against: ExplanationTarget | None
     empty: bool = Field(description="The map shows nothing; `reason` says why.")
-    reason: Literal["no_positive_evidence", "zero_gradient", "constant"] | None = Field(
+    reason: EmptyReason | None = Field(
         None,
         description="Of an empty map: nothing is positive, or the score does not depend on the layer at all, or every "
         "position has the same value.",
@@ -302,7 +304,7 @@ class InputSize(_Answer):
 class Preprocessing(_Answer):
     """How a picture becomes the model's input."""
 
-    mode: Literal["crop", "squash", "pad"]
+    mode: Fitting
     resize: int | None = Field(description="Shorter side before the centre crop.")
     interpolation: str
     mean: tuple[float, float, float]
@@ -313,7 +315,7 @@ class ModelEntry(_Answer):
     """A served model. What is known only once it is loaded is null before."""
 
     name: str
-    state: Literal["loading", "ready", "failed"]
+    state: ModelState
     reason: str | None = Field(description="Why it failed.")
     default: bool = Field(description="Whether requests that name no model go to it.")
     version: str | None = None
@@ -344,7 +346,7 @@ class LayerEntry(_Answer):
 
     name: str
     type: str
-    kind: Literal["conv", "norm", "activation", "pool", "attention", "linear", "block", "other"]
+    kind: LayerKind
     shape: list[int] = Field(description="[channels, height, width] of the output for one picture.")
     stride: int | None = Field(description="Input pixels per row of the grid.")
     order: int = Field(description="Position in the forward pass.")
@@ -404,7 +406,7 @@ class ColormapEntry(_Answer):
     """A colormap."""
 
     name: str
-    kind: Literal["sequential", "diverging"]
+    kind: ColormapKind
     table: str = Field("", description="Its 256 colours, cold to warm: RGB bytes in base64.")
 
 
@@ -433,5 +435,5 @@ class Readiness(_Answer):
     """Whether requests can be answered, and by what."""
 
     status: Literal["ready", "loading", "draining", "unavailable"]
-    models: dict[str, Literal["loading", "ready", "failed"]]
+    models: dict[str, ModelState]
     workers: list[dict[str, Any]]

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from service.cam.methods import METHODS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Evidence", "Reason", "note_on", "weigh"]
+    from service.vocabulary import EmptyReason
 
-Reason = Literal["no_positive_evidence", "zero_gradient", "constant"]
+__all__ = ["Evidence", "note_on", "weigh"]
 
 # Rounding in float32 moves a constant map's cells by no more than this share of their value.
 _CONSTANT = 1e-5
@@ -26,7 +26,7 @@ class Evidence:
     minimum: float
     maximum: float
     sum: float
-    reason: Reason | None
+    reason: EmptyReason | None
 
 
 def weigh(raw: NDArray[Any], *, signed: bool, flat: bool) -> Evidence:
@@ -41,7 +41,7 @@ def weigh(raw: NDArray[Any], *, signed: bool, flat: bool) -> Evidence:
     return Evidence(low, high, float(raw.sum(dtype="float64")), _reason(low, high, signed=signed, flat=flat))
 
 
-def _reason(low: float, high: float, *, signed: bool, flat: bool) -> Reason | None:
+def _reason(low: float, high: float, *, signed: bool, flat: bool) -> EmptyReason | None:
     if not (high > 0 or (signed and low < 0)):
         return "zero_gradient" if flat else "no_positive_evidence"
     if high - low <= _CONSTANT * max(abs(low), abs(high)):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pickle
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from service.cam.methods import METHODS
 from service.cam.questions import PLAIN, Variant
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from service.models.info import ModelInfo
     from service.models.sources.source import Downloads
     from service.settings import LogFormat, LogLevel, ModelConfig
+    from service.vocabulary import Operation
 
 __all__ = [
     "Cancel",
@@ -56,7 +57,7 @@ class Lane:
     """What pictures must have in common to share a batch. The classes asked about need not be the same."""
 
     model: str
-    op: Literal["predict", "explain"]
+    op: Operation
     layers: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
     variant: Variant = PLAIN

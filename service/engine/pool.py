@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from service.metrics import Ending, Metrics
     from service.models.info import ModelInfo
     from service.settings import ModelConfig, Settings
+    from service.vocabulary import ModelState
 
 __all__ = ["ModelStatus", "Pool", "WorkerStatus"]
 
@@ -36,7 +37,7 @@ class ModelStatus:
     """A configured model, as seen over all workers."""
 
     config: ModelConfig
-    state: Literal["loading", "ready", "failed"]
+    state: ModelState
     reason: str | None = None
     info: ModelInfo | None = None
 

@@ -8,17 +8,18 @@ the plain picture in an overlay.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from PIL import Image
 
 from service.imaging.colormaps import colormap
-from service.imaging.encode import EncodedImage, ImageFormat, encode_grey, encode_indexed, encode_photo, indexed
+from service.imaging.encode import EncodedImage, encode_grey, encode_indexed, encode_photo, indexed
 from service.imaging.geometry import Point
-from service.imaging.grid import Grid, Size, grid_for
+from service.imaging.grid import Grid, grid_for
 from service.imaging.regions import Region, regions_of
 from service.imaging.sampling import resample
+from service.vocabulary import ImageFormat, Output, Size
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from service.imaging.geometry import Geometry
 
 __all__ = [
-    "Output",
     "RenderSpec",
     "Rendered",
     "base_for",
@@ -38,8 +38,6 @@ __all__ = [
 ]
 
 _BAND_PIXELS = 1_000_000
-
-Output = Literal["heatmap", "overlay", "mask", "map", "regions"]
 
 
 @dataclass(frozen=True, slots=True)

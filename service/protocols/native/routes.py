@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from starlette.requests import ClientDisconnect
@@ -16,6 +16,7 @@ from service.errors import InvalidOption
 from service.imaging.colormaps import COLORMAPS
 from service.protocols.native.requests import accepted_picture, read_options_and_pictures, request_timeout_s
 from service.protocols.native.wording import input_size, layer_entry, model_entry, to_wire
+from service.vocabulary import LayerKind
 from service.wire import ExplainOptions, PredictOptions
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ async def layers(
     engine: Engine,
     explainable: Annotated[bool | None, Query(description="Only layers that can, or cannot, be explained.")] = None,
     kind: Annotated[
-        Literal["conv", "norm", "activation", "pool", "attention", "linear", "block", "other"] | None,
+        LayerKind | None,
         Query(description="Only layers of this kind."),
     ] = None,
 ) -> wire.LayerList:
