@@ -19,7 +19,7 @@ import numpy as np
 from opentelemetry.trace import get_current_span
 
 from service.engine.admission import Admission
-from service.engine.answers import Answer, ClassScore, MapAnswer, PictureAnswer, StageTimes, Upload
+from service.engine.answers import Answer, ClassScore, MapAnswer, PictureAnswer, StageTimes
 from service.engine.cores import available_cores
 from service.engine.evidence import note_on, weigh
 from service.engine.jobs import Job
@@ -42,11 +42,11 @@ if TYPE_CHECKING:
 
     from service.engine.jobs import Computed
     from service.engine.pool import ModelStatus, WorkerStatus
+    from service.engine.request import Request, Upload
     from service.imaging.render import RenderSpec
     from service.metrics import Metrics, Stage
     from service.models.info import ModelInfo
     from service.settings import Settings
-    from service.wire import PredictOptions
 
     T = TypeVar("T")
 
@@ -150,23 +150,20 @@ class Explainer:
         self.pool.ready_info(model)
         self.admission.check()
 
-    async def answer(
-        self,
-        uploads: Sequence[Upload],
-        options: PredictOptions,
-        model: str | None = None,
-        timeout_s: float | None = None,
-    ) -> Answer:
-        """Predict, and explain if ``options`` are those of ``explain``.
+    def check(self, request: Request) -> None:
+        """Raise what is wrong with a request whatever its images are.
 
-        Pictures are independent: one that cannot be read or computed carries its own error, and the others have their
+        Raises:
+            UnknownModel, NotReady: as :meth:`ready_info`.
+            BadInput: an option does not go with the model or with another option; see the subclasses.
+        """
+        plan(request, self.pool.ready_info(request.model), self._settings.max_explanations)
+
+    async def answer(self, request: Request) -> Answer:
+        """Predict, and explain if that is what ``request`` asks for.
+
+        Images are independent: one that cannot be read or computed carries its own error, and the others have their
         answers. If there is only one, or all fail, the (first) error is raised.
-
-        Args:
-            uploads: the pictures.
-            options: what is asked of each.
-            model: name of the model; the default one if None.
-            timeout_s: time allowed for all of it; the configured default if None.
 
         Raises:
             BadInput: the request cannot be met; see the subclasses.
@@ -175,10 +172,11 @@ class Explainer:
         """
         loop = asyncio.get_running_loop()
         began, deadline_from = time.perf_counter(), loop.time()
-        info = self.pool.ready_info(model)
-        todo = plan(options, info, self._settings.max_explanations)
+        info = self.pool.ready_info(request.model)
+        todo = plan(request, info, self._settings.max_explanations)
+        uploads = request.images
         self._check_count(uploads)
-        allowed = self._settings.request_timeout_s if timeout_s is None else timeout_s
+        allowed = self._settings.request_timeout_s if request.timeout_s is None else request.timeout_s
         courses = [_Course() for _ in uploads]
         try:
             with self.admission.admit(len(uploads)):
