@@ -19,13 +19,12 @@ from PIL import Image, ImageDraw, ImageFont
 from service.cam.methods import METHODS
 from service.cam.questions import Question, Top
 from service.demo.scenes import Scene, make_scene
-from service.engine.answers import Upload
 from service.engine.explainer import Explainer
+from service.engine.request import Request, Upload
 from service.metrics import Metrics
 from service.models.host import HowTo, ModelHost, load_model
 from service.models.sources.source import Downloads
 from service.settings import ModelConfig, Settings
-from service.wire import ExplainOptions
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -65,8 +64,16 @@ async def draw_sheet() -> Image.Image:
 
 async def _overlays(explainer: Explainer, name: str) -> dict[str, Image.Image]:
     data = (SAMPLES / f"{name}.png").read_bytes()
-    options = ExplainOptions(output=["overlay"], method=list(NAMES), image_format="png", size="model")
-    answer = await explainer.answer([Upload(data, name)], options, timeout_s=600)
+    answer = await explainer.answer(
+        Request(
+            [Upload(data, name)],
+            outputs=("overlay",),
+            methods=NAMES,
+            image_format="png",
+            size="model",
+            timeout_s=600,
+        )
+    )
     (picture,) = answer.pictures
     drawn = {"picture": Image.open(io.BytesIO(data)).convert("RGB").resize((SIDE, SIDE))}
     for explanation in picture.explanations:

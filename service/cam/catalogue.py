@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from torch.autograd.graph import Node
 
+    from service.vocabulary import LayerKind
+
 __all__ = ["probe_layers"]
 
 _BRANCH = (
@@ -249,7 +251,7 @@ def _idle(name: str, module: nn.Module, order: int, calls: Collection[str]) -> L
     )
 
 
-def _kind(module: nn.Module) -> str:
+def _kind(module: nn.Module) -> LayerKind:
     name = type(module).__name__
     if isinstance(module, nn.MultiheadAttention) or "Attention" in name:
         return "attention"
@@ -261,4 +263,9 @@ def _kind(module: nn.Module) -> str:
     return "activation" if type(module).__module__ == "torch.nn.modules.activation" else "other"
 
 
-_KINDS = {"conv": ("Conv",), "norm": ("Norm",), "pool": ("Pool",), "linear": ("Linear",)}
+_KINDS: dict[LayerKind, tuple[str, ...]] = {
+    "conv": ("Conv",),
+    "norm": ("Norm",),
+    "pool": ("Pool",),
+    "linear": ("Linear",),
+}

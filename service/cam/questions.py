@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["PLAIN", "Fuse", "Question", "Top", "Variant"]
+    from service.vocabulary import Fuse
 
-Fuse = Literal["max", "mean", "product"]
+__all__ = ["PLAIN", "Question", "Top", "Variant"]
 
 
 @dataclass(frozen=True)

@@ -18,16 +18,7 @@ if TYPE_CHECKING:
     from service.imaging.render import Rendered
     from service.models.info import ModelInfo
 
-__all__ = ["Answer", "ClassScore", "MapAnswer", "PictureAnswer", "StageTimes", "Upload"]
-
-
-@dataclass(frozen=True)
-class Upload:
-    """A picture's file as it came in, or why it could not be had from the request."""
-
-    data: bytes
-    filename: str | None = None
-    error: ServiceError | None = None
+__all__ = ["Answer", "ClassScore", "MapAnswer", "PictureAnswer", "StageTimes"]
 
 
 @dataclass(frozen=True)

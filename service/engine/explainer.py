@@ -21,7 +21,7 @@ import numpy as np
 from opentelemetry.trace import get_current_span
 
 from service.engine.admission import Admission
-from service.engine.answers import Answer, ClassScore, MapAnswer, PictureAnswer, StageTimes, Upload
+from service.engine.answers import Answer, ClassScore, MapAnswer, PictureAnswer, StageTimes
 from service.engine.capacity import CapacityLimiter, Reservation
 from service.engine.cores import available_cores
 from service.engine.entry import Entry
@@ -46,12 +46,12 @@ if TYPE_CHECKING:
     from service.engine.entry import Computed
     from service.engine.pool import WorkerStatus
     from service.engine.registry import ModelStatus
+    from service.engine.request import Request, Upload
     from service.engine.worker import Launcher
     from service.imaging.render import RenderSpec
     from service.metrics import Metrics, Stage
     from service.models.info import ModelInfo
     from service.settings import Settings
-    from service.wire import PredictOptions
 
     T = TypeVar("T")
 
@@ -157,33 +157,30 @@ class Explainer:
         self.pool.ready_info(model)
         self.admission.check()
 
-    async def answer(
-        self,
-        uploads: Sequence[Upload],
-        options: PredictOptions,
-        model: str | None = None,
-        timeout_s: float | None = None,
-    ) -> Answer:
-        """Predict, and explain if ``options`` are those of ``explain``.
+    def check(self, request: Request) -> None:
+        """Raise what is wrong with a request whatever its images are.
 
-        Pictures are independent: one that cannot be read or computed carries its own error, and the others have their
+        Raises:
+            UnknownModel, NotReady: as :meth:`ready_info`.
+            BadInput: an option does not go with the model or with another option; see the subclasses.
+        """
+        plan(request, self.pool.ready_info(request.model), self._settings.max_explanations)
+
+    async def answer(self, request: Request) -> Answer:
+        """Predict, and explain if that is what ``request`` asks for.
+
+        Images are independent: one that cannot be read or computed carries its own error, and the others have their
         answers. If there is only one, or all fail, the (first) error is raised.
-
-        Args:
-            uploads: the pictures.
-            options: what is asked of each.
-            model: name of the model; the default one if None.
-            timeout_s: time allowed for all of it; the configured default if None.
 
         Raises:
             BadInput: the request cannot be met; see the subclasses.
             Unavailable: not now; carries ``retry_after_s``.
             DeadlineExceeded: the time is up; nothing is computed any more.
         """
-        with self.pool.lease(model) as info:
-            todo = plan(options, info, self._settings.max_explanations)
-            self._check_count(uploads)
-            return await self._answer(uploads, todo, timeout_s)
+        with self.pool.lease(request.model) as info:
+            todo = plan(request, info, self._settings.max_explanations)
+            self._check_count(request.images)
+            return await self._answer(request.images, todo, request.timeout_s)
 
     async def _answer(self, uploads: Sequence[Upload], todo: Plan, timeout_s: float | None) -> Answer:
         loop = asyncio.get_running_loop()

@@ -6,16 +6,16 @@ Runs in the front process.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from service.cam.methods import METHODS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["MapSummary", "Reason", "caveat", "summarise"]
+    from service.vocabulary import EmptyReason
 
-Reason = Literal["no_positive_evidence", "zero_gradient", "constant"]
+__all__ = ["MapSummary", "caveat", "summarise"]
 
 # Rounding in float32 moves a constant map's cells by no more than this share of their value.
 _CONSTANT = 1e-5
@@ -29,7 +29,7 @@ class MapSummary:
     minimum: float
     maximum: float
     sum: float
-    reason: Reason | None
+    reason: EmptyReason | None
 
 
 def summarise(raw: NDArray[Any], *, signed: bool, flat: bool) -> MapSummary:
@@ -44,7 +44,7 @@ def summarise(raw: NDArray[Any], *, signed: bool, flat: bool) -> MapSummary:
     return MapSummary(low, high, float(raw.sum(dtype="float64")), _reason(low, high, signed=signed, flat=flat))
 
 
-def _reason(low: float, high: float, *, signed: bool, flat: bool) -> Reason | None:
+def _reason(low: float, high: float, *, signed: bool, flat: bool) -> EmptyReason | None:
     if not (high > 0 or (signed and low < 0)):
         return "zero_gradient" if flat else "no_positive_evidence"
     if high - low <= _CONSTANT * max(abs(low), abs(high)):

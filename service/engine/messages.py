@@ -10,7 +10,7 @@ from __future__ import annotations
 import pickle
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from service.cam.methods import METHODS
 from service.cam.questions import PLAIN, Variant
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from service.models.info import ModelInfo, ModelKey
     from service.models.sources.source import Downloads
     from service.settings import LogFormat, LogLevel, ModelConfig
+    from service.vocabulary import Operation
 
 __all__ = [
     "Cancel",
@@ -62,7 +63,7 @@ class Lane:
     """What pictures must have in common to share a batch. The classes asked about need not be the same."""
 
     model: ModelKey
-    op: Literal["predict", "explain"]
+    op: Operation
     layers: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
     variant: Variant = PLAIN

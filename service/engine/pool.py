@@ -10,7 +10,7 @@ import itertools
 import time
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -33,11 +33,9 @@ if TYPE_CHECKING:
     from service.metrics import Ending, Metrics
     from service.models.info import ModelInfo, ModelKey
     from service.settings import ModelConfig, Settings
+    from service.vocabulary import WorkerState
 
-__all__ = ["Pool", "WorkerState", "WorkerStatus"]
-
-# Not started yet, no model yet, some model, or none that can be loaded.
-WorkerState = Literal["waiting", "loading", "ready", "failed"]
+__all__ = ["Pool", "WorkerStatus"]
 
 _MAX_ATTEMPTS = 2
 

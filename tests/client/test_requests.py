@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from service import __version__, wire
-from service.client import AsyncClient, Client, Options
+from service.client import AsyncClient, Client
+from service.options import OPTIONS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,7 +49,7 @@ def test_every_option_is_sent_under_its_own_name(call: Any, server: Any) -> None
         "augment": "flip",
         "fuse": "mean",
     }
-    assert options.keys() == Options.__annotations__.keys() == wire.ExplainOptions.model_fields.keys()
+    assert options.keys() == OPTIONS.keys()
     server.answers = [server.answer()]
     call("explain", b"bytes", model="a b/c", **options)
     assert server.requests[0].url.raw_path == b"/api/v1/models/a%20b%2Fc/explain"

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import pytest_asyncio
 
-from service.engine.answers import Upload
 from service.engine.explainer import Explainer
+from service.engine.request import Request, Upload
 from service.errors import InternalError, ModelOutputError, NotReady
 from service.metrics import Metrics
 from service.settings import load_settings
-from service.wire import ExplainOptions
 from tests.faults import MODEL, Fault, picture
 from tests.web.application import until
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.slow]
 
-MAPS = ExplainOptions(output=["map"], target=["top-2"])
 DEADLINE_S = 60.0
+MAPS = Request(outputs=("map",), targets=("top-2",), timeout_s=DEADLINE_S)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ async def ask(engine: Explainer, *seeds: int, bad: bytes | None = None) -> Answe
     uploads = [Upload(picture(seed)) for seed in seeds]
     if bad is not None:
         uploads.insert(len(uploads) // 2, Upload(bad))
-    return await engine.answer(uploads, MAPS, timeout_s=DEADLINE_S)
+    return await engine.answer(replace(MAPS, images=uploads))
 
 
 def maps(answered: PictureAnswer) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
