@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, get_args
 import numpy as np
 import pytest
 
-from service.engine.messages import Failed, Hello, Ran, RowAnswer
+from service.engine.messages import Cancel, Failed, Hello, Ran, RowAnswer
 from service.errors import InternalError, NotReady, UnknownModel
 from service.metrics import Ending
 from tests.engine.fakes import FakeWorker, job, number_of, settings, settle, start
@@ -157,6 +157,22 @@ async def test_abandoned_jobs_are_neither_sent_nor_answered(pool: Pool) -> None:
     assert worker.sent[1].pixels[:, 0, 0, 0].tolist() == [2]
     worker.answer(worker.sent[1])
     assert number_of(after) == 2
+
+
+async def test_a_running_batch_is_given_up_when_the_last_of_its_clients_has_left(pool: Pool) -> None:
+    (worker,) = FakeWorker.launched
+    worker.load("m")
+    jobs = [job(number) for number in range(3)]
+    for each in jobs:
+        pool.submit(each)  # the first is computed alone, the others after it
+    worker.answer(worker.sent[0])
+    shared = worker.sent[1].batch
+    worker.written.clear()
+    for staying, leaving in enumerate(jobs):
+        leaving.future.cancel()
+        pool.withdraw(leaving)
+        expected = [Cancel(shared)] if staying == 2 else []
+        assert [message for message in worker.written if isinstance(message, Cancel)] == expected
 
 
 async def test_an_error_reaches_only_its_row(pool: Pool) -> None:
