@@ -20,6 +20,8 @@ from tests.cam.models import ChannelsLast, Plain, Residual, Tokens, frozen, pict
         ((2, 197, 768), (224, 224), Layout("tokens", 14, 14, prefix=1)),
         ((2, 196, 768), (224, 224), Layout("tokens", 14, 14)),
         ((2, 201, 768), (224, 224), Layout("tokens", 14, 14, prefix=5)),
+        ((2, 204, 768), (224, 224), Layout("tokens", 14, 14, prefix=8)),
+        ((2, 205, 768), (224, 224), None),  # nine special tokens are more than any transformer has
         ((2, 64, 7, 10), (224, 320), Layout("nchw", 7, 10)),
         ((2, 7, 11, 64), (224, 336), Layout("nhwc", 7, 11)),
         ((2, 71, 64), (224, 320), Layout("tokens", 7, 10, prefix=1)),

@@ -156,6 +156,19 @@ async def test_abandoned_entries_are_neither_sent_nor_answered(pool: FakedPool) 
     assert number_of(after) == 2
 
 
+async def test_a_running_batch_is_given_up_when_the_last_of_its_clients_has_left(pool: FakedPool) -> None:
+    worker = pool.worker
+    worker.load_done("m")
+    entries = [entry(number) for number in range(3)]
+    for each in entries:
+        pool.submit(each)  # the first is computed alone, the others after it
+    worker.answer(worker.sent[0])
+    for staying, leaving in enumerate(entries):
+        leaving.future.cancel()
+        pool.withdraw(leaving)
+        assert worker.cancelled == ([worker.sent[1].batch] if staying == 2 else [])
+
+
 async def test_an_error_reaches_only_its_row(pool: FakedPool) -> None:
     worker = pool.worker
     worker.load_done("m")

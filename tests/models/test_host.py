@@ -236,6 +236,23 @@ class TestDefaultLayer:
         assert info.default_layer == "0"
         assert info.layer("default").name == "0"
 
+    @pytest.mark.parametrize(
+        ("layer", "recommended"),
+        [(None, ("4", "3")), ("0", ("0", "3")), ("2", ("2", "1", "4")), ("1", ("1", "3"))],
+        ids=str,
+    )
+    def test_what_is_recommended_follows_it(
+        self, layer: str | None, recommended: tuple[str, ...], load_toy: LoadToy
+    ) -> None:
+        """Grids of 16×16, 16×16, 8×8, 8×8 and 4×4: the layer, then where a finer grid ends and where a coarser one."""
+        torch.manual_seed(0)
+        grids = [nn.Conv2d(3, 4, 1), nn.ReLU(), nn.AvgPool2d(2), nn.Conv2d(4, 4, 1), nn.AvgPool2d(2)]
+        module = nn.Sequential(*grids, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+        info = load_toy(module, PreprocessSpec(height=16, width=16), layer=layer).info
+
+        assert info.recommended == recommended
+
     def test_a_wrong_name_comes_with_the_closest(self, load_toy: LoadToy) -> None:
         with pytest.raises(UnknownLayer, match=r"There is no layer 'pixel'\. Did you mean 'pixels'") as caught:
             load_toy(MeanColour(), layer="pixel")

@@ -87,10 +87,10 @@ async def served(**settings: Any) -> AsyncIterator[Application]:
 
 
 @asynccontextmanager
-async def faked(**settings: Any) -> AsyncIterator[Application]:
-    """The application with :class:`AnsweringWorker` in place of processes; its model ``pets`` is loaded."""
+async def faked(known: ModelInfo | None = None, **settings: Any) -> AsyncIterator[Application]:
+    """The application with :class:`AnsweringWorker` in place of processes; ``pets``, or ``known``, is loaded."""
     settings = {"models": (ModelConfig(name="pets", architecture="shapes"),), "decode_threads": 2, **settings}
-    app = create_app(Settings(**settings), launch=AnsweringWorker)
+    app = create_app(Settings(**settings), launch=partial(AnsweringWorker, known=known or PETS))
     async with app.router.lifespan_context(app) as state:
         application = Application(app, state)
         await application.explainer.settled()
@@ -106,8 +106,9 @@ class AnsweringWorker(FakeWorker):
         outcome: what a picture's answer is.
     """
 
-    def __init__(self, spec: WorkerSpec, listener: Listener) -> None:
+    def __init__(self, spec: WorkerSpec, listener: Listener, known: ModelInfo | None = None) -> None:
         super().__init__(spec, listener)
+        self._known = known or PETS
         self.held = False
         self.outcome: Outcome = answer_row
         self.running: list[Run] = []
@@ -118,7 +119,7 @@ class AnsweringWorker(FakeWorker):
 
     def load(self, key: ModelKey, config: ModelConfig) -> None:
         super().load(key, config)
-        known = replace(PETS, name=key.name, revision=key.revision)
+        known = replace(self._known, name=key.name, revision=key.revision)
         asyncio.get_running_loop().call_soon(self.say, ModelLoaded(key, known))
 
     def send(self, run: Run) -> None:

@@ -264,6 +264,26 @@ async def test_max_side_bounds_the_longest_side(
         assert opened(only[name]).size == (width, height)
 
 
+@pytest.mark.parametrize(("orientation", "size"), [(1, (1024, 768)), (6, (768, 1024))])
+async def test_an_overlay_on_a_large_photo_is_as_sharp_as_its_size_allows(
+    client: httpx.AsyncClient, orientation: int, size: tuple[int, int]
+) -> None:
+    """The model needs an eighth of twelve megapixels, in which these stripes would be gone."""
+    stripes = np.tile(np.repeat(np.array([60, 200], np.uint8), 8), 4000 // 16)
+    photo = Image.fromarray(np.broadcast_to(stripes[None, :, None], (3000, 4000, 3)))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    only = await explanation(
+        client, encode(photo, "JPEG", exif=exif, quality=95), output="overlay", alpha=0, image_format="png"
+    )
+    overlay = np.asarray(opened(only["overlay"]).convert("L")).astype(float)
+    upright = photo.transpose(Image.Transpose.ROTATE_270) if orientation == 6 else photo
+    expected = np.asarray(upright.resize(size, Image.Resampling.BILINEAR).convert("L")).astype(float)
+    assert overlay.shape == expected.shape
+    assert expected.std() > 40
+    assert np.abs(overlay - expected).mean() < 8
+
+
 async def test_coordinates_stay_in_the_pixels_of_the_picture(client: httpx.AsyncClient) -> None:
     options = {"output": ["heatmap", "map", "regions"]}
     answers = [
