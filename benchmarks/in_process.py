@@ -11,7 +11,7 @@ import torch
 from benchmarks.timing import medians
 from service.cam.explain import explain, predict
 from service.cam.methods import METHODS
-from service.cam.questions import Question, Top
+from service.cam.targets import Question, Top
 from service.models.host import load_model
 from service.models.sources.source import Downloads
 from service.settings import ModelConfig

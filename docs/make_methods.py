@@ -17,7 +17,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from service.cam.methods import METHODS
-from service.cam.questions import Question, Top
+from service.cam.targets import Question, Top
 from service.demo.scenes import Scene, make_scene
 from service.engine.answers import Upload
 from service.engine.explainer import Explainer

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from service.cam.study import Study
+    from service.cam.context import Study
 
 __all__ = ["eigencam", "eigengradcam", "mean_activation"]
 

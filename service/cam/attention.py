@@ -15,7 +15,7 @@ from service.cam.capture import check_logits
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from service.cam.study import Study
+    from service.cam.context import Study
 
 __all__ = ["attention_rollout", "explicit_attention", "legrad", "refuse_without_class_token"]
 

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from service.cam.capture import Capture, capture, check_logits
+from service.cam.context import Pass, Study
+from service.cam.fusion import fuse
 from service.cam.gradient import twice_differentiable
-from service.cam.maps import fuse
 from service.cam.methods import METHODS
 from service.cam.perturbation import noise_like
-from service.cam.questions import PLAIN, Question, Top, Variant
-from service.cam.study import Pass, Study
+from service.cam.targets import PLAIN, Question, Top, Variant
 from service.errors import ModelOutputError
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from service.cam.attention import explicit_attention
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from service.cam.study import Study
+    from service.cam.context import Study
 
 __all__ = [
     "gradcam",

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from service.cam.study import Study
+    from service.cam.context import Study
 
 __all__ = ["METHODS", "Method"]
 
@@ -162,7 +162,7 @@ METHODS: dict[str, Method] = {
         title="FullGrad",
         summary="Input and all biases times their gradients, over the whole network; as fine as the input.",
         paper="https://arxiv.org/abs/1905.00780",
-        function="service.cam.network:fullgrad",
+        function="service.cam.fullgrad:fullgrad",
         forwards=3.5,
         signed=False,
         uses_layer=False,

@@ -15,7 +15,7 @@ from service.cam.capture import capture, gradients
 from service.cam.gradient import weighted_sum
 
 if TYPE_CHECKING:
-    from service.cam.study import Study
+    from service.cam.context import Study
 
 __all__ = ["ablationcam", "noise_like", "scorecam", "smoothgradcam_plus_plus"]
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from opentelemetry.trace import Span, SpanContext
 
-    from service.cam.questions import Question
+    from service.cam.targets import Question
     from service.engine.messages import Lane, RowAnswer
     from service.errors import ServiceError
 

@@ -12,13 +12,13 @@ from service.cam.catalogue import probe_layers
 from service.cam.explain import explain, predict
 from service.cam.heads import Headed, find_heads
 from service.cam.methods import METHODS
-from service.cam.questions import PLAIN, Variant
+from service.cam.targets import PLAIN, Variant
 from service.errors import ModelLoadError, ModelOutputError
 from service.models.defaults import default_layer, recommended
+from service.models.fair_lock import Turns
 from service.models.info import ModelInfo
 from service.models.labels import read_labels
 from service.models.sources.table import find_source
-from service.models.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from service.cam.explain import Answer, Between
-    from service.cam.questions import Question
+    from service.cam.targets import Question
     from service.imaging.preprocess import PreprocessSpec
     from service.models.sources.source import Downloads, Loaded
     from service.settings import ModelConfig

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from service.cam.capture import capture, gradients
 from service.cam.explain import Answer, explain, predict
 from service.cam.layers import LayerCall
-from service.cam.questions import Question, Top
+from service.cam.targets import Question, Top
 from service.errors import ModelOutputError
 from tests.cam.models import FAMILIES, Plain, Residual, frozen, layers_of, pictures, reference_gradcam
 

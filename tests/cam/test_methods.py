@@ -10,14 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from service.cam import network
 from service.cam.activation import _first_component
 from service.cam.catalogue import probe_layers
 from service.cam.explain import explain, predict
-from service.cam.maps import fuse
+from service.cam.fusion import fuse
 from service.cam.methods import METHODS
 from service.cam.perturbation import noise_like
-from service.cam.questions import Question, Top, Variant
+from service.cam.targets import Question, Top, Variant
 from tests.cam.models import frozen, layers_of, pictures, prepared
 
 if TYPE_CHECKING:
@@ -463,7 +462,7 @@ def test_fullgrad_is_complete(monkeypatch: pytest.MonkeyPatch) -> None:
     def summed(evidence: Tensor, size: torch.Size) -> Tensor:
         return evidence.sum((1, 2, 3))[:, None, None].expand(-1, *size[2:])
 
-    monkeypatch.setattr(network, "_scaled", summed)
+    monkeypatch.setattr("service.cam.fullgrad._scaled", summed)
     model, layers = prepared("plain")
     inputs = pictures()
     head = model.get_submodule("head")

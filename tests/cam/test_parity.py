@@ -21,7 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from service.cam.catalogue import probe_layers
 from service.cam.explain import explain, predict
-from service.cam.questions import Question, Variant
+from service.cam.targets import Question, Variant
 from service.models.torchvision_adapter import torchvision
 
 if TYPE_CHECKING:

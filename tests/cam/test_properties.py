@@ -11,10 +11,10 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from service.cam import study
+from service.cam import context
 from service.cam.explain import Answer, explain
 from service.cam.methods import METHODS
-from service.cam.questions import Question, Top, Variant
+from service.cam.targets import Question, Top, Variant
 from service.errors import ModelOutputError
 from tests.cam.models import FAMILIES, Plain, allowed, frozen, layers_of, pictures, prepared
 
@@ -190,7 +190,7 @@ def test_the_size_of_chunks_does_not_matter(family: str, method: str, monkeypatc
     inputs, questions = pictures(2), [Question((0, 3)), Question((Top(1),))]
     whole = explain(model, inputs, questions, layers, [method], SIGNED)
     for elements in (1, 3 * 16 * 3 * 32 * 32):  # one row at a time; three in Score-CAM
-        monkeypatch.setattr(study, "_CHUNK_ELEMENTS", elements)
+        monkeypatch.setattr(context, "_CHUNK_ELEMENTS", elements)
         steps: list[tuple[int, int]] = []
         cut = explain(
             model, inputs, questions, layers, [method], SIGNED, between=lambda *step, to=steps: to.append(step)
@@ -202,7 +202,7 @@ def test_the_size_of_chunks_does_not_matter(family: str, method: str, monkeypatc
 
 
 def test_chunks_report_their_progress(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(study, "_CHUNK_ELEMENTS", 1)
+    monkeypatch.setattr(context, "_CHUNK_ELEMENTS", 1)
     model, inputs = frozen(Plain()), pictures(2)
     steps: list[tuple[int, int]] = []
     layers = layers_of(model, "second")  # six channels, two rows

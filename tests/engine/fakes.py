@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from service.cam.questions import Question
+from service.cam.targets import Question
 from service.engine import supervisor
 from service.engine.jobs import Computed, Job
 from service.engine.messages import Hello, Lane, Loaded, Ran, RowAnswer

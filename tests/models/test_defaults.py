@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from service.cam.layers import Layer, LayerCall, Layout
-from service.cam.questions import Question, Top
+from service.cam.targets import Question, Top
 from service.errors import ModelLoadError
 from service.models.defaults import FAMILIES, default_layer
 from service.models.host import HowTo, ModelHost, load_model
-from service.models.sources import zoo
+from service.models.sources import torchvision_models
 from service.models.sources.source import Downloads
 from service.models.torchvision_adapter import torchvision
 from service.settings import ModelConfig
@@ -99,7 +99,7 @@ class TestEveryFamily:
 
 class TestFamilies:
     def test_every_classification_model_belongs_to_one(self) -> None:
-        assert [name for name in zoo.architectures() if family(name) is None] == []
+        assert [name for name in torchvision_models.architectures() if family(name) is None] == []
 
     def test_every_family_has_a_representative_here(self) -> None:
         assert {family(name) for name in CONVENTIONAL} == set(FAMILIES) - {"shapes"}
@@ -116,7 +116,7 @@ class TestFamilies:
 
 def models_without_memory() -> Iterator[tuple[str, torch.nn.Module]]:
     """Every model but the RegNets, which cannot be built without memory; they are all of one class."""
-    for name in zoo.architectures():
+    for name in torchvision_models.architectures():
         if not name.startswith("regnet"):
             with torch.device("meta"):
                 options = {"init_weights": False} if name in {"googlenet", "inception_v3"} else {}

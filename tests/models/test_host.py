@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from service.cam.questions import Question, Top
+from service.cam.targets import Question, Top
 from service.errors import LayerNotExplainable, ModelLoadError, UnknownLayer
 from service.imaging.preprocess import PreprocessSpec
 from service.models import host as host_module

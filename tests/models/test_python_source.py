@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from service.cam.questions import Question, Top
+from service.cam.targets import Question, Top
 from service.errors import ModelLoadError, UnknownHead
 from service.models.host import HowTo, ModelHost, load_model
 from service.models.sources.source import Downloads

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from service.cam.catalogue import probe_layers
 from service.cam.explain import explain
-from service.cam.questions import Question, Top, Variant
+from service.cam.targets import Question, Top, Variant
 from service.models.defaults import default_layer, recommended
-from service.models.sources.zoo import architectures
+from service.models.sources.torchvision_models import architectures
 from service.models.torchvision_adapter import torchvision
 
 if TYPE_CHECKING:

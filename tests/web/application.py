@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
     from starlette.types import Message, Receive, Scope, Send
 
-    from service.cam.questions import Question
+    from service.cam.targets import Question
     from service.engine.jobs import Job
     from service.engine.messages import Lane, Run
     from service.engine.pool import Pool

@@ -12,7 +12,7 @@ from torch.nn import functional
 from service.cam.capture import check_logits
 
 if TYPE_CHECKING:
-    from service.cam.study import Study
+    from service.cam.context import Study
 
 __all__ = ["fullgrad"]
 

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from service.models.turns import Turns
+from service.models.fair_lock import Turns
 
 WAIT_S = 10.0
 

@@ -11,7 +11,7 @@ from torch.nn import functional
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from service.cam.questions import Fuse
+    from service.cam.targets import Fuse
 
 __all__ = ["fuse"]
 
