@@ -1,4 +1,4 @@
-"""The one orchestrator of the maths: (model, batch, questions) to logits and raw maps."""
+"""The one orchestrator of the maths: (model, batch, targets) to logits and raw maps."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from service.cam.capture import Capture, capture, check_logits
-from service.cam.context import Pass, Study
+from service.cam.context import ForwardPass, LayerContext
 from service.cam.fusion import fuse
 from service.cam.gradient import twice_differentiable
 from service.cam.methods import METHODS
 from service.cam.perturbation import noise_like
-from service.cam.targets import PLAIN, Question, Top, Variant
+from service.cam.targets import PLAIN, CamOptions, Targets, Top
 from service.errors import ModelOutputError
 
 if TYPE_CHECKING:
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 
     from service.cam.layers import Layer
 
-__all__ = ["Answer", "Between", "explain", "predict"]
+__all__ = ["Checkpoint", "Explained", "explain", "predict"]
 
-Between = Callable[[int, int], None]
-"""Called with (done, total) between steps: the place to give way to others, or to give up by raising."""
+Checkpoint = Callable[[int, int], None]
+"""Called with (done, total) between steps: the place to let others compute, or to give up by raising."""
 
 # Finer-CAM compares with the three nearest classes, at the strength its authors find best.
 _FINER_CLASSES, _FINER_STRENGTH = 3, 0.6
 
 
 @dataclass(frozen=True)
-class Answer:
+class Explained:
     """One picture's answer, on the CPU.
 
     Attributes:
@@ -64,70 +64,70 @@ def predict(model: nn.Module, inputs: Tensor) -> Tensor:
 def explain(  # noqa: PLR0913  # the two that come last are rarely given
     model: nn.Module,
     inputs: Tensor,
-    questions: Sequence[Question],
+    targets: Sequence[Targets],
     layers: Sequence[Layer],
     methods: Sequence[str],
-    variant: Variant = PLAIN,
-    between: Between = lambda _done, _total: None,
-) -> list[Answer]:
-    """Answer one question per row of a batch.
+    options: CamOptions = PLAIN,
+    checkpoint: Checkpoint = lambda _done, _total: None,
+) -> list[Explained]:
+    """Explain the classes that each row of a batch asks for.
 
-    Plain questions to cheap methods cost one forward pass for all layers, methods and targets together.
+    Cheap methods cost one forward pass for all layers, methods and targets together.
 
     Args:
         model: frozen, in eval mode, with rows that do not influence one another; not changed.
         inputs: (N, 3, H, W) in the model's dtype.
-        questions: one per row; rows may ask for different classes and different numbers of them.
+        targets: one entry per row; rows may ask for different classes and different numbers of them.
         layers: where to look; the same for all rows.
         methods: names from ``METHODS``; the same for all rows.
-        variant: how maps are made; the same for all rows.
-        between: called between the steps of slow answers, with no hook in place.
+        options: how maps are made; the same for all rows.
+        checkpoint: called between the steps of slow methods and between views, with no hook in place.
 
     Returns:
-        One answer per row. The maths is done in float32 whatever the model's dtype.
+        One entry per row. The maths is done in float32 whatever the model's dtype.
 
     Raises:
         ModelOutputError: logits or a map are not finite; the message names the layer.
     """
     derivatives = max(METHODS[name].derivatives for name in methods)
     calls = [layer.call for layer in layers]
-    logits = predict(model, inputs) if variant.smooth else None
+    logits = predict(model, inputs) if options.smooth else None
     sums: list[list[Tensor]] = []
     flat: list[list[list[tuple[bool, ...]]]] = []
-    for step, (view, restore) in enumerate(_views(inputs, variant)):
-        between(step, variant.views)
+    for step, (view, restore) in enumerate(_views(inputs, options)):
+        checkpoint(step, options.views)
         with twice_differentiable(model) if derivatives > 1 else nullcontext():
             captured = capture(model, view, calls, differentiate=derivatives > 0)
-        # Views vary the picture, not the question: "predicted" is what the picture itself is predicted to be.
+        # Views vary the picture, not the targets: "predicted" is what the picture itself is predicted to be.
         logits = _finite_logits(captured.logits) if logits is None else logits
-        task = _Task(model, view, captured, logits, questions, layers, methods, between)
-        maps = [[restore(raw) / variant.views for raw in by_method] for by_method in task.maps()]
+        task = _Task(model, view, captured, logits, targets, layers, methods, checkpoint)
+        maps = [[restore(raw) / options.views for raw in by_method] for by_method in task.maps()]
         sums = [[a + b for a, b in zip(x, y, strict=True)] for x, y in zip(sums, maps, strict=True)] if sums else maps
         flat = flat or task.flat
     assert logits is not None
-    if not variant.signed:
+    if not options.signed:
         sums = [[raw.relu() for raw in by_method] for by_method in sums]
-    if variant.fuse is not None:
-        sums = [[fuse([by_method[j] for by_method in sums], variant.fuse) for j in range(len(methods))]]
+    if options.fuse is not None:
+        sums = [[fuse([by_method[j] for by_method in sums], options.fuse) for j in range(len(methods))]]
         flat = [_flat_everywhere(flat)]
     on_cpu = [[raw.cpu() for raw in by_method] for by_method in sums]
     return [
-        Answer(
+        Explained(
             logits[n],
             row,
             [[raw[n, : len(row)] for raw in by_method] for by_method in on_cpu],
             [[flags[n][: len(row)] for flags in by_method] for by_method in flat],
         )
-        for n, row in enumerate(_resolve(questions, logits))
+        for n, row in enumerate(_resolve(targets, logits))
     ]
 
 
-def _views(inputs: Tensor, variant: Variant) -> Iterator[tuple[Tensor, Callable[[Tensor], Tensor]]]:
+def _views(inputs: Tensor, options: CamOptions) -> Iterator[tuple[Tensor, Callable[[Tensor], Tensor]]]:
     """Yield what the model sees, and how a map of it is brought back to the picture."""
-    for sample in range(max(1, variant.smooth)):
-        view = inputs + noise_like(inputs, sample) if variant.smooth else inputs
+    for sample in range(max(1, options.smooth)):
+        view = inputs + noise_like(inputs, sample) if options.smooth else inputs
         yield view, lambda raw: raw
-        if variant.flip:
+        if options.flip:
             yield view.flip(3), lambda raw: raw.flip(3)
 
 
@@ -139,21 +139,21 @@ class _Task:
     view: Tensor
     captured: Capture
     logits: Tensor
-    questions: Sequence[Question]
+    targets: Sequence[Targets]
     layers: Sequence[Layer]
     methods: Sequence[str]
-    between: Between
+    checkpoint: Checkpoint
     flat: list[list[list[tuple[bool, ...]]]] = field(default_factory=list)
 
     def maps(self) -> list[list[Tensor]]:
         """Return ``[layer][method]``, each (N, K, h, w) with K the most targets of a row; fill ``flat`` likewise."""
-        targets = _resolve(self.questions, self.logits)
+        classes = _resolve(self.targets, self.logits)
         known: dict[tuple[object, ...], Tensor] = {}
         # Target by target, so that the gradients of one are gone before those of the next are made.
         found = [
             [[self._map(name, layer, passes, k, known) for name in self.methods] for layer in self.layers]
-            for k in range(max(len(row) for row in targets))
-            for passes in [self._passes(targets, k)]
+            for k in range(max(len(row) for row in classes))
+            for passes in [self._passes(classes, k)]
         ]  # (targets) x (layers) x (methods), each a map (N, h, w) and N flags
         maps: list[list[Tensor]] = []
         for i in range(len(self.layers)):
@@ -162,42 +162,44 @@ class _Task:
             self.flat.append([list(zip(*(flags for _, flags in per_target), strict=True)) for per_target in by_method])
         return maps
 
-    def _passes(self, targets: Sequence[tuple[int, ...]], k: int) -> dict[str, Pass]:
+    def _passes(self, classes: Sequence[tuple[int, ...]], k: int) -> dict[str, ForwardPass]:
         """One pass per kind of score, for every row's k-th target; they share the forward pass."""
         kinds = {METHODS[name].score for name in self.methods}
         return {
-            kind: Pass(self.model, self.view, self.captured, self._direction(targets, k, kind), self.between)
+            kind: ForwardPass(
+                self.model, self.view, self.captured, self._logit_weights(classes, k, kind), self.checkpoint
+            )
             for kind in sorted(kinds)
         }
 
-    def _direction(self, targets: Sequence[tuple[int, ...]], k: int, kind: str) -> Tensor:
-        """Weights of the logits (N, classes) in every row's k-th score; zero for rows that ask fewer questions."""
-        direction = torch.zeros(self.logits.shape)
-        for n, (question, row) in enumerate(zip(self.questions, targets, strict=True)):
+    def _logit_weights(self, classes: Sequence[tuple[int, ...]], k: int, kind: str) -> Tensor:
+        """Weights of the logits (N, classes) in every row's k-th score; zero for rows with fewer targets."""
+        logit_weights = torch.zeros(self.logits.shape)
+        for n, (asked, row) in enumerate(zip(self.targets, classes, strict=True)):
             if k >= len(row):
                 continue
-            direction[n, row[k]] += 1
-            if question.against is not None:
-                direction[n, question.against] -= 1
+            logit_weights[n, row[k]] += 1
+            if asked.against is not None:
+                logit_weights[n, asked.against] -= 1
             elif kind == "finer":
-                direction[n] -= _FINER_STRENGTH * _nearest(self.logits[n], row[k])
-        return direction
+                logit_weights[n] -= _FINER_STRENGTH * _nearest(self.logits[n], row[k])
+        return logit_weights
 
     def _map(
-        self, name: str, layer: Layer, passes: dict[str, Pass], k: int, known: dict[tuple[object, ...], Tensor]
+        self, name: str, layer: Layer, passes: dict[str, ForwardPass], k: int, known: dict[tuple[object, ...], Tensor]
     ) -> tuple[Tensor, tuple[bool, ...]]:
         """One raw map per row, (N, h, w), and whether its score's gradient is zero all over the layer."""
         method = METHODS[name]
-        study = Study(passes[method.score], layer)
+        context = LayerContext(passes[method.score], layer)
         key = (name, layer.name if method.uses_layer else None, k if method.class_specific else None)
         if key not in known:
-            self.between(0, 1)
-            known[key] = _finite(method.compute(study), layer, name)
+            self.checkpoint(0, 1)
+            known[key] = _finite(method.compute(context), layer, name)
         raw = known[key]
         empty = ~raw.flatten(1).any(1)
         if not (method.needs_gradients and method.uses_layer and empty.any()):
             return raw, (False,) * len(raw)
-        return raw, tuple((empty & ~study.gradients.flatten(1).any(1)).tolist())
+        return raw, tuple((empty & ~context.gradients.flatten(1).any(1)).tolist())
 
 
 def _nearest(logits: Tensor, target: int) -> Tensor:
@@ -225,11 +227,12 @@ def _finite_logits(output: Tensor) -> Tensor:
     return logits
 
 
-def _resolve(questions: Sequence[Question], logits: Tensor) -> list[tuple[int, ...]]:
-    deepest = max((target.k for q in questions for target in q.targets if isinstance(target, Top)), default=0)
+def _resolve(targets: Sequence[Targets], logits: Tensor) -> list[tuple[int, ...]]:
+    """Return the classes that every row asks for, by index."""
+    deepest = max((target.k for row in targets for target in row.classes if isinstance(target, Top)), default=0)
     # Stable, so that classes that tie are ranked by index here and wherever predictions are listed.
     rankings = logits.argsort(dim=1, descending=True, stable=True)[:, :deepest].tolist()
-    return [question.resolve(ranking) for question, ranking in zip(questions, rankings, strict=True)]
+    return [row.resolve(ranking) for row, ranking in zip(targets, rankings, strict=True)]
 
 
 def _finite(raw: Tensor, layer: Layer, method: str) -> Tensor:

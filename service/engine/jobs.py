@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from opentelemetry.trace import Span, SpanContext
 
-    from service.cam.targets import Question
+    from service.cam.targets import Targets
     from service.engine.messages import Lane, RowAnswer
     from service.errors import ServiceError
 
@@ -49,7 +49,7 @@ class Job:
 
     lane: Lane
     pixels: NDArray[np.uint8]
-    question: Question
+    question: Targets
     future: asyncio.Future[Computed]
     queued_at: float
     started_at: float = field(default=0.0)

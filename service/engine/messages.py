@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from service.cam.methods import METHODS
-from service.cam.targets import PLAIN, Variant
+from service.cam.targets import PLAIN, CamOptions
 
 if TYPE_CHECKING:
     import asyncio
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from service.cam.targets import Question
+    from service.cam.targets import Targets
     from service.errors import ServiceError
     from service.models.info import ModelInfo
     from service.models.sources.source import Downloads
@@ -59,7 +59,7 @@ class Lane:
     op: Literal["predict", "explain"]
     layers: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
-    variant: Variant = PLAIN
+    variant: CamOptions = PLAIN
     head: str | None = None
 
     @property
@@ -91,7 +91,7 @@ class Run:
     batch: int
     lane: Lane
     pixels: NDArray[np.uint8]
-    questions: tuple[Question, ...]
+    questions: tuple[Targets, ...]
     request_ids: tuple[str, ...]
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from service.cam.methods import METHODS
-from service.cam.targets import Question, Top, Variant
+from service.cam.targets import CamOptions, Targets, Top
 from service.engine.messages import Lane
 from service.errors import InvalidOption, MethodNotApplicable, UnknownMethod
 from service.imaging.colormaps import COLORMAPS, colormap
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Plan", "plan"]
 
 _TOP = re.compile(r"top-(\d{1,6})", re.IGNORECASE)
-_NO_QUESTION = Question(())
+_NO_QUESTION = Targets(())
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Plan:
 
     info: ModelInfo
     lane: Lane
-    question: Question
+    question: Targets
     top_k: int
     render: RenderSpec | None
 
@@ -55,7 +55,7 @@ def plan(options: PredictOptions, info: ModelInfo, max_explanations: int) -> Pla
         InvalidOption: top_k beyond the classes, or more explanations than allowed.
         UnknownLayer, LayerNotExplainable, UnknownLabel, UnknownMethod, UnknownColormap: see there.
     """
-    info = info.seen_through(None if options.head is None else str(options.head).strip())
+    info = info.head_view(None if options.head is None else str(options.head).strip())
     top_k = _top_k(options, info)
     if not isinstance(options, ExplainOptions):
         return Plan(info, Lane(info.name, "predict", head=info.default_head), _NO_QUESTION, top_k, None)
@@ -63,13 +63,13 @@ def plan(options: PredictOptions, info: ModelInfo, max_explanations: int) -> Pla
     layers = tuple(info.layer(name).name for name in options.layer)
     if options.fuse is not None and len(set(layers)) < 2:
         raise InvalidOption("fuse makes one map of several layers: give 'layer' at least twice.")
-    variant = Variant(options.signed, options.smooth, options.augment == "flip", options.fuse)
+    variant = CamOptions(options.signed, options.smooth, options.augment == "flip", options.fuse)
     lane = Lane(info.name, "explain", layers, methods, variant, info.default_head)
-    question = Question(
-        targets=tuple(_target(target, info) for target in options.target),
+    question = Targets(
+        classes=tuple(_target(target, info) for target in options.target),
         against=None if options.against is None else info.class_index(options.against),
     )
-    asked = sum(target.k if isinstance(target, Top) else 1 for target in question.targets)
+    asked = sum(target.k if isinstance(target, Top) else 1 for target in question.classes)
     explanations = (1 if options.fuse else len(layers)) * len(methods) * asked
     if explanations > max_explanations:
         raise InvalidOption(

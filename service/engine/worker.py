@@ -39,7 +39,7 @@ from service.errors import InternalError, ModelLoadError, ServiceError
 from service.models.host import HowTo, load_model
 
 if TYPE_CHECKING:
-    from service.cam.explain import Between
+    from service.cam.explain import Checkpoint
     from service.engine.messages import Message
     from service.models.host import ModelHost
     from service.settings import ModelConfig
@@ -137,7 +137,7 @@ class Worker:
                 outcomes.append(_presentable(outcome, run))
         self._send(Ran(run.batch, outcomes, time.monotonic() - began, isolated.fits, isolated.splits))
 
-    def _between(self, run: Run) -> Between:
+    def _between(self, run: Run) -> Checkpoint:
         """Between the steps of a slow answer: give up if nobody waits any more, and tell how far it is."""
         told = time.monotonic()
 
@@ -159,7 +159,7 @@ class Worker:
             os._exit(0)  # the front process is gone
 
 
-def _answer(host: ModelHost, run: Run, rows: range, between: Between) -> list[RowAnswer]:
+def _answer(host: ModelHost, run: Run, rows: range, between: Checkpoint) -> list[RowAnswer]:
     pixels, lane = run.pixels[rows.start : rows.stop], run.lane
     if lane.op == "predict":
         return [RowAnswer(logits, (), [], []) for logits in host.predict(pixels, lane.head).numpy()]

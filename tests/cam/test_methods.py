@@ -16,7 +16,7 @@ from service.cam.explain import explain, predict
 from service.cam.fusion import fuse
 from service.cam.methods import METHODS
 from service.cam.perturbation import noise_like
-from service.cam.targets import Question, Top, Variant
+from service.cam.targets import CamOptions, Targets, Top
 from tests.cam.models import frozen, layers_of, pictures, prepared
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from service.cam.layers import Layer
 
-SIGNED = Variant(signed=True)
+SIGNED = CamOptions(signed=True)
 
 # Two channels, and their gradients in the class 0 of ``linear``:
 #   A₁ = 1 2   A₂ = 2  0   g₁ =  1 0   g₂ = 4 -2     g₁A₁ =  1 0   g₂A₂ = 8  0
@@ -65,7 +65,7 @@ def only_layer(model: nn.Module, picture: Tensor, name: str = "layer") -> Layer:
 def signed_map(model: nn.Module, picture: Tensor, method: str, target: int = 0, layer: str = "layer") -> Tensor:
     """The raw map (h, w) of one picture (C, H, W)."""
     rows = [only_layer(model, picture, layer)]
-    (answer,) = explain(model, picture[None], [Question((target,))], rows, [method], SIGNED)
+    (answer,) = explain(model, picture[None], [Targets((target,))], rows, [method], SIGNED)
     return answer.maps[0][0][0]
 
 
@@ -467,7 +467,7 @@ def test_fullgrad_is_complete(monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = pictures()
     head = model.get_submodule("head")
     assert isinstance(head, nn.Linear)
-    for answer in explain(model, inputs, [Question((0, 3))] * 4, layers[:1], ["fullgrad"], SIGNED):
+    for answer in explain(model, inputs, [Targets((0, 3))] * 4, layers[:1], ["fullgrad"], SIGNED):
         expected = answer.logits[[0, 3]] - head.bias[[0, 3]]  # the head has no places, its bias no part in the map
         torch.testing.assert_close(answer.maps[0][0][:, 0, 0], expected, rtol=1e-4, atol=1e-5)
 
@@ -532,9 +532,9 @@ def test_fusion_brings_maps_to_the_finest_grid() -> None:
 def test_fused_layers_are_their_raw_maps_fused() -> None:
     model, layers = prepared("plain")
     inputs = pictures()
-    questions = [Question((0, 3))] * 4
-    apart = explain(model, inputs, questions, layers, ["gradcam", "hirescam"], SIGNED)
-    fused = explain(model, inputs, questions, layers, ["gradcam", "hirescam"], Variant(signed=True, fuse="max"))
+    targets = [Targets((0, 3))] * 4
+    apart = explain(model, inputs, targets, layers, ["gradcam", "hirescam"], SIGNED)
+    fused = explain(model, inputs, targets, layers, ["gradcam", "hirescam"], CamOptions(signed=True, fuse="max"))
     for one, other in zip(fused, apart, strict=True):
         assert len(one.maps) == len(one.flat) == 1
         for j in range(2):
@@ -550,9 +550,9 @@ def test_unsigned_maps_are_the_positive_part_of_signed_ones(method: str) -> None
     family = "vit" if METHODS[method].refusal else "plain"
     model, layers = prepared(family)
     inputs = pictures()
-    questions = [Question((0, 1, 2))] * 4
-    unsigned = explain(model, inputs, questions, layers, [method])
-    signed = explain(model, inputs, questions, layers, [method], SIGNED)
+    targets = [Targets((0, 1, 2))] * 4
+    unsigned = explain(model, inputs, targets, layers, [method])
+    signed = explain(model, inputs, targets, layers, [method], SIGNED)
     negatives = 0
     for one, other in zip(unsigned, signed, strict=True):
         for (found,), (expected,) in zip(one.maps, other.maps, strict=True):
@@ -581,8 +581,8 @@ FAST = [name for name, method in METHODS.items() if not method.refusal]
 def test_flipping_changes_nothing_for_a_symmetric_model(method: str) -> None:
     model, inputs = frozen(Pointwise()), pictures(2)[..., :8, :8]
     layers = [layer for layer in probe_layers(model, inputs) if layer.name == "layer"]
-    plain = explain(model, inputs, [Question((0, 1))] * 2, layers, [method], SIGNED)
-    flipped = explain(model, inputs, [Question((0, 1))] * 2, layers, [method], Variant(signed=True, flip=True))
+    plain = explain(model, inputs, [Targets((0, 1))] * 2, layers, [method], SIGNED)
+    flipped = explain(model, inputs, [Targets((0, 1))] * 2, layers, [method], CamOptions(signed=True, flip=True))
     for one, other in zip(flipped, plain, strict=True):
         torch.testing.assert_close(one.maps[0][0], other.maps[0][0], rtol=1e-3, atol=1e-5)
 
@@ -590,10 +590,10 @@ def test_flipping_changes_nothing_for_a_symmetric_model(method: str) -> None:
 @pytest.mark.parametrize("method", ["gradcam", "eigencam", "scorecam", "fullgrad"])
 def test_flipping_averages_with_the_mirror_image(method: str) -> None:
     model, layers = prepared("plain")
-    inputs, questions = pictures(2), [Question((0, 1))] * 2
-    flipped = explain(model, inputs, questions, layers, [method], Variant(signed=True, flip=True))
-    ones = explain(model, inputs, questions, layers, [method], SIGNED)
-    others = explain(model, inputs.flip(3), questions, layers, [method], SIGNED)
+    inputs, targets = pictures(2), [Targets((0, 1))] * 2
+    flipped = explain(model, inputs, targets, layers, [method], CamOptions(signed=True, flip=True))
+    ones = explain(model, inputs, targets, layers, [method], SIGNED)
+    others = explain(model, inputs.flip(3), targets, layers, [method], SIGNED)
     for found, one, other in zip(flipped, ones, others, strict=True):
         for i in range(len(layers)):
             expected = (one.maps[i][0] + other.maps[i][0].flip(2)) / 2
@@ -604,11 +604,11 @@ def test_flipping_averages_with_the_mirror_image(method: str) -> None:
 @pytest.mark.parametrize("method", ["gradcam", "layercam", "ablationcam", "activation"])
 def test_smoothing_averages_over_noisy_pictures_and_is_repeatable(method: str) -> None:
     model, layers = prepared("residual")
-    inputs, questions = pictures(2), [Question((0, 1))] * 2
-    smooth = explain(model, inputs, questions, layers, [method], Variant(signed=True, smooth=3))
-    again = explain(model, inputs, questions, layers, [method], Variant(signed=True, smooth=3))
+    inputs, targets = pictures(2), [Targets((0, 1))] * 2
+    smooth = explain(model, inputs, targets, layers, [method], CamOptions(signed=True, smooth=3))
+    again = explain(model, inputs, targets, layers, [method], CamOptions(signed=True, smooth=3))
     views = [
-        explain(model, inputs + noise_like(inputs, sample), questions, layers, [method], SIGNED) for sample in range(3)
+        explain(model, inputs + noise_like(inputs, sample), targets, layers, [method], SIGNED) for sample in range(3)
     ]
     for n in range(2):
         for i in range(len(layers)):
@@ -628,9 +628,9 @@ def test_noise_is_as_strong_as_the_picture_varies_and_the_same_for_all_rows() ->
 
 
 @pytest.mark.parametrize(
-    "variant", [Variant(smooth=4), Variant(flip=True), Variant(smooth=4, flip=True), Variant(smooth=1)]
+    "options", [CamOptions(smooth=4), CamOptions(flip=True), CamOptions(smooth=4, flip=True), CamOptions(smooth=1)]
 )
-def test_predicted_is_what_the_clean_picture_is_predicted_to_be(variant: Variant) -> None:
+def test_predicted_is_what_the_clean_picture_is_predicted_to_be(options: CamOptions) -> None:
     # Half of the mirror image is weighted otherwise, and the margin is small: views would be classified otherwise.
     weights = torch.linspace(-1, 1, 8).expand(3, 8, 8)
     model = Head(linear(weights))
@@ -640,7 +640,7 @@ def test_predicted_is_what_the_clean_picture_is_predicted_to_be(variant: Variant
     assert (noisy != clean.argmax(1)).any()
     assert (predict(model, inputs.flip(3)).argmax(1) != clean.argmax(1)).any()
     layer = only_layer(model, inputs[0])
-    answers = explain(model, inputs, [Question((Top(1),))] * 32, [layer], ["gradcam"], variant)
+    answers = explain(model, inputs, [Targets((Top(1),))] * 32, [layer], ["gradcam"], options)
     assert [answer.targets for answer in answers] == [(index,) for index in clean.argmax(1).tolist()]
     torch.testing.assert_close(torch.stack([answer.logits for answer in answers]), clean)
 
@@ -648,15 +648,15 @@ def test_predicted_is_what_the_clean_picture_is_predicted_to_be(variant: Variant
 def test_finercam_compares_with_the_classes_that_are_near_for_the_clean_picture() -> None:
     model, layers = prepared("plain")
     inputs = pictures(2)
-    question = [Question((0,))] * 2
-    smooth = explain(model, inputs, question, layers, ["finercam"], Variant(signed=True, smooth=2))
+    targets = [Targets((0,))] * 2
+    smooth = explain(model, inputs, targets, layers, ["finercam"], CamOptions(signed=True, smooth=2))
     clean = predict(model, inputs)
     for n, answer in enumerate(smooth):
         others = sorted(range(1, 5), key=lambda c: abs(float(clean[n, c] - clean[n, 0])))[:3]
         total = torch.zeros_like(answer.maps[0][0])
         for sample in range(2):
             view = (inputs + noise_like(inputs, sample))[[n]]
-            (each,) = explain(model, view, [Question((0, *others))], layers[:1], ["gradcam"], SIGNED)
+            (each,) = explain(model, view, [Targets((0, *others))], layers[:1], ["gradcam"], SIGNED)
             maps = each.maps[0][0]
             total += (maps[:1] - 0.2 * maps[1:].sum(0)) / 2  # Grad-CAM is linear in the score
         torch.testing.assert_close(answer.maps[0][0], total, rtol=1e-4, atol=1e-6)
@@ -664,9 +664,9 @@ def test_finercam_compares_with_the_classes_that_are_near_for_the_clean_picture(
 
 def test_against_takes_the_place_of_the_nearest_classes() -> None:
     model, layers = prepared("plain")
-    question = [Question((0,), against=2)] * 2
+    targets = [Targets((0,), against=2)] * 2
     finer, plain = (
-        explain(model, pictures(2), question, layers, [method], SIGNED) for method in ("finercam", "gradcam")
+        explain(model, pictures(2), targets, layers, [method], SIGNED) for method in ("finercam", "gradcam")
     )
     for one, other in zip(finer, plain, strict=True):
         torch.testing.assert_close(one.maps[0][0], other.maps[0][0])
@@ -690,7 +690,7 @@ class HalfDeaf(nn.Module):
 def test_a_score_that_does_not_depend_on_the_layer_is_reported(method: str) -> None:
     model, inputs = frozen(HalfDeaf()), pictures(2)[..., :8, :8]
     layers = layers_of(frozen(HalfDeaf()), "layer")
-    answers = explain(model, inputs, [Question((0, 1)), Question((1,))], layers, [method])
+    answers = explain(model, inputs, [Targets((0, 1)), Targets((1,))], layers, [method])
     told = METHODS[method].needs_gradients
     told = told and METHODS[method].score != "finer"  # its difference depends on class 0, whichever the target is
     expected = [(False, told), (told,)]
@@ -703,7 +703,7 @@ def test_a_score_that_does_not_depend_on_the_layer_is_reported(method: str) -> N
 def test_a_map_that_is_only_negative_is_not_flat() -> None:
     model = Head(linear(torch.ones(3, 4, 4)))
     picture = torch.rand(3, 4, 4) + 1
-    (answer,) = explain(model, picture[None], [Question((0, 1))], [only_layer(model, picture)], ["gradcam"])
+    (answer,) = explain(model, picture[None], [Targets((0, 1))], [only_layer(model, picture)], ["gradcam"])
     assert not answer.maps[0][0][1].any()
     assert answer.flat == [[(False, False)]]
 
@@ -723,7 +723,7 @@ def test_a_fused_map_is_flat_only_if_every_layer_is(deaf_first: bool) -> None:
     by_name = {layer.name: layer for layer in probe_layers(model, inputs.repeat(2, 1, 1, 1))}
     layers = [by_name["unheard"], by_name["heard"]]
     layers = layers if deaf_first else layers[::-1]
-    (answer,) = explain(model, inputs, [Question((0, 2))], layers, ["gradcam"], Variant(signed=True, fuse="max"))
+    (answer,) = explain(model, inputs, [Targets((0, 2))], layers, ["gradcam"], CamOptions(signed=True, fuse="max"))
     assert answer.flat == [[(False, True)]]
     assert answer.maps[0][0][0].any()
     assert not answer.maps[0][0][1].any()

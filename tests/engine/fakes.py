@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from service.cam.targets import Question
+from service.cam.targets import Targets
 from service.engine import supervisor
 from service.engine.jobs import Computed, Job
 from service.engine.messages import Hello, Lane, Loaded, Ran, RowAnswer
@@ -68,7 +68,7 @@ class FakeWorker(WorkerProcess):
             self.say(Loaded(info(name)))
 
     def answer(self, run: Run, outcomes: list[Any] | None = None, fits: int | None = None) -> None:
-        rows = [RowAnswer(np.array([question.targets[0]], np.float32), (), [], []) for question in run.questions]
+        rows = [RowAnswer(np.array([question.classes[0]], np.float32), (), [], []) for question in run.questions]
         self.say(Ran(run.batch, outcomes or cast("list[Any]", rows), 0.01, fits, 0))
 
     def die(self, how: str = "exited with code 1") -> None:
@@ -113,7 +113,7 @@ def job(number: int = 0, model: str = "m") -> Job:
     pixels = np.full((8, 8, 3), number, np.uint8)
     future: asyncio.Future[Computed] = loop.create_future()
     future.add_done_callback(lambda done: done.cancelled() or done.exception())  # counts as retrieved
-    return Job(Lane(model, "explain"), pixels, Question((number,)), future, loop.time())
+    return Job(Lane(model, "explain"), pixels, Targets((number,)), future, loop.time())
 
 
 def number_of(done: Job) -> int:

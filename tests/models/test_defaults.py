@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from service.cam.layers import Layer, LayerCall, Layout
-from service.cam.targets import Question, Top
+from service.cam.targets import Targets, Top
 from service.errors import ModelLoadError
 from service.models.defaults import FAMILIES, default_layer
 from service.models.host import HowTo, ModelHost, load_model
@@ -87,7 +87,7 @@ class TestEveryFamily:
         picture = np.random.default_rng(0).integers(0, 256, (1, spec.height, spec.width, 3), dtype=np.uint8)
 
         # With random weights a bias can make a class win without evidence, and its map is empty: look at some more.
-        (answer,) = host.explain(picture, [Question((Top(8),))], HowTo((host.info.default_layer,), ("gradcam",)))
+        (answer,) = host.explain(picture, [Targets((Top(8),))], HowTo((host.info.default_layer,), ("gradcam",)))
 
         maps = answer.maps[0][0]
         assert maps.shape[1:] == CONVENTIONAL[host.info.architecture][1][1:]
@@ -154,7 +154,7 @@ class TestRules:
 
         assert default_layer("vit_b_16", layers) == "encoder.layers.encoder_layer_0.ln_1"
 
-    def test_the_trunk_serves_where_the_familys_layer_is_refused(self) -> None:
+    def test_a_layer_on_every_path_serves_where_the_familys_is_refused(self) -> None:
         layers = [
             layer("layer2"),
             layer("layer3"),
@@ -164,7 +164,7 @@ class TestRules:
 
         assert default_layer("resnet18", layers) == "layer3"
 
-    def test_the_trunk_serves_an_unknown_family(self) -> None:
+    def test_a_layer_on_every_path_serves_an_unknown_family(self) -> None:
         assert default_layer("mine", [layer("a"), layer("b"), layer("b.left", branch=True)]) == "b"
 
     def test_a_branch_is_better_than_nothing(self) -> None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from service.models.sources.source import Loaded
+    from service.models.sources.source import LoadedModel
 
 HEAVY = {"alexnet", "vgg11", "vit_b_16", "wide_resnet50_2"}  # files of 230 to 520 MB
 REPRESENTATIVES = [
@@ -83,7 +83,7 @@ def logits(module: nn.Module, side: int) -> Tensor:
     return output
 
 
-def load(architecture: str, weights: str | Path | None, downloads: Downloads) -> Loaded:
+def load(architecture: str, weights: str | Path | None, downloads: Downloads) -> LoadedModel:
     return torchvision_models.load(ModelConfig(architecture=architecture, weights=weights and str(weights)), downloads)
 
 

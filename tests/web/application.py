@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
     from starlette.types import Message, Receive, Scope, Send
 
-    from service.cam.targets import Question
+    from service.cam.targets import Targets
     from service.engine.jobs import Job
     from service.engine.messages import Lane, Run
     from service.engine.pool import Pool
     from service.errors import ServiceError
     from service.metrics import Metrics
 
-    Outcome = Callable[[Lane, Question], "RowAnswer | ServiceError"]
+    Outcome = Callable[[Lane, Targets], "RowAnswer | ServiceError"]
 
 LOAD_TIMEOUT_S = 60.0
 
@@ -138,7 +138,7 @@ class FakeWorker(WorkerProcess):
         self.running.clear()
 
 
-_LAYER = partial(Layer, type="Conv2d", kind="conv", stride=8, trunk=True, explainable=True, note=None)
+_LAYER = partial(Layer, type="Conv2d", kind="conv", stride=8, on_every_path=True, explainable=True, note=None)
 
 PETS = ModelInfo(
     name="pets",
@@ -160,7 +160,7 @@ PETS = ModelInfo(
             None,
             None,
             2,
-            trunk=True,
+            on_every_path=True,
             explainable=False,
             note="no grid",
         ),
@@ -172,7 +172,7 @@ PETS = ModelInfo(
 )
 
 
-def answer_row(lane: Lane, question: Question) -> RowAnswer:
+def answer_row(lane: Lane, question: Targets) -> RowAnswer:
     """Logits 1, 3, 2; every map is 0 to 15 over its 4 × 4 cells."""
     targets = question.resolve([1, 2, 0])
     maps = np.tile(np.arange(16, dtype=np.float32).reshape(1, 4, 4), (len(targets), 1, 1))  # (targets, h, w)
