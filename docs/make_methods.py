@@ -91,7 +91,7 @@ def _share(host: ModelHost, scenes: list[Scene], method: str, layer: str) -> flo
         chunk = scenes[begin : begin + 20]
         pixels = np.stack([scene.pixels for scene in chunk])
         answers = host.explain(pixels, [Targets((Top(1),))] * len(chunk), HowTo((layer,), (method,)))
-        hits += sum(_hit(answer.maps[0][0][0].numpy(), scene) for answer, scene in zip(answers, chunk, strict=True))
+        hits += sum(_hit(answer.maps[0].values.numpy(), scene) for answer, scene in zip(answers, chunk, strict=True))
     return hits / len(scenes)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from itertools import product
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,6 +17,7 @@ from service.cam.fusion import fuse
 from service.cam.gradient import twice_differentiable
 from service.cam.methods import METHODS
 from service.cam.perturbation import noise_like
+from service.cam.raw_map import RawMap
 from service.cam.targets import PLAIN, CamOptions, Targets, Top
 from service.errors import ModelOutputError
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from service.cam.layers import Layer
+    from service.cam.targets import Fuse
 
 __all__ = ["Checkpoint", "Explained", "explain", "predict"]
 
@@ -35,20 +38,15 @@ _FINER_CLASSES, _FINER_STRENGTH = 3, 0.6
 
 @dataclass(frozen=True)
 class Explained:
-    """One picture's answer, on the CPU.
+    """One image's logits and maps, on the CPU.
 
     Attributes:
         logits: (classes,) float32.
-        targets: the T class indices that were explained.
-        maps: ``maps[layer][method]``, raw maps (T, h, w) float32, layers and methods in the order asked; one "layer"
-            where layers were fused.
-        flat: ``flat[layer][method]``, T flags: the score does not depend on the layer at all (gradient zero).
+        maps: one per layer, method and target, in that order of nesting; layers, methods and targets as asked.
     """
 
     logits: Tensor
-    targets: tuple[int, ...]
-    maps: list[list[Tensor]]
-    flat: list[list[tuple[bool, ...]]]
+    maps: tuple[RawMap[Tensor], ...]
 
 
 def predict(model: nn.Module, inputs: Tensor) -> Tensor:
@@ -92,34 +90,55 @@ def explain(  # noqa: PLR0913  # the two that come last are rarely given
     derivatives = max(METHODS[name].derivatives for name in methods)
     calls = [layer.call for layer in layers]
     logits = predict(model, inputs) if options.smooth else None
-    sums: list[list[Tensor]] = []
-    flat: list[list[list[tuple[bool, ...]]]] = []
+    stacks: list[_Stack] = []
     for step, (view, restore) in enumerate(_views(inputs, options)):
         checkpoint(step, options.views)
         with twice_differentiable(model) if derivatives > 1 else nullcontext():
             captured = capture(model, view, calls, differentiate=derivatives > 0)
         # Views vary the picture, not the targets: "predicted" is what the picture itself is predicted to be.
         logits = _finite_logits(captured.logits) if logits is None else logits
-        task = _Task(model, view, captured, logits, targets, layers, methods, checkpoint)
-        maps = [[restore(raw) / options.views for raw in by_method] for by_method in task.maps()]
-        sums = [[a + b for a, b in zip(x, y, strict=True)] for x, y in zip(sums, maps, strict=True)] if sums else maps
-        flat = flat or task.flat
+        task = _View(model, view, captured, logits, targets, layers, methods, checkpoint)
+        found = [replace(stack, values=restore(stack.values) / options.views) for stack in task.stacks()]
+        stacks = [one.plus(other) for one, other in zip(stacks, found, strict=True)] if stacks else found
     assert logits is not None
     if not options.signed:
-        sums = [[raw.relu() for raw in by_method] for by_method in sums]
+        stacks = [replace(stack, values=stack.values.relu()) for stack in stacks]
     if options.fuse is not None:
-        sums = [[fuse([by_method[j] for by_method in sums], options.fuse) for j in range(len(methods))]]
-        flat = [_flat_everywhere(flat)]
-    on_cpu = [[raw.cpu() for raw in by_method] for by_method in sums]
+        stacks = [_fused(stacks[j :: len(methods)], options.fuse) for j in range(len(methods))]
+    stacks = [replace(stack, values=stack.values.cpu()) for stack in stacks]
     return [
-        Explained(
-            logits[n],
-            row,
-            [[raw[n, : len(row)] for raw in by_method] for by_method in on_cpu],
-            [[flags[n][: len(row)] for flags in by_method] for by_method in flat],
-        )
-        for n, row in enumerate(_resolve(targets, logits))
+        Explained(logits[n], tuple(raw for stack in stacks for raw in stack.row(n, classes)))
+        for n, classes in enumerate(_resolve(targets, logits))
     ]
+
+
+@dataclass(frozen=True)
+class _Stack:
+    """The maps of one layer and method: ``values`` (N, K, h, w) for K targets, ``zero_gradient`` (N, K) on the CPU."""
+
+    layer: str
+    method: str
+    values: Tensor
+    zero_gradient: Tensor
+
+    def plus(self, other: _Stack) -> _Stack:
+        """Add the same maps of another view; a gradient is zero if it is in both."""
+        return replace(self, values=self.values + other.values, zero_gradient=self.zero_gradient & other.zero_gradient)
+
+    def row(self, n: int, classes: Sequence[int]) -> Iterator[RawMap[Tensor]]:
+        """Yield the maps of row ``n`` for its classes, which may be fewer than K."""
+        for k, target in enumerate(classes):
+            yield RawMap(self.layer, self.method, target, self.values[n, k], bool(self.zero_gradient[n, k]))
+
+
+def _fused(stacks: Sequence[_Stack], how: Fuse) -> _Stack:
+    """Make one stack of those of several layers; a gradient is zero if it is in all of them."""
+    return _Stack(
+        "+".join(stack.layer for stack in stacks),
+        stacks[0].method,
+        fuse([stack.values for stack in stacks], how),
+        torch.stack([stack.zero_gradient for stack in stacks]).all(0),
+    )
 
 
 def _views(inputs: Tensor, options: CamOptions) -> Iterator[tuple[Tensor, Callable[[Tensor], Tensor]]]:
@@ -131,43 +150,43 @@ def _views(inputs: Tensor, options: CamOptions) -> Iterator[tuple[Tensor, Callab
             yield view.flip(3), lambda raw: raw.flip(3)
 
 
-@dataclass
-class _Task:
-    """All maps of one view: layers × methods × targets."""
+@dataclass(frozen=True)
+class _View:
+    """One view of the batch: all maps of it, layers × methods × targets."""
 
     model: nn.Module
-    view: Tensor
+    inputs: Tensor
     captured: Capture
     logits: Tensor
     targets: Sequence[Targets]
     layers: Sequence[Layer]
     methods: Sequence[str]
     checkpoint: Checkpoint
-    flat: list[list[list[tuple[bool, ...]]]] = field(default_factory=list)
 
-    def maps(self) -> list[list[Tensor]]:
-        """Return ``[layer][method]``, each (N, K, h, w) with K the most targets of a row; fill ``flat`` likewise."""
+    def stacks(self) -> list[_Stack]:
+        """Return one stack per layer and method, in that order of nesting."""
         classes = _resolve(self.targets, self.logits)
         known: dict[tuple[object, ...], Tensor] = {}
+        asked = list(product(self.layers, self.methods))
         # Target by target, so that the gradients of one are gone before those of the next are made.
         found = [
-            [[self._map(name, layer, passes, k, known) for name in self.methods] for layer in self.layers]
+            [self._map(name, layer, passes, k, known) for layer, name in asked]
             for k in range(max(len(row) for row in classes))
             for passes in [self._passes(classes, k)]
-        ]  # (targets) x (layers) x (methods), each a map (N, h, w) and N flags
-        maps: list[list[Tensor]] = []
-        for i in range(len(self.layers)):
-            by_method = [[per_layer[i][j] for per_layer in found] for j in range(len(self.methods))]
-            maps.append([torch.stack([raw for raw, _ in per_target], dim=1) for per_target in by_method])
-            self.flat.append([list(zip(*(flags for _, flags in per_target), strict=True)) for per_target in by_method])
-        return maps
+        ]
+        return [
+            _Stack(
+                layer.name, name, torch.stack([raw for raw, _ in maps], 1), torch.stack([zero for _, zero in maps], 1)
+            )
+            for (layer, name), maps in zip(asked, zip(*found, strict=True), strict=True)
+        ]
 
     def _passes(self, classes: Sequence[tuple[int, ...]], k: int) -> dict[str, ForwardPass]:
         """One pass per kind of score, for every row's k-th target; they share the forward pass."""
         kinds = {METHODS[name].score for name in self.methods}
         return {
             kind: ForwardPass(
-                self.model, self.view, self.captured, self._logit_weights(classes, k, kind), self.checkpoint
+                self.model, self.inputs, self.captured, self._logit_weights(classes, k, kind), self.checkpoint
             )
             for kind in sorted(kinds)
         }
@@ -187,8 +206,8 @@ class _Task:
 
     def _map(
         self, name: str, layer: Layer, passes: dict[str, ForwardPass], k: int, known: dict[tuple[object, ...], Tensor]
-    ) -> tuple[Tensor, tuple[bool, ...]]:
-        """One raw map per row, (N, h, w), and whether its score's gradient is zero all over the layer."""
+    ) -> tuple[Tensor, Tensor]:
+        """Return maps (N, h, w), and for each whether its score's gradient is zero all over the layer (N,)."""
         method = METHODS[name]
         context = LayerContext(passes[method.score], layer)
         key = (name, layer.name if method.uses_layer else None, k if method.class_specific else None)
@@ -196,10 +215,12 @@ class _Task:
             self.checkpoint(0, 1)
             known[key] = _finite(method.compute(context), layer, name)
         raw = known[key]
-        empty = ~raw.flatten(1).any(1)
-        if not (method.needs_gradients and method.uses_layer and empty.any()):
-            return raw, (False,) * len(raw)
-        return raw, tuple((empty & ~context.gradients.flatten(1).any(1)).tolist())
+        if not (method.needs_gradients and method.uses_layer):
+            return raw, torch.zeros(len(raw), dtype=torch.bool)
+        zero_gradient = ~raw.flatten(1).any(1).cpu()
+        if zero_gradient.any():
+            zero_gradient &= ~context.gradients.flatten(1).any(1).cpu()
+        return raw, zero_gradient
 
 
 def _nearest(logits: Tensor, target: int) -> Tensor:
@@ -210,14 +231,6 @@ def _nearest(logits: Tensor, target: int) -> Tensor:
     weights = torch.zeros_like(logits)
     weights[distance.argsort(stable=True)[:count]] = 1 / max(1, count)
     return weights
-
-
-def _flat_everywhere(flat: Sequence[list[list[tuple[bool, ...]]]]) -> list[list[tuple[bool, ...]]]:
-    """Flags ``[method][row]`` of fused maps: flat if every layer is."""
-    return [
-        [tuple(map(all, zip(*by_layer, strict=True))) for by_layer in zip(*per_layer, strict=True)]
-        for per_layer in zip(*flat, strict=True)
-    ]
 
 
 def _finite_logits(output: Tensor) -> Tensor:

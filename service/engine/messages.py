@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from service.cam.raw_map import RawMap
     from service.cam.targets import Targets
     from service.errors import ServiceError
     from service.models.info import ModelInfo
@@ -147,12 +148,10 @@ class Failed:
 
 @dataclass(frozen=True)
 class RowAnswer:
-    """One picture's answer: see :class:`service.cam.explain.Answer`, as NumPy arrays."""
+    """One image's answer: see :class:`service.cam.explain.Explained`, as NumPy arrays."""
 
     logits: NDArray[np.float32]
-    targets: tuple[int, ...]
-    maps: list[list[NDArray[np.float32]]]
-    flat: list[list[tuple[bool, ...]]]
+    maps: tuple[RawMap[NDArray[np.float32]], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -42,11 +42,6 @@ class Plan:
     top_k: int
     render: RenderSpec | None
 
-    @property
-    def layer_names(self) -> tuple[str, ...]:
-        """What the answer's layers are called: fused ones are one."""
-        return ("+".join(self.lane.layers),) if self.lane.variant.fuse else self.lane.layers
-
 
 def plan(options: PredictOptions, info: ModelInfo, max_explanations: int) -> Plan:
     """Resolve ``options`` for the model ``info``.

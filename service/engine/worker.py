@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from service import logs
+from service.cam.raw_map import RawMap
 from service.engine.isolation import run_isolated
 from service.engine.messages import (
     Cancel,
@@ -39,6 +40,10 @@ from service.errors import InternalError, ModelLoadError, ServiceError
 from service.models.host import HowTo, load_model
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
     from service.cam.explain import Checkpoint
     from service.engine.messages import Message
     from service.models.host import ModelHost
@@ -162,20 +167,16 @@ class Worker:
 def _answer(host: ModelHost, run: Run, rows: range, between: Checkpoint) -> list[RowAnswer]:
     pixels, lane = run.pixels[rows.start : rows.stop], run.lane
     if lane.op == "predict":
-        return [RowAnswer(logits, (), [], []) for logits in host.predict(pixels, lane.head).numpy()]
+        return [RowAnswer(logits) for logits in host.predict(pixels, lane.head).numpy()]
     questions = run.questions[rows.start : rows.stop]
     how = HowTo(lane.layers, lane.methods, lane.variant, lane.head)
     answers = host.explain(pixels, questions, how, between)
-    return [
-        # Copies: a row's view would drag the whole batch's array through the pickle.
-        RowAnswer(
-            row.logits.numpy().copy(),
-            row.targets,
-            [[raw.numpy().copy() for raw in by_method] for by_method in row.maps],
-            row.flat,
-        )
-        for row in answers
-    ]
+    return [RowAnswer(row.logits.numpy().copy(), tuple(_as_numpy(raw) for raw in row.maps)) for row in answers]
+
+
+def _as_numpy(raw: RawMap[Tensor]) -> RawMap[NDArray[np.float32]]:
+    # A copy: a row's view would drag the whole batch's array through the pickle.
+    return RawMap(raw.layer, raw.method, raw.target, raw.values.numpy().copy(), raw.zero_gradient)
 
 
 def _presentable(outcome: RowAnswer | Exception, run: Run) -> RowAnswer | ServiceError:

@@ -11,7 +11,7 @@ from service.cam.explain import Explained, explain, predict
 from service.cam.layers import LayerCall
 from service.cam.targets import Targets, Top
 from service.errors import ModelOutputError
-from tests.cam.models import FAMILIES, Plain, Residual, frozen, layers_of, pictures, reference_gradcam
+from tests.cam.models import FAMILIES, Plain, Residual, frozen, layers_of, nested, pictures, reference_gradcam
 
 
 class Captum(nn.Module):
@@ -41,7 +41,7 @@ INPUT = torch.arange(16.0).view(1, 1, 4, 4)
 
 
 def one_map(answer: Explained, layer: int = 0, method: int = 0, target: int = 0) -> list[list[float]]:
-    found: list[list[float]] = answer.maps[layer][method][target].tolist()
+    found: list[list[float]] = nested(answer)[layer][method][target].tolist()
     return found
 
 
@@ -92,7 +92,7 @@ def test_equals_a_textbook_implementation(family: str) -> None:
     layers = layers_of(model, *names)
     answers = explain(model, inputs, [Targets((0, 3))] * len(inputs), layers, ["gradcam"])
     for picture, answer in zip(inputs, answers, strict=True):
-        for layer, maps in zip(layers, answer.maps, strict=True):
+        for layer, maps in zip(layers, nested(answer), strict=True):
             for target, found in zip((0, 3), maps[0], strict=True):
                 expected = reference_gradcam(model, picture, layer, target)
                 torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
@@ -108,7 +108,7 @@ def test_layers_together_equal_layers_alone(family: str) -> None:
     for i, layer in enumerate(layers):
         alone = explain(model, inputs, targets, [layer], ["gradcam"])
         for one, other in zip(together, alone, strict=True):
-            torch.testing.assert_close(one.maps[i], other.maps[0], rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(nested(one)[i], nested(other)[0], rtol=1e-4, atol=1e-6)
 
 
 def test_works_inside_no_grad_and_inference_mode() -> None:
@@ -118,7 +118,7 @@ def test_works_inside_no_grad_and_inference_mode() -> None:
     for mode in (torch.no_grad(), torch.inference_mode()):
         with mode:
             (found,) = explain(model, inputs, [Targets((0,))], layers, ["gradcam"])
-        assert torch.equal(found.maps[0][0], expected.maps[0][0])
+        assert torch.equal(nested(found)[0][0], nested(expected)[0][0])
 
 
 def test_the_graph_begins_at_the_first_target_layer() -> None:
@@ -215,4 +215,4 @@ def test_gradcam_is_linear_in_the_score(shift: float, scale: float) -> None:
     head.bias.mul_(scale).add_(shift)
     after = explain(model, inputs, [Targets((2,))] * 2, layers, ["gradcam"])
     for one, other in zip(after, before, strict=True):
-        torch.testing.assert_close(one.maps[0][0], other.maps[0][0] * scale, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(nested(one)[0][0], nested(other)[0][0] * scale, rtol=1e-3, atol=1e-5)

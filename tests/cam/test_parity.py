@@ -23,6 +23,7 @@ from service.cam.catalogue import probe_layers
 from service.cam.explain import explain, predict
 from service.cam.targets import CamOptions, Targets
 from service.models.torchvision_adapter import torchvision
+from tests.cam.models import nested
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,7 +103,7 @@ def ours(name: str, layer: str, methods: list[str]) -> dict[str, Tensor]:
     model, pictures, layers = network(name)
     targets = [Targets((target,)) for target in TARGETS]
     answers = explain(model, pictures, targets, [layers[layer]], methods, SIGNED)
-    return {m: torch.stack([answer.maps[0][j][0] for answer in answers]) for j, m in enumerate(methods)}
+    return {m: torch.stack([nested(answer)[0][j][0] for answer in answers]) for j, m in enumerate(methods)}
 
 
 def theirs(cls: str, name: str, layer: str) -> tuple[Tensor, Tensor]:
@@ -495,7 +496,7 @@ def test_finercam_is_the_papers(name: str, layer: str) -> None:
     answers = explain(
         model, pictures, [Targets((winner,)) for winner in winners], [layers[layer]], ["finercam"], SIGNED
     )
-    found = torch.stack([answer.maps[0][0][0] for answer in answers])
+    found = torch.stack([nested(answer)[0][0][0] for answer in answers])
     assert_equal(found, formula(lambda row, winner, others: row[winner] - 0.6 * row[others].mean()))
 
     pgc = peer("pytorch_grad_cam")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,7 +17,7 @@ from service.cam.explain import Explained, explain
 from service.cam.methods import METHODS
 from service.cam.targets import CamOptions, Targets, Top
 from service.errors import ModelOutputError
-from tests.cam.models import FAMILIES, Plain, allowed, frozen, layers_of, pictures, prepared
+from tests.cam.models import FAMILIES, Plain, allowed, frozen, layers_of, nested, pictures, prepared
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,8 +27,7 @@ if TYPE_CHECKING:
 SIGNED = CamOptions(signed=True)
 
 every_method = pytest.mark.parametrize(("family", "method"), allowed())
-# Examples differ in rows and targets alone: a failure is as readable unshrunk, and shrinking would take minutes. The
-# same in every run, for the formulas' quotients are ill-conditioned for some rows, and no tolerance is good for all.
+# Examples differ in rows and targets alone: a failure is as readable unshrunk, and shrinking would take minutes.
 few_examples = settings(max_examples=8, deadline=None, derandomize=True, phases=[Phase.explicit, Phase.generate])
 
 
@@ -48,24 +48,31 @@ def batches(draw: st.DrawFn) -> tuple[list[int], list[Targets]]:
     return rows, targets
 
 
+@cache
+def in_float64(family: str) -> tuple[nn.Module, tuple[Layer, ...]]:
+    """A family's model whose rounding no formula magnifies, however ill-conditioned its quotient is for a row."""
+    _, layers = prepared(family)
+    return frozen(FAMILIES[family][0]()).double(), layers
+
+
 @every_method
 @few_examples
 @given(batch=batches())
 def test_a_row_does_not_depend_on_its_batch(family: str, method: str, batch: tuple[list[int], list[Targets]]) -> None:
     """Any order, any mix of targets, any batch-mates: the same as one picture and one target alone."""
-    model, layers = prepared(family)
+    model, layers = in_float64(family)
     rows, targets = batch
-    inputs = pictures(6)
+    inputs = pictures(6).double()
     together = explain(model, inputs[rows], targets, layers, [method], SIGNED)
     alone: dict[tuple[int, int, int | None], Explained] = {}
     for row, asked, answer in zip(rows, targets, together, strict=True):
-        for k, target in enumerate(answer.targets):
-            key = (row, target, asked.against)
+        for raw in answer.maps:
+            key = (row, raw.target, asked.against)
             if key not in alone:
-                lone = Targets((target,), asked.against)
+                lone = Targets((raw.target,), asked.against)
                 (alone[key],) = explain(model, inputs[[row]], [lone], layers, [method], SIGNED)
-            for i in range(len(layers)):
-                assert_same(answer.maps[i][0][k], alone[key].maps[i][0][0])
+            (expected,) = [other.values for other in alone[key].maps if other.layer == raw.layer]
+            assert_same(raw.values, expected)
 
 
 @every_method
@@ -76,9 +83,9 @@ def test_a_permuted_batch_gives_permuted_maps(family: str, method: str) -> None:
     before = explain(model, inputs, targets, layers, [method], SIGNED)
     after = explain(model, inputs[order], [targets[n] for n in order], layers, [method], SIGNED)
     for n, answer in zip(order, after, strict=True):
-        assert answer.targets == before[n].targets
-        for i in range(len(layers)):
-            assert_same(answer.maps[i][0], before[n].maps[i][0])
+        for found, expected in zip(answer.maps, before[n].maps, strict=True):
+            assert (found.layer, found.target) == (expected.layer, expected.target)
+            assert_same(found.values, expected.values)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -91,7 +98,7 @@ def test_methods_together_equal_methods_alone(family: str) -> None:
         alone = explain(model, inputs, targets, layers, [method], SIGNED)
         for one, other in zip(together, alone, strict=True):
             for i in range(len(layers)):
-                assert_same(one.maps[i][j], other.maps[i][0])
+                assert_same(nested(one)[i][j], nested(other)[i][0])
 
 
 # The model stays as it was
@@ -198,7 +205,7 @@ def test_the_size_of_chunks_does_not_matter(family: str, method: str, monkeypatc
         assert steps
         for one, other in zip(cut, whole, strict=True):
             for i in range(len(layers)):
-                assert_same(one.maps[i][0], other.maps[i][0])
+                assert_same(nested(one)[i][0], nested(other)[i][0])
 
 
 def test_chunks_report_their_progress(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,7 +262,7 @@ def test_ablationcam_equals_one_forward_pass_per_channel(family: str) -> None:
     inputs = pictures(2)
     answers = explain(model, inputs, [Targets((0, 4))] * 2, layers, ["ablationcam"], SIGNED)
     for picture, answer in zip(inputs, answers, strict=True):
-        for layer, (found,) in zip(layers, answer.maps, strict=True):
+        for layer, (found,) in zip(layers, nested(answer), strict=True):
             for k, target in enumerate((0, 4)):
                 assert_same(found[k], ablated_one_by_one(model, picture, layer, target))
 
@@ -270,7 +277,7 @@ def test_ablationcams_shortcut_changes_nothing(family: str) -> None:
     long = explain(model, inputs, targets, detours, ["ablationcam"], SIGNED)
     for one, other in zip(short, long, strict=True):
         for i in range(len(on_every_path)):
-            assert_same(one.maps[i][0], other.maps[i][0])
+            assert_same(nested(one)[i][0], nested(other)[i][0])
 
 
 def test_families_have_layers_on_every_path_and_on_branches() -> None:
@@ -293,7 +300,7 @@ def test_before_global_pooling_and_a_linear_head_four_methods_are_cam() -> None:
     activations = model.get_submodule("second")(model.get_submodule("first")(inputs))  # (4, 6, 8, 8)
     cams = torch.einsum("tc,nchw->nthw", head.weight, activations) / 64
     for answer, cam in zip(answers, cams, strict=True):
-        for found in answer.maps[0]:
+        for found in nested(answer)[0]:
             assert_same(found, cam, 1e-5)
 
 
@@ -304,7 +311,7 @@ def test_hirescam_sums_up_to_the_logit_where_the_head_is_linear(family: str, lay
     head = model.get_submodule("head")
     assert isinstance(head, nn.Linear)
     for answer in explain(model, pictures(), [Targets(tuple(range(5)))] * 4, layers, ["hirescam"], SIGNED):
-        torch.testing.assert_close(answer.maps[0][0].sum((1, 2)), answer.logits - head.bias, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(nested(answer)[0][0].sum((1, 2)), answer.logits - head.bias, rtol=1e-4, atol=1e-4)
 
 
 def test_hirescam_sees_nothing_where_only_a_layer_norm_reads() -> None:
@@ -315,7 +322,7 @@ def test_hirescam_sees_nothing_where_only_a_layer_norm_reads() -> None:
     model, layers = prepared("tokens")
     methods = ["hirescam", "gradcam_elementwise"]
     for answer in explain(model, pictures(2), [Targets((0, 1))] * 2, layers, methods, SIGNED):
-        (nothing, terms), (something, _) = answer.maps  # of "patches" and of the norm behind it
+        (nothing, terms), (something, _) = nested(answer)  # of "patches" and of the norm behind it
         assert not nothing.any()
         assert float(something.abs().max()) > 0.01 * float(terms.max())
 
@@ -324,7 +331,7 @@ def test_shapleycam_is_gradcam_where_the_score_is_piecewise_linear() -> None:
     model, layers = prepared("plain")
     targets = [Targets((0, 1))] * 2
     for answer in explain(model, pictures(2), targets, layers, ["shapleycam", "gradcam"], SIGNED):
-        for found, expected in answer.maps:
+        for found, expected in nested(answer):
             assert_same(found, expected)
 
 
@@ -381,8 +388,8 @@ def test_shapleycams_curvature_is_that_of_finite_differences(build: Callable[[],
     weights = (gradient - curvature / 2).mean((2, 3))
     expected = torch.einsum("nc,nchw->nhw", weights, activations)[0].float()
     (answer,) = explain(model, inputs, [Targets((2,))], [row], ["shapleycam", "gradcam"], SIGNED)
-    assert_same(answer.maps[0][0][0], expected)
-    plain = answer.maps[0][1][0]
+    assert_same(nested(answer)[0][0][0], expected)
+    plain = nested(answer)[0][1][0]
     assert float((plain - expected).abs().max()) > 0.01 * float(expected.abs().max())
 
 
@@ -406,10 +413,10 @@ def test_half_precision_models_get_float32_maps(family: str, method: str, dtype:
     expected = explain(exact, inputs, targets, layers, [method], SIGNED)
     found = explain(half, inputs.to(dtype), targets, layers, [method], SIGNED)
     for one, other in zip(found, expected, strict=True):
-        assert one.maps[0][0].dtype == one.logits.dtype == torch.float32
+        assert nested(one)[0][0].dtype == one.logits.dtype == torch.float32
         if method in _SENSITIVE and family not in ("plain", "residual"):
             continue
-        a, b = one.maps[0][0].flatten(), other.maps[0][0].flatten()
+        a, b = nested(one)[0][0].flatten(), nested(other)[0][0].flatten()
         assert float(torch.cosine_similarity(a, b, dim=0)) > (0.999 if dtype == torch.float16 else 0.98)
         assert 0.8 < float(a.norm() / b.norm()) < 1.25
 

@@ -68,7 +68,7 @@ class FakeWorker(WorkerProcess):
             self.say(Loaded(info(name)))
 
     def answer(self, run: Run, outcomes: list[Any] | None = None, fits: int | None = None) -> None:
-        rows = [RowAnswer(np.array([question.classes[0]], np.float32), (), [], []) for question in run.questions]
+        rows = [RowAnswer(np.array([question.classes[0]], np.float32)) for question in run.questions]
         self.say(Ran(run.batch, outcomes or cast("list[Any]", rows), 0.01, fits, 0))
 
     def die(self, how: str = "exited with code 1") -> None:

@@ -80,8 +80,8 @@ class TestNumbers:
         # d mean / d pixel = 1/64 everywhere, so the one green pixel of value 1 weighs 1/64; there is no red one.
         expected = np.zeros((2, 8, 8))
         expected[0, 2, 5] = 1 / 64
-        np.testing.assert_allclose(answer.maps[0][0].numpy(), expected, atol=1e-8)
-        assert answer.targets == (1, 0)
+        np.testing.assert_allclose(np.stack([raw.values for raw in answer.maps]), expected, atol=1e-8)
+        assert [raw.target for raw in answer.maps] == [1, 0]
 
     def test_prediction_and_explanation_agree(self, load_toy: LoadToy) -> None:
         toy, pixels = load_toy(MeanColour()), plain((10, 200, 30), (90, 80, 70))
@@ -290,8 +290,8 @@ class TestReducedPrecision:
             host.explain(star, [PREDICTED], HowTo(("layer4",), ("gradcam",))) for host in (full, reduced)
         )
 
-        raw, wanted = answer.maps[0][0], expected.maps[0][0]
-        assert answer.targets == expected.targets == (3,)
+        raw, wanted = answer.maps[0].values, expected.maps[0].values
+        assert answer.maps[0].target == expected.maps[0].target == 3
         assert answer.logits.dtype == raw.dtype == torch.float32
         assert float((raw - wanted).abs().max()) < tolerance * float(wanted.max())
         assert not torch.equal(raw, wanted), "computed in float32 after all"

@@ -79,7 +79,7 @@ class TestHeads:
         )
         expected = alone.explain(PICTURES, targets, HowTo(("body",), ("gradcam",)))
         for found, same, other in zip(coarse, expected, fine, strict=True):
-            assert torch.equal(found.maps[0][0], same.maps[0][0])
+            assert torch.equal(found.maps[0].values, same.maps[0].values)
             assert len(other.logits) == 7
 
     def test_info_seen_through_another_head(self, tmp_path: Path) -> None:

@@ -346,4 +346,4 @@ def test_every_layer_is_explained_or_refused_with_a_reason(name: str) -> None:
 def explain_all(model: nn.Module, picture: Tensor, layers: list[Layer]) -> dict[str, Tensor]:
     """Grad-CAM of the predicted class at all layers: one pass forward, one back. Signed, lest the ReLU hide faults."""
     (answer,) = explain(model, picture, [Targets((Top(1),))], layers, ("gradcam",), CamOptions(signed=True))
-    return {layer.name: by_method[0][0] for layer, by_method in zip(layers, answer.maps, strict=True)}
+    return {raw.layer: raw.values for raw in answer.maps}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import httpx
 import numpy as np
 
 from service.cam.layers import Layer, LayerCall, Layout
+from service.cam.raw_map import RawMap
 from service.engine.explainer import Explainer
 from service.engine.messages import Ran, RowAnswer, Start
 from service.engine.process import WorkerProcess
@@ -174,15 +176,11 @@ PETS = ModelInfo(
 
 def answer_row(lane: Lane, question: Targets) -> RowAnswer:
     """Logits 1, 3, 2; every map is 0 to 15 over its 4 × 4 cells."""
-    targets = question.resolve([1, 2, 0])
-    maps = np.tile(np.arange(16, dtype=np.float32).reshape(1, 4, 4), (len(targets), 1, 1))  # (targets, h, w)
-    flags = (False,) * len(targets)
-    return RowAnswer(
-        np.array([1, 3, 2], np.float32),
-        targets,
-        [[maps for _ in lane.methods] for _ in lane.layers],
-        [[flags for _ in lane.methods] for _ in lane.layers],
-    )
+    values = np.arange(16, dtype=np.float32).reshape(4, 4)
+    layers = ["+".join(lane.layers)] if lane.variant.fuse else lane.layers
+    asked = product(layers, lane.methods, question.resolve([1, 2, 0]))
+    maps = tuple(RawMap(layer, method, target, values, zero_gradient=False) for layer, method, target in asked)
+    return RowAnswer(np.array([1, 3, 2], np.float32), maps)
 
 
 class Exchange:
