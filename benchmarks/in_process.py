@@ -11,7 +11,7 @@ import torch
 from benchmarks.timing import medians
 from service.cam.explain import explain, predict
 from service.cam.methods import METHODS
-from service.cam.questions import Question, Top
+from service.cam.targets import Targets, Top
 from service.models.host import load_model
 from service.models.sources.source import Downloads
 from service.settings import ModelConfig
@@ -38,7 +38,7 @@ def _explain(batch: int, *targets: int | Top) -> Callable[[], object]:
     model, layers = _loaded("resnet50")
     layer = layers["layer4"]
     inputs = torch.randn(batch, 3, 224, 224)
-    return lambda: explain(model, inputs, [Question(targets)] * batch, [layer], ["gradcam"])
+    return lambda: explain(model, inputs, [Targets(targets)] * batch, [layer], ["gradcam"])
 
 
 def explain_against_forward() -> Iterator[str]:
@@ -86,7 +86,7 @@ def _against_forward(
     model, layers = _loaded(architecture)
     return {
         "forward": lambda: predict(model, inputs),
-        "explain": lambda: explain(model, inputs, [Question((Top(1),))], [layers[name]], [method]),
+        "explain": lambda: explain(model, inputs, [Targets((Top(1),))], [layers[name]], [method]),
     }
 
 
@@ -97,7 +97,7 @@ def several_layers_against_one() -> Iterator[str]:
     five = [layers[name] for name in ("layer4", "layer4.0", "layer3", "layer3.0", "layer2")]
 
     def ask(*chosen: Layer) -> Callable[[], object]:
-        return lambda: explain(model, inputs, [Question((Top(1),))], chosen, ["gradcam"])
+        return lambda: explain(model, inputs, [Targets((Top(1),))], chosen, ["gradcam"])
 
     times = medians({"one": ask(five[0]), "five": ask(*five)}, rounds=15)
     yield f"ResNet-18, layer2 to layer4: 5 layers cost {times['five'] / times['one']:.2f} × the last one"

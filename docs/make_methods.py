@@ -17,7 +17,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from service.cam.methods import METHODS
-from service.cam.questions import Question, Top
+from service.cam.targets import Targets, Top
 from service.demo.scenes import Scene, make_scene
 from service.engine.explainer import Explainer
 from service.engine.request import Request, Upload
@@ -97,8 +97,8 @@ def _share(host: ModelHost, scenes: list[Scene], method: str, layer: str) -> flo
     for begin in range(0, len(scenes), 20):
         chunk = scenes[begin : begin + 20]
         pixels = np.stack([scene.pixels for scene in chunk])
-        answers = host.explain(pixels, [Question((Top(1),))] * len(chunk), HowTo((layer,), (method,)))
-        hits += sum(_hit(answer.maps[0][0][0].numpy(), scene) for answer, scene in zip(answers, chunk, strict=True))
+        answers = host.explain(pixels, [Targets((Top(1),))] * len(chunk), HowTo((layer,), (method,)))
+        hits += sum(_hit(answer.maps[0].values.numpy(), scene) for answer, scene in zip(answers, chunk, strict=True))
     return hits / len(scenes)
 
 

@@ -15,7 +15,7 @@ from service.cam.capture import check_logits
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from service.cam.study import Study
+    from service.cam.context import LayerContext
 
 __all__ = ["attention_rollout", "explicit_attention", "legrad", "refuse_without_class_token"]
 
@@ -49,44 +49,48 @@ def _parts(model: nn.Module) -> _Transformer | None:
     return _Transformer(blocks, attentions, lambda tokens: heads(norm(tokens)[:, 0]))
 
 
-def attention_rollout(study: Study) -> Tensor:
+def attention_rollout(context: LayerContext) -> Tensor:
     """Attention rollout: heads averaged, half of the identity added for the skip connection, multiplied up the layers.
 
     The map is the class token's row of the product; the same for every class.
     """
-    _, attentions = _run(study)
+    _, attentions = _run(context)
     tokens = attentions[0].shape[-1]
     identity = torch.eye(tokens, device=attentions[0].device)
     rollout = identity
     for attention in attentions:
         mixed = 0.5 * attention.detach().float().mean(1) + 0.5 * identity  # (N, T, T), rows sum to 1
         rollout = mixed @ rollout
-    return _grid(rollout[:, 0], study)
+    return _grid(rollout[:, 0], context)
 
 
-def legrad(study: Study) -> Tensor:
+def legrad(context: LayerContext) -> Tensor:
     """LeGrad, eq. 4-7: how much each layer's own score would grow with its attention to each patch.
 
     The score of layer l is what the classifier makes of the class token after block l. Its gradient with respect to the
     layer's attention is rectified, averaged over heads and queries, and averaged over the layers.
     """
-    tokens, attentions = _run(study)
-    parts = _parts(study.on.model)
+    tokens, attentions = _run(context)
+    parts = _parts(context.forward_pass.model)
     assert parts is not None
     total = torch.zeros_like(attentions[0][:, 0, 0].float())
     with torch.enable_grad():
         for output, attention in zip(tokens, attentions, strict=True):
             logits = parts.classify(output)
             (gradient,) = torch.autograd.grad(
-                logits, attention, study.on.direction.to(logits), retain_graph=True, materialize_grads=True
+                logits,
+                attention,
+                context.forward_pass.logit_weights.to(logits),
+                retain_graph=True,
+                materialize_grads=True,
             )
             total += gradient.float().relu().mean((1, 2)) / len(attentions)  # (N, T)
-    return _grid(total, study)
+    return _grid(total, context)
 
 
-def _grid(per_token: Tensor, study: Study) -> Tensor:
+def _grid(per_token: Tensor, context: LayerContext) -> Tensor:
     """Bring values per token (N, T) to the patches' grid: (N, h, w)."""
-    layout = study.layer.layout
+    layout = context.layer.layout
     assert layout is not None
     patches = per_token[:, -layout.height * layout.width :]
     return patches.reshape(len(patches), layout.height, layout.width)
@@ -112,9 +116,9 @@ def explicit_attention(model: nn.Module) -> Iterator[list[Tensor]]:
         yield attentions
 
 
-def _run(study: Study) -> tuple[list[Tensor], list[Tensor]]:
+def _run(context: LayerContext) -> tuple[list[Tensor], list[Tensor]]:
     """Run the model; return every block's output (N, T, C) and every attention (N, heads, T, T), with their graph."""
-    parts = _parts(study.on.model)
+    parts = _parts(context.forward_pass.model)
     assert parts is not None
     outputs: list[Tensor] = []
 
@@ -122,11 +126,14 @@ def _run(study: Study) -> tuple[list[Tensor], list[Tensor]]:
         outputs.append(output)
 
     with ExitStack() as hooks, torch.inference_mode(mode=False), torch.enable_grad():
-        attentions = hooks.enter_context(explicit_attention(study.on.model))
+        attentions = hooks.enter_context(explicit_attention(context.forward_pass.model))
         for block in parts.blocks:
             hooks.callback(block.register_forward_hook(keep).remove)
         # The input asks for a gradient so that frozen parameters do not leave the attention without a graph.
-        check_logits(study.on.model(study.on.inputs.detach().requires_grad_()), len(study.on.inputs))
+        check_logits(
+            context.forward_pass.model(context.forward_pass.inputs.detach().requires_grad_()),
+            len(context.forward_pass.inputs),
+        )
     return outputs, attentions
 
 

@@ -96,17 +96,17 @@ def check_logits(output: object, n: int) -> Tensor:
     return output
 
 
-def gradients(captured: Capture, direction: Tensor) -> dict[LayerCall, Tensor]:
+def gradients(captured: Capture, logit_weights: Tensor) -> dict[LayerCall, Tensor]:
     """Differentiate one score per row with respect to every captured activation.
 
-    Call it once per question: the forward pass is shared, and in eval mode rows do not influence one another, so the
-    sum over the rows' scores differentiates to every row's own gradient. (One call per question costs the same as
+    Call it once per target: the forward pass is shared, and in eval mode rows do not influence one another, so the
+    sum over the rows' scores differentiates to every row's own gradient. (One call per target costs the same as
     vectorised gradients or, for deep tails on a CPU, half: see docs/decisions/0003.)
 
     Args:
         captured: from :func:`capture`.
-        direction: (N, classes), the weights of row n's logits in its score: one-hot for "this class", one-hot minus
-            one-hot for "this class rather than that", zero for "nothing asked".
+        logit_weights: (N, classes), the weights of row n's logits in its score: one-hot for "this class", one-hot minus
+            one-hot for "this class rather than that", zero for "no target".
 
     Returns:
         Per layer a tensor of the activation's shape, zero where a score does not depend on the layer.
@@ -117,7 +117,7 @@ def gradients(captured: Capture, direction: Tensor) -> dict[LayerCall, Tensor]:
     found = torch.autograd.grad(
         captured.logits,
         activations,
-        grad_outputs=direction.to(captured.logits),
+        grad_outputs=logit_weights.to(captured.logits),
         retain_graph=True,
         allow_unused=True,
         materialize_grads=True,

@@ -124,9 +124,11 @@ def probe_layers(model: nn.Module, inputs: Tensor) -> list[Layer]:
     finally:
         for handle in handles:
             handle.remove()
-    reachable, trunk = _walk(logits.grad_fn)
+    reachable, on_every_path = _walk(logits.grad_fn)
     unread = _layers_without_patch_gradient(logits, probe.records)
-    layers = [_row(record, order, probe, reachable, trunk, unread) for order, record in enumerate(probe.records)]
+    layers = [
+        _row(record, order, probe, reachable, on_every_path, unread) for order, record in enumerate(probe.records)
+    ]
     idle = [(name, module) for name, module in model.named_modules() if name and name not in probe.calls]
     return layers + [_idle(name, module, len(layers) + i, probe.calls) for i, (name, module) in enumerate(idle)]
 
@@ -146,11 +148,11 @@ def _walk(root: Node | None) -> tuple[set[Node], set[Node]]:
     # The parameters are frozen, so the only leaf that accumulates a gradient is the input.
     leaf = next(node for node in graph if node.name().endswith("AccumulateGrad"))
     parents = networkx.immediate_dominators(graph, root)
-    trunk = {root}
+    on_every_path = {root}
     while leaf is not root:
-        trunk.add(leaf)
+        on_every_path.add(leaf)
         leaf = parents[leaf]
-    return set(graph), trunk
+    return set(graph), on_every_path
 
 
 def _successors(node: Node) -> list[Node]:
@@ -181,12 +183,12 @@ def _row(
     order: int,
     probe: _Probe,
     reachable: set[Node],
-    trunk: set[Node],
+    on_every_path: set[Node],
     unread: set[LayerCall],
 ) -> Layer:
     refused = _refusal(record, probe, reachable, unread)
     repeated = probe.calls[record.call.module] > 1
-    notes = [refused] if refused else [_BRANCH] if record.node not in trunk else []
+    notes = [refused] if refused else [_BRANCH] if record.node not in on_every_path else []
     if repeated:
         notes.append(f"call {record.call.call} of {probe.calls[record.call.module]} of this module")
     layout = record.layout
@@ -199,7 +201,7 @@ def _row(
         layout=layout,
         stride=round(probe.height / layout.height) if layout else None,
         order=order,
-        trunk=record.node in trunk,
+        on_every_path=record.node in on_every_path,
         explainable=refused is None,
         note="; ".join(notes) or None,
     )
@@ -245,7 +247,7 @@ def _idle(name: str, module: nn.Module, order: int, calls: Collection[str]) -> L
         None,
         None,
         order,
-        trunk=False,
+        on_every_path=False,
         explainable=False,
         note=reason,
     )

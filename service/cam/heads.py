@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["Headed", "find_heads"]
+__all__ = ["HeadView", "find_heads"]
 
 
 def find_heads(output: Any, n: int) -> dict[str, int]:
@@ -43,7 +43,7 @@ def _parts(output: Any) -> Mapping[str, Any]:
     return {}
 
 
-class Headed(nn.Module):
+class HeadView(nn.Module):
     """A model seen through one of its heads. It holds no state of its own, so views can be made at will.
 
     The model is not registered as a submodule: layers keep their names.

@@ -67,7 +67,7 @@ class Layer:
         layout: how the output becomes a grid; None where there is none.
         stride: input pixels per grid row; None where there is no grid.
         order: position in the forward pass, from 0.
-        trunk: whether everything that the logits depend on goes through this output.
+        on_every_path: whether everything that the logits depend on goes through this output.
         explainable: whether a map can be made.
         note: the reason if it can't, or what to keep in mind.
     """
@@ -80,7 +80,7 @@ class Layer:
     layout: Layout | None
     stride: int | None
     order: int
-    trunk: bool
+    on_every_path: bool
     explainable: bool
     note: str | None
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from service.cam.study import Study
+    from service.cam.context import LayerContext
 
 __all__ = ["METHODS", "Method"]
 
@@ -24,8 +24,8 @@ class Method:
         title: the name used in the literature.
         summary: one line: what it shows.
         paper: where it is defined.
-        function: ``module:name`` of ``(Study) -> maps (N, h, w)`` before the final ReLU; a name, so that the front
-            process can list methods without torch.
+        function: ``module:name`` of ``(LayerContext) -> maps (N, h, w)`` before the final ReLU; a name, so that the
+            front process can list methods without torch.
         forwards: rough cost per picture, in forward passes, at the last stage of a network; None where it grows with
             the number of channels.
         derivatives: how often it differentiates the score: 0, 1 or 2 times.
@@ -56,9 +56,9 @@ class Method:
         return self.derivatives > 0
 
     @property
-    def compute(self) -> Callable[[Study], Tensor]:
+    def compute(self) -> Callable[[LayerContext], Tensor]:
         """The function itself; imports torch."""
-        return cast("Callable[[Study], Tensor]", pkgutil.resolve_name(self.function))
+        return cast("Callable[[LayerContext], Tensor]", pkgutil.resolve_name(self.function))
 
     def refuses(self, model: nn.Module) -> str | None:
         """Say why this method does not apply to ``model``, or None where it does."""
@@ -162,7 +162,7 @@ METHODS: dict[str, Method] = {
         title="FullGrad",
         summary="Input and all biases times their gradients, over the whole network; as fine as the input.",
         paper="https://arxiv.org/abs/1905.00780",
-        function="service.cam.network:fullgrad",
+        function="service.cam.fullgrad:fullgrad",
         forwards=3.5,
         signed=False,
         uses_layer=False,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from opentelemetry.trace import Span, SpanContext
 
-    from service.cam.questions import Question
+    from service.cam.targets import Targets
     from service.engine.messages import Lane, RowAnswer
     from service.errors import ServiceError
 
@@ -52,7 +52,7 @@ class Entry:
 
     lane: Lane
     pixels: NDArray[np.uint8]
-    question: Question
+    question: Targets
     future: asyncio.Future[Computed]
     queued_at: float
     started_at: float = field(default=0.0)

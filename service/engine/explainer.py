@@ -321,22 +321,21 @@ def _draw(
     opened: _Opened, computed: Computed, scores: Callable[[int], ClassScore], todo: Plan, spec: RenderSpec
 ) -> tuple[MapAnswer, ...]:
     """Draw every explanation of a picture; maps of one shape share what they are laid on."""
-    answer, geometry = computed.answer, opened.prepared.geometry
+    geometry = opened.prepared.geometry
     against = None if todo.question.against is None else scores(todo.question.against)
     bases: dict[tuple[int, ...] | None, NDArray[np.uint8]] = {}
     explanations = []
-    for layer, by_method, layer_flat in zip(todo.layer_names, answer.maps, answer.flat, strict=True):
-        for method, maps, flags in zip(todo.lane.methods, by_method, layer_flat, strict=True):
-            for target, raw, flat in zip(map(scores, answer.targets), maps, flags, strict=True):
-                grid = raw.shape if spec.size == "layer" else None
-                if "overlay" in spec.outputs and grid not in bases:
-                    bases[grid] = base_for(opened.image, geometry, spec, raw.shape)
-                summary = summarise(raw, signed=spec.signed, flat=flat)
-                # A constant map says nothing about places: drawn, it would be hot everywhere.
-                drawn = np.zeros_like(raw) if summary.reason == "constant" else raw
-                rendered = render(drawn, opened.image, geometry, spec, bases.get(grid))
-                note = caveat(method, target.label, target.probability)
-                explanations.append(MapAnswer(layer, method, target, against, raw, summary, note, rendered))
+    for raw in computed.answer.maps:
+        target, values = scores(raw.target), raw.values
+        grid = values.shape if spec.size == "layer" else None
+        if "overlay" in spec.outputs and grid not in bases:
+            bases[grid] = base_for(opened.image, geometry, spec, values.shape)
+        summary = summarise(values, signed=spec.signed, flat=raw.zero_gradient)
+        # A constant map says nothing about places: drawn, it would be hot everywhere.
+        drawn = np.zeros_like(values) if summary.reason == "constant" else values
+        rendered = render(drawn, opened.image, geometry, spec, bases.get(grid))
+        note = caveat(raw.method, target.label, target.probability)
+        explanations.append(MapAnswer(raw.layer, raw.method, target, against, values, summary, note, rendered))
     return tuple(explanations)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from service.cam.methods import METHODS
-from service.cam.questions import PLAIN, Variant
+from service.cam.targets import PLAIN, CamOptions
 
 if TYPE_CHECKING:
     import asyncio
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from service.cam.questions import Question
+    from service.cam.raw_map import RawMap
+    from service.cam.targets import Targets
     from service.errors import ServiceError
     from service.models.info import ModelInfo, ModelKey
     from service.models.sources.source import Downloads
@@ -66,7 +67,7 @@ class Lane:
     op: Operation
     layers: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
-    variant: Variant = PLAIN
+    variant: CamOptions = PLAIN
     head: str | None = None
 
     @property
@@ -115,7 +116,7 @@ class Run:
     batch: int
     lane: Lane
     pixels: NDArray[np.uint8]
-    questions: tuple[Question, ...]
+    questions: tuple[Targets, ...]
     request_ids: tuple[str, ...]
 
 
@@ -182,12 +183,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class RowAnswer:
-    """One picture's answer: see :class:`service.cam.explain.Answer`, as NumPy arrays."""
+    """One image's answer: see :class:`service.cam.explain.Explained`, as NumPy arrays."""
 
     logits: NDArray[np.float32]
-    targets: tuple[int, ...]
-    maps: list[list[NDArray[np.float32]]]
-    flat: list[list[tuple[bool, ...]]]
+    maps: tuple[RawMap[NDArray[np.float32]], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from service.cam.methods import METHODS
-from service.cam.questions import Question, Top, Variant
+from service.cam.targets import CamOptions, Targets, Top
 from service.engine.messages import Lane
 from service.errors import InvalidOption, MethodNotApplicable, UnknownMethod
 from service.imaging.colormaps import COLORMAPS, colormap
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Plan", "plan"]
 
 _TOP = re.compile(r"top-(\d{1,6})", re.IGNORECASE)
-_NO_QUESTION = Question(())
+_NO_QUESTION = Targets(())
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,9 @@ class Plan:
 
     info: ModelInfo
     lane: Lane
-    question: Question
+    question: Targets
     top_k: int
     render: RenderSpec | None
-
-    @property
-    def layer_names(self) -> tuple[str, ...]:
-        """What the answer's layers are called: fused ones are one."""
-        return ("+".join(self.lane.layers),) if self.lane.variant.fuse else self.lane.layers
 
 
 def plan(request: Request, info: ModelInfo, max_explanations: int) -> Plan:
@@ -58,7 +53,7 @@ def plan(request: Request, info: ModelInfo, max_explanations: int) -> Plan:
         InvalidOption: top_k beyond the classes, or more explanations than allowed.
         UnknownLayer, LayerNotExplainable, UnknownLabel, UnknownMethod, UnknownColormap: see there.
     """
-    info = info.seen_through(None if request.head is None else str(request.head).strip())
+    info = info.head_view(None if request.head is None else str(request.head).strip())
     top_k = _top_k(request, info)
     if request.op == "predict":
         return Plan(info, Lane(info.key, "predict", head=info.default_head), _NO_QUESTION, top_k, None)
@@ -66,13 +61,13 @@ def plan(request: Request, info: ModelInfo, max_explanations: int) -> Plan:
     layers = tuple(info.layer(name).name for name in request.layers)
     if request.fuse is not None and len(set(layers)) < 2:
         raise InvalidOption("fuse makes one map of several layers: give 'layer' at least twice.")
-    variant = Variant(request.signed, request.smooth, request.augment == "flip", request.fuse)
+    variant = CamOptions(request.signed, request.smooth, request.augment == "flip", request.fuse)
     lane = Lane(info.key, "explain", layers, methods, variant, info.default_head)
-    question = Question(
-        targets=tuple(_target(target, info) for target in request.targets),
+    question = Targets(
+        classes=tuple(_target(target, info) for target in request.targets),
         against=None if request.against is None else info.class_index(request.against),
     )
-    asked = sum(target.k if isinstance(target, Top) else 1 for target in question.targets)
+    asked = sum(target.k if isinstance(target, Top) else 1 for target in question.classes)
     explanations = (1 if request.fuse else len(layers)) * len(methods) * asked
     if explanations > max_explanations:
         raise InvalidOption(

@@ -10,15 +10,15 @@ from torch import Tensor, nn
 
 from service.cam.catalogue import probe_layers
 from service.cam.explain import explain, predict
-from service.cam.heads import Headed, find_heads
+from service.cam.heads import HeadView, find_heads
 from service.cam.methods import METHODS
-from service.cam.questions import PLAIN, Variant
+from service.cam.targets import PLAIN, CamOptions
 from service.errors import ModelLoadError, ModelOutputError
 from service.models.defaults import default_layer, recommended
+from service.models.fair_lock import FairLock
 from service.models.info import ModelInfo
 from service.models.labels import read_labels
 from service.models.sources.table import find_source
-from service.models.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from service.cam.explain import Answer, Between
-    from service.cam.questions import Question
+    from service.cam.explain import Checkpoint, Explained
+    from service.cam.targets import Targets
     from service.imaging.preprocess import PreprocessSpec
-    from service.models.sources.source import Downloads, Loaded
+    from service.models.sources.source import Downloads, LoadedModel
     from service.settings import ModelConfig
 
 __all__ = ["HowTo", "ModelHost", "load_model"]
@@ -40,23 +40,23 @@ _ROW_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2
 
 @dataclass(frozen=True)
 class HowTo:
-    """How a batch is explained: the same layers, methods, variant and head for all its pictures, all by name."""
+    """How a batch is explained: the same layers, methods, options and head for all its pictures, all by name."""
 
     layers: tuple[str, ...]
     methods: tuple[str, ...]
-    variant: Variant = PLAIN
+    options: CamOptions = PLAIN
     head: str | None = None
 
 
 class ModelHost:
-    """One model on one device. Batches take turns; a slow one lets others go first between its steps."""
+    """One model on one device: computes one batch at a time, in order of arrival; slow ones yield between steps."""
 
     def __init__(self, module: nn.Module, info: ModelInfo, device: torch.device) -> None:
         self.info = info
         self._module = module
         self._device = device
         self._dtype = getattr(torch, info.dtype)
-        self._turns = Turns()
+        self._lock = FairLock()
         self._layers = {layer.name: layer for layer in info.layers}
         spec = info.preprocess
         # (pixels / 255 - mean) / std as one multiplication and one addition per pixel
@@ -66,43 +66,43 @@ class ModelHost:
 
     def predict(self, pixels: NDArray[np.uint8], head: str | None = None) -> Tensor:
         """Return float32 logits (N, classes) on the CPU for ``pixels`` (N, H, W, 3) uint8 RGB."""
-        with self._turns:
-            return predict(self._seen_through(head), self._normalise(pixels))
+        with self._lock:
+            return predict(self._head_view(head), self._normalise(pixels))
 
     def explain(
         self,
         pixels: NDArray[np.uint8],
-        questions: Sequence[Question],
+        targets: Sequence[Targets],
         how: HowTo,
-        between: Between = lambda _done, _total: None,
-    ) -> list[Answer]:
-        """Answer one question per picture; see :func:`service.cam.explain.explain`.
+        checkpoint: Checkpoint = lambda _done, _total: None,
+    ) -> list[Explained]:
+        """Explain the classes that each picture asks for; see :func:`service.cam.explain.explain`.
 
         Args:
             pixels: (N, H, W, 3) uint8 RGB, at the model's input size.
-            questions: N of them.
+            targets: N of them.
             how: the same for all pictures.
-            between: called between the steps of slow answers, while others have their turn.
+            checkpoint: called between the steps of slow answers, after others that wait have computed.
         """
 
-        def give_way(done: int, total: int) -> None:
-            self._turns.give_way()
-            between(done, total)
+        def yield_to_waiting(done: int, total: int) -> None:
+            self._lock.yield_to_waiting()
+            checkpoint(done, total)
 
-        with self._turns:
+        with self._lock:
             return explain(
-                self._seen_through(how.head),
+                self._head_view(how.head),
                 self._normalise(pixels),
-                questions,
+                targets,
                 [self._layers[name] for name in how.layers],
                 how.methods,
-                how.variant,
-                give_way,
+                how.options,
+                yield_to_waiting,
             )
 
-    def _seen_through(self, head: str | None) -> nn.Module:
+    def _head_view(self, head: str | None) -> nn.Module:
         chosen = head or self.info.default_head
-        return self._module if chosen is None else Headed(self._module, chosen)
+        return self._module if chosen is None else HeadView(self._module, chosen)
 
     def _normalise(self, pixels: NDArray[np.uint8]) -> Tensor:
         batch = torch.from_numpy(pixels).to(self._device).permute(0, 3, 1, 2)  # (N, 3, H, W)
@@ -121,7 +121,7 @@ def load_model(config: ModelConfig, device: str, downloads: Downloads) -> ModelH
     spec = _preprocess(config, loaded.preprocess)
     probe = _probe_pictures(spec, place, getattr(torch, config.dtype))
     heads, head = _heads(config, module, probe)
-    seen = module if head is None else Headed(module, head)
+    seen = module if head is None else HeadView(module, head)
     classes = _check_rows(seen, probe)
     layers = tuple(probe_layers(seen, probe))
     default = default_layer(config.architecture, layers)
@@ -192,7 +192,7 @@ def _preprocess(config: ModelConfig, spec: PreprocessSpec) -> PreprocessSpec:
         raise ModelLoadError(f"Model {config.name!r} has impossible preprocessing: {error}.") from error
 
 
-def _labels(config: ModelConfig, loaded: Loaded, classes: int) -> tuple[str, ...]:
+def _labels(config: ModelConfig, loaded: LoadedModel, classes: int) -> tuple[str, ...]:
     labels = read_labels(config.labels) if config.labels is not None else loaded.labels
     if labels is None:
         return tuple(f"class {index}" for index in range(classes))

@@ -81,7 +81,7 @@ class ModelInfo:
         # ImageNet has two cranes and two maillots: the first of equal labels wins, the others go by index.
         return {label.casefold(): index for index, label in reversed(list(enumerate(self.labels)))}
 
-    def seen_through(self, head: str | None) -> ModelInfo:
+    def head_view(self, head: str | None) -> ModelInfo:
         """Describe the model as it is with another head; labels are kept where their number fits.
 
         Raises:

@@ -15,6 +15,7 @@ from service.models.torchvision_adapter import torchvision
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from service.cam.explain import Explained
     from service.cam.layers import Layer
 
 
@@ -145,7 +146,7 @@ def layers_of(model: nn.Module, *names: str) -> list[Layer]:
     return [by_name[name] for name in names]
 
 
-def reference_gradcam(model: nn.Module, picture: Tensor, layer: Layer, target: int) -> Tensor:
+def reference_gradcam(model: nn.Module, picture: Tensor, layer: Layer, target: int, *, signed: bool = False) -> Tensor:
     """Grad-CAM as a textbook has it: one picture, full backward pass, no cut. Returns (h, w)."""
     kept: list[Tensor] = []
 
@@ -162,4 +163,13 @@ def reference_gradcam(model: nn.Module, picture: Tensor, layer: Layer, target: i
     activation = kept[layer.call.call]
     assert activation.grad is not None
     a, g = layer.to_nchw(activation.detach())[0], layer.to_nchw(activation.grad)[0]  # (C, h, w)
-    return (g.mean((1, 2))[:, None, None] * a).sum(0).relu()
+    found = (g.mean((1, 2))[:, None, None] * a).sum(0)
+    return found if signed else found.relu()
+
+
+def nested(answer: Explained) -> list[list[Tensor]]:
+    """Maps as ``[layer][method]``, each (targets, h, w); the layers and methods of ``answer`` differ."""
+    found: dict[str, dict[str, list[Tensor]]] = {}
+    for raw in answer.maps:
+        found.setdefault(raw.layer, {}).setdefault(raw.method, []).append(raw.values)
+    return [[torch.stack(values) for values in by_method.values()] for by_method in found.values()]

@@ -86,12 +86,12 @@ def test_rows_come_in_forward_order_with_shapes_and_strides() -> None:
     assert all(layer.note is None for layer in layers[:-1])
 
 
-def test_branches_are_told_from_the_trunk() -> None:
+def test_branches_are_told_from_layers_on_every_path() -> None:
     by_name = {layer.name: layer for layer in probe_layers(frozen(Residual()), pictures(2))}
     assert "parallel paths" in (by_name["branch"].note or "")
     assert by_name["stem"].note is None
     assert by_name["block"].note is None
-    # The second call sits in the branch, the others in the trunk.
+    # The second call sits in the branch, the others on every path.
     assert by_name["relu:0"].note == "call 0 of 3 of this module"
     assert "parallel paths" in (by_name["relu:1"].note or "")
     assert by_name["relu:2"].note == "call 2 of 3 of this module"
@@ -220,6 +220,6 @@ def test_an_identity_on_a_skip_connection_is_not_taken_for_the_layer_before_it()
             return logits
 
     by_name = {layer.name: layer for layer in probe_layers(frozen(Skip()), pictures(2))}
-    assert by_name["first"].trunk
-    assert not by_name["skip"].trunk
+    assert by_name["first"].on_every_path
+    assert not by_name["skip"].on_every_path
     assert "parallel paths" in (by_name["skip"].note or "")

@@ -21,8 +21,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from service.cam.catalogue import probe_layers
 from service.cam.explain import explain, predict
-from service.cam.questions import Question, Variant
+from service.cam.targets import CamOptions, Targets
 from service.models.torchvision_adapter import torchvision
+from tests.cam.models import nested
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
-SIGNED = Variant(signed=True)
+SIGNED = CamOptions(signed=True)
 TARGETS = (3, 7)  # of the first picture, of the second
 
 
@@ -100,9 +101,9 @@ def network(name: str) -> tuple[nn.Module, Tensor, dict[str, Layer]]:
 def ours(name: str, layer: str, methods: list[str]) -> dict[str, Tensor]:
     """Raw signed maps (2, h, w) by method."""
     model, pictures, layers = network(name)
-    questions = [Question((target,)) for target in TARGETS]
-    answers = explain(model, pictures, questions, [layers[layer]], methods, SIGNED)
-    return {m: torch.stack([answer.maps[0][j][0] for answer in answers]) for j, m in enumerate(methods)}
+    targets = [Targets((target,)) for target in TARGETS]
+    answers = explain(model, pictures, targets, [layers[layer]], methods, SIGNED)
+    return {m: torch.stack([nested(answer)[0][j][0] for answer in answers]) for j, m in enumerate(methods)}
 
 
 def theirs(cls: str, name: str, layer: str) -> tuple[Tensor, Tensor]:
@@ -493,9 +494,9 @@ def test_finercam_is_the_papers(name: str, layer: str) -> None:
         return (shares * (row[winner] - row[others])).sum() / (shares.sum() + 1e-9)
 
     answers = explain(
-        model, pictures, [Question((winner,)) for winner in winners], [layers[layer]], ["finercam"], SIGNED
+        model, pictures, [Targets((winner,)) for winner in winners], [layers[layer]], ["finercam"], SIGNED
     )
-    found = torch.stack([answer.maps[0][0][0] for answer in answers])
+    found = torch.stack([nested(answer)[0][0][0] for answer in answers])
     assert_equal(found, formula(lambda row, winner, others: row[winner] - 0.6 * row[others].mean()))
 
     pgc = peer("pytorch_grad_cam")

@@ -177,7 +177,7 @@ async def test_an_error_reaches_only_its_row(pool: FakedPool) -> None:
     pool.submit(good)
     pool.submit(bad)
     worker.answer(worker.sent[0])
-    row = RowAnswer(np.array([7], np.float32), (), [], [])
+    row = RowAnswer(np.array([7], np.float32))
     worker.answer(worker.sent[1], [row, InternalError("no")])
     assert number_of(good) == 7
     with pytest.raises(InternalError, match="no"):

@@ -20,7 +20,7 @@ def layer(name: str, order: int, *, call: LayerCall | None = None, refused: str 
         layout=Layout("nchw", 7, 7),
         stride=32,
         order=order,
-        trunk=True,
+        on_every_path=True,
         explainable=refused is None,
         note=refused,
     )

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from service.cam.catalogue import probe_layers
 from service.cam.explain import explain
-from service.cam.questions import Question, Top, Variant
+from service.cam.targets import CamOptions, Targets, Top
 from service.models.defaults import default_layer, recommended
-from service.models.sources.zoo import architectures
+from service.models.sources.torchvision_models import architectures
 from service.models.torchvision_adapter import torchvision
 
 if TYPE_CHECKING:
@@ -345,5 +345,5 @@ def test_every_layer_is_explained_or_refused_with_a_reason(name: str) -> None:
 
 def explain_all(model: nn.Module, picture: Tensor, layers: list[Layer]) -> dict[str, Tensor]:
     """Grad-CAM of the predicted class at all layers: one pass forward, one back. Signed, lest the ReLU hide faults."""
-    (answer,) = explain(model, picture, [Question((Top(1),))], layers, ("gradcam",), Variant(signed=True))
-    return {layer.name: by_method[0][0] for layer, by_method in zip(layers, answer.maps, strict=True)}
+    (answer,) = explain(model, picture, [Targets((Top(1),))], layers, ("gradcam",), CamOptions(signed=True))
+    return {raw.layer: raw.values for raw in answer.maps}

@@ -6,12 +6,14 @@ import asyncio
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import numpy as np
 
 from service.cam.layers import Layer, LayerCall, Layout
+from service.cam.raw_map import RawMap
 from service.engine.explainer import Explainer
 from service.engine.messages import ModelLoaded, ModelUnloaded, Ran, RowAnswer
 from service.imaging.preprocess import PreprocessSpec
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
     from starlette.types import Message, Receive, Scope, Send
 
-    from service.cam.questions import Question
+    from service.cam.targets import Targets
     from service.engine.explainer import Explainer
     from service.engine.messages import Lane, Run
     from service.engine.pool import Pool
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from service.metrics import Metrics
     from service.models.info import ModelKey
 
-    Outcome = Callable[[Lane, Question], "RowAnswer | ServiceError"]
+    Outcome = Callable[[Lane, Targets], "RowAnswer | ServiceError"]
 
 LOAD_TIMEOUT_S = 60.0
 
@@ -146,7 +148,7 @@ class AnsweringWorker(FakeWorker):
         self.running.clear()
 
 
-_LAYER = partial(Layer, type="Conv2d", kind="conv", stride=8, trunk=True, explainable=True, note=None)
+_LAYER = partial(Layer, type="Conv2d", kind="conv", stride=8, on_every_path=True, explainable=True, note=None)
 
 PETS = ModelInfo(
     name="pets",
@@ -168,7 +170,7 @@ PETS = ModelInfo(
             None,
             None,
             2,
-            trunk=True,
+            on_every_path=True,
             explainable=False,
             note="no grid",
         ),
@@ -180,17 +182,13 @@ PETS = ModelInfo(
 )
 
 
-def answer_row(lane: Lane, question: Question) -> RowAnswer:
+def answer_row(lane: Lane, question: Targets) -> RowAnswer:
     """Logits 1, 3, 2; every map is 0 to 15 over its 4 × 4 cells."""
-    targets = question.resolve([1, 2, 0])
-    maps = np.tile(np.arange(16, dtype=np.float32).reshape(1, 4, 4), (len(targets), 1, 1))  # (targets, h, w)
-    flags = (False,) * len(targets)
-    return RowAnswer(
-        np.array([1, 3, 2], np.float32),
-        targets,
-        [[maps for _ in lane.methods] for _ in lane.layers],
-        [[flags for _ in lane.methods] for _ in lane.layers],
-    )
+    values = np.arange(16, dtype=np.float32).reshape(4, 4)
+    layers = ["+".join(lane.layers)] if lane.variant.fuse else lane.layers
+    asked = product(layers, lane.methods, question.resolve([1, 2, 0]))
+    maps = tuple(RawMap(layer, method, target, values, zero_gradient=False) for layer, method, target in asked)
+    return RowAnswer(np.array([1, 3, 2], np.float32), maps)
 
 
 class Exchange:

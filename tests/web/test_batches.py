@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from service.cam.questions import Question
+    from service.cam.targets import Targets
     from service.engine.messages import Lane, RowAnswer
     from tests.web.application import Application
 
@@ -27,11 +27,9 @@ IMAGE = {"Content-Type": "image/png"}
 TWO_HEADS = replace(PETS, heads={"coarse": 3, "fine": 7}, default_head="coarse")
 
 
-def by_head(lane: Lane, question: Question) -> RowAnswer:
-    """Three logits, or the seven of the other head, the last of them the highest; one layer's maps where it fuses."""
+def by_head(lane: Lane, question: Targets) -> RowAnswer:
+    """Three logits, or the seven of the other head, the last of them the highest."""
     row = answer_row(lane, question)
-    if lane.variant.fuse:
-        row = replace(row, maps=row.maps[:1], flat=row.flat[:1])
     return replace(row, logits=np.arange(7, dtype=np.float32)) if lane.head == "fine" else row
 
 

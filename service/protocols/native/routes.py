@@ -161,7 +161,7 @@ async def classes(
     ] = None,
 ) -> wire.ClassList:
     """Classes whose label contains the query, those that begin with it first."""
-    info = engine.ready_info(model).seen_through(head)
+    info = engine.ready_info(model).head_view(head)
     found = [wire.ClassEntry(index=index, label=info.labels[index]) for index in info.search_labels(q, limit)]
     return wire.ClassList(model=info.name, total=len(info.labels), classes=found)
 

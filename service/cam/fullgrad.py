@@ -12,18 +12,18 @@ from torch.nn import functional
 from service.cam.capture import check_logits
 
 if TYPE_CHECKING:
-    from service.cam.study import Study
+    from service.cam.context import LayerContext
 
 __all__ = ["fullgrad"]
 
 
-def fullgrad(study: Study) -> Tensor:
+def fullgrad(context: LayerContext) -> Tensor:
     """FullGrad, eq. 5: the input times its gradient, and every bias times its gradient, each scaled to 0-1 and summed.
 
     The map is as fine as the input. A BatchNorm's bias is what it adds in eval mode, β - γ μ / √(σ² + ε). Layers are
     paired with their gradients by hook, so their order of definition plays no part.
     """
-    inputs = study.on.inputs.detach().requires_grad_()
+    inputs = context.forward_pass.inputs.detach().requires_grad_()
     outputs: list[tuple[Tensor, Tensor]] = []
 
     def keep(module: nn.Module, _inputs: Any, output: Tensor) -> Tensor | None:
@@ -34,14 +34,14 @@ def fullgrad(study: Study) -> Tensor:
         return output.clone()  # an in-place successor must not take over this output's place in the graph
 
     with ExitStack() as hooks, torch.inference_mode(mode=False), torch.enable_grad():
-        for module in study.on.model.modules():
+        for module in context.forward_pass.model.modules():
             if isinstance(module, nn.Conv2d | nn.BatchNorm2d):
                 hooks.callback(module.register_forward_hook(keep).remove)
-        logits = check_logits(study.on.model(inputs), len(inputs))
+        logits = check_logits(context.forward_pass.model(inputs), len(inputs))
     found = torch.autograd.grad(
         logits,
         [inputs, *(output for _, output in outputs)],
-        study.on.direction.to(logits),
+        context.forward_pass.logit_weights.to(logits),
         materialize_grads=True,
     )
     saliency = _scaled(inputs.detach() * found[0], inputs.shape)

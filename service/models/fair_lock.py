@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["Turns"]
+__all__ = ["FairLock"]
 
 
-class Turns:
+class FairLock:
     """First come, first served; ``threading.Lock`` would let a holder that comes back at once overtake who waits."""
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class Turns:
             else:
                 self._held = False
 
-    def give_way(self) -> None:
+    def yield_to_waiting(self) -> None:
         """Let everybody who waits now go first; called by the holder, who holds it again afterwards."""
         if self._waiting:
             self.__exit__(None, None, None)

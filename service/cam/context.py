@@ -18,43 +18,43 @@ if TYPE_CHECKING:
 
     from service.cam.layers import Layer, LayerCall
 
-__all__ = ["Pass", "Study"]
+__all__ = ["ForwardPass", "LayerContext"]
 
 # Elements of the tensor that a chunk of perturbed rows makes at its largest known place: 32 Mi float32 are 128 MiB.
 _CHUNK_ELEMENTS = 32 * 2**20
 
 
 def _go_on(_done: int, _total: int) -> None:
-    """Between chunks, nothing else is to be done."""
+    """Do nothing at a checkpoint."""
 
 
 @dataclass
-class Pass:
-    """One forward pass over a batch, and one score per row: ``direction`` (N, classes) holds the logits' weights."""
+class ForwardPass:
+    """One forward pass over a batch, and one score per row: its logits weighted by ``logit_weights`` (N, classes)."""
 
     model: nn.Module
     inputs: Tensor
     captured: Capture
-    direction: Tensor
-    between: Callable[[int, int], None] = field(default=_go_on)
+    logit_weights: Tensor
+    checkpoint: Callable[[int, int], None] = field(default=_go_on)
 
     @cached_property
     def gradients(self) -> dict[LayerCall, Tensor]:
         """Gradients of the scores with respect to every captured activation, from one backward pass."""
-        return gradients(self.captured, self.direction)
+        return gradients(self.captured, self.logit_weights)
 
 
 @dataclass
-class Study:
+class LayerContext:
     """One layer of a pass. Tensors are float32 and channels-first, whatever the model's dtype and layout."""
 
-    on: Pass
+    forward_pass: ForwardPass
     layer: Layer
 
     @property
     def raw_activations(self) -> Tensor:
         """The layer's output as the model made it, with its graph."""
-        return self.on.captured.activations[self.layer.call]
+        return self.forward_pass.captured.activations[self.layer.call]
 
     @cached_property
     def activations(self) -> Tensor:
@@ -64,14 +64,14 @@ class Study:
     @cached_property
     def gradients(self) -> Tensor:
         """Gradient of each row's score with respect to its activations, (N, C, h, w)."""
-        return self.layer.to_nchw(self.on.gradients[self.layer.call]).float()
+        return self.layer.to_nchw(self.forward_pass.gradients[self.layer.call]).float()
 
     def scores(self, logits: Tensor, row: int) -> Tensor:
-        """Scores (M,) of row ``row``'s question for other logits (M, classes)."""
-        return logits.detach().float() @ self.on.direction[row].to(logits.device)
+        """Scores (M,) of row ``row``'s target for other logits (M, classes)."""
+        return logits.detach().float() @ self.forward_pass.logit_weights[row].to(logits.device)
 
     def chunks(self, total: int, elements: int, done: int = 0, overall: int | None = None) -> Iterator[slice]:
-        """Cut ``total`` perturbed rows into chunks of bounded memory; others get their turn between them.
+        """Cut ``total`` perturbed rows into chunks of bounded memory; others may compute between them.
 
         Args:
             total: rows.
@@ -81,13 +81,13 @@ class Study:
         """
         step = max(1, min(total, _CHUNK_ELEMENTS // max(1, elements)))
         for begin in range(0, total, step):
-            self.on.between(done + begin, overall or total)
+            self.forward_pass.checkpoint(done + begin, overall or total)
             yield slice(begin, min(begin + step, total))
 
     @torch.no_grad()
     def predict(self, inputs: Tensor) -> Tensor:
         """Logits (M, classes) for other inputs (M, 3, H, W)."""
-        return check_logits(self.on.model(inputs), len(inputs))
+        return check_logits(self.forward_pass.model(inputs), len(inputs))
 
     @torch.no_grad()
     def predict_from(self, row: int, activations: Tensor) -> Tensor:
@@ -96,7 +96,7 @@ class Study:
         Where everything behind the layer depends on it alone, the layers before it run for one picture, not for M.
         """
         replacement = self._in_the_models_layout(row, activations)
-        if self.layer.trunk:
+        if self.layer.on_every_path:
             try:
                 return self._predict_replaced(row, replacement, copies=1)
             except (RuntimeError, ModelOutputError):
@@ -104,9 +104,9 @@ class Study:
         return self._predict_replaced(row, replacement, copies=len(activations))
 
     def _predict_replaced(self, row: int, replacement: Tensor, copies: int) -> Tensor:
-        picture = self.on.inputs[row : row + 1].expand(copies, -1, -1, -1)
-        with _replaced(self.on.model, self.layer.call, replacement):
-            return check_logits(self.on.model(picture), len(replacement))
+        picture = self.forward_pass.inputs[row : row + 1].expand(copies, -1, -1, -1)
+        with _replaced(self.forward_pass.model, self.layer.call, replacement):
+            return check_logits(self.forward_pass.model(picture), len(replacement))
 
     def _in_the_models_layout(self, row: int, activations: Tensor) -> Tensor:
         """Bring (M, C, h, w) back to the layer's own layout and dtype; special tokens stay as they were."""
