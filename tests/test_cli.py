@@ -284,6 +284,8 @@ class TestLists:
 
         assert ran.code == 1
         assert ran.err.startswith("camserve: There is no layer 'layer5'. Did you mean 'layer")
+        assert ran.err.endswith("`camserve layers` lists those that can be explained.\n")
+        assert "GET" not in ran.err
 
 
 class TestSettings:

@@ -121,7 +121,7 @@ class Pool:
         """
         config = self._configs.get(next(iter(self._configs)) if name is None else name)
         if config is None:
-            raise UnknownModel.among(str(name), self._configs, "GET /api/v1/models lists them.")
+            raise UnknownModel.among(str(name), self._configs)
         infos = [worker.models[config.name] for worker in self.workers if config.name in worker.models]
         if infos:
             return ModelStatus(config, "ready", info=infos[0])
