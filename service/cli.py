@@ -212,7 +212,7 @@ def _explain(options: argparse.Namespace) -> int:
 
 
 async def _explain_files(options: argparse.Namespace, asked: Request) -> int:
-    from service.protocols.native.wording import to_wire  # noqa: PLC0415
+    from service.protocols.native.responses import to_wire  # noqa: PLC0415
 
     results: list[dict[str, Any]] = []
     options.out.mkdir(parents=True, exist_ok=True)
@@ -262,7 +262,7 @@ def _predict(options: argparse.Namespace) -> int:
 
 
 async def _predict_files(options: argparse.Namespace, asked: Request) -> int:
-    from service.protocols.native.wording import to_wire  # noqa: PLC0415
+    from service.protocols.native.responses import to_wire  # noqa: PLC0415
 
     failed = 0
     async for file, answer in _answers(options, asked):
