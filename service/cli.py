@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from service import __version__, logs
-from service.errors import InvalidImage, ServiceError
+from service.errors import InvalidImage, LayerNotExplainable, ServiceError, UnknownLayer, UnknownMethod
 from service.options import OPTIONS, attributes_of
 from service.settings import KeyConfig, Settings, load_settings, reason_not_to_listen
 
@@ -51,7 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever read the output has seen enough; Python must not try to flush the rest at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except (ServiceError, OSError) as error:
+    except ServiceError as error:
+        print(f"camserve: {_worded(error)}", file=sys.stderr)
+        return 1
+    except OSError as error:
         print(f"camserve: {error}", file=sys.stderr)
         return 1
     except ValidationError as error:
@@ -64,6 +67,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return code
+
+
+def _worded(error: ServiceError) -> str:
+    """Return the message, followed by where the command line lists what could have been asked for."""
+    if isinstance(error, UnknownLayer | LayerNotExplainable):
+        return f"{error} `camserve layers` lists those that can be explained."
+    return f"{error} docs/methods.md describes them." if isinstance(error, UnknownMethod) else str(error)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -202,7 +212,7 @@ def _explain(options: argparse.Namespace) -> int:
 
 
 async def _explain_files(options: argparse.Namespace, asked: Request) -> int:
-    from service.protocols.native.wording import to_wire  # noqa: PLC0415
+    from service.protocols.native.responses import to_wire  # noqa: PLC0415
 
     results: list[dict[str, Any]] = []
     options.out.mkdir(parents=True, exist_ok=True)
@@ -210,7 +220,7 @@ async def _explain_files(options: argparse.Namespace, asked: Request) -> int:
     async for file, answer in _answers(options, asked):
         if isinstance(answer, ServiceError):
             failed += 1
-            print(f"{file}: {answer}", file=sys.stderr)
+            print(f"{file}: {_worded(answer)}", file=sys.stderr)
             continue
         result = to_wire(answer, str(file)).results[0].model_dump(mode="json", exclude={"error"})
         for explanation, drawn in zip(result["explanations"], answer.pictures[0].explanations, strict=True):
@@ -252,13 +262,13 @@ def _predict(options: argparse.Namespace) -> int:
 
 
 async def _predict_files(options: argparse.Namespace, asked: Request) -> int:
-    from service.protocols.native.wording import to_wire  # noqa: PLC0415
+    from service.protocols.native.responses import to_wire  # noqa: PLC0415
 
     failed = 0
     async for file, answer in _answers(options, asked):
         if isinstance(answer, ServiceError):
             failed += 1
-            print(f"{file}: {answer}", file=sys.stderr)
+            print(f"{file}: {_worded(answer)}", file=sys.stderr)
             continue
         predictions = to_wire(answer, str(file)).results[0].predictions
         if options.json:

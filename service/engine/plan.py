@@ -100,7 +100,7 @@ def _target(target: int | str, info: ModelInfo) -> int | Top:
 
 def _method(name: str, request: Request, info: ModelInfo) -> str:
     if name not in METHODS:
-        raise UnknownMethod.among(name, METHODS, "GET /api/v1/methods lists them.")
+        raise UnknownMethod.among(name, METHODS)
     if reason := _why_not(name, request, info):
         raise MethodNotApplicable(f"Method {name!r} cannot be used here: {reason}.")
     return name

@@ -238,7 +238,7 @@ class Registry:
     def _find(self, name: str | None) -> _Version:
         key = self._current.get(next(iter(self._current), "") if name is None else name)
         if key is None:
-            raise UnknownModel.among(str(name), self._current, "GET /api/v1/models lists them.")
+            raise UnknownModel.among(str(name), self._current)
         return self._versions[key]
 
     def _of(self, name: str) -> list[_Version]:

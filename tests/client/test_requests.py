@@ -75,6 +75,16 @@ def test_every_option_is_sent_under_its_own_name(call: Any, server: Any) -> None
     wire.ExplainOptions.model_validate({k: v if len(v) > 1 else v[0] for k, v in server.form.items()})
 
 
+def test_predict_has_options_of_its_own(call: Any, server: Any) -> None:
+    server.answers = [server.answer()]
+    call("predict", b"bytes", top_k=3, head="fine")
+    assert server.form == {"top_k": ["3"], "head": ["fine"]}
+    with pytest.raises(TypeError, match="predict has no option 'layer'"):
+        call("predict", b"bytes", layer="layer4")
+    with pytest.raises(TypeError, match="Did you mean 'top_k'"):
+        call("predict_many", [b"bytes"], topk=3)
+
+
 def test_files_keep_their_names(call: Any, server: Any, tmp_path: Path) -> None:
     cat, dog = tmp_path / "cat.jpg", tmp_path / "dog.png"
     cat.write_bytes(b"\xff\xd8cat")

@@ -137,6 +137,31 @@ async def test_a_problem_says_what_and_what_to_do(application: Application, code
         assert problem.suggestions[: len(case.suggests)] == case.suggests, "the closest come first"
 
 
+LISTED: dict[str, str] = {
+    "unknown_model": "There is no model 'pet'. Did you mean 'pets'? GET /api/v1/models lists them.",
+    "unknown_layer": "There is no layer 'conv3'. Did you mean 'conv2' or 'conv1'? "
+    "GET /api/v1/models/pets/layers lists them.",
+    "unknown_label": "There is no class 'cats'. Did you mean 'cat'? "
+    "GET /api/v1/models/pets/classes?q=… searches the labels.",
+    "unknown_method": "There is no method 'grad-cam'. Did you mean 'gradcam' or 'xgradcam' or 'gradcam++'? "
+    "GET /api/v1/methods lists them.",
+    "layer_not_explainable": "Layer 'fc' of model 'pets' cannot be explained: no grid. "
+    "Try 'conv2', or GET /api/v1/models/pets/layers?explainable=true.",
+    "unknown_head": "There is no head 'aux'. It has one output; leave the head out.",
+}
+
+
+@pytest.mark.parametrize("code", LISTED)
+async def test_unknown_names_come_with_the_route_that_lists_the_known(application: Application, code: str) -> None:
+    case = CASES[code]
+    async with application.client() as client:
+        response = await client.request(
+            case.method, case.path, params=case.query, content=case.content, headers=case.headers
+        )
+
+    assert response.json()["detail"] == LISTED[code]
+
+
 def well_put(response: httpx.Response, code: str) -> Problem:
     """The problem document of ``code`` that the response is, with what every problem has."""
     assert response.status_code == STATUS[code]

@@ -17,7 +17,7 @@ from service.errors import InvalidOption
 from service.imaging.colormaps import COLORMAPS
 from service.options import DEFAULT_COLORMAP, Options
 from service.protocols.native.requests import accepted_format, read_request
-from service.protocols.native.wording import input_size, layer_entry, model_entry, to_wire
+from service.protocols.native.responses import input_size, layer_entry, model_entry, to_wire
 from service.vocabulary import LayerKind
 
 if TYPE_CHECKING:
