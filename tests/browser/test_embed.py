@@ -108,7 +108,8 @@ def embedded(page: Page, address: str) -> Frame:
     expect(page.frame_locator("#frame").get_by_role("heading", name="Where the model looked")).to_be_attached()
     [found] = page.main_frame.child_frames
     wait_until_ready(found)
-    # After the page's own listener: what this one has seen, that one has, too.
+    # After the page's own listener: what this one has seen, that one has, too. Whoever waits for it gives a function:
+    # the page's policy forbids to evaluate a text more than once.
     found.evaluate("window.seen = 0; addEventListener('message', () => window.seen++)")
     return found
 
@@ -309,7 +310,7 @@ def test_messages_of_another_origin_are_ignored_and_it_gets_none(
     frame = embedded(page, f"{sites.service}/embed{partner.format(tool=sites.tool, stranger=sites.stranger)}")
     send(page, {"type": "camserve:set", "mode": "heatmap"})
     send(page, {"type": "nonsense"})
-    frame.wait_for_function("seen === 2")
+    frame.wait_for_function("() => seen === 2")
     assert "mode" not in attributes(frame)
     assert page.evaluate("said") == []
 
@@ -327,7 +328,7 @@ def test_messages_of_other_windows_are_ignored(open_document: OpenPage, sites: S
           sibling.contentDocument.body.append(script);
         }"""
     )
-    frame.wait_for_function("seen === 1")
+    frame.wait_for_function("() => seen === 1")
     assert "mode" not in attributes(frame)
 
 
