@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
-from service.options import OPTIONS, SIGNED_COLORMAP
+from service.options import OPTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from service.options import Option
 
-MODULE = Path(__file__).parents[1] / "service" / "web" / "static" / "page" / "options.js"
-_TYPES = {int: "integer", float: "number", str: "string", bool: "boolean"}
+_KINDS: dict[object, str] = {int: "number", float: "number", str: "text", bool: "switch", int | str: "class"}
+MODULE = Path(__file__).parents[1] / "service" / "web" / "static" / "shared" / "request.js"
 
 
 def text_of(options: Iterable[Option]) -> str:
@@ -23,27 +23,24 @@ def text_of(options: Iterable[Option]) -> str:
     rows = "".join(f"  {option.name}: {{ {_members(option)} }},\n" for option in options)
     return (
         "// Written by scripts/page_options.py from service/options.py; `make lint` writes it again.\n\n"
-        "/** The options of a request by name, in the words of the OpenAPI document. `values` is the whole list. */\n"
-        f"export const OPTIONS = {{\n{rows}}};\n\n"
-        "/** What the server colours a map with a sign by, unless told otherwise. */\n"
-        f"export const SIGNED_COLORMAP = {json.dumps(SIGNED_COLORMAP)};\n"
+        "/**\n"
+        " * The options of an `explain` request by name, each {kind, standard, least, most, choices}. The kinds are\n"
+        " * text, class (a label or an index), number, switch, choice; `standard` counts where none is given.\n"
+        " */\n"
+        f"export const REQUEST = {{\n{rows}}};\n"
     )
 
 
 def _members(option: Option) -> str:
-    about = option.about
-    types = [_TYPES[kind] for kind in get_args(option.type) or [option.type]] if not option.choices else ["string"]
+    standard = option.default[0] if option.repeatable else option.default
     members: dict[str, Any] = {
-        "types": types,
-        "default": option.default,
-        "minimum": about.low,
-        "maximum": about.high,
-        "values": option.choices or None,
-        "repeatable": option.repeatable or None,
-        "predict": about.predict or None,
+        "kind": "choice" if option.choices else _KINDS[option.type],
+        "standard": standard,
+        "least": option.about.low,
+        "most": option.about.high,
+        "choices": option.choices or None,
     }
-    said = {name: value for name, value in members.items() if value is not None or name == "default"}
-    return ", ".join(f"{name}: {json.dumps(value)}" for name, value in said.items())
+    return ", ".join(f"{name}: {json.dumps(value)}" for name, value in members.items() if value is not None)
 
 
 def main(arguments: list[str]) -> int:

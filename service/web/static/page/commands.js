@@ -1,8 +1,9 @@
 // What is on screen as a command to copy. Keys are named, never written out.
 
-import { OPTIONS } from "./options.js";
+import { REQUEST } from "../shared/request.js";
 
 const KEY = "CAM_API_KEY";
+const NUMBERS = Object.keys(REQUEST).filter((name) => ["number", "class"].includes(REQUEST[name].kind));
 
 // Each command is made of {base, model, options: [[name, value]], pictures: [{name, sample}], key}: what the answer on
 // screen was asked with. Samples are fetched from the server, other pictures are expected in the working directory.
@@ -76,6 +77,5 @@ function gathered(options) {
 
 function literal(name, value) {
   if (value === true || value === "true") return "True";
-  const numeric = OPTIONS[name]?.types.some((type) => type === "integer" || type === "number");
-  return numeric && /^[\d.]+$/.test(value) ? String(value) : JSON.stringify(String(value));
+  return NUMBERS.includes(name) && /^[\d.]+$/.test(value) ? String(value) : JSON.stringify(String(value));
 }
