@@ -25,6 +25,7 @@ from service.engine.answers import Answer, ClassScore, MapAnswer, PictureAnswer,
 from service.engine.capacity import CapacityLimiter, Reservation
 from service.engine.cores import available_cores
 from service.engine.entry import Entry
+from service.engine.lifecycle import Lifecycle
 from service.engine.map_summary import caveat, summarise
 from service.engine.plan import Plan, plan
 from service.engine.pool import Pool
@@ -77,7 +78,12 @@ class Explainer:
     """Predicts and explains; owns the worker pool and the threads that decode and draw."""
 
     def __init__(
-        self, settings: Settings, metrics: Metrics, spans: Spans | None = None, launch: Launcher = WorkerProcess
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        spans: Spans | None = None,
+        launch: Launcher = WorkerProcess,
+        lifecycle: Lifecycle | None = None,
     ) -> None:
         self._settings = settings
         self._metrics = metrics
@@ -88,7 +94,8 @@ class Explainer:
             max_frames=settings.max_image_frames,
         )
         self._threads = ThreadPoolExecutor(settings.decode_threads or available_cores(), "picture")
-        self.pool = Pool(settings, metrics, self._spans, launch)
+        self.lifecycle = lifecycle or Lifecycle()
+        self.pool = Pool(settings, metrics, self._spans, launch, lifecycle=self.lifecycle)
         self._capacity = CapacityLimiter(settings.max_open_pixels)
         self.admission = Admission(settings.max_queue, lambda: asyncio.get_running_loop().time())
         self._deadlines: set[asyncio.Timeout] = set()
@@ -131,11 +138,6 @@ class Explainer:
     def workers(self) -> list[WorkerStatus]:
         """Tell how every worker is."""
         return self.pool.worker_statuses()
-
-    @property
-    def draining(self) -> bool:
-        """Whether the workers are being ended."""
-        return self.pool.draining
 
     async def settled(self, name: str | None = None) -> None:
         """Wait until a model, by default the first, is no longer loading: it answers, or it failed."""
@@ -194,7 +196,7 @@ class Explainer:
                     work = enumerate(zip(uploads, courses, strict=True))
                     tasks = [group.create_task(self._picture(i, up, todo, course)) for i, (up, course) in work]
         except TimeoutError:
-            if self.pool.draining:
+            if self.lifecycle.over:
                 raise NotReady("The service is shutting down.", retry_after_s=5) from None
             _count(self._metrics.expired, courses)
             raise DeadlineExceeded(f"The answer was not ready within {allowed:g} s.") from None

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from service.engine.batcher import Batcher
+from service.engine.lifecycle import Lifecycle
 from service.engine.messages import Progress, Ran, RowAnswer, Run
 from service.engine.registry import ModelStatus, Registry
 from service.engine.spans import Spans
@@ -92,6 +93,7 @@ class Pool:
         spans: traces of batches; none if None.
         launch: makes workers; processes if not given.
         backoff: how long a worker's start is put off, by how many in its place died in a row.
+        lifecycle: how far the service is; one of its own if None.
     """
 
     def __init__(
@@ -101,6 +103,7 @@ class Pool:
         spans: Spans | None = None,
         launch: Launcher = WorkerProcess,
         backoff: Callable[[int], float] = backoff_s,
+        lifecycle: Lifecycle | None = None,
     ) -> None:
         self._metrics = metrics
         self._spans = spans or Spans()
@@ -111,7 +114,7 @@ class Pool:
         self._changed = asyncio.Event()
         self.registry = Registry(self._on_drained)
         self.supervisor = Supervisor(settings, metrics, self.registry, self, launch, backoff)
-        self.draining = False
+        self.lifecycle = lifecycle or Lifecycle()
         for config in settings.models:
             self.registry.add(config)
 
@@ -121,7 +124,7 @@ class Pool:
 
     async def stop(self) -> None:
         """End the workers. Entries without an answer, running or waiting, fail with NotReady."""
-        self.draining = True
+        self.lifecycle.end()
         unanswered = [entry for batch in self._running.values() for entry in batch.entries]
         while waiting := self._batcher.next_batch(lambda _lane: True):
             unanswered += waiting
@@ -172,7 +175,7 @@ class Pool:
             NotReady: it is loading, it failed to load, or the service is shutting down.
         """
         status = self.status(name)
-        if self.draining:
+        if self.lifecycle.over:
             raise NotReady("The service is shutting down.", retry_after_s=5)
         if status.info is not None:
             return status.info

@@ -15,16 +15,16 @@ from starlette.routing import Route
 
 from service import __version__
 from service.engine.explainer import Explainer
+from service.engine.lifecycle import Lifecycle
 from service.engine.spans import Spans
 from service.engine.worker_process import WorkerProcess
 from service.errors import InvalidOption, MethodNotAllowed, NotFound, ServiceError, closest
 from service.metrics import Metrics
 from service.protocols.native import routes as native
 from service.web import health, pages
-from service.web.gate import Gate, Turnstile
 from service.web.headers import SecurityHeaders
 from service.web.keys import Authentication
-from service.web.middleware import PROBES, BodyLimit, RequestContext, problem_response, route_path
+from service.web.middleware import PROBES, AdmissionControl, BodyLimit, RequestContext, problem_response, route_path
 from service.web.openapi import document
 
 if TYPE_CHECKING:
@@ -44,18 +44,19 @@ _ROUTERS = (native.router, health.router, pages.router)
 
 def create_app(settings: Settings, launch: Launcher = WorkerProcess) -> FastAPI:
     """Build the application; workers, made by ``launch``, start with its lifespan."""
-    metrics, gate = Metrics(), Gate()
+    metrics, lifecycle = Metrics(), Lifecycle(settings.drain_delay_s, settings.drain_timeout_s)
     provider = _tracer_provider(settings)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:
-        explainer = Explainer(
-            settings, metrics, Spans(provider.get_tracer("camserve", __version__) if provider else None), launch
-        )
+        spans = Spans(provider.get_tracer("camserve", __version__) if provider else None)
+        explainer = Explainer(settings, metrics, spans, launch, lifecycle)
         await explainer.start()
+        lifecycle.start()
         try:
-            yield {"settings": settings, "explainer": explainer, "metrics": metrics, "gate": gate}
+            yield {"settings": settings, "explainer": explainer, "metrics": metrics, "lifecycle": lifecycle}
         finally:
+            await lifecycle.drain(delay_s=0)  # whoever ends the lifespan has stopped sending requests
             await explainer.stop()
             if provider:
                 await asyncio.to_thread(provider.shutdown)  # sends what is left
@@ -71,7 +72,7 @@ def create_app(settings: Settings, launch: Launcher = WorkerProcess) -> FastAPI:
             Middleware(SecurityHeaders, frame_ancestors=settings.frame_ancestors),
             *_cross_origin(settings),
             Middleware(RequestContext, metrics=metrics),
-            Middleware(Turnstile, gate=gate),
+            Middleware(AdmissionControl, lifecycle=lifecycle),
             Middleware(Authentication, keys=settings.keys),
             Middleware(
                 BodyLimit,
@@ -91,6 +92,7 @@ def create_app(settings: Settings, launch: Launcher = WorkerProcess) -> FastAPI:
     app.add_exception_handler(ServiceError, _on_service_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_error)
+    app.state.lifecycle = lifecycle
     app.openapi = _cached_document(app)  # type: ignore[method-assign]  # FastAPI's documented way
     return app
 

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
     from uvicorn.server import ServerState
 
+    from service.engine.lifecycle import Lifecycle
     from service.metrics import Metrics
     from service.settings import Settings
-    from service.web.gate import Gate
 
 __all__ = ["Connection"]
 
@@ -75,7 +75,7 @@ class Connection(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._settings: Settings = app_state["settings"]
-        self._gate: Gate = app_state["gate"]
+        self._lifecycle: Lifecycle = app_state["lifecycle"]
         self._metrics: Metrics = app_state["metrics"]
         self.idle_since: float | None = None
         self._crowded = False
@@ -153,7 +153,7 @@ class Connection(HttpToolsProtocol):
         if not self.pipeline:
             self._running = self.cycle
         self.cycle.transport = cast("asyncio.Transport", _Unhurried(self))
-        if self._gate.leaving or self._crowded or self.expect_100_continue:
+        if self._lifecycle.draining or self._crowded or self.expect_100_continue:
             # Answered before its body, a client that expects "100 Continue" never sends it: what comes next is unclear.
             self.cycle.keep_alive = False
         if len(self.pipeline) > _MAX_PIPELINED:

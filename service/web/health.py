@@ -11,6 +11,7 @@ from service import __version__, wire
 
 if TYPE_CHECKING:
     from service.engine.explainer import Explainer
+    from service.engine.lifecycle import Lifecycle
     from service.engine.pool import WorkerStatus
     from service.metrics import Metrics
 
@@ -36,16 +37,16 @@ async def readyz(request: Request) -> Response:
     Where there are API keys, `models` and `workers` are empty but for a key with the scope `manage`.
     """
     explainer: Explainer = request.state.explainer
-    readiness = _readiness(explainer, leaving=request.state.gate.leaving)
+    readiness = _readiness(explainer, request.state.lifecycle)
     if "manage" not in request.state.scopes:
         readiness = wire.Readiness(status=readiness.status, models={}, workers=[])
     status, headers = (200, {}) if readiness.status == "ready" else (503, {"Retry-After": "2"})
     return Response(readiness.model_dump_json(), status, headers, "application/json")
 
 
-def _readiness(explainer: Explainer, *, leaving: bool) -> wire.Readiness:
+def _readiness(explainer: Explainer, lifecycle: Lifecycle) -> wire.Readiness:
     states = {status.config.name: status.state for status in explainer.models()}
-    if leaving or explainer.draining:
+    if lifecycle.draining:
         status = "draining"
     elif "ready" in states.values():
         status = "ready"
@@ -68,7 +69,7 @@ async def metrics(request: Request) -> Response:
     found: Metrics = request.state.metrics
     explainer: Explainer = request.state.explainer
     explainer.refresh_gauges()
-    found.ready.set(_readiness(explainer, leaving=request.state.gate.leaving).status == "ready")
+    found.ready.set(_readiness(explainer, request.state.lifecycle).status == "ready")
     body, media_type = found.expose(request.headers.get("accept", ""))
     return Response(body, media_type=media_type)
 

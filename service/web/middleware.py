@@ -1,4 +1,4 @@
-"""Pure ASGI middleware: a request id, a log line and metrics for every request, and a bound on its body."""
+"""Pure ASGI middleware: an id, a log line and metrics for every request, admission, and bounds on bodies."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from ulid import ULID
 
 from service import logs
 from service.engine.spans import current_trace_id
-from service.errors import BodyTooLarge, InternalError, Overloaded, RequestTimeout, ServiceError
+from service.errors import BodyTooLarge, InternalError, NotReady, Overloaded, RequestTimeout, ServiceError
 from service.problems import MEDIA_TYPE, STATUS, headers_for, problem_for, status_of
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from service.engine.lifecycle import Lifecycle
     from service.metrics import Metrics
 
-__all__ = ["PROBES", "BodyLimit", "RequestContext", "problem_response", "route_path"]
+__all__ = ["PROBES", "AdmissionControl", "BodyLimit", "RequestContext", "problem_response", "route_path"]
 
 log = logging.getLogger("camserve.access")
 
@@ -122,6 +123,34 @@ def _route(scope: Scope) -> str:
     if "route" not in scope and "endpoint" in scope:
         return f"{scope['root_path']}/{{path}}"  # a folder of files: its name alone
     return getattr(scope.get("route"), "path", "unknown")
+
+
+class AdmissionControl:
+    """Refuses new requests while the service is closed or its connections are too many; probes are answered.
+
+    Requests that came in before are not touched, even if their bodies are still on the way.
+    """
+
+    def __init__(self, app: ASGIApp, lifecycle: Lifecycle) -> None:
+        self._app = app
+        self._lifecycle = lifecycle
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http" or route_path(scope) in PROBES:
+            await self._app(scope, receive, send)
+        elif error := self._refusal(scope):
+            await problem_response(Request(scope), error)(scope, receive, send)
+        else:
+            with self._lifecycle.request():
+                await self._app(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> NotReady | Overloaded | None:
+        if self._lifecycle.closed:
+            return NotReady("The service is shutting down.", retry_after_s=5)
+        if scope["state"].get("crowded"):
+            return Overloaded("Too many connections are open. Try again later.", retry_after_s=2)
+        return None
 
 
 class BodyLimit:

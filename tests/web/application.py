@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from service.cam.targets import Targets
     from service.engine.explainer import Explainer
+    from service.engine.lifecycle import Lifecycle
     from service.engine.messages import Lane, Run
     from service.engine.pool import Pool
     from service.engine.worker import Listener, WorkerSpec
@@ -56,6 +57,10 @@ class Application:
     def explainer(self) -> Explainer:
         found: Explainer = self.state["explainer"]
         return found
+
+    @property
+    def lifecycle(self) -> Lifecycle:
+        return self.explainer.lifecycle
 
     @property
     def pool(self) -> Pool:

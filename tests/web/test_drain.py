@@ -35,7 +35,7 @@ def terminate(server: Listening) -> None:
 
 
 async def closed(server: Listening) -> None:
-    await until(lambda: server.server._gate.closed)
+    await until(lambda: server.application.lifecycle.closed)
 
 
 async def test_readiness_goes_at_once_and_work_stays(server: Listening) -> None:
@@ -163,7 +163,7 @@ async def test_what_takes_too_long_is_cut_off_with_an_answer(caplog: pytest.LogC
         assert [(reply.status, reply.problem["code"]) for reply in replies] == 3 * [(503, "not_ready")]
         assert await upload.rest() == b""
         await asyncio.wait_for(server.ended, 10)
-    told = [record.getMessage() for record in caplog.records if record.name == "camserve.server"]
+    told = [record.getMessage() for record in caplog.records if record.name == "camserve.lifecycle"]
     assert "4 requests are cut off after 0.3 s" in told
     assert not [record for record in caplog.records if record.exc_info], "one line for each event, no traceback"
 

@@ -20,7 +20,7 @@ LARGE = png(np.zeros((200, 200, 3), np.uint8))
 
 async def test_alive_whatever_the_workers_do(application: Application, client: httpx.AsyncClient) -> None:
     application.pool.supervisor.slots.clear()
-    application.pool.draining = True
+    application.lifecycle.end()
     response = await client.get("/livez")
     assert (response.status_code, response.json()) == (200, {"status": "alive"})
 
@@ -62,7 +62,8 @@ async def test_not_ready(application: Application, client: httpx.AsyncClient, wh
         application.worker.lose("pets", "its file is missing" if why == "failed" else None)
     if why == "no worker":
         application.pool.supervisor.slots.clear()
-    application.pool.draining = why == "draining"
+    if why == "draining":
+        application.lifecycle.end()
 
     response = await client.get("/readyz")
     assert response.status_code == 503

@@ -55,7 +55,7 @@ def fill_the_queue(application: Application) -> None:
 
 
 def drain(application: Application) -> None:
-    application.pool.draining = True
+    application.lifecycle.end()
 
 
 def hold(application: Application) -> None:
@@ -188,7 +188,8 @@ def test_what_is_unavailable_always_says_when_to_come_back() -> None:
 async def test_refusals_are_counted_by_code(application: Application, client: httpx.AsyncClient) -> None:
     for code in ("overloaded", "not_ready", "body_too_large", "image_too_large", "too_many_images"):
         case = CASES[code]
-        application.explainer.admission.inside, application.pool.draining = 0, False
+        application.explainer.admission.inside = 0
+        application.lifecycle.start()
         case.before(application)
         await client.post(case.path, content=case.content, headers=case.headers)
         assert application.metric("camserve_rejected_total", code=code) == 1
