@@ -37,7 +37,7 @@ async def explained(explainer: Explainer, name: str, model: str) -> Tile:
     """Return the overlay of a sample's predicted class, with the prediction as caption."""
     upload = Upload((SAMPLES / f"{name}.png").read_bytes(), name)
     answer = await explainer.answer(Request([upload], outputs=("overlay",), image_format="png", model=model))
-    [picture] = answer.pictures
+    [picture] = answer.images
     drawn = picture.explanations[0].rendered.overlay
     assert drawn is not None
     best = picture.predictions[0]

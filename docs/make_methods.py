@@ -74,7 +74,7 @@ async def _overlays(explainer: Explainer, name: str) -> dict[str, Image.Image]:
             timeout_s=600,
         )
     )
-    (picture,) = answer.pictures
+    (picture,) = answer.images
     drawn = {"picture": Image.open(io.BytesIO(data)).convert("RGB").resize((SIDE, SIDE))}
     for explanation in picture.explanations:
         assert explanation.rendered.overlay is not None

@@ -223,7 +223,7 @@ async def _explain_files(options: argparse.Namespace, asked: Request) -> int:
             print(f"{file}: {_worded(answer)}", file=sys.stderr)
             continue
         result = to_wire(answer, str(file)).results[0].model_dump(mode="json", exclude={"error"})
-        for explanation, drawn in zip(result["explanations"], answer.pictures[0].explanations, strict=True):
+        for explanation, drawn in zip(result["explanations"], answer.images[0].explanations, strict=True):
             stem = options.out / _stem(file, len(results), explanation)
             explanation.update(_written(stem, drawn, with_map="map" in asked.outputs))
         results.append({"file": str(file), "model": answer.model.name, **result})

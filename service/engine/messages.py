@@ -61,19 +61,19 @@ _SLOW_VIEWS = 4
 
 @dataclass(frozen=True)
 class Lane:
-    """What pictures must have in common to share a batch. The classes asked about need not be the same."""
+    """What images must have in common to share a batch. The classes asked about need not be the same."""
 
     model: ModelKey
     op: Operation
     layers: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
-    variant: CamOptions = PLAIN
+    cam_options: CamOptions = PLAIN
     head: str | None = None
 
     @property
     def slow(self) -> bool:
-        """Whether the model runs many times per picture: such batches are of one picture and give way to others."""
-        return self.variant.views > _SLOW_VIEWS or any(METHODS[name].slow for name in self.methods)
+        """Whether the model runs many times per picture: such batches are of one image and give way to others."""
+        return self.cam_options.views > _SLOW_VIEWS or any(METHODS[name].slow for name in self.methods)
 
 
 # -- to a worker ------------------------------------------------------------------------------------------------------
@@ -110,13 +110,13 @@ class Unload:
 class Run:
     """Compute a batch.
 
-    ``pixels`` is (N, H, W, 3) uint8; ``questions`` and ``request_ids``, for the log, have one entry per picture.
+    ``pixels`` is (N, H, W, 3) uint8; ``targets`` and ``request_ids``, for the log, have one entry per image.
     """
 
     batch: int
     lane: Lane
     pixels: NDArray[np.uint8]
-    questions: tuple[Targets, ...]
+    targets: tuple[Targets, ...]
     request_ids: tuple[str, ...]
 
 
@@ -191,9 +191,9 @@ class RowAnswer:
 
 @dataclass(frozen=True)
 class Ran:
-    """A batch's outcomes, one per picture in order.
+    """A batch's outcomes, one per image in order.
 
-    ``fits`` is the number of pictures that the device had memory for, where it had not for all.
+    ``fits`` is the number of images that the device had memory for, where it had not for all.
     """
 
     batch: int

@@ -29,19 +29,19 @@ _NO_QUESTION = Targets(())
 
 @dataclass(frozen=True)
 class Plan:
-    """What is done to each picture of a request.
+    """What is done to each image of a request.
 
     Attributes:
         info: the model, as it is with the head that was asked for.
-        lane: what the pictures share with their batch-mates.
-        question: what each is asked.
+        lane: what the images share with their batch-mates.
+        targets: what each is asked for.
         top_k: how many predictions are listed.
         render: what is drawn; None for predictions alone.
     """
 
     info: ModelInfo
     lane: Lane
-    question: Targets
+    targets: Targets
     top_k: int
     render: RenderSpec | None
 
@@ -61,20 +61,20 @@ def plan(request: Request, info: ModelInfo, max_explanations: int) -> Plan:
     layers = tuple(info.layer(name).name for name in request.layers)
     if request.fuse is not None and len(set(layers)) < 2:
         raise InvalidOption("fuse makes one map of several layers: give 'layer' at least twice.")
-    variant = CamOptions(request.signed, request.smooth, request.augment == "flip", request.fuse)
-    lane = Lane(info.key, "explain", layers, methods, variant, info.default_head)
-    question = Targets(
+    cam_options = CamOptions(request.signed, request.smooth, request.augment == "flip", request.fuse)
+    lane = Lane(info.key, "explain", layers, methods, cam_options, info.default_head)
+    targets = Targets(
         classes=tuple(_target(target, info) for target in request.targets),
         against=None if request.against is None else info.class_index(request.against),
     )
-    asked = sum(target.k if isinstance(target, Top) else 1 for target in question.classes)
+    asked = sum(target.k if isinstance(target, Top) else 1 for target in targets.classes)
     explanations = (1 if request.fuse else len(layers)) * len(methods) * asked
     if explanations > max_explanations:
         raise InvalidOption(
             f"{explanations} explanations per picture are asked for (layers × methods × targets); "
             f"at most {max_explanations} are made in one request."
         )
-    return Plan(info, lane, question, top_k, _render_spec(request))
+    return Plan(info, lane, targets, top_k, _render_spec(request))
 
 
 def _top_k(request: Request, info: ModelInfo) -> int:

@@ -307,7 +307,7 @@ class Pool:
             batch=next(self._numbers),
             lane=entries[0].lane,
             pixels=np.stack([entry.pixels for entry in entries]),  # (N, H, W, 3)
-            questions=tuple(entry.question for entry in entries),
+            targets=tuple(entry.targets for entry in entries),
             request_ids=tuple(entry.request_id for entry in entries),
         )
         self._running[run.batch] = _Batch(run.batch, slot.number, entries)

@@ -99,7 +99,7 @@ class FakeWorker:
         return next(key for key in reversed(self.loads) if key.name == name)
 
     def answer(self, run: Run, outcomes: list[Any] | None = None, fits: int | None = None) -> None:
-        rows = [RowAnswer(np.array([question.classes[0]], np.float32)) for question in run.questions]
+        rows = [RowAnswer(np.array([question.classes[0]], np.float32)) for question in run.targets]
         self.say(Ran(run.batch, outcomes or cast("list[Any]", rows), 0.01, fits, 0))
 
     def die(self, how: str = "exited with code 1", ending: Ending = "exited") -> None:

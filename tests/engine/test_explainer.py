@@ -50,15 +50,15 @@ def scenes(n: int) -> list[Upload]:
 
 async def ask(engine: Explainer, upload: Upload) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
     answer = await engine.answer(replace(MAPS, images=[upload]))
-    return [explanation.raw for explanation in answer.pictures[0].explanations]
+    return [explanation.raw for explanation in answer.images[0].explanations]
 
 
 async def test_together_equals_alone_in_fewer_batches(engine: Explainer) -> None:
     uploads = scenes(20)
     alone = [await ask(engine, upload) for upload in uploads]
     answer = await engine.answer(replace(MAPS, images=uploads))
-    assert max(picture.times.batch_size for picture in answer.pictures) > 1
-    for picture, expected in zip(answer.pictures, alone, strict=True):
+    assert max(picture.times.batch_size for picture in answer.images) > 1
+    for picture, expected in zip(answer.images, alone, strict=True):
         for explanation, raw in zip(picture.explanations, expected, strict=True):
             np.testing.assert_allclose(explanation.raw, raw, atol=1e-4 * max(1.0, float(raw.max())))
 
@@ -66,9 +66,9 @@ async def test_together_equals_alone_in_fewer_batches(engine: Explainer) -> None
 async def test_one_bad_picture_among_good_ones_fails_alone(engine: Explainer) -> None:
     uploads = [*scenes(3), Upload(b"not a picture", "bad.png"), Upload(scenes(1)[0].data[:300], "cut.png")]
     answer = await engine.answer(replace(MAPS, images=uploads))
-    assert [type(picture.error) for picture in answer.pictures] == [type(None)] * 3 + [InvalidImage] * 2
-    assert [picture.index for picture in answer.pictures] == [0, 1, 2, 3, 4]
-    assert all(picture.explanations for picture in answer.pictures[:3])
+    assert [type(picture.error) for picture in answer.images] == [type(None)] * 3 + [InvalidImage] * 2
+    assert [picture.index for picture in answer.images] == [0, 1, 2, 3, 4]
+    assert all(picture.explanations for picture in answer.images[:3])
 
 
 async def test_if_all_are_bad_the_error_is_raised(engine: Explainer) -> None:
@@ -113,14 +113,14 @@ async def test_a_cancelled_request_disturbs_nobody(engine: Explainer) -> None:
 
 async def test_predictions_alone_have_no_maps(engine: Explainer) -> None:
     answer = await engine.answer(Request(scenes(1), op="predict", top_k=3))
-    (picture,) = answer.pictures
+    (picture,) = answer.images
     assert len(picture.predictions) == 3
     assert picture.explanations == ()
     explained = await engine.answer(Request(scenes(1), outputs=("map",)))
     assert [score.index for score in picture.predictions] == [
-        score.index for score in explained.pictures[0].predictions[:3]
+        score.index for score in explained.images[0].predictions[:3]
     ]
-    assert explained.pictures[0].explanations[0].target == explained.pictures[0].predictions[0]
+    assert explained.images[0].explanations[0].target == explained.images[0].predictions[0]
 
 
 async def test_a_worker_killed_in_mid_batch_is_replaced_and_its_pictures_answered(engine: Explainer) -> None:
@@ -133,7 +133,7 @@ async def test_a_worker_killed_in_mid_batch_is_replaced_and_its_pictures_answere
     assert worker.pid is not None
     os.kill(worker.pid, signal.SIGKILL)
     answer = await request
-    for picture, raws in zip(answer.pictures, expected, strict=True):
+    for picture, raws in zip(answer.images, expected, strict=True):
         assert picture.error is None
         np.testing.assert_allclose(picture.explanations[0].raw, raws[0], rtol=1e-3, atol=1e-5)
     assert [each.pid for each in engine.workers()] != [worker.pid]
@@ -169,13 +169,13 @@ async def test_pictures_wait_for_room_and_leave_it_whatever_becomes_of_them() ->
         watching = asyncio.create_task(watch())
         uploads = [*scenes(6), Upload(b"not a picture"), Upload(scenes(1)[0].data[:300])]
         answer = await engine.answer(Request(uploads, outputs=("overlay",)))
-        assert [picture.error is None for picture in answer.pictures] == [True] * 6 + [False] * 2
+        assert [picture.error is None for picture in answer.images] == [True] * 6 + [False] * 2
         with pytest.raises(DeadlineExceeded):
             await engine.answer(replace(MAPS, images=scenes(6), timeout_s=0.001))
         watching.cancel()
         assert most == 120 * 90
         await until(lambda: engine._capacity.used == 0)
-        assert (await engine.answer(replace(MAPS, images=scenes(1)))).pictures[0].explanations
+        assert (await engine.answer(replace(MAPS, images=scenes(1)))).images[0].explanations
     finally:
         await engine.stop()
 
@@ -205,7 +205,7 @@ async def test_stopping_answers_pictures_in_every_stage(monkeypatch: pytest.Monk
 
 async def test_an_error_does_not_hold_on_to_its_picture(engine: Explainer) -> None:
     answer = await engine.answer(replace(MAPS, images=[*scenes(1), Upload(scenes(1)[0].data[:300])]))
-    error = answer.pictures[1].error
+    error = answer.images[1].error
     assert error is not None
     assert (error.__traceback__, error.__cause__, error.__context__) == (None, None, None)
 

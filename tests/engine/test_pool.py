@@ -22,9 +22,9 @@ async def test_a_lone_entry_leaves_at_once_and_a_burst_fills_the_next_batch(pool
     entries = [entry(number) for number in range(5)]
     for each in entries:
         pool.submit(each)
-    assert [len(run.questions) for run in worker.sent] == [1]
+    assert [len(run.targets) for run in worker.sent] == [1]
     worker.answer(worker.sent[0])
-    assert [len(run.questions) for run in worker.sent] == [1, 4]
+    assert [len(run.targets) for run in worker.sent] == [1, 4]
     assert worker.sent[1].pixels[:, 0, 0, 0].tolist() == [1, 2, 3, 4]
     worker.answer(worker.sent[1])
     assert [number_of(each) for each in entries] == [0, 1, 2, 3, 4]
@@ -89,7 +89,7 @@ async def test_a_dead_workers_entries_are_computed_once_more_and_each_alone(pool
     replacement.load_done("m")
     for _ in range(3):
         replacement.answer(replacement.sent[-1])
-    assert [len(run.questions) for run in replacement.sent] == [1, 1, 1]
+    assert [len(run.targets) for run in replacement.sent] == [1, 1, 1]
     assert [number_of(each) for each in entries] == [0, 1, 2, 3]
 
 
@@ -190,7 +190,7 @@ async def test_what_fits_on_the_device_is_remembered(pool: FakedPool) -> None:
     for number in range(9):
         pool.submit(entry(number))
     worker.answer(worker.sent[0], fits=3)
-    assert [len(run.questions) for run in worker.sent] == [1, 3]
+    assert [len(run.targets) for run in worker.sent] == [1, 3]
 
 
 async def test_a_model_that_cannot_be_loaded_says_why(pool: FakedPool) -> None:

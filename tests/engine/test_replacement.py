@@ -114,7 +114,7 @@ async def test_under_load_every_request_is_answered_by_one_version_or_the_other(
     async def ask_until(stop: asyncio.Event) -> None:
         while not stop.is_set():
             answer = await explainer.answer(Request([Upload(png(size=(96, 96)))], op="predict"))
-            assert answer.pictures[0].error is None
+            assert answer.images[0].error is None
             versions.append(answer.model.version)
 
     stop = asyncio.Event()

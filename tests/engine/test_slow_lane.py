@@ -61,7 +61,7 @@ async def test_a_slow_answer_is_the_same_whoever_comes_between(engine: Explainer
     slow = asyncio.ensure_future(engine.answer(request))
     while not slow.done():
         await engine.answer(QUICK)
-    for one, other in zip(slow.result().pictures[0].explanations, alone.pictures[0].explanations, strict=True):
+    for one, other in zip(slow.result().images[0].explanations, alone.images[0].explanations, strict=True):
         np.testing.assert_allclose(one.raw, other.raw, rtol=1e-3, atol=1e-6)
 
 
@@ -79,8 +79,8 @@ async def test_a_deadline_ends_the_computation_too(engine: Explainer) -> None:
 async def test_slow_pictures_go_one_at_a_time(engine: Explainer) -> None:
     request = replace(QUICK, images=[PICTURE] * 3, methods=("smoothgradcam++",), timeout_s=600)
     answer = await engine.answer(request)
-    assert [picture.times.batch_size for picture in answer.pictures] == [1, 1, 1]
+    assert [picture.times.batch_size for picture in answer.images] == [1, 1, 1]
 
 
 def raw(answer: Any) -> Any:
-    return answer.pictures[0].explanations[0].raw
+    return answer.images[0].explanations[0].raw

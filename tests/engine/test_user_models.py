@@ -39,7 +39,7 @@ async def engine() -> AsyncIterator[Explainer]:
 async def test_the_first_head_answers_unless_another_is_asked_for(engine: Explainer) -> None:
     for head, classes in ((None, 3), ("coarse", 3), ("fine", 7)):
         answer = await engine.answer(Request([PICTURE], model="heads", head=head, outputs=("map",)))
-        (picture,) = answer.pictures
+        (picture,) = answer.images
         assert len(picture.predictions) == min(5, classes)
         assert picture.explanations[0].target.index < classes
         assert picture.error is None
@@ -47,7 +47,7 @@ async def test_the_first_head_answers_unless_another_is_asked_for(engine: Explai
 
 async def test_classes_are_those_of_the_head(engine: Explainer) -> None:
     answer = await engine.answer(Request([PICTURE], model="heads", head="fine", targets=(6,), outputs=("map",)))
-    assert answer.pictures[0].explanations[0].target.label == "class 6"
+    assert answer.images[0].explanations[0].target.label == "class 6"
     with pytest.raises(UnknownLabel):
         await engine.answer(Request([PICTURE], model="heads", targets=(6,)))
     with pytest.raises(InvalidOption, match="only 3 classes"):
@@ -58,5 +58,5 @@ async def test_classes_are_those_of_the_head(engine: Explainer) -> None:
 
 async def test_multi_label_probabilities_are_independent_sigmoids(engine: Explainer) -> None:
     answer = await engine.answer(Request([PICTURE], op="predict", model="labels"))
-    for score in answer.pictures[0].predictions:
+    for score in answer.images[0].predictions:
         assert score.probability == pytest.approx(1 / (1 + math.exp(-score.logit)))

@@ -139,7 +139,7 @@ class AnsweringWorker(FakeWorker):
         """Answer everything that was given and not yet answered."""
         running, self.running = self.running, []
         for run in running:
-            outcomes = [self.outcome(run.lane, question) for question in run.questions]
+            outcomes = [self.outcome(run.lane, question) for question in run.targets]
             self.say(Ran(run.batch, outcomes, 0.001, None, 0))
 
     def lose(self, name: str, reason: str | None = None) -> None:
@@ -190,7 +190,7 @@ PETS = ModelInfo(
 def answer_row(lane: Lane, question: Targets) -> RowAnswer:
     """Logits 1, 3, 2; every map is 0 to 15 over its 4 × 4 cells."""
     values = np.arange(16, dtype=np.float32).reshape(4, 4)
-    layers = ["+".join(lane.layers)] if lane.variant.fuse else lane.layers
+    layers = ["+".join(lane.layers)] if lane.cam_options.fuse else lane.layers
     asked = product(layers, lane.methods, question.resolve([1, 2, 0]))
     maps = tuple(RawMap(layer, method, target, values, zero_gradient=False) for layer, method, target in asked)
     return RowAnswer(np.array([1, 3, 2], np.float32), maps)

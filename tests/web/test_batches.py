@@ -63,7 +63,7 @@ async def answers_of(
 
 def sizes(application: Application) -> list[int]:
     """How many pictures each batch had, without the one that kept the worker busy."""
-    return [len(run.questions) for run in application.worker.sent][1:]
+    return [len(run.targets) for run in application.worker.sent][1:]
 
 
 @pytest.mark.parametrize(

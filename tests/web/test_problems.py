@@ -305,7 +305,7 @@ async def test_an_unexpected_exception_is_logged_and_says_nothing_internal(
     async def broken(*_: object, **__: object) -> None:
         raise RuntimeError("secret of /srv/models")
 
-    monkeypatch.setattr(application.explainer, {"route": "answer", "picture": "_lead_through"}[where], broken)
+    monkeypatch.setattr(application.explainer, {"route": "answer", "picture": "_process"}[where], broken)
     headers = {"Content-Type": "image/png", "X-Request-ID": "find-me"}
     response = await client.post(EXPLAIN, content=GOOD, headers=headers)
     assert response.status_code == 500
@@ -431,7 +431,7 @@ async def test_one_bad_picture_does_not_spoil_the_others(application: Applicatio
     assert good["image"]["filename"] == "good.png"
     assert good["error"] is None
     assert len(good["explanations"]) == 1
-    assert [len(run.questions) for run in application.worker.sent] == [1]
+    assert [len(run.targets) for run in application.worker.sent] == [1]
 
 
 async def test_where_all_are_bad_the_first_error_counts(client: httpx.AsyncClient) -> None:

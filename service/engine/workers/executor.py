@@ -162,13 +162,13 @@ class Executor:
         host = self._hosts.get(run.lane.model)
         if host is None:
             gone = InternalError("The model was dropped before this picture was computed.")
-            return Ran(run.batch, [gone] * len(run.questions), 0.0, None, 0)
+            return Ran(run.batch, [gone] * len(run.targets), 0.0, None, 0)
         checkpoint = self._checkpoint(run)
 
         def compute(rows: range) -> list[RowAnswer]:
             return _answer(host, run, rows, checkpoint)
 
-        isolated = run_isolated(compute, range(len(run.questions)), _is_out_of_memory, _release)  # type: ignore[arg-type]
+        isolated = run_isolated(compute, range(len(run.targets)), _is_out_of_memory, _release)  # type: ignore[arg-type]
         outcomes = []
         for request, outcome in zip(run.request_ids, isolated.outcomes, strict=True):
             with logs.about(request):
@@ -205,9 +205,9 @@ def _answer(host: ModelHost, run: Run, rows: range, checkpoint: Checkpoint) -> l
     pixels, lane = run.pixels[rows.start : rows.stop], run.lane
     if lane.op == "predict":
         return [RowAnswer(logits) for logits in host.predict(pixels, lane.head).numpy()]
-    questions = run.questions[rows.start : rows.stop]
-    how = HowTo(lane.layers, lane.methods, lane.variant, lane.head)
-    answers = host.explain(pixels, questions, how, checkpoint)
+    targets = run.targets[rows.start : rows.stop]
+    how = HowTo(lane.layers, lane.methods, lane.cam_options, lane.head)
+    answers = host.explain(pixels, targets, how, checkpoint)
     return [RowAnswer(row.logits.numpy().copy(), tuple(_as_numpy(raw) for raw in row.maps)) for row in answers]
 
 

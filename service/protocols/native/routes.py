@@ -204,11 +204,11 @@ def _json(body: BaseModel) -> Response:
 
 
 def _overlay_alone(answer: Answer) -> Response:
-    explanations = [explanation for picture in answer.pictures for explanation in picture.explanations]
-    overlay = explanations[0].rendered.overlay if len(explanations) == 1 and len(answer.pictures) == 1 else None
+    explanations = [explanation for picture in answer.images for explanation in picture.explanations]
+    overlay = explanations[0].rendered.overlay if len(explanations) == 1 and len(answer.images) == 1 else None
     if overlay is None:
         raise InvalidOption(
             "'Accept: image/…' needs exactly one picture and one explanation, and there are "
-            f"{len(answer.pictures)} and {len(explanations)}. Ask for fewer, or accept application/json."
+            f"{len(answer.images)} and {len(explanations)}. Ask for fewer, or accept application/json."
         )
     return Response(overlay.data, media_type=overlay.media_type)
