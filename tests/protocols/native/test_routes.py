@@ -170,8 +170,8 @@ async def test_the_timing_of_several_images_is_that_of_the_slowest_in_each_stage
     async def timed(*arguments: Any) -> Answer:
         found = await answer(*arguments)
         times = [StageTimes(0.001, 0.020, 0.3, 0.4, 1), StageTimes(0.002, 0.010, 0.1, 0.5, 2)]
-        images = zip(found.pictures, times, strict=True)
-        return replace(found, images=tuple(replace(picture, times=each) for picture, each in pictures), total_s=0.9)
+        images = zip(found.images, times, strict=True)
+        return replace(found, images=tuple(replace(picture, times=each) for picture, each in images), total_s=0.9)
 
     monkeypatch.setattr(application.explainer, "answer", timed)
     files = [("image", ("a.png", star())), ("image", ("b.png", star()))]
