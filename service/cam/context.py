@@ -1,22 +1,21 @@
-"""What a method gets to see: one layer of one forward pass, one score per row, and ways to ask the model for more."""
+"""What a method gets to see: one layer of one forward pass, one score per row, and ways to ask the network for more."""
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from service.cam.capture import Capture, check_logits, gradients
-from service.errors import ModelOutputError
+from service.cam.capture import Capture, gradients
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from service.cam.layers import Layer, LayerCall
+    from service.cam.network import Network
 
 __all__ = ["ForwardPass", "LayerContext"]
 
@@ -32,7 +31,7 @@ def _go_on(_done: int, _total: int) -> None:
 class ForwardPass:
     """One forward pass over a batch, and one score per row: its logits weighted by ``logit_weights`` (N, classes)."""
 
-    model: nn.Module
+    network: Network
     inputs: Tensor
     captured: Capture
     logit_weights: Tensor
@@ -46,14 +45,14 @@ class ForwardPass:
 
 @dataclass
 class LayerContext:
-    """One layer of a pass. Tensors are float32 and channels-first, whatever the model's dtype and layout."""
+    """One layer of a pass. Tensors are float32 and channels-first, whatever the network's dtype and layout."""
 
     forward_pass: ForwardPass
     layer: Layer
 
     @property
     def raw_activations(self) -> Tensor:
-        """The layer's output as the model made it, with its graph."""
+        """The layer's output as the network made it, with its graph."""
         return self.forward_pass.captured.activations[self.layer.call]
 
     @cached_property
@@ -84,31 +83,13 @@ class LayerContext:
             self.forward_pass.checkpoint(done + begin, overall or total)
             yield slice(begin, min(begin + step, total))
 
-    @torch.no_grad()
-    def predict(self, inputs: Tensor) -> Tensor:
-        """Logits (M, classes) for other inputs (M, 3, H, W)."""
-        return check_logits(self.forward_pass.model(inputs), len(inputs))
+    def resume(self, row: int, activations: Tensor) -> Tensor:
+        """Return logits (M, classes) if the layer gave out ``activations`` (M, C, h, w) for row ``row``."""
+        forward_pass = self.forward_pass
+        replacement = self._in_the_networks_layout(row, activations)
+        return forward_pass.network.resume(forward_pass.inputs[row : row + 1], self.layer, replacement)
 
-    @torch.no_grad()
-    def predict_from(self, row: int, activations: Tensor) -> Tensor:
-        """Logits (M, classes) if the layer gave out ``activations`` (M, C, h, w) for row ``row``.
-
-        Where everything behind the layer depends on it alone, the layers before it run for one picture, not for M.
-        """
-        replacement = self._in_the_models_layout(row, activations)
-        if self.layer.on_every_path:
-            try:
-                return self._predict_replaced(row, replacement, copies=1)
-            except (RuntimeError, ModelOutputError):
-                pass  # the model reads the batch size off its input, as torchvision's ViT does for its class tokens
-        return self._predict_replaced(row, replacement, copies=len(activations))
-
-    def _predict_replaced(self, row: int, replacement: Tensor, copies: int) -> Tensor:
-        picture = self.forward_pass.inputs[row : row + 1].expand(copies, -1, -1, -1)
-        with _replaced(self.forward_pass.model, self.layer.call, replacement):
-            return check_logits(self.forward_pass.model(picture), len(replacement))
-
-    def _in_the_models_layout(self, row: int, activations: Tensor) -> Tensor:
+    def _in_the_networks_layout(self, row: int, activations: Tensor) -> Tensor:
         """Bring (M, C, h, w) back to the layer's own layout and dtype; special tokens stay as they were."""
         like = self.raw_activations
         layout = self.layer.layout
@@ -120,20 +101,3 @@ class LayerContext:
         patches = activations.flatten(2).transpose(1, 2).to(like)  # (M, h*w, C)
         special = like[row, : layout.prefix].detach().expand(len(activations), -1, -1)
         return torch.cat([special, patches], dim=1)
-
-
-@contextmanager
-def _replaced(model: nn.Module, call: LayerCall, output: Tensor) -> Iterator[None]:
-    """Within the context, make one call of a module give out ``output`` instead of its own."""
-    calls = 0
-
-    def replace(_module: nn.Module, _inputs: Any, _output: Any) -> Tensor | None:
-        nonlocal calls
-        calls += 1
-        return output if calls - 1 == call.call else None
-
-    handle = model.get_submodule(call.module).register_forward_hook(replace)
-    try:
-        yield
-    finally:
-        handle.remove()

@@ -1,20 +1,17 @@
-"""The one orchestrator of the maths: (model, batch, targets) to logits and raw maps."""
+"""The one orchestrator of the maths: (network, batch, targets) to logits and raw maps."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from service.cam.capture import Capture, capture, check_logits
 from service.cam.context import ForwardPass, LayerContext
 from service.cam.fusion import fuse
-from service.cam.gradient import twice_differentiable
 from service.cam.methods import METHODS
 from service.cam.perturbation import noise_like
 from service.cam.raw_map import RawMap
@@ -24,7 +21,9 @@ from service.errors import ModelOutputError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from service.cam.capture import Capture
     from service.cam.layers import Layer
+    from service.cam.network import Network
     from service.vocabulary import Fuse
 
 __all__ = ["Checkpoint", "Explained", "explain", "predict"]
@@ -49,18 +48,17 @@ class Explained:
     maps: tuple[RawMap[Tensor], ...]
 
 
-def predict(model: nn.Module, inputs: Tensor) -> Tensor:
+def predict(network: Network, inputs: Tensor) -> Tensor:
     """Return float32 logits (N, classes), on the CPU, for ``inputs`` (N, 3, H, W), with no gradient work.
 
     Raises:
         ModelOutputError: the logits are not of that shape or not finite.
     """
-    with torch.inference_mode():
-        return _finite_logits(check_logits(model(inputs), len(inputs)))
+    return _finite_logits(network.predict(inputs))
 
 
 def explain(  # noqa: PLR0913  # the two that come last are rarely given
-    model: nn.Module,
+    network: Network,
     inputs: Tensor,
     targets: Sequence[Targets],
     layers: Sequence[Layer],
@@ -73,8 +71,8 @@ def explain(  # noqa: PLR0913  # the two that come last are rarely given
     Cheap methods cost one forward pass for all layers, methods and targets together.
 
     Args:
-        model: frozen, in eval mode, with rows that do not influence one another; not changed.
-        inputs: (N, 3, H, W) in the model's dtype.
+        network: what is explained.
+        inputs: (N, 3, H, W) in the network's dtype.
         targets: one entry per row; rows may ask for different classes and different numbers of them.
         layers: where to look; the same for all rows.
         methods: names from ``METHODS``; the same for all rows.
@@ -82,22 +80,21 @@ def explain(  # noqa: PLR0913  # the two that come last are rarely given
         checkpoint: called between the steps of slow methods and between views, with no hook in place.
 
     Returns:
-        One entry per row. The maths is done in float32 whatever the model's dtype.
+        One entry per row. The maths is done in float32 whatever the network's dtype.
 
     Raises:
         ModelOutputError: logits or a map are not finite; the message names the layer.
     """
     derivatives = max(METHODS[name].derivatives for name in methods)
     calls = [layer.call for layer in layers]
-    logits = predict(model, inputs) if options.smooth else None
+    logits = predict(network, inputs) if options.smooth else None
     stacks: list[_Stack] = []
     for step, (view, restore) in enumerate(_views(inputs, options)):
         checkpoint(step, options.views)
-        with twice_differentiable(model) if derivatives > 1 else nullcontext():
-            captured = capture(model, view, calls, differentiate=derivatives > 0)
-        # Views vary the picture, not the targets: "predicted" is what the picture itself is predicted to be.
+        captured = network.capture(view, calls, derivatives)
+        # Views vary the image, not the targets: "predicted" is what the image itself is predicted to be.
         logits = _finite_logits(captured.logits) if logits is None else logits
-        task = _View(model, view, captured, logits, targets, layers, methods, checkpoint)
+        task = _View(network, view, captured, logits, targets, layers, methods, checkpoint)
         found = [replace(stack, values=restore(stack.values) / options.views) for stack in task.stacks()]
         stacks = [one.plus(other) for one, other in zip(stacks, found, strict=True)] if stacks else found
     assert logits is not None
@@ -142,7 +139,7 @@ def _fused(stacks: Sequence[_Stack], how: Fuse) -> _Stack:
 
 
 def _views(inputs: Tensor, options: CamOptions) -> Iterator[tuple[Tensor, Callable[[Tensor], Tensor]]]:
-    """Yield what the model sees, and how a map of it is brought back to the picture."""
+    """Yield what the network sees, and how a map of it is brought back to the image."""
     for sample in range(max(1, options.smooth)):
         view = inputs + noise_like(inputs, sample) if options.smooth else inputs
         yield view, lambda raw: raw
@@ -154,7 +151,7 @@ def _views(inputs: Tensor, options: CamOptions) -> Iterator[tuple[Tensor, Callab
 class _View:
     """One view of the batch: all maps of it, layers × methods × targets."""
 
-    model: nn.Module
+    network: Network
     inputs: Tensor
     captured: Capture
     logits: Tensor
@@ -186,7 +183,7 @@ class _View:
         kinds = {METHODS[name].score for name in self.methods}
         return {
             kind: ForwardPass(
-                self.model, self.inputs, self.captured, self._logit_weights(classes, k, kind), self.checkpoint
+                self.network, self.inputs, self.captured, self._logit_weights(classes, k, kind), self.checkpoint
             )
             for kind in sorted(kinds)
         }

@@ -7,18 +7,12 @@ g the gradient of the score with respect to it, both (N, C, h, w).
 
 from __future__ import annotations
 
-from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
-
-from service.cam.attention import explicit_attention
+from torch import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from service.cam.context import LayerContext
 
 __all__ = [
@@ -28,7 +22,6 @@ __all__ = [
     "hirescam",
     "layercam",
     "shapleycam",
-    "twice_differentiable",
     "weighted_sum",
     "xgradcam",
 ]
@@ -111,18 +104,3 @@ def shapleycam(context: LayerContext) -> Tensor:
             )
     weights = (context.gradients - 0.5 * context.layer.to_nchw(second).float()).mean((2, 3))
     return weighted_sum(weights, context.activations)
-
-
-@contextmanager
-def twice_differentiable(model: nn.Module) -> Iterator[None]:
-    """Within the context, what torch cannot differentiate twice is computed by what it can: attention, hard sigmoid."""
-
-    def gate(_module: nn.Module, inputs: tuple[Tensor, ...], _output: Tensor) -> Tensor:
-        return functional.relu6(inputs[0] + 3) / 6
-
-    with ExitStack() as hooks:
-        hooks.enter_context(explicit_attention(model))
-        for module in model.modules():
-            if isinstance(module, nn.Hardsigmoid) and not module.inplace:
-                hooks.callback(module.register_forward_hook(gate).remove)
-        yield

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Literal, cast
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from service.cam.context import LayerContext
+    from service.cam.network import Network
 
 __all__ = ["METHODS", "Method"]
 
@@ -34,7 +35,7 @@ class Method:
         uses_layer: whether the target layer matters; otherwise the map is of the whole network.
         slow: whether it runs the model many times; such requests have a lane of their own.
         score: ``finer`` compares the class with those nearest to it instead of taking its logit alone.
-        refusal: ``module:name`` of ``(model) -> reason or None``, for methods that not every model allows.
+        refusal: ``module:name`` of ``(network) -> reason or None``, for methods that not every network allows.
     """
 
     title: str
@@ -60,9 +61,9 @@ class Method:
         """The function itself; imports torch."""
         return cast("Callable[[LayerContext], Tensor]", pkgutil.resolve_name(self.function))
 
-    def refuses(self, model: nn.Module) -> str | None:
-        """Say why this method does not apply to ``model``, or None where it does."""
-        return pkgutil.resolve_name(self.refusal)(model) if self.refusal else None
+    def refuses(self, network: Network) -> str | None:
+        """Say why this method does not apply to ``network``, or None where it does."""
+        return pkgutil.resolve_name(self.refusal)(network) if self.refusal else None
 
 
 METHODS: dict[str, Method] = {

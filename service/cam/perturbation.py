@@ -1,4 +1,4 @@
-"""Methods that run the model again on changed pictures or activations, in chunks of bounded memory.
+"""Methods that run the network again on changed images or activations, in chunks of bounded memory.
 
 Signatures as in ``gradient``. They cost up to one forward pass, or one pass through the tail, per channel.
 """
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from service.cam.capture import capture, gradients
+from service.cam.capture import gradients
 from service.cam.gradient import weighted_sum
 
 if TYPE_CHECKING:
@@ -29,8 +29,9 @@ def scorecam(context: LayerContext) -> Tensor:
 
     Masks are the channels, scaled to 0-1 each and upsampled to the input.
     """
+    network, inputs = context.forward_pass.network, context.forward_pass.inputs
     rows, channels = context.activations.shape[:2]
-    _, depth, height, width = context.forward_pass.inputs.shape
+    _, depth, height, width = inputs.shape
     low = context.activations.amin((2, 3), keepdim=True)
     masks = context.activations - low
     masks = masks / (masks.amax((2, 3), keepdim=True) + 1e-8)  # (N, C, h, w)
@@ -38,7 +39,7 @@ def scorecam(context: LayerContext) -> Tensor:
     for row in range(rows):
         for chunk in context.chunks(channels, 16 * depth * height * width, row * channels, rows * channels):
             mask = functional.interpolate(masks[row, chunk, None], (height, width), mode="bilinear")  # (M, 1, H, W)
-            logits = context.predict(context.forward_pass.inputs[row] * mask.to(context.forward_pass.inputs.dtype))
+            logits = network.predict(inputs[row] * mask.to(inputs.dtype))
             scores[row, chunk] = context.scores(logits, row).cpu()
     return weighted_sum(scores.softmax(1).to(context.activations.device), context.activations)
 
@@ -56,7 +57,7 @@ def ablationcam(context: LayerContext) -> Tensor:
         for chunk in context.chunks(channels, channels * height * width, row * channels, rows * channels):
             ablated = context.activations[row].repeat(chunk.stop - chunk.start, 1, 1, 1)  # (M, C, h, w)
             ablated[range(len(ablated)), range(chunk.start, chunk.stop)] = 0
-            weights[row, chunk] = whole - context.scores(context.predict_from(row, ablated), row).cpu()
+            weights[row, chunk] = whole - context.scores(context.resume(row, ablated), row).cpu()
         weights[row] /= whole.abs().clamp(min=1e-12)
     return weighted_sum(weights.to(context.activations.device), context.activations)
 
@@ -68,7 +69,7 @@ def smoothgradcam_plus_plus(context: LayerContext) -> Tensor:
     for sample in range(_SMOOTH_SAMPLES):
         forward_pass.checkpoint(sample, _SMOOTH_SAMPLES)
         noisy = forward_pass.inputs + noise_like(forward_pass.inputs, sample)
-        captured = capture(forward_pass.model, noisy, [layer.call])
+        captured = forward_pass.network.capture(noisy, [layer.call])
         found = layer.to_nchw(gradients(captured, forward_pass.logit_weights)[layer.call]).float()
         first += found / _SMOOTH_SAMPLES
         second += found**2 / _SMOOTH_SAMPLES

@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from service.cam.catalogue import probe_layers
+from service.cam.eager import EagerNetwork
 from service.cam.explain import explain, predict
-from service.cam.heads import HeadView, find_heads
+from service.cam.heads import find_heads
 from service.cam.methods import METHODS
 from service.cam.targets import PLAIN, CamOptions
 from service.errors import ModelLoadError, ModelOutputError
@@ -21,12 +22,14 @@ from service.models.labels import read_labels
 from service.models.sources.table import find_source
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
+    from torch import nn
 
     from service.cam.explain import Checkpoint, Explained
+    from service.cam.network import Network
     from service.cam.targets import Targets
     from service.imaging.preprocess import PreprocessSpec
     from service.models.sources.source import Downloads, LoadedModel
@@ -51,9 +54,16 @@ class HowTo:
 class ModelHost:
     """One model on one device: computes one batch at a time, in order of arrival; slow ones yield between steps."""
 
-    def __init__(self, module: nn.Module, info: ModelInfo, device: torch.device) -> None:
+    def __init__(self, networks: Mapping[str | None, Network], info: ModelInfo, device: torch.device) -> None:
+        """Take over a model.
+
+        Args:
+            networks: one per head, by name; that of a model with one output under None.
+            info: what is known of it.
+            device: where it lives.
+        """
         self.info = info
-        self._module = module
+        self._networks = networks
         self._device = device
         self._dtype = getattr(torch, info.dtype)
         self._lock = FairLock()
@@ -67,7 +77,7 @@ class ModelHost:
     def predict(self, pixels: NDArray[np.uint8], head: str | None = None) -> Tensor:
         """Return float32 logits (N, classes) on the CPU for ``pixels`` (N, H, W, 3) uint8 RGB."""
         with self._lock:
-            return predict(self._head_view(head), self._normalise(pixels))
+            return predict(self._network(head), self._normalise(pixels))
 
     def explain(
         self,
@@ -91,7 +101,7 @@ class ModelHost:
 
         with self._lock:
             return explain(
-                self._head_view(how.head),
+                self._network(how.head),
                 self._normalise(pixels),
                 targets,
                 [self._layers[name] for name in how.layers],
@@ -100,9 +110,8 @@ class ModelHost:
                 yield_to_waiting,
             )
 
-    def _head_view(self, head: str | None) -> nn.Module:
-        chosen = head or self.info.default_head
-        return self._module if chosen is None else HeadView(self._module, chosen)
+    def _network(self, head: str | None) -> Network:
+        return self._networks[head or self.info.default_head]
 
     def _normalise(self, pixels: NDArray[np.uint8]) -> Tensor:
         batch = torch.from_numpy(pixels).to(self._device).permute(0, 3, 1, 2)  # (N, 3, H, W)
@@ -121,9 +130,9 @@ def load_model(config: ModelConfig, device: str, downloads: Downloads) -> ModelH
     spec = _preprocess(config, loaded.preprocess)
     probe = _probe_pictures(spec, place, getattr(torch, config.dtype))
     heads, head = _heads(config, module, probe)
-    seen = module if head is None else HeadView(module, head)
-    classes = _check_rows(seen, probe)
-    layers = tuple(probe_layers(seen, probe))
+    networks: dict[str | None, Network] = {name: EagerNetwork(module, name) for name in heads or [None]}
+    classes = _check_rows(networks[head], probe)
+    layers = tuple(probe_layers(networks[head], probe))
     default = default_layer(config.architecture, layers)
     info = ModelInfo(
         name=config.name,
@@ -137,12 +146,12 @@ def load_model(config: ModelConfig, device: str, downloads: Downloads) -> ModelH
         device=str(place),
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         recommended=recommended(layers, default),
-        refused_methods={name: reason for name, row in METHODS.items() if (reason := row.refuses(module))},
+        refused_methods={name: reason for name, row in METHODS.items() if (reason := row.refuses(networks[head]))},
         multi_label=config.multi_label,
         heads=heads,
         default_head=head,
     )
-    return ModelHost(module, _with_chosen_layer(info, config.layer), place)
+    return ModelHost(networks, _with_chosen_layer(info, config.layer), place)
 
 
 def _heads(config: ModelConfig, module: nn.Module, pictures: Tensor) -> tuple[dict[str, int], str | None]:
@@ -209,15 +218,15 @@ def _probe_pictures(spec: PreprocessSpec, device: torch.device, dtype: torch.dty
     return ((noise - mean) / std).to(device, dtype)
 
 
-def _check_rows(module: nn.Module, pictures: Tensor) -> int:
+def _check_rows(network: Network, pictures: Tensor) -> int:
     """Refuse a model whose answer for a picture depends on the pictures beside it; return the number of classes.
 
     Raises:
         ModelLoadError: the rows are not independent, so that batches would answer wrongly; or there are no logits.
     """
     try:
-        together = predict(module, pictures)
-        alone = torch.cat([predict(module, picture[None]) for picture in pictures])
+        together = predict(network, pictures)
+        alone = torch.cat([predict(network, picture[None]) for picture in pictures])
     except ModelOutputError as error:
         raise ModelLoadError(error.message) from error
     spread = float(together.max() - together.min())

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from service.cam.catalogue import probe_layers
+from service.cam.eager import EagerNetwork
 from service.cam.methods import METHODS
 from service.models.torchvision_adapter import torchvision
 
@@ -132,7 +133,12 @@ def prepared(family: str) -> tuple[nn.Module, tuple[Layer, ...]]:
 
 def allowed() -> list[tuple[str, str]]:
     """List every (family, method) whose method applies to the family's model."""
-    return [(f, m) for f in FAMILIES for m, method in METHODS.items() if method.refuses(prepared(f)[0]) is None]
+    return [
+        (f, m)
+        for f in FAMILIES
+        for m, method in METHODS.items()
+        if method.refuses(EagerNetwork(prepared(f)[0])) is None
+    ]
 
 
 def pictures(n: int = 4, seed: int = 1) -> Tensor:
@@ -142,7 +148,7 @@ def pictures(n: int = 4, seed: int = 1) -> Tensor:
 
 def layers_of(model: nn.Module, *names: str) -> list[Layer]:
     """Rows of the catalogue, by name."""
-    by_name = {layer.name: layer for layer in probe_layers(model, pictures(2))}
+    by_name = {layer.name: layer for layer in probe_layers(EagerNetwork(model), pictures(2))}
     return [by_name[name] for name in names]
 
 

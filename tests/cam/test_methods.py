@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from service.cam.activation import _first_component
 from service.cam.catalogue import probe_layers
+from service.cam.eager import EagerNetwork
 from service.cam.explain import explain, predict
 from service.cam.fusion import fuse
 from service.cam.methods import METHODS
@@ -58,14 +59,14 @@ def linear(weights: Tensor, bias: float = 0.0) -> Callable[[Tensor], Tensor]:
 
 
 def only_layer(model: nn.Module, picture: Tensor, name: str = "layer") -> Layer:
-    found = probe_layers(model, torch.rand(2, *picture.shape))
+    found = probe_layers(EagerNetwork(model), torch.rand(2, *picture.shape))
     return next(layer for layer in found if layer.name == name)
 
 
 def signed_map(model: nn.Module, picture: Tensor, method: str, target: int = 0, layer: str = "layer") -> Tensor:
     """The raw map (h, w) of one picture (C, H, W)."""
     rows = [only_layer(model, picture, layer)]
-    (answer,) = explain(model, picture[None], [Targets((target,))], rows, [method], SIGNED)
+    (answer,) = explain(EagerNetwork(model), picture[None], [Targets((target,))], rows, [method], SIGNED)
     return nested(answer)[0][0][0]
 
 
@@ -467,7 +468,7 @@ def test_fullgrad_is_complete(monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = pictures()
     head = model.get_submodule("head")
     assert isinstance(head, nn.Linear)
-    for answer in explain(model, inputs, [Targets((0, 3))] * 4, layers[:1], ["fullgrad"], SIGNED):
+    for answer in explain(EagerNetwork(model), inputs, [Targets((0, 3))] * 4, layers[:1], ["fullgrad"], SIGNED):
         expected = answer.logits[[0, 3]] - head.bias[[0, 3]]  # the head has no places, its bias no part in the map
         torch.testing.assert_close(nested(answer)[0][0][:, 0, 0], expected, rtol=1e-4, atol=1e-5)
 
@@ -533,8 +534,10 @@ def test_fused_layers_are_their_raw_maps_fused() -> None:
     model, layers = prepared("plain")
     inputs = pictures()
     targets = [Targets((0, 3))] * 4
-    apart = explain(model, inputs, targets, layers, ["gradcam", "hirescam"], SIGNED)
-    fused = explain(model, inputs, targets, layers, ["gradcam", "hirescam"], CamOptions(signed=True, fuse="max"))
+    apart = explain(EagerNetwork(model), inputs, targets, layers, ["gradcam", "hirescam"], SIGNED)
+    fused = explain(
+        EagerNetwork(model), inputs, targets, layers, ["gradcam", "hirescam"], CamOptions(signed=True, fuse="max")
+    )
     for one, other in zip(fused, apart, strict=True):
         assert {raw.layer for raw in one.maps} == {"+".join(layer.name for layer in layers)}
         for j in range(2):
@@ -551,8 +554,8 @@ def test_unsigned_maps_are_the_positive_part_of_signed_ones(method: str) -> None
     model, layers = prepared(family)
     inputs = pictures()
     targets = [Targets((0, 1, 2))] * 4
-    unsigned = explain(model, inputs, targets, layers, [method])
-    signed = explain(model, inputs, targets, layers, [method], SIGNED)
+    unsigned = explain(EagerNetwork(model), inputs, targets, layers, [method])
+    signed = explain(EagerNetwork(model), inputs, targets, layers, [method], SIGNED)
     negatives = 0
     for one, other in zip(unsigned, signed, strict=True):
         for (found,), (expected,) in zip(nested(one), nested(other), strict=True):
@@ -580,9 +583,11 @@ FAST = [name for name, method in METHODS.items() if not method.refusal]
 @pytest.mark.parametrize("method", [name for name in FAST if name != "smoothgradcam++"])  # its noise is not symmetric
 def test_flipping_changes_nothing_for_a_symmetric_model(method: str) -> None:
     model, inputs = frozen(Pointwise()), pictures(2)[..., :8, :8]
-    layers = [layer for layer in probe_layers(model, inputs) if layer.name == "layer"]
-    plain = explain(model, inputs, [Targets((0, 1))] * 2, layers, [method], SIGNED)
-    flipped = explain(model, inputs, [Targets((0, 1))] * 2, layers, [method], CamOptions(signed=True, flip=True))
+    layers = [layer for layer in probe_layers(EagerNetwork(model), inputs) if layer.name == "layer"]
+    plain = explain(EagerNetwork(model), inputs, [Targets((0, 1))] * 2, layers, [method], SIGNED)
+    flipped = explain(
+        EagerNetwork(model), inputs, [Targets((0, 1))] * 2, layers, [method], CamOptions(signed=True, flip=True)
+    )
     for one, other in zip(flipped, plain, strict=True):
         torch.testing.assert_close(nested(one)[0][0], nested(other)[0][0], rtol=1e-3, atol=1e-5)
 
@@ -591,9 +596,9 @@ def test_flipping_changes_nothing_for_a_symmetric_model(method: str) -> None:
 def test_flipping_averages_with_the_mirror_image(method: str) -> None:
     model, layers = prepared("plain")
     inputs, targets = pictures(2), [Targets((0, 1))] * 2
-    flipped = explain(model, inputs, targets, layers, [method], CamOptions(signed=True, flip=True))
-    ones = explain(model, inputs, targets, layers, [method], SIGNED)
-    others = explain(model, inputs.flip(3), targets, layers, [method], SIGNED)
+    flipped = explain(EagerNetwork(model), inputs, targets, layers, [method], CamOptions(signed=True, flip=True))
+    ones = explain(EagerNetwork(model), inputs, targets, layers, [method], SIGNED)
+    others = explain(EagerNetwork(model), inputs.flip(3), targets, layers, [method], SIGNED)
     for found, one, other in zip(flipped, ones, others, strict=True):
         for i in range(len(layers)):
             expected = (nested(one)[i][0] + nested(other)[i][0].flip(2)) / 2
@@ -605,10 +610,11 @@ def test_flipping_averages_with_the_mirror_image(method: str) -> None:
 def test_smoothing_averages_over_noisy_pictures_and_is_repeatable(method: str) -> None:
     model, layers = prepared("residual")
     inputs, targets = pictures(2), [Targets((0, 1))] * 2
-    smooth = explain(model, inputs, targets, layers, [method], CamOptions(signed=True, smooth=3))
-    again = explain(model, inputs, targets, layers, [method], CamOptions(signed=True, smooth=3))
+    smooth = explain(EagerNetwork(model), inputs, targets, layers, [method], CamOptions(signed=True, smooth=3))
+    again = explain(EagerNetwork(model), inputs, targets, layers, [method], CamOptions(signed=True, smooth=3))
     views = [
-        explain(model, inputs + noise_like(inputs, sample), targets, layers, [method], SIGNED) for sample in range(3)
+        explain(EagerNetwork(model), inputs + noise_like(inputs, sample), targets, layers, [method], SIGNED)
+        for sample in range(3)
     ]
     for n in range(2):
         for i in range(len(layers)):
@@ -625,7 +631,9 @@ def test_smoothing_and_flipping_average_over_the_four_views() -> None:
     spans = inputs.amax((1, 2, 3), keepdim=True) - inputs.amin((1, 2, 3), keepdim=True)
     noises = [torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(sample)) for sample in (0, 1)]
     copies = [inputs + 0.15 * spans * noise for noise in noises]
-    answers = explain(model, inputs, [Targets((0, 1))] * 2, layers, ["gradcam"], CamOptions(smooth=2, flip=True))
+    answers = explain(
+        EagerNetwork(model), inputs, [Targets((0, 1))] * 2, layers, ["gradcam"], CamOptions(smooth=2, flip=True)
+    )
     by_name = {layer.name: layer for layer in layers}
     for n, answer in enumerate(answers):
         for raw in answer.maps:
@@ -654,12 +662,12 @@ def test_predicted_is_what_the_clean_picture_is_predicted_to_be(options: CamOpti
     weights = torch.linspace(-1, 1, 8).expand(3, 8, 8)
     model = Head(linear(weights))
     inputs = torch.randn(32, 3, 8, 8, generator=torch.Generator().manual_seed(6))
-    clean = predict(model, inputs)
-    noisy = predict(model, inputs + noise_like(inputs, 0)).argmax(1)
+    clean = predict(EagerNetwork(model), inputs)
+    noisy = predict(EagerNetwork(model), inputs + noise_like(inputs, 0)).argmax(1)
     assert (noisy != clean.argmax(1)).any()
-    assert (predict(model, inputs.flip(3)).argmax(1) != clean.argmax(1)).any()
+    assert (predict(EagerNetwork(model), inputs.flip(3)).argmax(1) != clean.argmax(1)).any()
     layer = only_layer(model, inputs[0])
-    answers = explain(model, inputs, [Targets((Top(1),))] * 32, [layer], ["gradcam"], options)
+    answers = explain(EagerNetwork(model), inputs, [Targets((Top(1),))] * 32, [layer], ["gradcam"], options)
     assert [[raw.target for raw in answer.maps] for answer in answers] == [
         [index] for index in clean.argmax(1).tolist()
     ]
@@ -670,14 +678,14 @@ def test_finercam_compares_with_the_classes_that_are_near_for_the_clean_picture(
     model, layers = prepared("plain")
     inputs = pictures(2)
     targets = [Targets((0,))] * 2
-    smooth = explain(model, inputs, targets, layers, ["finercam"], CamOptions(signed=True, smooth=2))
-    clean = predict(model, inputs)
+    smooth = explain(EagerNetwork(model), inputs, targets, layers, ["finercam"], CamOptions(signed=True, smooth=2))
+    clean = predict(EagerNetwork(model), inputs)
     for n, answer in enumerate(smooth):
         others = sorted(range(1, 5), key=lambda c: abs(float(clean[n, c] - clean[n, 0])))[:3]
         total = torch.zeros_like(nested(answer)[0][0])
         for sample in range(2):
             view = (inputs + noise_like(inputs, sample))[[n]]
-            (each,) = explain(model, view, [Targets((0, *others))], layers[:1], ["gradcam"], SIGNED)
+            (each,) = explain(EagerNetwork(model), view, [Targets((0, *others))], layers[:1], ["gradcam"], SIGNED)
             maps = nested(each)[0][0]
             total += (maps[:1] - 0.2 * maps[1:].sum(0)) / 2  # Grad-CAM is linear in the score
         torch.testing.assert_close(nested(answer)[0][0], total, rtol=1e-4, atol=1e-6)
@@ -687,7 +695,8 @@ def test_against_takes_the_place_of_the_nearest_classes() -> None:
     model, layers = prepared("plain")
     targets = [Targets((0,), against=2)] * 2
     finer, plain = (
-        explain(model, pictures(2), targets, layers, [method], SIGNED) for method in ("finercam", "gradcam")
+        explain(EagerNetwork(model), pictures(2), targets, layers, [method], SIGNED)
+        for method in ("finercam", "gradcam")
     )
     for one, other in zip(finer, plain, strict=True):
         torch.testing.assert_close(nested(one)[0][0], nested(other)[0][0])
@@ -712,7 +721,7 @@ class HalfDeaf(nn.Module):
 def test_a_score_that_does_not_depend_on_the_layer_is_reported(method: str, options: CamOptions) -> None:
     model, inputs = frozen(HalfDeaf()), pictures(2)[..., :8, :8]
     layers = layers_of(frozen(HalfDeaf()), "layer")
-    answers = explain(model, inputs, [Targets((0, 1)), Targets((1,))], layers, [method], options)
+    answers = explain(EagerNetwork(model), inputs, [Targets((0, 1)), Targets((1,))], layers, [method], options)
     told = METHODS[method].needs_gradients
     told = told and METHODS[method].score != "finer"  # its difference depends on class 0, whichever the target is
     assert [[raw.zero_gradient for raw in answer.maps] for answer in answers] == [[False, told], [told]]
@@ -723,7 +732,9 @@ def test_a_score_that_does_not_depend_on_the_layer_is_reported(method: str, opti
 def test_a_map_that_is_only_negative_has_a_gradient() -> None:
     model = Head(linear(torch.ones(3, 4, 4)))
     picture = torch.rand(3, 4, 4) + 1
-    (answer,) = explain(model, picture[None], [Targets((0, 1))], [only_layer(model, picture)], ["gradcam"])
+    (answer,) = explain(
+        EagerNetwork(model), picture[None], [Targets((0, 1))], [only_layer(model, picture)], ["gradcam"]
+    )
     assert not nested(answer)[0][0][1].any()
     assert [raw.zero_gradient for raw in answer.maps] == [False, False]
 
@@ -740,10 +751,12 @@ def test_a_fused_maps_gradient_is_zero_only_if_it_is_in_every_layer(deaf_first: 
             return torch.stack([heard, unheard, x.sum((1, 2, 3))], dim=1)
 
     model, inputs = frozen(Two()), pictures(1)[..., :8, :8]
-    by_name = {layer.name: layer for layer in probe_layers(model, inputs.repeat(2, 1, 1, 1))}
+    by_name = {layer.name: layer for layer in probe_layers(EagerNetwork(model), inputs.repeat(2, 1, 1, 1))}
     layers = [by_name["unheard"], by_name["heard"]]
     layers = layers if deaf_first else layers[::-1]
-    (answer,) = explain(model, inputs, [Targets((0, 2))], layers, ["gradcam"], CamOptions(signed=True, fuse="max"))
+    (answer,) = explain(
+        EagerNetwork(model), inputs, [Targets((0, 2))], layers, ["gradcam"], CamOptions(signed=True, fuse="max")
+    )
     assert [raw.zero_gradient for raw in answer.maps] == [False, True]
     assert nested(answer)[0][0][0].any()
     assert not nested(answer)[0][0][1].any()
@@ -768,7 +781,7 @@ def test_a_gradient_is_zero_only_if_it_is_in_every_view(
 
     model, inputs = Head(head), torch.tensor(picture).view(1, 1, 1, 2)
     layers = [only_layer(model, inputs[0])]
-    (answer,) = explain(model, inputs, [Targets((0,))], layers, ["gradcam"], CamOptions(flip=True))
+    (answer,) = explain(EagerNetwork(model), inputs, [Targets((0,))], layers, ["gradcam"], CamOptions(flip=True))
     (raw,) = answer.maps
     assert raw.values.tolist() == [expected]
     assert raw.zero_gradient is zero_gradient
@@ -783,7 +796,7 @@ def test_a_map_that_a_view_speaks_against_has_a_gradient() -> None:
 
     model, inputs = Head(head), torch.tensor([[[[0.0, 2.0]]]])
     layers = [only_layer(model, inputs[0])]
-    (answer,) = explain(model, inputs, [Targets((0,))], layers, ["gradcam"], CamOptions(flip=True))
+    (answer,) = explain(EagerNetwork(model), inputs, [Targets((0,))], layers, ["gradcam"], CamOptions(flip=True))
     (raw,) = answer.maps
     assert not raw.values.any()
     assert not raw.zero_gradient
@@ -795,7 +808,7 @@ def test_a_map_that_a_view_speaks_against_has_a_gradient() -> None:
 def test_maps_come_by_layer_then_method_then_target() -> None:
     model, layers = prepared("plain")
     targets = [Targets((3, Top(1))), Targets((2,))]
-    first, second = explain(model, pictures(2), targets, layers[:2], ["gradcam", "activation"])
+    first, second = explain(EagerNetwork(model), pictures(2), targets, layers[:2], ["gradcam", "activation"])
     winner = int(first.logits.argmax())
     order = [(layer.name, method) for layer in layers[:2] for method in ("gradcam", "activation")]
     assert [(raw.layer, raw.method, raw.target) for raw in first.maps] == [

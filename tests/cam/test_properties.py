@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from service.cam import context
+from service.cam.eager import EagerNetwork
 from service.cam.explain import Explained, explain
 from service.cam.methods import METHODS
 from service.cam.targets import CamOptions, Targets, Top
@@ -63,14 +64,14 @@ def test_a_row_does_not_depend_on_its_batch(family: str, method: str, batch: tup
     model, layers = in_float64(family)
     rows, targets = batch
     inputs = pictures(6).double()
-    together = explain(model, inputs[rows], targets, layers, [method], SIGNED)
+    together = explain(EagerNetwork(model), inputs[rows], targets, layers, [method], SIGNED)
     alone: dict[tuple[int, int, int | None], Explained] = {}
     for row, asked, answer in zip(rows, targets, together, strict=True):
         for raw in answer.maps:
             key = (row, raw.target, asked.against)
             if key not in alone:
                 lone = Targets((raw.target,), asked.against)
-                (alone[key],) = explain(model, inputs[[row]], [lone], layers, [method], SIGNED)
+                (alone[key],) = explain(EagerNetwork(model), inputs[[row]], [lone], layers, [method], SIGNED)
             (expected,) = [other.values for other in alone[key].maps if other.layer == raw.layer]
             assert_same(raw.values, expected)
 
@@ -80,8 +81,8 @@ def test_a_permuted_batch_gives_permuted_maps(family: str, method: str) -> None:
     model, layers = prepared(family)
     inputs, order = pictures(4), [2, 0, 3, 1]
     targets = [Targets((target, (target + 2) % 5)) for target in range(4)]
-    before = explain(model, inputs, targets, layers, [method], SIGNED)
-    after = explain(model, inputs[order], [targets[n] for n in order], layers, [method], SIGNED)
+    before = explain(EagerNetwork(model), inputs, targets, layers, [method], SIGNED)
+    after = explain(EagerNetwork(model), inputs[order], [targets[n] for n in order], layers, [method], SIGNED)
     for n, answer in zip(order, after, strict=True):
         for found, expected in zip(answer.maps, before[n].maps, strict=True):
             assert (found.layer, found.target) == (expected.layer, expected.target)
@@ -93,9 +94,9 @@ def test_methods_together_equal_methods_alone(family: str) -> None:
     model, layers = prepared(family)
     methods = [method for name, method in allowed() if name == family]
     inputs, targets = pictures(2), [Targets((Top(2), 1)), Targets((3,), against=0)]
-    together = explain(model, inputs, targets, layers, methods, SIGNED)
+    together = explain(EagerNetwork(model), inputs, targets, layers, methods, SIGNED)
     for j, method in enumerate(methods):
-        alone = explain(model, inputs, targets, layers, [method], SIGNED)
+        alone = explain(EagerNetwork(model), inputs, targets, layers, [method], SIGNED)
         for one, other in zip(together, alone, strict=True):
             for i in range(len(layers)):
                 assert_same(nested(one)[i][j], nested(other)[i][0])
@@ -129,7 +130,7 @@ def test_no_trace_is_left(family: str, method: str) -> None:
     model, layers = prepared(family)
     inputs, before = pictures(2), snapshot(model)
     unchanged = inputs.clone()
-    explain(model, inputs, [Targets((0, 1))] * 2, layers, [method], CamOptions(smooth=1, flip=True))
+    explain(EagerNetwork(model), inputs, [Targets((0, 1))] * 2, layers, [method], CamOptions(smooth=1, flip=True))
     assert_untouched(model, before)
     assert torch.equal(inputs, unchanged)
     assert not inputs.requires_grad
@@ -160,7 +161,7 @@ def test_no_trace_is_left_when_the_model_fails(family: str, method: str) -> None
         passes = 0
         handle = next(reversed(list(model.children()))).register_forward_hook(count)
         try:
-            explain(model, inputs, [Targets((0,))], layers, [method])
+            explain(EagerNetwork(model), inputs, [Targets((0,))], layers, [method])
         except Fuse:
             failures += 1
         finally:
@@ -182,7 +183,7 @@ def test_no_trace_is_left_when_others_end_it(family: str, method: str) -> None:
             raise Fuse
 
     try:
-        explain(model, pictures(2), [Targets((0,))] * 2, layers[:1], [method], checkpoint=give_up)
+        explain(EagerNetwork(model), pictures(2), [Targets((0,))] * 2, layers[:1], [method], checkpoint=give_up)
     except Fuse:
         assert METHODS[method].slow
     assert_untouched(model, before)
@@ -195,12 +196,18 @@ def test_no_trace_is_left_when_others_end_it(family: str, method: str) -> None:
 def test_the_size_of_chunks_does_not_matter(family: str, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, layers = prepared(family)
     inputs, targets = pictures(2), [Targets((0, 3)), Targets((Top(1),))]
-    whole = explain(model, inputs, targets, layers, [method], SIGNED)
+    whole = explain(EagerNetwork(model), inputs, targets, layers, [method], SIGNED)
     for elements in (1, 3 * 16 * 3 * 32 * 32):  # one row at a time; three in Score-CAM
         monkeypatch.setattr(context, "_CHUNK_ELEMENTS", elements)
         steps: list[tuple[int, int]] = []
         cut = explain(
-            model, inputs, targets, layers, [method], SIGNED, checkpoint=lambda *step, to=steps: to.append(step)
+            EagerNetwork(model),
+            inputs,
+            targets,
+            layers,
+            [method],
+            SIGNED,
+            checkpoint=lambda *step, to=steps: to.append(step),
         )
         assert steps
         for one, other in zip(cut, whole, strict=True):
@@ -213,7 +220,14 @@ def test_chunks_report_their_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     model, inputs = frozen(Plain()), pictures(2)
     steps: list[tuple[int, int]] = []
     layers = layers_of(model, "second")  # six channels, two rows
-    explain(model, inputs, [Targets((0,))] * 2, layers, ["scorecam"], checkpoint=lambda *step: steps.append(step))
+    explain(
+        EagerNetwork(model),
+        inputs,
+        [Targets((0,))] * 2,
+        layers,
+        ["scorecam"],
+        checkpoint=lambda *step: steps.append(step),
+    )
     assert steps == [(0, 1), (0, 1), *((done, 12) for done in range(12))]
 
 
@@ -260,7 +274,7 @@ def test_ablationcam_equals_one_forward_pass_per_channel(family: str) -> None:
     """On layers of every path, where the layers before run once, and on branches, where they run for every channel."""
     model, layers = prepared(family)
     inputs = pictures(2)
-    answers = explain(model, inputs, [Targets((0, 4))] * 2, layers, ["ablationcam"], SIGNED)
+    answers = explain(EagerNetwork(model), inputs, [Targets((0, 4))] * 2, layers, ["ablationcam"], SIGNED)
     for picture, answer in zip(inputs, answers, strict=True):
         for layer, (found,) in zip(layers, nested(answer), strict=True):
             for k, target in enumerate((0, 4)):
@@ -273,8 +287,8 @@ def test_ablationcams_shortcut_changes_nothing(family: str) -> None:
     on_every_path = [layer for layer in layers if layer.on_every_path]
     detours = [replace(layer, on_every_path=False) for layer in on_every_path]
     inputs, targets = pictures(2), [Targets((0, 4))] * 2
-    short = explain(model, inputs, targets, on_every_path, ["ablationcam"], SIGNED)
-    long = explain(model, inputs, targets, detours, ["ablationcam"], SIGNED)
+    short = explain(EagerNetwork(model), inputs, targets, on_every_path, ["ablationcam"], SIGNED)
+    long = explain(EagerNetwork(model), inputs, targets, detours, ["ablationcam"], SIGNED)
     for one, other in zip(short, long, strict=True):
         for i in range(len(on_every_path)):
             assert_same(nested(one)[i][0], nested(other)[i][0])
@@ -294,7 +308,7 @@ def test_before_global_pooling_and_a_linear_head_four_methods_are_cam() -> None:
     model, inputs = frozen(Plain()), pictures()
     layers = layers_of(model, "second")
     methods = ["gradcam", "hirescam", "xgradcam"]
-    answers = explain(model, inputs, [Targets(tuple(range(5)))] * 4, layers, methods, SIGNED)
+    answers = explain(EagerNetwork(model), inputs, [Targets(tuple(range(5)))] * 4, layers, methods, SIGNED)
     head = model.get_submodule("head")
     assert isinstance(head, nn.Linear)
     activations = model.get_submodule("second")(model.get_submodule("first")(inputs))  # (4, 6, 8, 8)
@@ -310,7 +324,9 @@ def test_hirescam_sums_up_to_the_logit_where_the_head_is_linear(family: str, lay
     layers = layers_of(model, layer)
     head = model.get_submodule("head")
     assert isinstance(head, nn.Linear)
-    for answer in explain(model, pictures(), [Targets(tuple(range(5)))] * 4, layers, ["hirescam"], SIGNED):
+    for answer in explain(
+        EagerNetwork(model), pictures(), [Targets(tuple(range(5)))] * 4, layers, ["hirescam"], SIGNED
+    ):
         torch.testing.assert_close(nested(answer)[0][0].sum((1, 2)), answer.logits - head.bias, rtol=1e-4, atol=1e-4)
 
 
@@ -321,7 +337,7 @@ def test_hirescam_sees_nothing_where_only_a_layer_norm_reads() -> None:
     """
     model, layers = prepared("tokens")
     methods = ["hirescam", "gradcam_elementwise"]
-    for answer in explain(model, pictures(2), [Targets((0, 1))] * 2, layers, methods, SIGNED):
+    for answer in explain(EagerNetwork(model), pictures(2), [Targets((0, 1))] * 2, layers, methods, SIGNED):
         (nothing, terms), (something, _) = nested(answer)  # of "patches" and of the norm behind it
         assert not nothing.any()
         assert float(something.abs().max()) > 0.01 * float(terms.max())
@@ -330,7 +346,7 @@ def test_hirescam_sees_nothing_where_only_a_layer_norm_reads() -> None:
 def test_shapleycam_is_gradcam_where_the_score_is_piecewise_linear() -> None:
     model, layers = prepared("plain")
     targets = [Targets((0, 1))] * 2
-    for answer in explain(model, pictures(2), targets, layers, ["shapleycam", "gradcam"], SIGNED):
+    for answer in explain(EagerNetwork(model), pictures(2), targets, layers, ["shapleycam", "gradcam"], SIGNED):
         for found, expected in nested(answer):
             assert_same(found, expected)
 
@@ -387,7 +403,7 @@ def test_shapleycams_curvature_is_that_of_finite_differences(build: Callable[[],
     curvature = (at(1 + step)[1] - at(1 - step)[1]) / (2 * step)
     weights = (gradient - curvature / 2).mean((2, 3))
     expected = torch.einsum("nc,nchw->nhw", weights, activations)[0].float()
-    (answer,) = explain(model, inputs, [Targets((2,))], [row], ["shapleycam", "gradcam"], SIGNED)
+    (answer,) = explain(EagerNetwork(model), inputs, [Targets((2,))], [row], ["shapleycam", "gradcam"], SIGNED)
     assert_same(nested(answer)[0][0][0], expected)
     plain = nested(answer)[0][1][0]
     assert float((plain - expected).abs().max()) > 0.01 * float(expected.abs().max())
@@ -410,8 +426,8 @@ def test_half_precision_models_get_float32_maps(family: str, method: str, dtype:
     layers = layers_of(exact, _LAST[family])
     half = frozen(FAMILIES[family][0]()).to(dtype)
     targets = [Targets((1,))] * 3
-    expected = explain(exact, inputs, targets, layers, [method], SIGNED)
-    found = explain(half, inputs.to(dtype), targets, layers, [method], SIGNED)
+    expected = explain(EagerNetwork(exact), inputs, targets, layers, [method], SIGNED)
+    found = explain(EagerNetwork(half), inputs.to(dtype), targets, layers, [method], SIGNED)
     for one, other in zip(found, expected, strict=True):
         assert nested(one)[0][0].dtype == one.logits.dtype == torch.float32
         if method in _SENSITIVE and family not in ("plain", "residual"):
@@ -447,4 +463,4 @@ def test_a_map_that_is_not_finite_is_an_error_that_names_the_layer(
     assert sick.bias is not None
     sick.bias[1] = float("nan")
     with pytest.raises(ModelOutputError, match=rf"The {method.replace('+', '[+]')} map at layer 'sick' is not finite"):
-        explain(model, pictures(2), [Targets((0,))] * 2, layers, [method])
+        explain(EagerNetwork(model), pictures(2), [Targets((0,))] * 2, layers, [method])

@@ -1,0 +1,97 @@
+"""What methods and the catalogue ask of a network. None of them knows what computes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from service.cam.layers import LayerCall
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from torch import Tensor
+    from torch.autograd.graph import Node
+
+    from service.cam.capture import Capture
+    from service.cam.layers import Layer
+    from service.cam.modules import ModuleDescription
+
+__all__ = ["AttentionCapture", "Network", "Observer"]
+
+Observer = Callable[[LayerCall, object, "Node | None"], None]
+"""Told of a call, its output, and the node of the graph that the output has to itself; None for what is no tensor."""
+
+
+@dataclass(frozen=True)
+class AttentionCapture:
+    """What one pass through a class-token transformer left, with its graph.
+
+    Attributes:
+        tokens: the output of every block, (N, T, C).
+        attentions: the attention of every block, (N, heads, T, T); its tokens depend on it.
+        classify: makes logits (N, classes) of tokens (N, T, C).
+    """
+
+    tokens: list[Tensor]
+    attentions: list[Tensor]
+    classify: Callable[[Tensor], Tensor]
+
+
+class Network(Protocol):
+    """A frozen image classifier whose rows do not influence one another.
+
+    Inputs are (N, 3, H, W) in the dtype that it computes in, logits are (N, classes). A call leaves nothing behind, and
+    raises ModelOutputError where the network does not return logits.
+
+    Methods of one layer need ``predict``, ``capture`` and ``resume``. The rest serves the catalogue and the methods
+    that look at the whole network.
+    """
+
+    def predict(self, inputs: Tensor) -> Tensor:
+        """Return logits, without a graph."""
+
+    def capture(self, inputs: Tensor, layers: Sequence[LayerCall], derivatives: int = 1) -> Capture:
+        """Return logits and what ``layers`` gave out, with a graph that begins at the first of them.
+
+        Args:
+            inputs: the batch.
+            layers: whose outputs; all must be single tensors that the forward pass produces.
+            derivatives: how often the logits will be differentiated: 0, 1 or 2 times. Without, nothing is recorded.
+
+        Raises:
+            ModelOutputError: a layer was never called.
+        """
+
+    def resume(self, inputs: Tensor, layer: Layer, activations: Tensor) -> Tensor:
+        """Return logits (M, classes) as they would be if ``layer`` gave out other activations, without a graph.
+
+        Args:
+            inputs: the one image (1, 3, H, W) that what does not pass through the layer depends on.
+            layer: of the catalogue.
+            activations: M rows, in the layer's own layout and dtype.
+        """
+
+    def modules(self) -> Mapping[str, ModuleDescription]:
+        """Return all modules but the root, by qualified name."""
+
+    def observe(self, inputs: Tensor, modules: Collection[str], see: Observer) -> Tensor:
+        """Show ``see`` what every call of ``modules`` gives out, in forward order.
+
+        Returns:
+            Logits, with a graph that begins at ``inputs``, which must ask for a gradient, and that all outputs are in.
+        """
+
+    def biases(self) -> Mapping[str, Tensor]:
+        """Return what each convolution and BatchNorm adds to its channels (C,), by the module's name.
+
+        For BatchNorm that is β - γ μ / √(σ² + ε). Modules that add nothing are left out.
+        """
+
+    @property
+    def has_class_token(self) -> bool:
+        """Whether ``capture_attention`` can be called."""
+
+    def capture_attention(self, inputs: Tensor) -> AttentionCapture:
+        """Return tokens and attention of every block, with their graph."""
