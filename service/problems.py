@@ -10,7 +10,7 @@ from service.wire import Problem
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["MEDIA_TYPE", "STATUS", "headers_for", "problem_for", "status_of"]
+__all__ = ["MEDIA_TYPE", "STATUS", "headers_for", "problem_body", "problem_for", "status_of"]
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -65,6 +65,11 @@ def problem_for(error: ServiceError, request_id: str) -> Problem:
         "request_id": request_id,
     }
     return Problem.model_validate({**error.details, **members})
+
+
+def problem_body(error: ServiceError, request_id: str) -> tuple[bytes, str]:
+    """Return an error as problem+json, and the media type of that."""
+    return problem_for(error, request_id).model_dump_json(exclude_none=True).encode(), MEDIA_TYPE
 
 
 def headers_for(error: ServiceError) -> dict[str, str]:

@@ -14,6 +14,7 @@ from service.cam.methods import METHODS
 from service.engine.explainer import Explainer
 from service.errors import InvalidOption
 from service.imaging.colormaps import COLORMAPS
+from service.protocols import key_scope
 from service.protocols.native.requests import accepted_picture, read_options_and_pictures, request_timeout_s
 from service.protocols.native.wording import input_size, layer_entry, model_entry, to_wire
 from service.wire import ExplainOptions, PredictOptions
@@ -44,6 +45,7 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {200: {"model": wire.ExplainResponse
 
 
 @router.post("/explain", tags=["explain"], summary="Explain pictures with the default model", responses=_ANSWERS)
+@key_scope("infer")
 async def explain(request: Request, engine: Engine) -> Response:
     """Predictions, and for every layer, method and target a map of where the model looked."""
     return await _explain(request, engine, None)
@@ -52,12 +54,14 @@ async def explain(request: Request, engine: Engine) -> Response:
 @router.post(
     "/models/{model}/explain", tags=["explain"], summary="Explain pictures with a given model", responses=_ANSWERS
 )
+@key_scope("infer")
 async def explain_with(model: str, request: Request, engine: Engine) -> Response:
     """Predictions, and for every layer, method and target a map of where the model looked."""
     return await _explain(request, engine, model)
 
 
 @router.post("/predict", tags=["predict"], summary="Classify pictures with the default model", responses=_ANSWERS)
+@key_scope("infer")
 async def predict(request: Request, engine: Engine) -> Response:
     """Predictions alone, with no gradient work."""
     return await _predict(request, engine, None)
@@ -66,6 +70,7 @@ async def predict(request: Request, engine: Engine) -> Response:
 @router.post(
     "/models/{model}/predict", tags=["predict"], summary="Classify pictures with a given model", responses=_ANSWERS
 )
+@key_scope("infer")
 async def predict_with(model: str, request: Request, engine: Engine) -> Response:
     """Predictions alone, with no gradient work."""
     return await _predict(request, engine, model)
