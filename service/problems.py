@@ -10,7 +10,7 @@ from service.wire import Problem
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["MEDIA_TYPE", "STATUS", "headers_for", "problem_for", "status_of"]
+__all__ = ["MEDIA_TYPE", "STATUS", "headers_for", "problem_body", "problem_for", "status_of"]
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -83,6 +83,11 @@ def _detail(error: ServiceError) -> str:
     if isinstance(error, LayerNotExplainable) and error.model is not None:
         return f"{error.message.removesuffix('.')}, or GET /api/v1/models/{error.model}/layers?explainable=true."
     return error.message
+
+
+def problem_body(error: ServiceError, request_id: str) -> tuple[bytes, str]:
+    """Return an error as problem+json, and the media type of that."""
+    return problem_for(error, request_id).model_dump_json(exclude_none=True).encode(), MEDIA_TYPE
 
 
 def headers_for(error: ServiceError) -> dict[str, str]:

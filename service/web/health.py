@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter, Request, Response
 
 from service import __version__, wire
+from service.protocols import OpenApiPart, WireProtocol, key_scope
+from service.web.examples import ANSWERS
 
 if TYPE_CHECKING:
     from service.engine.explainer import Explainer
     from service.engine.lifecycle import Lifecycle
     from service.engine.pool import WorkerStatus
     from service.metrics import Metrics
+    from service.protocols import Operation
 
-__all__ = ["router"]
+__all__ = ["OPERATIONS"]
 
 router = APIRouter(tags=["operations"])
 
@@ -64,6 +67,7 @@ def _worker_entry(worker: WorkerStatus) -> dict[str, Any]:
 
 
 @router.get("/metrics", summary="Prometheus metrics", response_class=Response)
+@key_scope("metrics")
 async def metrics(request: Request) -> Response:
     """Counters, gauges and histograms, as Prometheus text or, where ``Accept`` asks for it, as OpenMetrics."""
     found: Metrics = request.state.metrics
@@ -78,3 +82,22 @@ async def metrics(request: Request) -> Response:
 async def version() -> wire.Version:
     """Name and version of the service."""
     return wire.Version(name="camserve", version=__version__, api="v1")
+
+
+def _complete(operation: Operation) -> None:
+    name = operation.fields["operationId"]
+    content = operation.fields["responses"]["200"].setdefault("content", {})
+    if name in ANSWERS:
+        content["application/json"]["example"] = ANSWERS[name]
+    else:
+        content["text/plain"] = {"schema": {"type": "string"}}
+
+
+OPERATIONS = WireProtocol(
+    name="operations",
+    router=router,
+    prefixes=("/livez", "/readyz", "/metrics", "/version"),
+    open_paths=("/livez", "/readyz", "/version"),
+    probes=("/livez", "/readyz", "/metrics"),
+    openapi=OpenApiPart(complete=_complete),
+)

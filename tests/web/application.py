@@ -19,11 +19,11 @@ from service.engine.messages import ModelLoaded, ModelUnloaded, Ran, RowAnswer
 from service.imaging.preprocess import PreprocessSpec
 from service.models.info import ModelInfo
 from service.settings import ModelConfig, Settings
-from service.web.app import create_app
+from service.web.app import PROTOCOLS, create_app
 from tests.engine.fakes import FakeWorker
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from fastapi import FastAPI
     from starlette.types import Message, Receive, Scope, Send
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from service.errors import ServiceError
     from service.metrics import Metrics
     from service.models.info import ModelKey
+    from service.protocols import WireProtocol
 
     Outcome = Callable[[Lane, Targets], "RowAnswer | ServiceError"]
 
@@ -94,10 +95,12 @@ async def served(**settings: Any) -> AsyncIterator[Application]:
 
 
 @asynccontextmanager
-async def faked(known: ModelInfo | None = None, **settings: Any) -> AsyncIterator[Application]:
+async def faked(
+    protocols: Sequence[WireProtocol] = PROTOCOLS, /, known: ModelInfo | None = None, **settings: Any
+) -> AsyncIterator[Application]:
     """The application with :class:`AnsweringWorker` in place of processes; ``pets``, or ``known``, is loaded."""
     settings = {"models": (ModelConfig(name="pets", architecture="shapes"),), "decode_threads": 2, **settings}
-    app = create_app(Settings(**settings), launch=partial(AnsweringWorker, known=known or PETS))
+    app = create_app(Settings(**settings), protocols=protocols, launch=partial(AnsweringWorker, known=known or PETS))
     async with app.router.lifespan_context(app) as state:
         application = Application(app, state)
         await application.explainer.settled()

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from service.settings import ModelConfig, Settings
-from service.web.app import create_app
+from service.web.app import PROTOCOLS, create_app
 from service.web.server import Server
 from tests.web.application import AnsweringWorker, Application
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
+
+    from service.protocols import WireProtocol
 
 PATIENCE_S = 20.0
 
@@ -113,12 +115,12 @@ class Caller:
 
 
 @asynccontextmanager
-async def listening(**settings: Any) -> AsyncIterator[Listening]:
+async def listening(protocols: Sequence[WireProtocol] = PROTOCOLS, /, **settings: Any) -> AsyncIterator[Listening]:
     """Serve the model ``pets`` of a fake worker on a free port."""
     models = (ModelConfig(name="pets", architecture="shapes"),)
     chosen = Settings(port=0, **{"models": models, "decode_threads": 2, **settings})
     port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    server = Server(create_app(chosen, launch=AnsweringWorker), chosen, port.set_result)
+    server = Server(create_app(chosen, launch=AnsweringWorker, protocols=protocols), chosen, port.set_result)
     ended = asyncio.create_task(server._serve())  # serve() would take this process's signals
     listening = Listening(server, ended, await port)
     try:

@@ -36,7 +36,7 @@ def by_head(lane: Lane, question: Targets) -> RowAnswer:
 @asynccontextmanager
 async def busy(**settings: Any) -> AsyncIterator[tuple[Application, httpx.AsyncClient]]:
     """An application whose worker computes already: what comes now waits, and may share the next batch."""
-    async with faked(TWO_HEADS, **settings) as application, application.client(headers=IMAGE) as client:
+    async with faked(known=TWO_HEADS, **settings) as application, application.client(headers=IMAGE) as client:
         application.worker.outcome = by_head
         application.worker.held = True
         first = Exchange(EXPLAIN, png(), content_type="image/png")

@@ -28,6 +28,15 @@ if TYPE_CHECKING:
 
 EXPLAIN = "/api/v1/explain"
 OPEN = {"/", "/docs", "/embed", "/errors", "/openapi.json", "/livez", "/readyz", "/version"}
+READING = {"GET", "HEAD"}
+# What a route needs that is neither open nor read with the scope "infer".
+SCOPES = {
+    ("GET", "/metrics"): "metrics",
+    ("POST", "/api/v1/explain"): "infer",
+    ("POST", "/api/v1/models/pets/explain"): "infer",
+    ("POST", "/api/v1/predict"): "infer",
+    ("POST", "/api/v1/models/pets/predict"): "infer",
+}
 
 
 def key(name: str, **options: Any) -> KeyConfig:
@@ -97,8 +106,20 @@ async def test_every_route_needs_a_key_but_those_that_are_open(client: httpx.Asy
         assert response.status_code == 401
 
 
+@pytest.mark.parametrize(("verb", "path"), addresses())
+@pytest.mark.parametrize(("token", "has"), [("asks", "infer"), ("watches", "metrics"), ("manages", "manage")])
+async def test_every_route_needs_the_scope_that_it_declares(
+    client: httpx.AsyncClient, verb: str, path: str, token: str, has: str
+) -> None:
+    response = await client.request(verb, path, headers=bearer(token))
+    is_open = path in OPEN or path.startswith("/static/")
+    needs = SCOPES.get((verb, path), "infer" if verb in READING else "manage")
+    assert (response.status_code == 403) == (not is_open and needs != has)
+
+
 def test_there_are_routes_to_try() -> None:
     assert {("POST", EXPLAIN), ("GET", "/metrics"), ("GET", "/"), ("GET", "/static/x")} <= set(addresses())
+    assert set(SCOPES) <= set(addresses())
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from service.engine.explainer import Explainer
 from service.errors import InvalidOption
 from service.imaging.colormaps import COLORMAPS
 from service.options import DEFAULT_COLORMAP, Options
+from service.protocols import key_scope
 from service.protocols.native.requests import accepted_format, read_request
 from service.protocols.native.responses import input_size, layer_entry, model_entry, to_wire
 from service.vocabulary import LayerKind
@@ -46,6 +47,7 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {200: {"model": wire.ExplainResponse
 
 
 @router.post("/explain", tags=["explain"], summary="Explain pictures with the default model", responses=_ANSWERS)
+@key_scope("infer")
 async def explain(request: Request, engine: Engine) -> Response:
     """Predictions, and for every layer, method and target a map of where the model looked."""
     return await _explain(request, engine, None)
@@ -54,12 +56,14 @@ async def explain(request: Request, engine: Engine) -> Response:
 @router.post(
     "/models/{model}/explain", tags=["explain"], summary="Explain pictures with a given model", responses=_ANSWERS
 )
+@key_scope("infer")
 async def explain_with(model: str, request: Request, engine: Engine) -> Response:
     """Predictions, and for every layer, method and target a map of where the model looked."""
     return await _explain(request, engine, model)
 
 
 @router.post("/predict", tags=["predict"], summary="Classify pictures with the default model", responses=_ANSWERS)
+@key_scope("infer")
 async def predict(request: Request, engine: Engine) -> Response:
     """Predictions alone, with no gradient work."""
     return await _predict(request, engine, None)
@@ -68,6 +72,7 @@ async def predict(request: Request, engine: Engine) -> Response:
 @router.post(
     "/models/{model}/predict", tags=["predict"], summary="Classify pictures with a given model", responses=_ANSWERS
 )
+@key_scope("infer")
 async def predict_with(model: str, request: Request, engine: Engine) -> Response:
     """Predictions alone, with no gradient work."""
     return await _predict(request, engine, model)
