@@ -116,7 +116,7 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
 
 def _add_options(parser: argparse.ArgumentParser, options: Iterable[Option]) -> None:
     """Give the command a flag for every option of a request."""
-    group = parser.add_argument_group("options", "of the request; docs/api.md has their defaults and bounds")
+    group = parser.add_argument_group("options of the request", "docs/api.md has their defaults and bounds")
     for option in options:
         flag = f"--{option.name.replace('_', '-')}"
         text = option.describe(methods="docs/methods.md", colormaps="docs/api.md").replace("%", "%%")
