@@ -50,6 +50,14 @@ class TestContracts:
         assert there - {"__init__"} == named
 
 
+class TestLength:
+    def test_no_file_of_the_service_is_too_long_to_read(self) -> None:
+        files = [file for file in (ROOT / "service").rglob("*") if file.suffix in {".py", ".js", ".css"}]
+        long = {file.name: count for file in files if (count := len(file.read_text("utf-8").splitlines())) > 600}
+        assert len(files) > 100
+        assert long == {}
+
+
 class TestProcesses:
     """The folder says in which process a module of the engine runs, and so does its first docstring."""
 

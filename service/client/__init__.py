@@ -19,6 +19,8 @@ from service.client.clients import AsyncClient, Client
 from service.client.errors import ClientError, ConnectionFailed, TimedOut, UnexpectedResponse
 from service.options import ExplainArguments, PredictArguments
 
+Options = ExplainArguments  # its name in 0.1
+
 __all__ = [
     "AsyncClient",
     "Client",
@@ -29,6 +31,7 @@ __all__ = [
     "ExplanationView",
     "Failed",
     "ImageSource",
+    "Options",
     "PredictArguments",
     "Predicted",
     "TimedOut",

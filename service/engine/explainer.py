@@ -332,7 +332,7 @@ def _draw(
         grid = values.shape if spec.size == "layer" else None
         if "overlay" in spec.outputs and grid not in bases:
             bases[grid] = base_for(opened.image, geometry, spec, values.shape)
-        summary = summarise(values, signed=spec.signed, flat=raw.zero_gradient)
+        summary = summarise(values, signed=spec.signed, zero_gradient=raw.zero_gradient)
         # A constant map says nothing about places: drawn, it would be hot everywhere.
         drawn = np.zeros_like(values) if summary.reason == "constant" else values
         rendered = render(drawn, opened.image, geometry, spec, bases.get(grid))

@@ -32,21 +32,23 @@ class MapSummary:
     reason: EmptyReason | None
 
 
-def summarise(raw: NDArray[Any], *, signed: bool, flat: bool) -> MapSummary:
+def summarise(raw: NDArray[Any], *, signed: bool, zero_gradient: bool) -> MapSummary:
     """Sum up a raw map (h, w).
 
     Args:
         raw: the map.
         signed: whether values below zero count as something.
-        flat: whether the gradient was zero all over the layer.
+        zero_gradient: whether the gradient is zero all over the layer.
     """
     low, high = float(raw.min()), float(raw.max())
-    return MapSummary(low, high, float(raw.sum(dtype="float64")), _reason(low, high, signed=signed, flat=flat))
+    return MapSummary(
+        low, high, float(raw.sum(dtype="float64")), _reason(low, high, signed=signed, zero_gradient=zero_gradient)
+    )
 
 
-def _reason(low: float, high: float, *, signed: bool, flat: bool) -> EmptyReason | None:
+def _reason(low: float, high: float, *, signed: bool, zero_gradient: bool) -> EmptyReason | None:
     if not (high > 0 or (signed and low < 0)):
-        return "zero_gradient" if flat else "no_positive_evidence"
+        return "zero_gradient" if zero_gradient else "no_positive_evidence"
     if high - low <= _CONSTANT * max(abs(low), abs(high)):
         return "constant"
     return None

@@ -9,7 +9,7 @@ import pytest
 from tests.docs.documents import ROOT
 
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-RECIPES = {title: body for title, body in re.findall(r"^## Add an? (.+?)\n(.*?)(?=^## |\Z)", TEXT, re.MULTILINE | re.DOTALL)}
+RECIPES = dict(re.findall(r"^## Add an? (.+?)\n(.*?)(?=^## |\Z)", TEXT, re.MULTILINE | re.DOTALL))
 PLACE = re.compile(r"`((?:service|tests|docs|deploy|openapi|scripts|CHANGELOG|ARCHITECTURE)[\w./*-]*)`")
 # "A row of `METHODS` in `service/cam/methods.py`", and the like.
 NAMED = re.compile(r"`([A-Za-z_]\w*)`(?: table)? (?:in|of) `(service/[\w/]+\.py)`")
