@@ -18,7 +18,7 @@ from service.cam.fusion import fuse
 from service.cam.methods import METHODS
 from service.cam.perturbation import noise_like
 from service.cam.targets import PLAIN, CamOptions, Targets, Top
-from tests.cam.models import frozen, layers_of, nested, pictures, prepared, reference_gradcam
+from tests.cam.models import frozen, images, layers_of, nested, prepared, reference_gradcam
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +36,7 @@ G = torch.tensor([[[1.0, 0.0], [-1.0, 2.0]], [[4.0, -2.0], [1.0, 1.0]]])
 
 
 class Head(nn.Module):
-    """A layer that gives out the picture itself, and any function of it as logits."""
+    """A layer that gives out the image itself, and any function of it as logits."""
 
     def __init__(self, head: Callable[[Tensor], Tensor], layer: nn.Module | None = None) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class Head(nn.Module):
 
 
 def linear(weights: Tensor, bias: float = 0.0) -> Callable[[Tensor], Tensor]:
-    """Two classes: the picture times ``weights`` (C, h, w) plus ``bias``, and its negative."""
+    """Two classes: the image times ``weights`` (C, h, w) plus ``bias``, and its negative."""
 
     def head(x: Tensor) -> Tensor:
         score = (x * weights).sum((1, 2, 3)) + bias
@@ -58,24 +58,24 @@ def linear(weights: Tensor, bias: float = 0.0) -> Callable[[Tensor], Tensor]:
     return head
 
 
-def only_layer(model: nn.Module, picture: Tensor, name: str = "layer") -> Layer:
-    found = probe_layers(EagerNetwork(model), torch.rand(2, *picture.shape))
+def only_layer(model: nn.Module, image: Tensor, name: str = "layer") -> Layer:
+    found = probe_layers(EagerNetwork(model), torch.rand(2, *image.shape))
     return next(layer for layer in found if layer.name == name)
 
 
-def signed_map(model: nn.Module, picture: Tensor, method: str, target: int = 0, layer: str = "layer") -> Tensor:
-    """The raw map (h, w) of one picture (C, H, W)."""
-    rows = [only_layer(model, picture, layer)]
-    (answer,) = explain(EagerNetwork(model), picture[None], [Targets((target,))], rows, [method], SIGNED)
+def signed_map(model: nn.Module, image: Tensor, method: str, target: int = 0, layer: str = "layer") -> Tensor:
+    """The raw map (h, w) of one image (C, H, W)."""
+    rows = [only_layer(model, image, layer)]
+    (answer,) = explain(EagerNetwork(model), image[None], [Targets((target,))], rows, [method], SIGNED)
     return nested(answer)[0][0][0]
 
 
 @dataclass(frozen=True)
 class Case:
-    """A network and a picture, and the map that must come out for a class."""
+    """A network and an image, and the map that must come out for a class."""
 
     head: nn.Module
-    picture: Tensor
+    image: Tensor
     expected: list[list[float]]
     target: int = 0
 
@@ -105,7 +105,7 @@ def gradcam_of_the_opposite_class() -> Case:
 
 
 @by_hand("gradcam++")
-@by_hand("smoothgradcam++")  # a linear head has the same gradient for noisy pictures
+@by_hand("smoothgradcam++")  # a linear head has the same gradient for noisy images
 def gradcam_plus_plus() -> Case:
     # α = 1 / (2 + ΣA g). Channel 1, ΣA = 10: 1/12 where g = 1, 1/22 where g = 2; w₁ = 1/12 + 2/22 = 23/132.
     # Channel 2, ΣA = 2: 1/10 where g = 4, 1/4 where g = 1; w₂ = 4/10 + 1/4 + 1/4 = 9/10. Negative g add nothing.
@@ -123,8 +123,8 @@ def xgradcam() -> Case:
 @by_hand("xgradcam")
 def xgradcam_of_a_channel_that_sums_to_zero() -> Case:
     # ΣA₂ = 0: its weight is 0 / 0 in the paper, 0 here; 0.6 A₁ is left.
-    picture = torch.stack([A[0], torch.tensor([[1.0, -1.0], [2.0, -2.0]])])
-    return Case(Head(linear(G)), picture, [[0.6, 1.2], [1.8, 2.4]])
+    image = torch.stack([A[0], torch.tensor([[1.0, -1.0], [2.0, -2.0]])])
+    return Case(Head(linear(G)), image, [[0.6, 1.2], [1.8, 2.4]])
 
 
 @by_hand("hirescam")
@@ -169,16 +169,16 @@ def eigencam_of_negative_activations() -> Case:
 @by_hand("eigencam")
 def eigencam_of_more_channels_than_places() -> Case:
     # M = (2, 0, 0), (1, 0, 0) has rank one: the projection is (2, 1).
-    picture = torch.tensor([[[2.0, 1.0]], [[0.0, 0.0]], [[0.0, 0.0]]])
-    return Case(Head(linear(torch.ones(3, 1, 2))), picture, [[2.0, 1.0]])
+    image = torch.tensor([[[2.0, 1.0]], [[0.0, 0.0]], [[0.0, 0.0]]])
+    return Case(Head(linear(torch.ones(3, 1, 2))), image, [[2.0, 1.0]])
 
 
 @by_hand("eigengradcam")
 def eigengradcam() -> Case:
     # g = -1 and 2 by channel, A = -EIGEN₁ and EIGEN₂ / 2, so that g A = EIGEN.
     weights = torch.tensor([-1.0, 2.0])[:, None, None].expand(2, 2, 2)
-    picture = torch.stack([-EIGEN[0], EIGEN[1] / 2])
-    return Case(Head(linear(weights)), picture, [[math.sqrt(2), math.sqrt(0.5)], [math.sqrt(0.5), 0.0]])
+    image = torch.stack([-EIGEN[0], EIGEN[1] / 2])
+    return Case(Head(linear(weights)), image, [[math.sqrt(2), math.sqrt(0.5)], [math.sqrt(0.5), 0.0]])
 
 
 @by_hand("eigengradcam")
@@ -234,26 +234,26 @@ def finercam_of_two_classes() -> Case:
 
 @by_hand("scorecam")
 def scorecam() -> Case:
-    # The masks are A₁ = 0 2 → 0 ½ and A₂ = 1 1 → 0 0. The picture under mask 1 has channels that sum to 1 + 4 + 4 = 9
+    # The masks are A₁ = 0 2 → 0 ½ and A₂ = 1 1 → 0 0. The image under mask 1 has channels that sum to 1 + 4 + 4 = 9
     #                     4 4   1 1          1 3   0 1
     # and ½ + 1 + 3 = 4.5, under mask 2 4 and 3. With the logit (S₁ + 2 S₂) / 10 the scores are 1.8 and 1, the weights
     # σ(0.8) and 1 - σ(0.8).
-    picture = torch.tensor([[[0.0, 2.0], [4.0, 4.0]], [[1.0, 1.0], [1.0, 3.0]]])
+    image = torch.tensor([[[0.0, 2.0], [4.0, 4.0]], [[1.0, 1.0], [1.0, 3.0]]])
     weights = torch.tensor([0.1, 0.2])[:, None, None].expand(2, 2, 2)
     w = 1 / (1 + math.exp(-0.8))
-    return Case(Head(linear(weights)), picture, [[1 - w, 1 + w], [1 + 3 * w, 3 + w]])
+    return Case(Head(linear(weights)), image, [[1 - w, 1 + w], [1 + 3 * w, 3 + w]])
 
 
 @by_hand("scorecam")
-def scorecam_with_a_layer_coarser_than_the_picture() -> Case:
-    # 2×2 means of a 4×4 picture whose columns are 0, 0, 2, 2 in channel 1 and 1 throughout channel 2. Channel 1 is
-    # 0 2 in both rows, its mask 0 1, across the picture 0 ¼ ¾ 1 (pixels are areas: corners are not aligned). Under it
+def scorecam_with_a_layer_coarser_than_the_image() -> Case:
+    # 2×2 means of a 4×4 image whose columns are 0, 0, 2, 2 in channel 1 and 1 throughout channel 2. Channel 1 is
+    # 0 2 in both rows, its mask 0 1, across the image 0 ¼ ¾ 1 (pixels are areas: corners are not aligned). Under it
     # channel 1 has columns 0, 0, 1.5, 2 and means 0 and 1.75, channel 2 means ⅛ and ⅞. Channel 2 is constant: its mask
     # is 0 and lets nothing through. With the sum of channel 1 alone as the logit: scores 3.5 and 0.
-    picture = torch.stack([torch.tensor([0.0, 0.0, 2.0, 2.0]).expand(4, 4), torch.ones(4, 4)])
+    image = torch.stack([torch.tensor([0.0, 0.0, 2.0, 2.0]).expand(4, 4), torch.ones(4, 4)])
     w = 1 / (1 + math.exp(-3.5))
     weights = torch.tensor([1.0, 0.0])[:, None, None].expand(2, 2, 2)
-    return Case(Head(linear(weights), nn.AvgPool2d(2)), picture, [[1 - w, 1 + w]] * 2)
+    return Case(Head(linear(weights), nn.AvgPool2d(2)), image, [[1 - w, 1 + w]] * 2)
 
 
 @by_hand("ablationcam")
@@ -299,7 +299,7 @@ def fullgrad() -> Case:
 
 
 class ByHandTransformer(nn.Module):
-    """Tokens of two components: a class token of zeros and the picture's places. Two blocks of attention.
+    """Tokens of two components: a class token of zeros and the image's places. Two blocks of attention.
 
     With one head, a query looks at the first component k of every token, with weights proportional to
     2^(k · sharpness); values are tokens as they are, and none for a block that is told not to mix. With two heads, the
@@ -396,7 +396,7 @@ def test_every_method_is_worked_out_by_hand() -> None:
 )
 def test_by_hand(method: str, case: Callable[[], Case]) -> None:
     it = case()
-    found = signed_map(it.head, it.picture, method, it.target)
+    found = signed_map(it.head, it.image, method, it.target)
     torch.testing.assert_close(found, torch.tensor(it.expected), rtol=1e-5, atol=1e-5)
 
 
@@ -465,7 +465,7 @@ def test_fullgrad_is_complete(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("service.cam.fullgrad._scaled", summed)
     model, layers = prepared("plain")
-    inputs = pictures()
+    inputs = images()
     head = model.get_submodule("head")
     assert isinstance(head, nn.Linear)
     for answer in explain(EagerNetwork(model), inputs, [Targets((0, 3))] * 4, layers[:1], ["fullgrad"], SIGNED):
@@ -532,7 +532,7 @@ def test_fusion_brings_maps_to_the_finest_grid() -> None:
 
 def test_fused_layers_are_their_raw_maps_fused() -> None:
     model, layers = prepared("plain")
-    inputs = pictures()
+    inputs = images()
     targets = [Targets((0, 3))] * 4
     apart = explain(EagerNetwork(model), inputs, targets, layers, ["gradcam", "hirescam"], SIGNED)
     fused = explain(
@@ -552,7 +552,7 @@ def test_fused_layers_are_their_raw_maps_fused() -> None:
 def test_unsigned_maps_are_the_positive_part_of_signed_ones(method: str) -> None:
     family = "vit" if METHODS[method].refusal else "plain"
     model, layers = prepared(family)
-    inputs = pictures()
+    inputs = images()
     targets = [Targets((0, 1, 2))] * 4
     unsigned = explain(EagerNetwork(model), inputs, targets, layers, [method])
     signed = explain(EagerNetwork(model), inputs, targets, layers, [method], SIGNED)
@@ -582,7 +582,7 @@ FAST = [name for name, method in METHODS.items() if not method.refusal]
 
 @pytest.mark.parametrize("method", [name for name in FAST if name != "smoothgradcam++"])  # its noise is not symmetric
 def test_flipping_changes_nothing_for_a_symmetric_model(method: str) -> None:
-    model, inputs = frozen(Pointwise()), pictures(2)[..., :8, :8]
+    model, inputs = frozen(Pointwise()), images(2)[..., :8, :8]
     layers = [layer for layer in probe_layers(EagerNetwork(model), inputs) if layer.name == "layer"]
     plain = explain(EagerNetwork(model), inputs, [Targets((0, 1))] * 2, layers, [method], SIGNED)
     flipped = explain(
@@ -595,7 +595,7 @@ def test_flipping_changes_nothing_for_a_symmetric_model(method: str) -> None:
 @pytest.mark.parametrize("method", ["gradcam", "eigencam", "scorecam", "fullgrad"])
 def test_flipping_averages_with_the_mirror_image(method: str) -> None:
     model, layers = prepared("plain")
-    inputs, targets = pictures(2), [Targets((0, 1))] * 2
+    inputs, targets = images(2), [Targets((0, 1))] * 2
     flipped = explain(EagerNetwork(model), inputs, targets, layers, [method], CamOptions(signed=True, flip=True))
     ones = explain(EagerNetwork(model), inputs, targets, layers, [method], SIGNED)
     others = explain(EagerNetwork(model), inputs.flip(3), targets, layers, [method], SIGNED)
@@ -607,9 +607,9 @@ def test_flipping_averages_with_the_mirror_image(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["gradcam", "layercam", "ablationcam", "activation"])
-def test_smoothing_averages_over_noisy_pictures_and_is_repeatable(method: str) -> None:
+def test_smoothing_averages_over_noisy_images_and_is_repeatable(method: str) -> None:
     model, layers = prepared("residual")
-    inputs, targets = pictures(2), [Targets((0, 1))] * 2
+    inputs, targets = images(2), [Targets((0, 1))] * 2
     smooth = explain(EagerNetwork(model), inputs, targets, layers, [method], CamOptions(signed=True, smooth=3))
     again = explain(EagerNetwork(model), inputs, targets, layers, [method], CamOptions(signed=True, smooth=3))
     views = [
@@ -627,7 +627,7 @@ def test_smoothing_averages_over_noisy_pictures_and_is_repeatable(method: str) -
 def test_smoothing_and_flipping_average_over_the_four_views() -> None:
     """Two noisy copies and their mirror images, each explained by a textbook Grad-CAM."""
     model, layers = prepared("plain")
-    inputs = pictures(2)
+    inputs = images(2)
     spans = inputs.amax((1, 2, 3), keepdim=True) - inputs.amin((1, 2, 3), keepdim=True)
     noises = [torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(sample)) for sample in (0, 1)]
     copies = [inputs + 0.15 * spans * noise for noise in noises]
@@ -645,8 +645,8 @@ def test_smoothing_and_flipping_average_over_the_four_views() -> None:
             torch.testing.assert_close(raw.values, torch.stack(views).mean(0).relu(), rtol=1e-4, atol=1e-5)
 
 
-def test_noise_is_as_strong_as_the_picture_varies_and_the_same_for_all_rows() -> None:
-    inputs = pictures(3) * torch.tensor([1.0, 10.0, 0.1]).view(3, 1, 1, 1)
+def test_noise_is_as_strong_as_the_image_varies_and_the_same_for_all_rows() -> None:
+    inputs = images(3) * torch.tensor([1.0, 10.0, 0.1]).view(3, 1, 1, 1)
     noise = noise_like(inputs, 0)
     spans = inputs.amax((1, 2, 3)) - inputs.amin((1, 2, 3))
     torch.testing.assert_close(noise.std((1, 2, 3)), 0.15 * spans, rtol=0.05, atol=0.0)
@@ -657,7 +657,7 @@ def test_noise_is_as_strong_as_the_picture_varies_and_the_same_for_all_rows() ->
 @pytest.mark.parametrize(
     "options", [CamOptions(smooth=4), CamOptions(flip=True), CamOptions(smooth=4, flip=True), CamOptions(smooth=1)]
 )
-def test_predicted_is_what_the_clean_picture_is_predicted_to_be(options: CamOptions) -> None:
+def test_predicted_is_what_the_clean_image_is_predicted_to_be(options: CamOptions) -> None:
     # Half of the mirror image is weighted otherwise, and the margin is small: views would be classified otherwise.
     weights = torch.linspace(-1, 1, 8).expand(3, 8, 8)
     model = Head(linear(weights))
@@ -674,9 +674,9 @@ def test_predicted_is_what_the_clean_picture_is_predicted_to_be(options: CamOpti
     torch.testing.assert_close(torch.stack([answer.logits for answer in answers]), clean)
 
 
-def test_finercam_compares_with_the_classes_that_are_near_for_the_clean_picture() -> None:
+def test_finercam_compares_with_the_classes_that_are_near_for_the_clean_image() -> None:
     model, layers = prepared("plain")
-    inputs = pictures(2)
+    inputs = images(2)
     targets = [Targets((0,))] * 2
     smooth = explain(EagerNetwork(model), inputs, targets, layers, ["finercam"], CamOptions(signed=True, smooth=2))
     clean = predict(EagerNetwork(model), inputs)
@@ -695,8 +695,7 @@ def test_against_takes_the_place_of_the_nearest_classes() -> None:
     model, layers = prepared("plain")
     targets = [Targets((0,), against=2)] * 2
     finer, plain = (
-        explain(EagerNetwork(model), pictures(2), targets, layers, [method], SIGNED)
-        for method in ("finercam", "gradcam")
+        explain(EagerNetwork(model), images(2), targets, layers, [method], SIGNED) for method in ("finercam", "gradcam")
     )
     for one, other in zip(finer, plain, strict=True):
         torch.testing.assert_close(nested(one)[0][0], nested(other)[0][0])
@@ -706,7 +705,7 @@ def test_against_takes_the_place_of_the_nearest_classes() -> None:
 
 
 class HalfDeaf(nn.Module):
-    """Class 0 depends on the layer, class 1 on the picture alone."""
+    """Class 0 depends on the layer, class 1 on the image alone."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -719,7 +718,7 @@ class HalfDeaf(nn.Module):
 @pytest.mark.parametrize("options", [PLAIN, CamOptions(smooth=2, flip=True)])
 @pytest.mark.parametrize("method", [name for name in FAST if METHODS[name].uses_layer])
 def test_a_score_that_does_not_depend_on_the_layer_is_reported(method: str, options: CamOptions) -> None:
-    model, inputs = frozen(HalfDeaf()), pictures(2)[..., :8, :8]
+    model, inputs = frozen(HalfDeaf()), images(2)[..., :8, :8]
     layers = layers_of(frozen(HalfDeaf()), "layer")
     answers = explain(EagerNetwork(model), inputs, [Targets((0, 1)), Targets((1,))], layers, [method], options)
     told = METHODS[method].needs_gradients
@@ -731,10 +730,8 @@ def test_a_score_that_does_not_depend_on_the_layer_is_reported(method: str, opti
 
 def test_a_map_that_is_only_negative_has_a_gradient() -> None:
     model = Head(linear(torch.ones(3, 4, 4)))
-    picture = torch.rand(3, 4, 4) + 1
-    (answer,) = explain(
-        EagerNetwork(model), picture[None], [Targets((0, 1))], [only_layer(model, picture)], ["gradcam"]
-    )
+    image = torch.rand(3, 4, 4) + 1
+    (answer,) = explain(EagerNetwork(model), image[None], [Targets((0, 1))], [only_layer(model, image)], ["gradcam"])
     assert not nested(answer)[0][0][1].any()
     assert [raw.zero_gradient for raw in answer.maps] == [False, False]
 
@@ -750,7 +747,7 @@ def test_a_fused_maps_gradient_is_zero_only_if_it_is_in_every_layer(deaf_first: 
             heard, unheard = self.heard(x).sum((1, 2, 3)), self.unheard(x).sum((1, 2, 3))
             return torch.stack([heard, unheard, x.sum((1, 2, 3))], dim=1)
 
-    model, inputs = frozen(Two()), pictures(1)[..., :8, :8]
+    model, inputs = frozen(Two()), images(1)[..., :8, :8]
     by_name = {layer.name: layer for layer in probe_layers(EagerNetwork(model), inputs.repeat(2, 1, 1, 1))}
     layers = [by_name["unheard"], by_name["heard"]]
     layers = layers if deaf_first else layers[::-1]
@@ -763,7 +760,7 @@ def test_a_fused_maps_gradient_is_zero_only_if_it_is_in_every_layer(deaf_first: 
 
 
 @pytest.mark.parametrize(
-    ("picture", "expected", "zero_gradient"),
+    ("image", "expected", "zero_gradient"),
     [
         # The logit is relu(left - 1). Left 0: no gradient. In the mirror image left is 2 and has gradient 1: weight ½,
         # map 1 0, brought back 0 1; the mean of both views is 0 ½.
@@ -773,13 +770,13 @@ def test_a_fused_maps_gradient_is_zero_only_if_it_is_in_every_layer(deaf_first: 
     ],
 )
 def test_a_gradient_is_zero_only_if_it_is_in_every_view(
-    picture: list[float], expected: list[float], zero_gradient: bool
+    image: list[float], expected: list[float], zero_gradient: bool
 ) -> None:
     def head(x: Tensor) -> Tensor:
         score = (x[:, 0, 0, 0] - 1).relu()
         return torch.stack([score, -score], dim=1)
 
-    model, inputs = Head(head), torch.tensor(picture).view(1, 1, 1, 2)
+    model, inputs = Head(head), torch.tensor(image).view(1, 1, 1, 2)
     layers = [only_layer(model, inputs[0])]
     (answer,) = explain(EagerNetwork(model), inputs, [Targets((0,))], layers, ["gradcam"], CamOptions(flip=True))
     (raw,) = answer.maps
@@ -808,7 +805,7 @@ def test_a_map_that_a_view_speaks_against_has_a_gradient() -> None:
 def test_maps_come_by_layer_then_method_then_target() -> None:
     model, layers = prepared("plain")
     targets = [Targets((3, Top(1))), Targets((2,))]
-    first, second = explain(EagerNetwork(model), pictures(2), targets, layers[:2], ["gradcam", "activation"])
+    first, second = explain(EagerNetwork(model), images(2), targets, layers[:2], ["gradcam", "activation"])
     winner = int(first.logits.argmax())
     order = [(layer.name, method) for layer in layers[:2] for method in ("gradcam", "activation")]
     assert [(raw.layer, raw.method, raw.target) for raw in first.maps] == [
