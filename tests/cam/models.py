@@ -179,3 +179,31 @@ def nested(answer: Explained) -> list[list[Tensor]]:
     for raw in answer.maps:
         found.setdefault(raw.layer, {}).setdefault(raw.method, []).append(raw.values)
     return [[torch.stack(values) for values in by_method.values()] for by_method in found.values()]
+
+
+class Head(nn.Module):
+    """A layer that gives out the image itself, and any function of it as logits."""
+
+    def __init__(self, head: Callable[[Tensor], Tensor], layer: nn.Module | None = None) -> None:
+        super().__init__()
+        self.layer = layer or nn.Identity()
+        self.head = head
+        self.eval().requires_grad_(requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.layer(x))
+
+
+def linear(weights: Tensor, bias: float = 0.0) -> Callable[[Tensor], Tensor]:
+    """Two classes: the image times ``weights`` (C, h, w) plus ``bias``, and its negative."""
+
+    def head(x: Tensor) -> Tensor:
+        score = (x * weights).sum((1, 2, 3)) + bias
+        return torch.stack([score, -score], dim=1)
+
+    return head
+
+
+def only_layer(model: nn.Module, image: Tensor, name: str = "layer") -> Layer:
+    found = probe_layers(EagerNetwork(model), torch.rand(2, *image.shape))
+    return next(layer for layer in found if layer.name == name)
