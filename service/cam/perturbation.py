@@ -82,7 +82,7 @@ def smoothgradcam_plus_plus(context: LayerContext) -> Tensor:
 def noise_like(inputs: Tensor, sample: int) -> Tensor:
     """Gaussian noise for ``inputs`` (N, 3, H, W), 15 % of each row's range.
 
-    The same for every row and at every start, so that an answer depends neither on batch-mates nor on luck.
+    It is the same for every row and at every start, so that an answer is repeatable and depends on no other row.
     """
     generator = torch.Generator().manual_seed(sample)
     noise = torch.randn(inputs.shape[1:], generator=generator).to(inputs)
