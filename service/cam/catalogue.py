@@ -40,7 +40,7 @@ class _Record:
     module: ModuleDescription
     shape: tuple[int, ...]
     node: Node | None
-    # Kept for tokens alone, where the gradient's zeros have to be looked at.
+    # The output, of token layers alone: they are asked which of their tokens have a gradient.
     tokens: Tensor | None = None
     layout: Layout | None = None
 

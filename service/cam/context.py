@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ForwardPass", "LayerContext"]
 
-# Elements of the tensor that a chunk of perturbed rows makes at its largest known place: 32 Mi float32 are 128 MiB.
+# Bound on the elements of the largest tensor made of a chunk of perturbed rows: 32 Mi float32 are 128 MiB.
 _CHUNK_ELEMENTS = 32 * 2**20
 
 
@@ -74,7 +74,7 @@ class LayerContext:
 
         Args:
             total: rows.
-            elements: numbers that one row takes at its largest place.
+            elements: how many numbers one row takes in the largest tensor that is made of it.
             done: rows finished before these, for the report of progress.
             overall: rows in all; ``total`` if None.
         """

@@ -1,4 +1,4 @@
-"""What is done with raw maps: sign, upsampling, fusion."""
+"""Fusion: one map of those of several layers."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Methods that weight activations by gradients of the score.
 
 Each returns raw maps (N, h, w) before the final ReLU: positive speaks for the class, negative against it. They are not
-normalised and not upsampled, so that maps of different pictures and classes can be compared. A is the layer's output,
+normalised and not upsampled, so that maps of different images and classes can be compared. A is the layer's output,
 g the gradient of the score with respect to it, both (N, C, h, w).
 """
 

@@ -15,7 +15,7 @@ def find_heads(output: Any, n: int) -> dict[str, int]:
     """Name the outputs that are logits, with their number of classes.
 
     Args:
-        output: what a model returned for ``n`` pictures: a tuple or list (heads are named by position), a mapping, or
+        output: what a model returned for ``n`` images: a tuple or list (heads are named by position), a mapping, or
             an object with fields (a dataclass, a named tuple).
         n: the batch size.
 

@@ -104,12 +104,12 @@ def find_layout(
 
     Args:
         shape: of the output.
-        input_height: rows of the picture.
-        input_width: columns of the picture.
+        input_height: rows of the image.
+        input_width: columns of the image.
         channels: where the layer's type puts the channels. Where None, and both fit, channels come first, as PyTorch's
             convolutions have it.
         seen: grids (h, w) of earlier layers. Unless the type says ``first``, a grid has to be one of them or a pooled
-            one, halved any number of times. None seen yet, or none coarser than the picture: any will do.
+            one, halved any number of times. None seen yet, or none coarser than the image: any will do.
 
     Returns:
         The layout, or None where the output has no spatial axes.

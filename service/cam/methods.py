@@ -27,7 +27,7 @@ class Method:
         paper: where it is defined.
         function: ``module:name`` of ``(LayerContext) -> maps (N, h, w)`` before the final ReLU; a name, so that the
             front process can list methods without torch.
-        forwards: rough cost per picture, in forward passes, at the last stage of a network; None where it grows with
+        forwards: rough cost per image, in forward passes, at the last stage of a network; None where it grows with
             the number of channels.
         derivatives: how often it differentiates the score: 0, 1 or 2 times.
         class_specific: whether different classes get different maps.

@@ -25,7 +25,7 @@ _NOISE_LEVEL = 0.15
 
 
 def scorecam(context: LayerContext) -> Tensor:
-    """Score-CAM, algorithm 1: channels weighted by the softmax of the score of the picture that each of them masks.
+    """Score-CAM, algorithm 1: channels weighted by the softmax of the score of the image that each of them masks.
 
     Masks are the channels, scaled to 0-1 each and upsampled to the input.
     """
@@ -63,7 +63,7 @@ def ablationcam(context: LayerContext) -> Tensor:
 
 
 def smoothgradcam_plus_plus(context: LayerContext) -> Tensor:
-    """Smooth Grad-CAM++, eq. 6-8: Grad-CAM++ with g, g² and g³ averaged over noisy copies of the picture."""
+    """Smooth Grad-CAM++, eq. 6-8: Grad-CAM++ with g, g² and g³ averaged over noisy copies of the image."""
     forward_pass, layer = context.forward_pass, context.layer
     first, second, third = (torch.zeros_like(context.activations) for _ in range(3))
     for sample in range(_SMOOTH_SAMPLES):
@@ -82,7 +82,7 @@ def smoothgradcam_plus_plus(context: LayerContext) -> Tensor:
 def noise_like(inputs: Tensor, sample: int) -> Tensor:
     """Gaussian noise for ``inputs`` (N, 3, H, W), 15 % of each row's range.
 
-    The same for every row and at every start, so that an answer depends neither on batch-mates nor on luck.
+    It is the same for every row and at every start, so that an answer is repeatable and depends on no other row.
     """
     generator = torch.Generator().manual_seed(sample)
     noise = torch.randn(inputs.shape[1:], generator=generator).to(inputs)

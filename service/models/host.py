@@ -37,13 +37,13 @@ if TYPE_CHECKING:
 
 __all__ = ["HowTo", "ModelHost", "load_model"]
 
-# How much a picture's logits may move, relative to their range, when another picture is computed beside it: rounding.
+# How much an image's logits may move, relative to their range, when another image is computed beside it: rounding.
 _ROW_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
 
 @dataclass(frozen=True)
 class HowTo:
-    """How a batch is explained: the same layers, methods, options and head for all its pictures, all by name."""
+    """How a batch is explained: the same layers, methods, options and head for all its images, all by name."""
 
     layers: tuple[str, ...]
     methods: tuple[str, ...]
@@ -86,12 +86,12 @@ class ModelHost:
         how: HowTo,
         checkpoint: Checkpoint = lambda _done, _total: None,
     ) -> list[Explained]:
-        """Explain the classes that each picture asks for; see :func:`service.cam.explain.explain`.
+        """Explain the classes that each image asks for; see :func:`service.cam.explain.explain`.
 
         Args:
             pixels: (N, H, W, 3) uint8 RGB, at the model's input size.
             targets: N of them.
-            how: the same for all pictures.
+            how: the same for all images.
             checkpoint: called between the steps of slow answers, after others that wait have computed.
         """
 
@@ -128,7 +128,7 @@ def load_model(config: ModelConfig, device: str, downloads: Downloads) -> ModelH
     place = torch.device(device)
     module = loaded.module.eval().requires_grad_(requires_grad=False).to(place, dtype=getattr(torch, config.dtype))
     spec = _preprocess(config, loaded.preprocess)
-    probe = _probe_pictures(spec, place, getattr(torch, config.dtype))
+    probe = _probe_images(spec, place, getattr(torch, config.dtype))
     heads, head = _heads(config, module, probe)
     networks: dict[str | None, Network] = {name: EagerNetwork(module, name) for name in heads or [None]}
     classes = _check_rows(networks[head], probe)
@@ -154,11 +154,11 @@ def load_model(config: ModelConfig, device: str, downloads: Downloads) -> ModelH
     return ModelHost(networks, _with_chosen_layer(info, config.layer), place)
 
 
-def _heads(config: ModelConfig, module: nn.Module, pictures: Tensor) -> tuple[dict[str, int], str | None]:
+def _heads(config: ModelConfig, module: nn.Module, images: Tensor) -> tuple[dict[str, int], str | None]:
     """Find the model's heads and the one that answers by default; none of either for a single tensor."""
     with torch.inference_mode():
-        output = _run(module, pictures)
-    heads = find_heads(output, len(pictures))
+        output = _run(module, images)
+    heads = find_heads(output, len(images))
     if not heads or config.head in heads:
         return heads, config.head if heads else None
     if config.head is not None:
@@ -166,11 +166,11 @@ def _heads(config: ModelConfig, module: nn.Module, pictures: Tensor) -> tuple[di
     return heads, next(iter(heads))
 
 
-def _run(module: nn.Module, pictures: Tensor) -> object:
+def _run(module: nn.Module, images: Tensor) -> object:
     try:
-        return module(pictures)
+        return module(images)
     except Exception as error:  # a model may raise anything: ViT asserts its input size, for one
-        height, width = pictures.shape[2:]
+        height, width = images.shape[2:]
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ModelLoadError(f"The model cannot compute a picture of {height}×{width} pixels: {reason}") from error
 
@@ -211,26 +211,26 @@ def _labels(config: ModelConfig, loaded: LoadedModel, classes: int) -> tuple[str
     return labels
 
 
-def _probe_pictures(spec: PreprocessSpec, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Two different random pictures, (2, 3, H, W), the same at every start."""
+def _probe_images(spec: PreprocessSpec, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Two different random images, (2, 3, H, W), the same at every start."""
     noise = torch.rand(2, 3, spec.height, spec.width, generator=torch.Generator().manual_seed(0))
     mean, std = torch.tensor(spec.mean).view(3, 1, 1), torch.tensor(spec.std).view(3, 1, 1)
     return ((noise - mean) / std).to(device, dtype)
 
 
-def _check_rows(network: Network, pictures: Tensor) -> int:
-    """Refuse a model whose answer for a picture depends on the pictures beside it; return the number of classes.
+def _check_rows(network: Network, images: Tensor) -> int:
+    """Refuse a model whose answer for an image depends on the images beside it; return the number of classes.
 
     Raises:
         ModelLoadError: the rows are not independent, so that batches would answer wrongly; or there are no logits.
     """
     try:
-        together = predict(network, pictures)
-        alone = torch.cat([predict(network, picture[None]) for picture in pictures])
+        together = predict(network, images)
+        alone = torch.cat([predict(network, image[None]) for image in images])
     except ModelOutputError as error:
         raise ModelLoadError(error.message) from error
     spread = float(together.max() - together.min())
-    if float((together - alone).abs().max()) > _ROW_TOLERANCE[pictures.dtype] * max(spread, 1e-6):
+    if float((together - alone).abs().max()) > _ROW_TOLERANCE[images.dtype] * max(spread, 1e-6):
         raise ModelLoadError(
             "The model's answer for a picture changes with the other pictures in the batch, so it cannot be batched. "
             "Look for a layer that mixes rows, such as a normalisation over the batch that is active in eval mode."

@@ -34,7 +34,7 @@ class ModelInfo:
         version: of the weights.
         architecture: such as ``resnet50``.
         labels: one per class, in the order of the logits.
-        preprocess: how a picture becomes the input.
+        preprocess: how an image becomes the input.
         layers: the catalogue, in forward order.
         default_layer: its row that is explained when the caller names none.
         dtype: what the model computes in.

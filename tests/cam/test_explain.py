@@ -12,7 +12,7 @@ from service.cam.explain import Explained, explain, predict
 from service.cam.layers import LayerCall
 from service.cam.targets import Targets, Top
 from service.errors import ModelOutputError
-from tests.cam.models import FAMILIES, Plain, Residual, frozen, layers_of, nested, pictures, reference_gradcam
+from tests.cam.models import FAMILIES, Plain, Residual, frozen, images, layers_of, nested, reference_gradcam
 
 
 class Captum(nn.Module):
@@ -89,20 +89,20 @@ def test_targets_resolve_by_rank_and_keep_their_order() -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_equals_a_textbook_implementation(family: str) -> None:
     build, names = FAMILIES[family]
-    model, inputs = frozen(build()), pictures()
+    model, inputs = frozen(build()), images()
     layers = layers_of(model, *names)
     answers = explain(EagerNetwork(model), inputs, [Targets((0, 3))] * len(inputs), layers, ["gradcam"])
-    for picture, answer in zip(inputs, answers, strict=True):
+    for image, answer in zip(inputs, answers, strict=True):
         for layer, maps in zip(layers, nested(answer), strict=True):
             for target, found in zip((0, 3), maps[0], strict=True):
-                expected = reference_gradcam(model, picture, layer, target)
+                expected = reference_gradcam(model, image, layer, target)
                 torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_layers_together_equal_layers_alone(family: str) -> None:
     build, names = FAMILIES[family]
-    model, inputs = frozen(build()), pictures(3)
+    model, inputs = frozen(build()), images(3)
     layers = layers_of(model, *names)
     targets = [Targets((Top(2),))] * 3
     together = explain(EagerNetwork(model), inputs, targets, layers, ["gradcam"])
@@ -113,7 +113,7 @@ def test_layers_together_equal_layers_alone(family: str) -> None:
 
 
 def test_works_inside_no_grad_and_inference_mode() -> None:
-    model, inputs = frozen(Plain()), pictures(1)
+    model, inputs = frozen(Plain()), images(1)
     layers = layers_of(model, "second")
     (expected,) = explain(EagerNetwork(model), inputs, [Targets((0,))], layers, ["gradcam"])
     for mode in (torch.no_grad(), torch.inference_mode()):
@@ -124,18 +124,18 @@ def test_works_inside_no_grad_and_inference_mode() -> None:
 
 def test_the_graph_begins_at_the_first_target_layer() -> None:
     model = frozen(Plain())
-    captured = EagerNetwork(model).capture(pictures(2), [LayerCall("second"), LayerCall("second.1")])
+    captured = EagerNetwork(model).capture(images(2), [LayerCall("second"), LayerCall("second.1")])
     first, last = captured.activations[LayerCall("second.1")], captured.activations[LayerCall("second")]
     assert first.is_leaf
     assert not last.is_leaf
     # A layer before the cut is not recorded at all.
     assert captured.logits.grad_fn is not None
-    alone = EagerNetwork(model).capture(pictures(2), [LayerCall("second")])
+    alone = EagerNetwork(model).capture(images(2), [LayerCall("second")])
     assert alone.activations[LayerCall("second")].is_leaf
 
 
 def test_in_place_successors_do_not_change_what_was_captured() -> None:
-    model, inputs = frozen(Plain()), pictures(2)
+    model, inputs = frozen(Plain()), images(2)
     captured = EagerNetwork(model).capture(inputs, [LayerCall("first.1")])
     expected = model.get_submodule("first.1")(model.get_submodule("first.0")(inputs))
     assert torch.equal(captured.activations[LayerCall("first.1")], expected)
@@ -143,7 +143,7 @@ def test_in_place_successors_do_not_change_what_was_captured() -> None:
 
 
 def test_each_call_of_a_repeated_module_is_captured() -> None:
-    model, inputs = frozen(Residual()), pictures(2)
+    model, inputs = frozen(Residual()), images(2)
     calls = [LayerCall("relu", call) for call in range(3)]
     captured = EagerNetwork(model).capture(inputs, calls)
     after_stem = model.get_submodule("stem")(inputs).relu()
@@ -156,7 +156,7 @@ def test_each_call_of_a_repeated_module_is_captured() -> None:
 
 def test_a_call_that_never_happens_is_an_error() -> None:
     with pytest.raises(ModelOutputError, match="call 3 of layer 'relu'"):
-        EagerNetwork(frozen(Residual())).capture(pictures(1), [LayerCall("relu", 3)])
+        EagerNetwork(frozen(Residual())).capture(images(1), [LayerCall("relu", 3)])
 
 
 def test_a_score_that_does_not_depend_on_the_layer_has_gradient_zero() -> None:
@@ -165,7 +165,7 @@ def test_a_score_that_does_not_depend_on_the_layer_has_gradient_zero() -> None:
             super().forward(x)
             return torch.ones(len(x), 5)
 
-    captured = EagerNetwork(frozen(Constant())).capture(pictures(2), [LayerCall("second")])
+    captured = EagerNetwork(frozen(Constant())).capture(images(2), [LayerCall("second")])
     (found,) = gradients(captured, torch.ones(2, 5)).values()
     assert found.shape == (2, 6, 8, 8)
     assert not found.any()
@@ -181,11 +181,11 @@ def test_what_is_not_logits_is_refused(output: object) -> None:
             return found
 
     with pytest.raises(ModelOutputError, match=r"logits of shape \(batch, classes\)"):
-        predict(EagerNetwork(frozen(Odd())), pictures(2))
+        predict(EagerNetwork(frozen(Odd())), images(2))
 
 
 def test_nan_becomes_an_error_that_names_the_layer() -> None:
-    model, inputs = frozen(Plain()), pictures(2)
+    model, inputs = frozen(Plain()), images(2)
     layers = layers_of(model, "second")
     bad = inputs.clone()
     bad[1] = float("nan")
@@ -207,7 +207,7 @@ def test_nan_becomes_an_error_that_names_the_layer() -> None:
 @settings(max_examples=20, deadline=None)
 def test_gradcam_is_linear_in_the_score(shift: float, scale: float) -> None:
     """A constant added to the logits changes nothing; a factor on them is a factor on the map."""
-    model, inputs = frozen(Plain()), pictures(2)
+    model, inputs = frozen(Plain()), images(2)
     layers = layers_of(model, "second")
     before = explain(EagerNetwork(model), inputs, [Targets((2,))] * 2, layers, ["gradcam"])
     head = model.get_submodule("head")

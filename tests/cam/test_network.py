@@ -18,7 +18,7 @@ from service.cam.layers import LayerCall
 from service.cam.methods import METHODS
 from service.cam.targets import CamOptions, Targets, Top
 from service.errors import ModelOutputError
-from tests.cam.models import Plain, frozen, layers_of, pictures, prepared
+from tests.cam.models import Plain, frozen, images, layers_of, prepared
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -88,7 +88,7 @@ def test_no_method_knows_which_network_it_has(method: str, pair: tuple[Network, 
     layers, targets = layers_of(frozen(Plain()), "first"), [Targets((Top(1), 3)), Targets((0,), against=2)]
     if METHODS[method].score == "finer":
         targets[1] = Targets((0,))
-    expected, found = (explain(each, pictures(2), targets, layers, [method], SIGNED) for each in (eager, split))
+    expected, found = (explain(each, images(2), targets, layers, [method], SIGNED) for each in (eager, split))
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one.logits, other.logits)
         assert len(one.maps) == len(other.maps)
@@ -100,7 +100,7 @@ def test_no_method_knows_which_network_it_has(method: str, pair: tuple[Network, 
 
 def test_options_of_maps_need_nothing_else(pair: tuple[Network, Network]) -> None:
     layers, options = layers_of(frozen(Plain()), "first"), CamOptions(smooth=2, flip=True)
-    expected, found = (explain(each, pictures(1), [Targets((0,))], layers, ["gradcam"], options) for each in pair)
+    expected, found = (explain(each, images(1), [Targets((0,))], layers, ["gradcam"], options) for each in pair)
     torch.testing.assert_close(found[0].maps[0].values, expected[0].maps[0].values)
 
 
@@ -144,8 +144,8 @@ def test_a_network_of_a_head_is_that_of_a_module_with_this_head_alone(head: str)
     layers = layers_of(alone, "body")
     methods = ["gradcam", "ablationcam", "fullgrad"]
     targets = [Targets((0, 2))] * 2
-    expected = explain(EagerNetwork(alone), pictures(2), targets, layers, methods, SIGNED)
-    found = explain(EagerNetwork(model, head), pictures(2), targets, layers, methods, SIGNED)
+    expected = explain(EagerNetwork(alone), images(2), targets, layers, methods, SIGNED)
+    found = explain(EagerNetwork(model, head), images(2), targets, layers, methods, SIGNED)
     for one, other in zip(found, expected, strict=True):
         assert torch.equal(one.logits, other.logits)
         for raw, wanted in zip(one.maps, other.maps, strict=True):
@@ -155,13 +155,13 @@ def test_a_network_of_a_head_is_that_of_a_module_with_this_head_alone(head: str)
 @pytest.mark.parametrize("head", [None, "medium"])
 def test_an_output_without_logits_is_refused(head: str | None) -> None:
     with pytest.raises(ModelOutputError, match="must return logits"):
-        predict(EagerNetwork(frozen(TwoHeads()), head), pictures(1))
+        predict(EagerNetwork(frozen(TwoHeads()), head), images(1))
 
 
 def test_observing_shows_every_call_in_forward_order() -> None:
     model, _ = prepared("residual")
     seen: list[tuple[LayerCall, object]] = []
-    inputs = pictures(2).requires_grad_()
+    inputs = images(2).requires_grad_()
     logits = EagerNetwork(model).observe(
         inputs, ["relu", "stem", "block"], lambda call, out, _: seen.append((call, out))
     )

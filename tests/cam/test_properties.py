@@ -18,7 +18,7 @@ from service.cam.explain import Explained, explain
 from service.cam.methods import METHODS
 from service.cam.targets import CamOptions, Targets, Top
 from service.errors import ModelOutputError
-from tests.cam.models import FAMILIES, Plain, allowed, frozen, layers_of, nested, pictures, prepared
+from tests.cam.models import FAMILIES, Plain, allowed, frozen, images, layers_of, nested, prepared
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,7 +42,7 @@ def assert_same(found: Tensor, expected: Tensor, tolerance: float = 1e-3) -> Non
 
 @st.composite
 def batches(draw: st.DrawFn) -> tuple[list[int], list[Targets]]:
-    """Rows of six pictures, in any order and number, and targets for each."""
+    """Rows of six images, in any order and number, and targets for each."""
     rows = draw(st.lists(st.integers(0, 5), min_size=2, max_size=4))
     classes = st.lists(st.one_of(st.integers(0, 4), st.builds(Top, st.integers(1, 2))), min_size=1, max_size=2)
     targets = [Targets(tuple(draw(classes)), draw(st.sampled_from([None, 2]))) for _ in rows]
@@ -60,10 +60,10 @@ def in_float64(family: str) -> tuple[nn.Module, tuple[Layer, ...]]:
 @few_examples
 @given(batch=batches())
 def test_a_row_does_not_depend_on_its_batch(family: str, method: str, batch: tuple[list[int], list[Targets]]) -> None:
-    """Any order, any mix of targets, any batch-mates: the same as one picture and one target alone."""
+    """Any order, any mix of targets, any batch-mates: the same as one image and one target alone."""
     model, layers = in_float64(family)
     rows, targets = batch
-    inputs = pictures(6).double()
+    inputs = images(6).double()
     together = explain(EagerNetwork(model), inputs[rows], targets, layers, [method], SIGNED)
     alone: dict[tuple[int, int, int | None], Explained] = {}
     for row, asked, answer in zip(rows, targets, together, strict=True):
@@ -79,7 +79,7 @@ def test_a_row_does_not_depend_on_its_batch(family: str, method: str, batch: tup
 @every_method
 def test_a_permuted_batch_gives_permuted_maps(family: str, method: str) -> None:
     model, layers = prepared(family)
-    inputs, order = pictures(4), [2, 0, 3, 1]
+    inputs, order = images(4), [2, 0, 3, 1]
     targets = [Targets((target, (target + 2) % 5)) for target in range(4)]
     before = explain(EagerNetwork(model), inputs, targets, layers, [method], SIGNED)
     after = explain(EagerNetwork(model), inputs[order], [targets[n] for n in order], layers, [method], SIGNED)
@@ -93,7 +93,7 @@ def test_a_permuted_batch_gives_permuted_maps(family: str, method: str) -> None:
 def test_methods_together_equal_methods_alone(family: str) -> None:
     model, layers = prepared(family)
     methods = [method for name, method in allowed() if name == family]
-    inputs, targets = pictures(2), [Targets((Top(2), 1)), Targets((3,), against=0)]
+    inputs, targets = images(2), [Targets((Top(2), 1)), Targets((3,), against=0)]
     together = explain(EagerNetwork(model), inputs, targets, layers, methods, SIGNED)
     for j, method in enumerate(methods):
         alone = explain(EagerNetwork(model), inputs, targets, layers, [method], SIGNED)
@@ -128,7 +128,7 @@ def assert_untouched(model: nn.Module, before: dict[str, Tensor]) -> None:
 @every_method
 def test_no_trace_is_left(family: str, method: str) -> None:
     model, layers = prepared(family)
-    inputs, before = pictures(2), snapshot(model)
+    inputs, before = images(2), snapshot(model)
     unchanged = inputs.clone()
     explain(EagerNetwork(model), inputs, [Targets((0, 1))] * 2, layers, [method], CamOptions(smooth=1, flip=True))
     assert_untouched(model, before)
@@ -146,7 +146,7 @@ def test_no_trace_is_left_when_the_model_fails(family: str, method: str) -> None
     """It fails in its first, second… forward pass, in its last module, until the method gets through."""
     build, names = FAMILIES[family]
     model = frozen(build())
-    layers, inputs, before = layers_of(model, *names[:1]), pictures(1), snapshot(model)
+    layers, inputs, before = layers_of(model, *names[:1]), images(1), snapshot(model)
     passes = 0
     limit = 0
 
@@ -183,7 +183,7 @@ def test_no_trace_is_left_when_others_end_it(family: str, method: str) -> None:
             raise Fuse
 
     try:
-        explain(EagerNetwork(model), pictures(2), [Targets((0,))] * 2, layers[:1], [method], checkpoint=give_up)
+        explain(EagerNetwork(model), images(2), [Targets((0,))] * 2, layers[:1], [method], checkpoint=give_up)
     except Fuse:
         assert METHODS[method].slow
     assert_untouched(model, before)
@@ -195,7 +195,7 @@ def test_no_trace_is_left_when_others_end_it(family: str, method: str) -> None:
 @pytest.mark.parametrize(("family", "method"), [each for each in allowed() if METHODS[each[1]].slow])
 def test_the_size_of_chunks_does_not_matter(family: str, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, layers = prepared(family)
-    inputs, targets = pictures(2), [Targets((0, 3)), Targets((Top(1),))]
+    inputs, targets = images(2), [Targets((0, 3)), Targets((Top(1),))]
     whole = explain(EagerNetwork(model), inputs, targets, layers, [method], SIGNED)
     for elements in (1, 3 * 16 * 3 * 32 * 32):  # one row at a time; three in Score-CAM
         monkeypatch.setattr(context, "_CHUNK_ELEMENTS", elements)
@@ -217,7 +217,7 @@ def test_the_size_of_chunks_does_not_matter(family: str, method: str, monkeypatc
 
 def test_chunks_report_their_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(context, "_CHUNK_ELEMENTS", 1)
-    model, inputs = frozen(Plain()), pictures(2)
+    model, inputs = frozen(Plain()), images(2)
     steps: list[tuple[int, int]] = []
     layers = layers_of(model, "second")  # six channels, two rows
     explain(
@@ -234,7 +234,7 @@ def test_chunks_report_their_progress(monkeypatch: pytest.MonkeyPatch) -> None:
 # Ablation-CAM
 
 
-def ablated_one_by_one(model: nn.Module, picture: Tensor, layer: Layer, target: int) -> Tensor:
+def ablated_one_by_one(model: nn.Module, image: Tensor, layer: Layer, target: int) -> Tensor:
     """Ablation-CAM as the paper has it: one whole forward pass per channel, with the channel set to zero."""
     kept: list[Tensor] = []
 
@@ -259,7 +259,7 @@ def ablated_one_by_one(model: nn.Module, picture: Tensor, layer: Layer, target: 
 
         handle = model.get_submodule(layer.call.module).register_forward_hook(hook)
         try:
-            return float(model(picture[None])[0, target])
+            return float(model(image[None])[0, target])
         finally:
             handle.remove()
 
@@ -273,12 +273,12 @@ def ablated_one_by_one(model: nn.Module, picture: Tensor, layer: Layer, target: 
 def test_ablationcam_equals_one_forward_pass_per_channel(family: str) -> None:
     """On layers of every path, where the layers before run once, and on branches, where they run for every channel."""
     model, layers = prepared(family)
-    inputs = pictures(2)
+    inputs = images(2)
     answers = explain(EagerNetwork(model), inputs, [Targets((0, 4))] * 2, layers, ["ablationcam"], SIGNED)
-    for picture, answer in zip(inputs, answers, strict=True):
+    for image, answer in zip(inputs, answers, strict=True):
         for layer, (found,) in zip(layers, nested(answer), strict=True):
             for k, target in enumerate((0, 4)):
-                assert_same(found[k], ablated_one_by_one(model, picture, layer, target))
+                assert_same(found[k], ablated_one_by_one(model, image, layer, target))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -286,7 +286,7 @@ def test_ablationcams_shortcut_changes_nothing(family: str) -> None:
     model, layers = prepared(family)
     on_every_path = [layer for layer in layers if layer.on_every_path]
     detours = [replace(layer, on_every_path=False) for layer in on_every_path]
-    inputs, targets = pictures(2), [Targets((0, 4))] * 2
+    inputs, targets = images(2), [Targets((0, 4))] * 2
     short = explain(EagerNetwork(model), inputs, targets, on_every_path, ["ablationcam"], SIGNED)
     long = explain(EagerNetwork(model), inputs, targets, detours, ["ablationcam"], SIGNED)
     for one, other in zip(short, long, strict=True):
@@ -305,7 +305,7 @@ def test_families_have_layers_on_every_path_and_on_branches() -> None:
 
 def test_before_global_pooling_and_a_linear_head_four_methods_are_cam() -> None:
     """The gradient is then the same all over a channel: the weights of the head, divided by the number of places."""
-    model, inputs = frozen(Plain()), pictures()
+    model, inputs = frozen(Plain()), images()
     layers = layers_of(model, "second")
     methods = ["gradcam", "hirescam", "xgradcam"]
     answers = explain(EagerNetwork(model), inputs, [Targets(tuple(range(5)))] * 4, layers, methods, SIGNED)
@@ -324,9 +324,7 @@ def test_hirescam_sums_up_to_the_logit_where_the_head_is_linear(family: str, lay
     layers = layers_of(model, layer)
     head = model.get_submodule("head")
     assert isinstance(head, nn.Linear)
-    for answer in explain(
-        EagerNetwork(model), pictures(), [Targets(tuple(range(5)))] * 4, layers, ["hirescam"], SIGNED
-    ):
+    for answer in explain(EagerNetwork(model), images(), [Targets(tuple(range(5)))] * 4, layers, ["hirescam"], SIGNED):
         torch.testing.assert_close(nested(answer)[0][0].sum((1, 2)), answer.logits - head.bias, rtol=1e-4, atol=1e-4)
 
 
@@ -337,7 +335,7 @@ def test_hirescam_sees_nothing_where_only_a_layer_norm_reads() -> None:
     """
     model, layers = prepared("tokens")
     methods = ["hirescam", "gradcam_elementwise"]
-    for answer in explain(EagerNetwork(model), pictures(2), [Targets((0, 1))] * 2, layers, methods, SIGNED):
+    for answer in explain(EagerNetwork(model), images(2), [Targets((0, 1))] * 2, layers, methods, SIGNED):
         (nothing, terms), (something, _) = nested(answer)  # of "patches" and of the norm behind it
         assert not nothing.any()
         assert float(something.abs().max()) > 0.01 * float(terms.max())
@@ -346,7 +344,7 @@ def test_hirescam_sees_nothing_where_only_a_layer_norm_reads() -> None:
 def test_shapleycam_is_gradcam_where_the_score_is_piecewise_linear() -> None:
     model, layers = prepared("plain")
     targets = [Targets((0, 1))] * 2
-    for answer in explain(EagerNetwork(model), pictures(2), targets, layers, ["shapleycam", "gradcam"], SIGNED):
+    for answer in explain(EagerNetwork(model), images(2), targets, layers, ["shapleycam", "gradcam"], SIGNED):
         for found, expected in nested(answer):
             assert_same(found, expected)
 
@@ -378,7 +376,7 @@ class Gated(nn.Module):
 def test_shapleycams_curvature_is_that_of_finite_differences(build: Callable[[], nn.Module], layer: str) -> None:
     """H A is how fast the gradient changes along A; measured in float64, on networks with a curved score."""
     model = frozen(build()).double()
-    inputs = pictures(1).double()
+    inputs = images(1).double()
     row = layers_of(frozen(build()), layer)[0]
 
     def at(scale: float | None) -> tuple[Tensor, Tensor]:
@@ -422,7 +420,7 @@ _SENSITIVE = {"gradcam++", "smoothgradcam++", "xgradcam"}
 @every_method
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
 def test_half_precision_models_get_float32_maps(family: str, method: str, dtype: torch.dtype) -> None:
-    exact, inputs = prepared(family)[0], pictures(3)
+    exact, inputs = prepared(family)[0], images(3)
     layers = layers_of(exact, _LAST[family])
     half = frozen(FAMILIES[family][0]()).to(dtype)
     targets = [Targets((1,))] * 3
@@ -463,4 +461,4 @@ def test_a_map_that_is_not_finite_is_an_error_that_names_the_layer(
     assert sick.bias is not None
     sick.bias[1] = float("nan")
     with pytest.raises(ModelOutputError, match=rf"The {method.replace('+', '[+]')} map at layer 'sick' is not finite"):
-        explain(EagerNetwork(model), pictures(2), [Targets((0,))] * 2, layers, [method])
+        explain(EagerNetwork(model), images(2), [Targets((0,))] * 2, layers, [method])

@@ -84,10 +84,10 @@ class TestEveryFamily:
 
     def test_its_map_shows_a_place(self, host: ModelHost) -> None:
         spec = host.info.preprocess
-        picture = np.random.default_rng(0).integers(0, 256, (1, spec.height, spec.width, 3), dtype=np.uint8)
+        image = np.random.default_rng(0).integers(0, 256, (1, spec.height, spec.width, 3), dtype=np.uint8)
 
         # With random weights a bias can make a class win without evidence, and its map is empty: look at some more.
-        (answer,) = host.explain(picture, [Targets((Top(8),))], HowTo((host.info.default_layer,), ("gradcam",)))
+        (answer,) = host.explain(image, [Targets((Top(8),))], HowTo((host.info.default_layer,), ("gradcam",)))
 
         maps = torch.stack([raw.values for raw in answer.maps])
         assert maps.shape[1:] == CONVENTIONAL[host.info.architecture][1][1:]

@@ -48,7 +48,7 @@ class MeanColour(nn.Module):
 
 
 def plain(*colours: tuple[int, int, int], side: int = 8) -> NDArray[np.uint8]:
-    """One picture per colour, (N, side, side, 3)."""
+    """One image per colour, (N, side, side, 3)."""
     return np.stack([np.full((side, side, 3), colour, dtype=np.uint8) for colour in colours])
 
 
@@ -70,7 +70,7 @@ class TestNumbers:
 
         np.testing.assert_allclose(logits.numpy(), [[1.0, 2.0, -4.0]], atol=1e-6)
 
-    def test_a_map_has_its_picture_the_right_way_up(self, load_toy: LoadToy) -> None:
+    def test_a_map_has_its_image_the_right_way_up(self, load_toy: LoadToy) -> None:
         toy = load_toy(MeanColour(), mean=0, std=1)
         pixels = plain((0, 0, 0))
         pixels[0, 2, 5, 1] = 255
@@ -290,8 +290,8 @@ class TestInfo:
 @pytest.fixture(scope="module")
 def star() -> NDArray[np.uint8]:
     """The demo's star at the model's input size, (1, 96, 96, 3)."""
-    with Image.open(embedded._FILES / "samples" / "03-star.png") as picture:
-        return np.asarray(picture.convert("RGB").resize((96, 96)))[None].copy()
+    with Image.open(embedded._FILES / "samples" / "03-star.png") as image:
+        return np.asarray(image.convert("RGB").resize((96, 96)))[None].copy()
 
 
 class TestReducedPrecision:
@@ -377,17 +377,17 @@ class TestLock:
         def ask(number: int) -> Tensor:
             if number < 4:
                 barrier.wait(10)
-            picture = plain(colours[number])
+            image = plain(colours[number])
             if number % 2:
-                return toy.predict(picture)[0]
-            return toy.explain(picture, [PREDICTED], HowTo(("pixels",), ("gradcam",)))[0].logits
+                return toy.predict(image)[0]
+            return toy.explain(image, [PREDICTED], HowTo(("pixels",), ("gradcam",)))[0].logits
 
         with ThreadPoolExecutor(4) as threads:
             answers = list(threads.map(ask, range(24)))
 
         assert module.passes == 24
         assert module.most == 1
-        assert torch.equal(torch.stack(answers), expected), "every thread has its own picture's answer"
+        assert torch.equal(torch.stack(answers), expected), "every thread has its own image's answer"
 
     def test_two_models_do_run_side_by_side(self, load_toy: LoadToy) -> None:
         modules = Meeting(), Meeting()

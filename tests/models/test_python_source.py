@@ -17,7 +17,7 @@ from tests import user_models
 if TYPE_CHECKING:
     from pathlib import Path
 
-PICTURES = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+IMAGES = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
 
 
 def load(tmp_path: Path, text: str) -> ModelHost:
@@ -30,14 +30,14 @@ def test_a_function_by_its_dotted_name(tmp_path: Path) -> None:
     assert host.info.version == "code"
     assert host.info.heads == {}
     assert host.info.default_layer == "body"
-    assert host.predict(PICTURES).shape == (2, 3)
+    assert host.predict(IMAGES).shape == (2, 3)
 
 
 def test_weights_fill_what_the_function_returns(tmp_path: Path) -> None:
     state = {name: torch.ones_like(value) for name, value in user_models.one_head().state_dict().items()}
     save_file(state, tmp_path / "ones.safetensors")
     host = load(tmp_path, f"mine=tests.user_models.one_head:{tmp_path / 'ones.safetensors'},size=32")
-    logits = host.predict(PICTURES)
+    logits = host.predict(IMAGES)
     assert torch.equal(logits[:, 0], logits[:, 2])  # equal weights, equal logits
     assert host.info.version != "code"
 
@@ -61,8 +61,8 @@ class TestHeads:
         host = load(tmp_path, "mine=tests.user_models.two_heads,size=32")
         assert (host.info.heads, host.info.default_head) == ({"coarse": 3, "fine": 7}, "coarse")
         assert len(host.info.labels) == 3
-        assert host.predict(PICTURES).shape == (2, 3)
-        assert host.predict(PICTURES, "fine").shape == (2, 7)
+        assert host.predict(IMAGES).shape == (2, 3)
+        assert host.predict(IMAGES, "fine").shape == (2, 7)
 
     def test_the_configuration_chooses_another(self, tmp_path: Path) -> None:
         host = load(tmp_path, "mine=tests.user_models.two_heads,size=32,head=fine")
@@ -75,9 +75,9 @@ class TestHeads:
         alone = load(tmp_path, "mine=tests.user_models.one_head,size=32")
         targets = [Targets((Top(1), 0))] * 2
         coarse, fine = (
-            host.explain(PICTURES, targets, HowTo(("body",), ("gradcam",), head=head)) for head in ("coarse", "fine")
+            host.explain(IMAGES, targets, HowTo(("body",), ("gradcam",), head=head)) for head in ("coarse", "fine")
         )
-        expected = alone.explain(PICTURES, targets, HowTo(("body",), ("gradcam",)))
+        expected = alone.explain(IMAGES, targets, HowTo(("body",), ("gradcam",)))
         for found, same, other in zip(coarse, expected, fine, strict=True):
             assert torch.equal(found.maps[0].values, same.maps[0].values)
             assert len(other.logits) == 7

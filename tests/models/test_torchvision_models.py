@@ -73,13 +73,13 @@ def build(architecture: str, classes: int, *, seed: int = 7, **options: Any) -> 
     return module.eval()
 
 
-def picture(side: int, seed: int = 3) -> Tensor:
+def image(side: int, seed: int = 3) -> Tensor:
     return torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(seed))
 
 
 def logits(module: nn.Module, side: int) -> Tensor:
     with torch.inference_mode():
-        output: Tensor = module.eval()(picture(side))
+        output: Tensor = module.eval()(image(side))
     return output
 
 
@@ -137,7 +137,7 @@ class TestFiles:
 
         assert load("squeezenet1_1", file, offline).version == digest(file)
 
-    def test_pictures_are_prepared_as_fine_tuning_recipes_do(self, tmp_path: Path, offline: Downloads) -> None:
+    def test_images_are_prepared_as_fine_tuning_recipes_do(self, tmp_path: Path, offline: Downloads) -> None:
         save_file(build("mobilenet_v2", classes=7).state_dict(), tmp_path / "w.safetensors")
 
         spec = load("mobilenet_v2", tmp_path / "w.safetensors", offline).preprocess

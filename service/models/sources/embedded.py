@@ -26,7 +26,7 @@ def architectures() -> tuple[str, ...]:
 
 
 def has(architecture: str) -> bool:
-    """Tell the embedded models' names."""
+    """Return whether an embedded model has that name."""
     return architecture in architectures()
 
 

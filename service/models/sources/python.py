@@ -20,7 +20,7 @@ __all__ = ["has", "load"]
 
 
 def has(architecture: str) -> bool:
-    """Tell dotted names: no other source has any."""
+    """Return whether the name is dotted; names of other sources never are."""
     return "." in architecture
 
 

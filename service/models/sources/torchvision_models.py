@@ -32,7 +32,7 @@ def architectures() -> list[str]:
 
 
 def has(architecture: str) -> bool:
-    """Tell torchvision's names."""
+    """Return whether torchvision has a classification model of that name."""
     return architecture in architectures()
 
 
