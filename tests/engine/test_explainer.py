@@ -101,7 +101,8 @@ async def test_a_cancelled_request_disturbs_nobody(engine: Explainer) -> None:
     expected = await ask(engine, scenes(1)[0])
     others = [asyncio.ensure_future(engine.answer(scenes(4), PredictOptions())) for _ in range(4)]
     victim = asyncio.ensure_future(engine.answer(scenes(8), MAPS))
-    await asyncio.sleep(0.02)
+    (worker,) = engine.pool.workers
+    await until(lambda: worker.running)  # those before it are computed first
     victim.cancel()
     with pytest.raises(asyncio.CancelledError):
         await victim
