@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from service.vocabulary import LayerKind
+
 __all__ = ["Layer", "LayerCall", "Layout", "find_layout"]
 
 # Class, distillation and register tokens come first in every transformer in use; DINOv2 with registers has 1 + 4.
@@ -60,12 +62,12 @@ class Layer:
         name: unique; the module's qualified name, followed by ``:call`` where a module is called more than once.
         call: the module and which of its calls.
         type: class name of the module.
-        kind: ``conv``, ``norm``, ``activation``, ``pool``, ``attention``, ``linear``, ``block`` or ``other``.
+        kind: what it does.
         shape: (channels, h, w) where the output is a grid, otherwise the output's shape without the batch axis.
         layout: how the output becomes a grid; None where there is none.
         stride: input pixels per grid row; None where there is no grid.
         order: position in the forward pass, from 0.
-        trunk: whether everything that the logits depend on goes through this output.
+        on_every_path: whether everything that the logits depend on goes through this output.
         explainable: whether a map can be made.
         note: the reason if it can't, or what to keep in mind.
     """
@@ -73,12 +75,12 @@ class Layer:
     name: str
     call: LayerCall
     type: str
-    kind: str
+    kind: LayerKind
     shape: tuple[int, ...]
     layout: Layout | None
     stride: int | None
     order: int
-    trunk: bool
+    on_every_path: bool
     explainable: bool
     note: str | None
 

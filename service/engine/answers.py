@@ -1,4 +1,7 @@
-"""What the engine answers, before any protocol puts it into words."""
+"""What the engine answers, before any protocol puts it into words.
+
+Runs in the front process.
+"""
 
 from __future__ import annotations
 
@@ -9,22 +12,13 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from service.engine.evidence import Evidence
+    from service.engine.map_summary import MapSummary
     from service.errors import ServiceError
     from service.imaging.geometry import Box
     from service.imaging.render import Rendered
     from service.models.info import ModelInfo
 
-__all__ = ["Answer", "ClassScore", "MapAnswer", "PictureAnswer", "StageTimes", "Upload"]
-
-
-@dataclass(frozen=True)
-class Upload:
-    """A picture's file as it came in, or why it could not be had from the request."""
-
-    data: bytes
-    filename: str | None = None
-    error: ServiceError | None = None
+__all__ = ["Answer", "ClassScore", "ImageAnswer", "MapAnswer", "StageTimes"]
 
 
 @dataclass(frozen=True)
@@ -47,9 +41,9 @@ class MapAnswer:
         target: the class.
         against: the class it is compared with.
         raw: the method's map at the layer's resolution, (h, w) float32.
-        evidence: the map in numbers, and why it is empty if it is.
+        summary: the map in numbers, and why it is empty if it is.
         note: what to keep in mind with it.
-        rendered: its pictures.
+        rendered: how it is drawn.
     """
 
     layer: str
@@ -57,7 +51,7 @@ class MapAnswer:
     target: ClassScore
     against: ClassScore | None
     raw: NDArray[np.float32]
-    evidence: Evidence
+    summary: MapSummary
     note: str | None
     rendered: Rendered
 
@@ -74,7 +68,7 @@ class StageTimes:
 
 
 @dataclass(frozen=True)
-class PictureAnswer:
+class ImageAnswer:
     """One picture's answer, or the error that it alone ran into."""
 
     index: int
@@ -94,5 +88,5 @@ class Answer:
     """The answer to a request: every picture's, in order."""
 
     model: ModelInfo
-    pictures: tuple[PictureAnswer, ...]
+    images: tuple[ImageAnswer, ...]
     total_s: float

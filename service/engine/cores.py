@@ -2,6 +2,8 @@
 
 A container with ``--cpus=2`` on a machine with 64 cores sees all 64. Threads for each of them would use the quota up in
 a fraction of every period, and stand still for the rest of it.
+
+Runs in the front process.
 """
 
 from __future__ import annotations

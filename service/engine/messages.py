@@ -1,6 +1,8 @@
-"""What front process and worker say to each other, and how it goes over a socket.
+"""What the front process and a worker say to each other, and how it goes over a socket.
 
 Pickle is safe here and only here: both ends are the same program, joined by an anonymous socket pair.
+
+Runs in both processes.
 """
 
 from __future__ import annotations
@@ -8,10 +10,10 @@ from __future__ import annotations
 import pickle
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from service.cam.methods import METHODS
-from service.cam.questions import PLAIN, Variant
+from service.cam.targets import PLAIN, CamOptions
 
 if TYPE_CHECKING:
     import asyncio
@@ -20,19 +22,24 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from service.cam.questions import Question
+    from service.cam.raw_map import RawMap
+    from service.cam.targets import Targets
     from service.errors import ServiceError
-    from service.models.info import ModelInfo
+    from service.models.info import ModelInfo, ModelKey
     from service.models.sources.source import Downloads
     from service.settings import LogFormat, LogLevel, ModelConfig
+    from service.vocabulary import Operation
 
 __all__ = [
     "Cancel",
-    "Failed",
+    "FromWorker",
     "Hello",
     "Lane",
-    "Loaded",
+    "Load",
     "Message",
+    "ModelFailed",
+    "ModelLoaded",
+    "ModelUnloaded",
     "Ping",
     "Pong",
     "Progress",
@@ -40,6 +47,7 @@ __all__ = [
     "RowAnswer",
     "Run",
     "Start",
+    "Unload",
     "pack",
     "read",
     "receive",
@@ -53,113 +61,139 @@ _SLOW_VIEWS = 4
 
 @dataclass(frozen=True)
 class Lane:
-    """What pictures must have in common to share a batch. The classes asked about need not be the same."""
+    """What images must have in common to share a batch. The classes asked about need not be the same."""
 
-    model: str
-    op: Literal["predict", "explain"]
+    model: ModelKey
+    op: Operation
     layers: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
-    variant: Variant = PLAIN
+    cam_options: CamOptions = PLAIN
     head: str | None = None
 
     @property
     def slow(self) -> bool:
-        """Whether the model runs many times per picture: such batches are of one picture and give way to others."""
-        return self.variant.views > _SLOW_VIEWS or any(METHODS[name].slow for name in self.methods)
+        """Whether the model runs many times per picture: such batches are of one image and give way to others."""
+        return self.cam_options.views > _SLOW_VIEWS or any(METHODS[name].slow for name in self.methods)
+
+
+# -- to a worker ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Start:
-    """To a new worker: what to load, and where to run it."""
+    """First: where and how to compute."""
 
-    models: tuple[ModelConfig, ...]
-    downloads: Downloads
     device: str
     threads: int
     concurrency: int
+    downloads: Downloads
     log_level: LogLevel = "info"
     log_format: LogFormat = "text"
 
 
 @dataclass(frozen=True)
-class Run:
-    """To a worker: compute a batch.
+class Load:
+    """Load a model, after those that were asked for before."""
 
-    ``pixels`` is (N, H, W, 3) uint8; ``questions`` and ``request_ids``, for the log, have one entry per picture.
+    key: ModelKey
+    config: ModelConfig
+
+
+@dataclass(frozen=True)
+class Unload:
+    """Drop a model, once it is loaded; a batch that computes is finished."""
+
+    key: ModelKey
+
+
+@dataclass(frozen=True)
+class Run:
+    """Compute a batch.
+
+    ``pixels`` is (N, H, W, 3) uint8; ``targets`` and ``request_ids``, for the log, have one entry per image.
     """
 
     batch: int
     lane: Lane
     pixels: NDArray[np.uint8]
-    questions: tuple[Question, ...]
+    targets: tuple[Targets, ...]
     request_ids: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Cancel:
-    """To a worker: nobody waits for this batch any more. Heeded between the steps of slow answers."""
+    """Nobody waits for this batch any more. Heeded between the steps of slow answers."""
 
     batch: int
 
 
 @dataclass(frozen=True)
 class Ping:
-    """To a worker: show that you are alive."""
+    """Show that you are alive."""
 
 
-@dataclass(frozen=True)
-class Pong:
-    """From a worker, at once and whatever it computes: it is alive, and holds so much memory of its device, by kind."""
-
-    device_bytes: dict[str, int]
-
-
-@dataclass(frozen=True)
-class Progress:
-    """From a worker: how much of a slow batch is done, 0 to 1."""
-
-    batch: int
-    fraction: float
+# -- from a worker ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Hello:
-    """From a worker, first: the device it took, and all that the machine has of that kind."""
+    """First: the device it took, and all that the machine has of that kind."""
 
     device: str
     devices: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """From a worker: a model answers from now on."""
+class ModelLoaded:
+    """It holds this model, and answers for it from now on."""
 
+    key: ModelKey
     info: ModelInfo
 
 
 @dataclass(frozen=True)
-class Failed:
-    """From a worker: a model cannot be loaded."""
+class ModelFailed:
+    """It cannot load this model."""
 
-    model: str
+    key: ModelKey
     reason: str
 
 
 @dataclass(frozen=True)
+class ModelUnloaded:
+    """It does not hold this model any more."""
+
+    key: ModelKey
+
+
+@dataclass(frozen=True)
+class Pong:
+    """At once and whatever it computes: it is alive, and holds so much memory of its device, by kind."""
+
+    device_bytes: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How much of a slow batch is done, 0 to 1."""
+
+    batch: int
+    fraction: float
+
+
+@dataclass(frozen=True)
 class RowAnswer:
-    """One picture's answer: see :class:`service.cam.explain.Answer`, as NumPy arrays."""
+    """One image's answer: see :class:`service.cam.explain.Explained`, as NumPy arrays."""
 
     logits: NDArray[np.float32]
-    targets: tuple[int, ...]
-    maps: list[list[NDArray[np.float32]]]
-    flat: list[list[tuple[bool, ...]]]
+    maps: tuple[RawMap[NDArray[np.float32]], ...] = ()
 
 
 @dataclass(frozen=True)
 class Ran:
-    """From a worker: a batch's outcomes, one per picture in order.
+    """A batch's outcomes, one per image in order.
 
-    ``fits`` is the number of pictures that the device had memory for, where it had not for all.
+    ``fits`` is the number of images that the device had memory for, where it had not for all.
     """
 
     batch: int
@@ -169,7 +203,9 @@ class Ran:
     splits: int
 
 
-Message = Start | Run | Cancel | Ping | Pong | Hello | Loaded | Failed | Progress | Ran
+ToWorker = Start | Load | Unload | Run | Cancel | Ping
+FromWorker = Hello | ModelLoaded | ModelFailed | ModelUnloaded | Pong | Progress | Ran
+Message = ToWorker | FromWorker
 
 
 def pack(message: Message) -> bytes:
@@ -178,17 +214,17 @@ def pack(message: Message) -> bytes:
     return _LENGTH.pack(len(body)) + body
 
 
-async def read(stream: asyncio.StreamReader) -> Message:
+async def read(stream: asyncio.StreamReader) -> FromWorker:
     """Read a message in the front process.
 
     Raises:
         asyncio.IncompleteReadError: the worker is gone.
     """
     (length,) = _LENGTH.unpack(await stream.readexactly(_LENGTH.size))
-    return _decode(await stream.readexactly(length))
+    return cast("FromWorker", _decode(await stream.readexactly(length)))
 
 
-def receive(stream: BufferedReader) -> Message | None:
+def receive(stream: BufferedReader) -> ToWorker | None:
     """Read a message in the worker; None once the front process is gone."""
     try:
         header = stream.read(_LENGTH.size)
@@ -198,8 +234,9 @@ def receive(stream: BufferedReader) -> Message | None:
         body = stream.read(length)
     except ConnectionError:  # gone without having read what this worker said
         return None
-    return _decode(body) if len(body) == length else None
+    return cast("ToWorker", _decode(body)) if len(body) == length else None
 
 
-def _decode(body: Any) -> Message:
-    return cast("Message", pickle.loads(body))  # noqa: S301  # from our own process, see above
+def _decode(body: Any) -> object:
+    decoded: object = pickle.loads(body)  # noqa: S301  # from our own process, see above
+    return decoded

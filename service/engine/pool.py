@@ -1,4 +1,7 @@
-"""The jobs and the workers: who computes what, and what becomes of jobs whose worker died."""
+"""Entries and workers: who computes what, and what becomes of entries whose worker died.
+
+Runs in the front process.
+"""
 
 from __future__ import annotations
 
@@ -6,66 +9,139 @@ import asyncio
 import itertools
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from service.engine.batcher import Batcher
+from service.engine.lifecycle import Lifecycle
 from service.engine.messages import Progress, Ran, RowAnswer, Run
+from service.engine.registry import ModelStatus, Registry
 from service.engine.spans import Spans
-from service.engine.supervisor import KEEPS_DYING, Supervisor
-from service.errors import InternalError, NotReady, UnknownModel
+from service.engine.supervisor import Supervisor, backoff_s
+from service.engine.worker_process import WorkerProcess
+from service.errors import InternalError, NotReady
 
 if TYPE_CHECKING:
-    from service.engine.jobs import Job
-    from service.engine.messages import Message
-    from service.engine.process import WorkerProcess
-    from service.metrics import Ending, Metrics
-    from service.models.info import ModelInfo
-    from service.settings import ModelConfig, Settings
+    from collections.abc import Callable, Iterator, Mapping
+    from contextlib import AbstractContextManager
 
-__all__ = ["ModelStatus", "Pool"]
+    from service.engine.entry import Entry
+    from service.engine.messages import FromWorker, Lane
+    from service.engine.supervisor import Slot
+    from service.engine.worker import Launcher, Worker
+    from service.metrics import Ending, Metrics
+    from service.models.info import ModelInfo, ModelKey
+    from service.settings import ModelConfig, Settings
+    from service.vocabulary import WorkerState
+
+__all__ = ["Pool", "WorkerStatus"]
 
 _MAX_ATTEMPTS = 2
 
 
 @dataclass(frozen=True)
-class ModelStatus:
-    """A configured model, as seen over all workers."""
+class WorkerStatus:
+    """A worker, as whoever operates the service sees it.
 
-    config: ModelConfig
-    state: Literal["loading", "ready", "failed"]
-    reason: str | None = None
-    info: ModelInfo | None = None
+    Attributes:
+        number: its place among the workers; a replacement has that of the worker it replaces.
+        pid: of its process, once there is one.
+        device: such as ``cuda:0``.
+        state: how far it is.
+        models: names of those that it answers for, sorted.
+        batches: how many it computes.
+        progress: batch number → share that is done, where a slow batch has told.
+        deaths: how many in its place died in a row without having been of use.
+        last_exit: how the one before it ended.
+        device_bytes: memory of its device, by kind, where it has told.
+    """
+
+    number: int
+    pid: int | None
+    device: str
+    state: WorkerState
+    models: tuple[str, ...]
+    batches: int
+    progress: Mapping[int, float]
+    deaths: int
+    last_exit: str | None
+    device_bytes: Mapping[str, int]
+
+
+@dataclass(eq=False)
+class _Batch:
+    """What was handed to a worker and is not answered yet."""
+
+    number: int
+    worker: int
+    entries: list[Entry]
+    progress: float | None = None
+
+    @property
+    def lane(self) -> Lane:
+        return self.entries[0].lane
 
 
 class Pool:
-    """All workers of this service. Lives in one event loop, which alone may call it."""
+    """All workers of this service. Lives in one event loop, which alone may call it.
 
-    def __init__(self, settings: Settings, metrics: Metrics, spans: Spans | None = None) -> None:
-        self._settings = settings
+    Args:
+        settings: all of them.
+        metrics: counts what happens.
+        spans: traces of batches; none if None.
+        launch: makes workers; processes if not given.
+        backoff: how long a worker's start is put off, by how many in its place died in a row.
+        lifecycle: how far the service is; one of its own if None.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        spans: Spans | None = None,
+        launch: Launcher = WorkerProcess,
+        backoff: Callable[[int], float] = backoff_s,
+        lifecycle: Lifecycle | None = None,
+    ) -> None:
         self._metrics = metrics
         self._spans = spans or Spans()
-        self._configs = {config.name: config for config in settings.models}
-        self._batcher: Batcher[Job] = Batcher(settings.max_batch_size, settings.max_batch_pixels)
+        self._concurrency = settings.concurrency
+        self._batcher: Batcher[Entry] = Batcher(settings.max_batch_size, settings.max_batch_pixels)
+        self._running: dict[int, _Batch] = {}
         self._numbers = itertools.count(1)
         self._changed = asyncio.Event()
-        self.supervisor = Supervisor(settings, metrics, self._on_message, self._on_lost)
-        self.draining = False
+        self.registry = Registry(self._on_drained)
+        self.supervisor = Supervisor(settings, metrics, self.registry, self, launch, backoff)
+        self.lifecycle = lifecycle or Lifecycle()
+        for config in settings.models:
+            self.registry.add(config)
 
     async def start(self) -> None:
         """Launch the first workers; models load while this returns."""
         await self.supervisor.start()
 
     async def stop(self) -> None:
-        """End the workers. Jobs without an answer, running or waiting, fail with NotReady."""
-        self.draining = True
-        unanswered = [job for worker in self.workers for jobs in worker.running.values() for job in jobs]
+        """End the workers. Entries without an answer, running or waiting, fail with NotReady."""
+        self.lifecycle.end()
+        unanswered = [entry for batch in self._running.values() for entry in batch.entries]
         while waiting := self._batcher.next_batch(lambda _lane: True):
             unanswered += waiting
-        for job in unanswered:
-            job.fail(NotReady("The service is shutting down.", retry_after_s=5))
+        for entry in unanswered:
+            entry.fail(NotReady("The service is shutting down.", retry_after_s=5))
         await self.supervisor.stop()
+
+    # -- models -------------------------------------------------------------------------------------------------------
+
+    def load(self, config: ModelConfig) -> ModelKey:
+        """Load a model, or a version that takes over from the present one of that name once it is ready."""
+        key = self.registry.add(config)
+        self.supervisor.load(key, config)
+        return key
+
+    def _on_drained(self, key: ModelKey) -> None:
+        self.supervisor.unload(key)
 
     async def settled(self, name: str | None = None) -> None:
         """Wait until a model, by default the first, is no longer loading: it answers, or it failed."""
@@ -73,41 +149,23 @@ class Pool:
             self._changed.clear()
             await self._changed.wait()
 
-    def submit(self, job: Job) -> None:
-        """Queue ``job`` and hand out what can be handed out."""
-        self._batcher.submit(job)
-        self._dispatch()
-
-    def withdraw(self, job: Job) -> None:
-        """Forget ``job``, whether it waits or is computed: nobody wants its answer."""
-        if not self._batcher.withdraw(job):
-            for worker in self.workers:
-                worker.give_up(job)
-        self._metrics.queue_depth.set(len(self._batcher))
-
     def status(self, name: str | None = None) -> ModelStatus:
         """Tell how a model is; without a name, the default one.
 
         Raises:
             UnknownModel: there is none of that name.
         """
-        config = self._configs.get(next(iter(self._configs)) if name is None else name)
-        if config is None:
-            raise UnknownModel.among(str(name), self._configs, "GET /api/v1/models lists them.")
-        infos = [worker.models[config.name] for worker in self.workers if config.name in worker.models]
-        if infos:
-            return ModelStatus(config, "ready", info=infos[0])
-        failures = [worker.failures[config.name] for worker in self.workers if config.name in worker.failures]
-        if failures:
-            return ModelStatus(config, "failed", reason=failures[0])
-        if self.workers and all(worker.deaths >= KEEPS_DYING for worker in self.workers):
-            reason = f"its worker process keeps dying; last time: {self.workers[0].last_exit}. It is started again"
-            return ModelStatus(config, "failed", reason=f"{reason} within half a minute.")
-        return ModelStatus(config, "loading")
+        status = self.registry.status(name)
+        if status.state == "loading" and (last_exit := self.supervisor.keeps_dying()):
+            reason = (
+                f"its worker process keeps dying; last time: {last_exit}. It is started again within half a minute."
+            )
+            return ModelStatus(status.config, "failed", reason)
+        return status
 
     def statuses(self) -> list[ModelStatus]:
-        """Tell how every model is, in the order of configuration."""
-        return [self.status(name) for name in self._configs]
+        """Tell how every model is, the default one first."""
+        return [self.status(status.config.name) for status in self.registry.statuses()]
 
     def ready_info(self, name: str | None) -> ModelInfo:
         """Return what is known of a model that can answer now.
@@ -117,7 +175,7 @@ class Pool:
             NotReady: it is loading, it failed to load, or the service is shutting down.
         """
         status = self.status(name)
-        if self.draining:
+        if self.lifecycle.over:
             raise NotReady("The service is shutting down.", retry_after_s=5)
         if status.info is not None:
             return status.info
@@ -126,36 +184,93 @@ class Pool:
             raise NotReady(f"Model {model!r} cannot be loaded: {status.reason}", retry_after_s=60)
         raise NotReady(f"Model {model!r} is being loaded. Try again in a few seconds.", retry_after_s=2)
 
+    def lease(self, name: str | None) -> AbstractContextManager[ModelInfo]:
+        """Hold on to the version of a model that answers now, for as long as the block takes.
+
+        Raises:
+            UnknownModel, NotReady: as :meth:`ready_info`.
+        """
+        self.ready_info(name)
+        return self.registry.lease(name)
+
+    # -- entries ------------------------------------------------------------------------------------------------------
+
+    def submit(self, entry: Entry) -> None:
+        """Queue ``entry`` and hand out what can be handed out."""
+        self._batcher.submit(entry)
+        self._dispatch()
+
+    def withdraw(self, entry: Entry) -> None:
+        """Forget ``entry``, whether it waits or is computed: nobody wants its answer."""
+        if not self._batcher.withdraw(entry):
+            for batch in self._running.values():
+                if entry in batch.entries and all(each.abandoned for each in batch.entries):
+                    self.supervisor.worker(batch.worker).cancel(batch.number)
+        self._metrics.queue_depth.set(len(self._batcher))
+
     # -- workers ------------------------------------------------------------------------------------------------------
 
-    @property
-    def workers(self) -> list[WorkerProcess]:
-        """All workers, those that wait to be started again included."""
-        return self.supervisor.workers
+    def worker_statuses(self) -> list[WorkerStatus]:
+        """Tell how every worker is."""
+        return [self._status_of(slot) for slot in self.supervisor.slots]
 
-    def _on_message(self, worker: WorkerProcess, message: Message) -> None:
+    def _status_of(self, slot: Slot) -> WorkerStatus:
+        snapshot, batches = slot.worker.snapshot, list(self._running_on(slot.number))
+        return WorkerStatus(
+            number=slot.number,
+            pid=snapshot.pid,
+            device=snapshot.device,
+            state=self._state_of(slot),
+            models=tuple(sorted({key.name for key in self.registry.held_by(slot.number)})),
+            batches=len(batches),
+            progress={batch.number: batch.progress for batch in batches if batch.progress is not None},
+            deaths=slot.deaths,
+            last_exit=slot.last_exit,
+            device_bytes=snapshot.device_bytes,
+        )
+
+    def _state_of(self, slot: Slot) -> WorkerState:
+        if self.registry.held_by(slot.number):
+            return "ready"
+        if not slot.worker.snapshot.started:
+            return "waiting"
+        return "loading" if self.registry.missing(slot.number) else "failed"
+
+    def is_busy(self, number: int) -> bool:
+        """Whether a batch was handed to the worker of this number and is not answered."""
+        return any(True for _ in self._running_on(number))
+
+    def _running_on(self, worker: int) -> Iterator[_Batch]:
+        return (batch for batch in self._running.values() if batch.worker == worker)
+
+    def on_message(self, worker: Worker, message: FromWorker) -> None:
+        """Take note of what a worker says of its batches; whatever it says may let others go on."""
         match message:
             case Progress(batch, fraction):
-                worker.progress[batch] = fraction
+                self._running[batch].progress = fraction
             case Ran():
                 self._on_ran(worker, message)
         self._changed.set()
         self._dispatch()
 
-    def _on_lost(self, worker: WorkerProcess) -> None:
-        """Give a dead worker's jobs to a healthy one: each once more, and alone."""
-        for job in [job for jobs in reversed(worker.running.values()) for job in reversed(jobs)]:
-            self._retry(job, worker.ended)
+    def on_exit(self, worker: Worker) -> None:
+        """Give a dead worker's entries to a healthy one: each once more, and alone."""
+        snapshot = worker.snapshot
+        lost = list(self._running_on(snapshot.number))
+        for batch in reversed(lost):
+            del self._running[batch.number]
+            for entry in reversed(batch.entries):
+                self._retry(entry, snapshot.ending or "exited")
         self._changed.set()
         self._dispatch()
 
-    def _retry(self, job: Job, ended: Ending) -> None:
-        job.attempts += 1
-        if job.attempts >= _MAX_ATTEMPTS:
-            job.fail(InternalError("Two workers died while they computed this picture; it is not tried again."))
-        elif not job.abandoned:
-            self._metrics.retried.labels(ended).inc()
-            self._batcher.resubmit(job)
+    def _retry(self, entry: Entry, ending: Ending) -> None:
+        entry.attempts += 1
+        if entry.attempts >= _MAX_ATTEMPTS:
+            entry.fail(InternalError("Two workers died while they computed this picture; it is not tried again."))
+        elif not entry.abandoned:
+            self._metrics.retried.labels(ending).inc()
+            self._batcher.resubmit(entry)
 
     # -- batches ------------------------------------------------------------------------------------------------------
 
@@ -164,38 +279,50 @@ class Pool:
         handed_out = True
         while handed_out:
             handed_out = False
-            for worker in sorted(self.workers, key=lambda worker: len(worker.running)):
-                batch = self._batcher.next_batch(worker.accepts)
+            for slot in sorted(self.supervisor.slots, key=lambda slot: len(list(self._running_on(slot.number)))):
+                batch = self._batcher.next_batch(partial(self._accepts, slot))
                 if batch:
-                    self._send(worker, batch)
+                    self._send(slot, batch)
                     handed_out = True
         self._metrics.queue_depth.set(len(self._batcher))
 
-    def _send(self, worker: WorkerProcess, jobs: list[Job]) -> None:
+    def _accepts(self, slot: Slot, lane: Lane) -> bool:
+        """Whether a worker would compute a batch of ``lane`` at once.
+
+        Not if its model is busy: it would wait for the lock. A slow batch gives way to quick ones between its steps, so
+        it runs beside them, in a place of its own, and they never wait for its end.
+        """
+        if not (self.registry.holds(slot.number, lane.model) and slot.worker.snapshot.connected):
+            return False
+        rivals = [batch.lane for batch in self._running_on(slot.number) if batch.lane.slow == lane.slow]
+        room = len(rivals) < (1 if lane.slow else self._concurrency)
+        return room and all(each.model != lane.model for each in rivals)
+
+    def _send(self, slot: Slot, entries: list[Entry]) -> None:
         now = time.perf_counter()
-        for job in jobs:
-            job.started_at = now
-            self._metrics.stage_seconds.labels("queue").observe(now - job.queued_at)
+        for entry in entries:
+            entry.started_at = now
+            self._metrics.stage_seconds.labels("queue").observe(now - entry.queued_at)
         run = Run(
             batch=next(self._numbers),
-            lane=jobs[0].lane,
-            pixels=np.stack([job.pixels for job in jobs]),  # (N, H, W, 3)
-            questions=tuple(job.question for job in jobs),
-            request_ids=tuple(job.request_id for job in jobs),
+            lane=entries[0].lane,
+            pixels=np.stack([entry.pixels for entry in entries]),  # (N, H, W, 3)
+            targets=tuple(entry.targets for entry in entries),
+            request_ids=tuple(entry.request_id for entry in entries),
         )
-        worker.send(run, jobs)
+        self._running[run.batch] = _Batch(run.batch, slot.number, entries)
+        slot.worker.send(run)
 
-    def _on_ran(self, worker: WorkerProcess, ran: Ran) -> None:
-        jobs = worker.running.pop(ran.batch)
-        worker.progress.pop(ran.batch, None)
-        lane = jobs[0].lane
-        self._metrics.batch_size.labels(lane.model, lane.op).observe(len(jobs))
-        self._metrics.batch_seconds.labels(lane.model, lane.op).observe(ran.compute_s)
+    def _on_ran(self, worker: Worker, ran: Ran) -> None:
+        entries = self._running.pop(ran.batch).entries
+        lane = entries[0].lane
+        self._metrics.batch_size.labels(lane.model.name, lane.op).observe(len(entries))
+        self._metrics.batch_seconds.labels(lane.model.name, lane.op).observe(ran.compute_s)
         self._metrics.isolated.labels("error" if ran.fits is None else "memory").inc(ran.splits)
-        self._spans.batch(worker, jobs, ran)
-        self._batcher.learn(lane, len(jobs), ran.fits)
-        for job, outcome in zip(jobs, ran.outcomes, strict=True):
+        self._spans.batch(worker.snapshot, entries, ran)
+        self._batcher.learn(lane, len(entries), ran.fits)
+        for entry, outcome in zip(entries, ran.outcomes, strict=True):
             if isinstance(outcome, RowAnswer):
-                job.answer(outcome, ran.compute_s, len(jobs))
+                entry.answer(outcome, ran.compute_s, len(entries))
             else:
-                job.fail(outcome)
+                entry.fail(outcome)

@@ -1,7 +1,9 @@
-"""OpenTelemetry spans of pictures and of the batches they share. Nothing is made of them unless somebody records.
+"""OpenTelemetry spans of pictures and of the batches they share; none are made unless somebody records.
 
 A batch serves several requests, so it belongs to none of their traces: its span begins a trace of its own, with a link
 to every picture in it, and each picture's ``compute`` span has a link back.
+
+Runs in the front process.
 """
 
 from __future__ import annotations
@@ -22,9 +24,9 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import Span, Tracer
 
-    from service.engine.jobs import Job
+    from service.engine.entry import Entry
     from service.engine.messages import Lane, Ran
-    from service.engine.process import WorkerProcess
+    from service.engine.worker import WorkerSnapshot
 
 __all__ = ["Spans", "current_trace_id"]
 
@@ -42,8 +44,8 @@ class Spans:
         self._tracer = tracer or NoOpTracer()
 
     @contextmanager
-    def picture(self, index: int, lane: Lane) -> Iterator[None]:
-        """Lead a picture through; what it raises is the span's error."""
+    def image(self, index: int, lane: Lane) -> Iterator[None]:
+        """Span of one image's way through; what it raises is the span's error."""
         attributes = {"camserve.index": index, **_asked(lane)}
         with self._tracer.start_as_current_span(
             "picture", attributes=attributes, record_exception=False, set_status_on_exception=False
@@ -61,25 +63,25 @@ class Spans:
         """Time a stage of the current picture."""
         return self._tracer.start_as_current_span(name)
 
-    def waited(self, job: Job) -> None:
+    def waited(self, entry: Entry) -> None:
         """Tell how long the current picture waited for a worker and, if it came to that, was computed."""
-        if not _sampled(job):
+        if not _sampled(entry):
             return
-        left = _epoch_ns(job.started_at) if job.started_at else time.time_ns()
-        self._tracer.start_span("queue", start_time=_epoch_ns(job.queued_at)).end(left)
-        if job.started_at:
-            links = [Link(job.batch)] if job.batch else []
-            attributes = {"camserve.attempts": job.attempts + 1}
+        left = _epoch_ns(entry.started_at) if entry.started_at else time.time_ns()
+        self._tracer.start_span("queue", start_time=_epoch_ns(entry.queued_at)).end(left)
+        if entry.started_at:
+            links = [Link(entry.batch)] if entry.batch else []
+            attributes = {"camserve.attempts": entry.attempts + 1}
             self._tracer.start_span("compute", start_time=left, links=links, attributes=attributes).end()
 
-    def batch(self, worker: WorkerProcess, jobs: list[Job], ran: Ran) -> None:
+    def batch(self, worker: WorkerSnapshot, entries: list[Entry], ran: Ran) -> None:
         """Tell of a batch that was computed, where one of its pictures is recorded."""
-        links = [Link(job.span.get_span_context()) for job in jobs if job.span and _sampled(job)]
+        links = [Link(entry.span.get_span_context()) for entry in entries if entry.span and _sampled(entry)]
         if not links:
             return
         attributes = {
-            **_asked(jobs[0].lane),
-            "camserve.batch.size": len(jobs),
+            **_asked(entries[0].lane),
+            "camserve.batch.size": len(entries),
             "camserve.batch.failed": sum(isinstance(outcome, ServiceError) for outcome in ran.outcomes),
             "camserve.batch.splits": ran.splits,
             "camserve.compute_s": ran.compute_s,
@@ -87,24 +89,24 @@ class Spans:
             "camserve.device": worker.device,
         }
         span = self._tracer.start_span(
-            "batch", context=Context(), links=links, attributes=attributes, start_time=_epoch_ns(jobs[0].started_at)
+            "batch", context=Context(), links=links, attributes=attributes, start_time=_epoch_ns(entries[0].started_at)
         )
-        for job in jobs:
-            job.batch = span.get_span_context()
+        for entry in entries:
+            entry.batch = span.get_span_context()
         span.end()
 
 
 def _asked(lane: Lane) -> dict[str, str | tuple[str, ...]]:
     return {
-        "camserve.model": lane.model,
+        "camserve.model": lane.model.name,
         "camserve.op": lane.op,
         "camserve.layers": lane.layers,
         "camserve.methods": lane.methods,
     }
 
 
-def _sampled(job: Job) -> bool:
-    return job.span is not None and job.span.get_span_context().trace_flags.sampled
+def _sampled(entry: Entry) -> bool:
+    return entry.span is not None and entry.span.get_span_context().trace_flags.sampled
 
 
 def _fail(span: Span, kind: str, message: str) -> None:

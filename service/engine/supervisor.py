@@ -1,27 +1,32 @@
-"""The worker processes: one or more on every device, watched, and replaced when they die or hang."""
+"""Keeps workers alive: one or more on every device, told what to load, and replaced when they end.
+
+Runs in the front process.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 from collections import Counter
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 from service.engine.cores import available_cores
-from service.engine.messages import Failed, Hello, Loaded, Start
-from service.engine.process import WorkerProcess
+from service.engine.messages import Hello, ModelFailed, ModelLoaded, ModelUnloaded, Ran, Start
+from service.engine.worker import Listener, WorkerSpec
 from service.models.sources.source import Downloads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Sequence
 
-    from service.engine.messages import Message
+    from service.engine.messages import FromWorker
+    from service.engine.registry import Registry
+    from service.engine.worker import Launcher, Worker
     from service.metrics import Metrics
-    from service.settings import Settings
+    from service.models.info import ModelKey
+    from service.settings import ModelConfig, Settings
 
-__all__ = ["KEEPS_DYING", "Supervisor"]
+__all__ = ["KEEPS_DYING", "BusyListener", "Slot", "Supervisor", "backoff_s"]
 
 log = logging.getLogger("camserve.pool")
 
@@ -30,9 +35,34 @@ KEEPS_DYING = 3
 
 _FIRST_BACKOFF_S, _MAX_BACKOFF_S = 0.1, 30.0
 
-# The watchdog counts ticks without a sign of life rather than seconds: after this process itself was held up, by a
-# debugger or a busy machine, the workers' signs of life still lie unread and nobody must be killed for that.
-_TICKS = 6
+
+@dataclass(eq=False)
+class Slot:
+    """A worker's place: who is in it, and what became of those before.
+
+    Attributes:
+        worker: the one that is there now, or waits to be started.
+        deaths: how many before it died in a row without having been of use.
+        last_exit: how the one before it ended.
+        useful: whether it has answered a batch.
+    """
+
+    worker: Worker
+    deaths: int = 0
+    last_exit: str | None = None
+    useful: bool = False
+
+    @property
+    def number(self) -> int:
+        """The place's number, which replacements keep."""
+        return self.worker.snapshot.number
+
+
+class BusyListener(Listener, Protocol):
+    """Who hears from workers and knows what they compute."""
+
+    def is_busy(self, number: int) -> bool:
+        """Whether a batch was handed to the worker of this number and is not answered."""
 
 
 class Supervisor:
@@ -40,156 +70,191 @@ class Supervisor:
 
     Args:
         settings: how many workers, where, and how long they may be silent.
-        metrics: counts restarts, and workers by their state.
-        on_message: hears what workers say, after this object has taken note of it.
-        on_lost: gets a worker that has ended, once; its jobs are the caller's to save.
+        metrics: counts restarts.
+        registry: what is to be loaded; learns what workers hold.
+        pool: hears what workers say and that they ended, after this object has taken note of it.
+        launch: makes workers.
+        backoff_s: how long a worker's start is put off, by how many in its place died in a row.
     """
 
-    def __init__(
+    def __init__(  # the last two are injected for tests and other hosts
         self,
         settings: Settings,
         metrics: Metrics,
-        on_message: Callable[[WorkerProcess, Message], None],
-        on_lost: Callable[[WorkerProcess], None],
+        registry: Registry,
+        pool: BusyListener,
+        launch: Launcher,
+        backoff_s: Callable[[int], float],
     ) -> None:
         self._settings = settings
         self._metrics = metrics
-        self._on_message = on_message
-        self._on_lost = on_lost
+        self._registry = registry
+        self._pool = pool
+        self._launch = launch
+        self._backoff_s = backoff_s
         self._tasks: set[asyncio.Task[None]] = set()
         self._spread = settings.device != "auto"
         # Model → how many workers died while they loaded it: at all, and with other models loaded before.
-        self._deadly: Counter[str] = Counter()
-        self._fatal: Counter[str] = Counter()
+        self._deadly: Counter[ModelKey] = Counter()
+        self._fatal: Counter[ModelKey] = Counter()
         self._stopping = False
-        self.workers: list[WorkerProcess] = []
+        self.slots: list[Slot] = []
 
     async def start(self) -> None:
         """Launch the first workers; models load while this returns."""
-        for _ in range(self._settings.workers):
-            self._add(self._settings.device)
-        self._spawn(self._watch())
+        for number in range(self._settings.workers):
+            self._open(number, self._settings.device)
 
     async def stop(self) -> None:
         """End the workers."""
         self._stopping = True
         for task in list(self._tasks):
             task.cancel()
-        await asyncio.gather(*(worker.stop(timeout_s=5.0) for worker in self.workers))
+        await asyncio.gather(*(slot.worker.stop(timeout_s=5.0) for slot in self.slots))
+
+    def load(self, key: ModelKey, config: ModelConfig) -> None:
+        """Have every worker load a model; those that are not started yet will, anyway."""
+        for slot in self.slots:
+            if slot.worker.snapshot.started:
+                self._spawn(self._load(slot.worker, [(key, config)]))
+
+    def unload(self, key: ModelKey) -> None:
+        """Have every worker drop a model that it holds or is loading."""
+        for slot in self.slots:
+            if slot.number in self._registry.involved(key):
+                slot.worker.unload(key)
+
+    def worker(self, number: int) -> Worker:
+        """Return the worker that has a place now."""
+        return next(slot.worker for slot in self.slots if slot.number == number)
+
+    def keeps_dying(self) -> str | None:
+        """Tell how workers end, where all of them keep dying without having been of use; None where they do not."""
+        if self.slots and all(slot.deaths >= KEEPS_DYING for slot in self.slots):
+            return self.slots[0].last_exit
+        return None
 
     # -- life and death -----------------------------------------------------------------------------------------------
 
-    def _add(self, device: str, deaths: int = 0, last_exit: str | None = None) -> None:
+    def _open(self, number: int, device: str) -> None:
+        """Open another place for a worker."""
+        slot = Slot(self._make(number, device))
+        self.slots.append(slot)
+        self._spawn(self._start(slot.worker, 0.0))
+
+    def _make(self, number: int, device: str) -> Worker:
         settings = self._settings
-        fatal = [name for name, times in self._fatal.items() if times >= KEEPS_DYING]
         start = Start(
-            # A suspect goes last: if it is to blame, the others are loaded first, which proves it.
-            models=tuple(
-                config
-                for config in sorted(settings.models, key=lambda config: self._deadly[config.name])
-                if config.name not in fatal
-            ),
-            downloads=Downloads(settings.cache_dir, settings.allow_download, settings.weights_mirror),
             device=device,
             threads=settings.threads or max(1, available_cores() // settings.workers),
             concurrency=settings.concurrency,
+            downloads=Downloads(settings.cache_dir, settings.allow_download, settings.weights_mirror),
             log_level=settings.log_level,
             log_format=settings.log_format,
         )
-        worker = WorkerProcess(start, self.on_message, self.on_exit)
-        worker.deaths, worker.last_exit = deaths, last_exit
-        taken = {each.number for each in self.workers}
-        worker.number = next(number for number in itertools.count() if number not in taken)
-        worker.failures = dict.fromkeys(fatal, "The worker process dies whenever it loads this model.")
-        self.workers.append(worker)
-        self._spawn(self._launch(worker, _backoff_s(deaths)))
+        return self._launch(WorkerSpec(number, start, settings.worker_silence_timeout_s), self)
 
-    async def _launch(self, worker: WorkerProcess, delay_s: float) -> None:
-        """Start a worker, and give up what it has not loaded in time."""
+    async def _start(self, worker: Worker, delay_s: float) -> None:
+        """Start a worker, after a delay, and have it load what is wanted."""
         await asyncio.sleep(delay_s)
         try:
-            await worker.launch()
+            await worker.start()
         except OSError as error:  # no process or no descriptor is left on this machine: later, perhaps
-            worker.ended, worker.last_exit = "not_started", f"not started: {error}"
-            log.error("a worker for %s cannot be started: %s", worker.device, error)
+            log.error("a worker for %s cannot be started: %s", worker.snapshot.device, error)
             self.on_exit(worker)
             return
+        # A suspect goes last: if it is to blame, the others are loaded first, which proves it.
+        wanted = sorted(self._registry.wanted(), key=lambda each: self._deadly[each[0]])
+        await self._load(worker, [(key, config) for key, config in wanted if self._fatal[key] < KEEPS_DYING])
+
+    async def _load(self, worker: Worker, models: Sequence[tuple[ModelKey, ModelConfig]]) -> None:
+        """Have a worker load models, and give up what it has not loaded in time."""
+        number = worker.snapshot.number
+        self._registry.told(number, [key for key, _ in models])
+        for key, config in models:
+            worker.load(key, config)
         limit_s = self._settings.worker_start_timeout_s
         await asyncio.sleep(limit_s)
-        if worker not in self.workers:
+        if all(slot.worker is not worker for slot in self.slots):
             return
-        if not (worker.models or worker.failures):
-            log.error("worker %s loaded nothing in %g s", worker.pid, limit_s)
+        late = [key for key, _ in models if key in self._registry.missing(number)]
+        if late and not (self._registry.held_by(number) or self._registry.failed_on(number)):
+            log.error("worker %s loaded nothing in %g s", worker.snapshot.pid, limit_s)
             worker.kill("start_timeout")
             return
-        for name in worker.missing():
+        for key in late:
             # Killing it would take away the models that answer.
-            self.on_message(worker, Failed(name, f"It was not loaded within {limit_s:g} s."))
+            self.on_message(worker, ModelFailed(key, f"It was not loaded within {limit_s:g} s."))
 
-    async def _watch(self) -> None:
-        """Replace workers that are silent, or compute a batch in silence, for too long."""
-        limit_s = self._settings.worker_silence_timeout_s
-        while True:
-            await asyncio.sleep(limit_s / _TICKS)
-            for worker in list(self.workers):
-                if what := worker.tick(patience=_TICKS):
-                    log.error("worker %s on %s hangs: %s for %g s", worker.pid, worker.device, what, limit_s)
-                    worker.kill("hung")
+    def _slot_of(self, worker: Worker) -> Slot:
+        return next(slot for slot in self.slots if slot.worker is worker)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    # -- what workers say ---------------------------------------------------------------------------------------------
+    # -- what workers say, and their end ------------------------------------------------------------------------------
 
-    def on_message(self, worker: WorkerProcess, message: Message) -> None:
-        """Take note of what a worker says of itself, and pass it on."""
-        worker.heard(message)
+    def on_message(self, worker: Worker, message: FromWorker) -> None:
+        """Take note of what a worker says, and pass it on."""
+        number = worker.snapshot.number
         match message:
-            case Hello():
-                self._on_hello(worker, message)
-            case Loaded(info):
-                worker.models[info.name] = info
-                worker.failures.pop(info.name, None)
-                self._deadly.pop(info.name, None)
-                self._fatal.pop(info.name, None)
-            case Failed(model, reason):
-                worker.failures[model] = reason
-        self._on_message(worker, message)
+            case Hello(_, devices):
+                self._spread_over(devices)
+            case ModelLoaded(key, info):
+                self._deadly.pop(key, None)
+                self._fatal.pop(key, None)
+                self._registry.loaded(number, key, info)
+            case ModelFailed(key, reason):
+                self._registry.failed(number, key, reason)
+            case ModelUnloaded(key):
+                self._registry.unloaded(number, key)
+            case Ran():
+                self._slot_of(worker).useful = True
+        self._pool.on_message(worker, message)
 
-    def _on_hello(self, worker: WorkerProcess, hello: Hello) -> None:
-        """Learn the worker's device; the first of "auto" brings workers for the machine's other devices."""
-        worker.device = hello.device
-        worker.start = replace(worker.start, device=hello.device)
+    def _spread_over(self, devices: Sequence[str]) -> None:
+        """The first worker of "auto" brings workers for the machine's other devices."""
         if self._spread:
             return
         self._spread = True
-        for device in hello.devices[1:]:
+        for device in devices[1:]:
             for _ in range(self._settings.workers):
-                self._add(device)
+                self._open(len(self.slots), device)
 
-    def on_exit(self, worker: WorkerProcess) -> None:
-        """Replace a worker that has ended; at once if it was of use, else later and later."""
-        self.workers.remove(worker)
-        self._blame(worker)
+    def on_exit(self, worker: Worker) -> None:
+        """Put another worker in the place of one that has ended: at once if it was of use, else later and later."""
+        slot, state = self._slot_of(worker), worker.snapshot
+        self._blame(slot, greeted=state.greeted)
+        self._registry.lost(slot.number)
         if not self._stopping:
-            deaths = 1 if worker.useful else worker.deaths + 1
-            log.warning("a new worker for %s starts in %.1f s", worker.device, _backoff_s(deaths))
-            self._metrics.worker_restarts.labels(worker.ended).inc()
-            self._add(worker.start.device, deaths, worker.last_exit)
-        self._on_lost(worker)
+            slot.deaths = 1 if slot.useful else slot.deaths + 1
+            slot.last_exit, slot.useful = state.last_exit, False
+            delay_s = self._backoff_s(slot.deaths)
+            log.warning("a new worker for %s starts in %.1f s", state.device, delay_s)
+            self._metrics.worker_restarts.labels(state.ending).inc()
+            slot.worker = self._make(slot.number, state.device)
+            self._leave_out_fatal(slot)
+            self._spawn(self._start(slot.worker, delay_s))
+        self._pool.on_exit(worker)
 
-    def _blame(self, worker: WorkerProcess) -> None:
+    def _blame(self, slot: Slot, *, greeted: bool) -> None:
         """Remember the model that was being loaded, unless a batch may have been the reason.
 
         That others were loaded before tells a bad model from a machine on which nothing can be loaded.
         """
-        missing = worker.missing()
-        if worker.greeted and missing and not worker.running:
+        missing = self._registry.missing(slot.number)
+        if greeted and missing and not self._pool.is_busy(slot.number):
             self._deadly[missing[0]] += 1
-            self._fatal[missing[0]] += bool(worker.models)
+            self._fatal[missing[0]] += bool(self._registry.held_by(slot.number))
+
+    def _leave_out_fatal(self, slot: Slot) -> None:
+        for key, _ in self._registry.wanted():
+            if self._fatal[key] >= KEEPS_DYING:
+                self._registry.failed(slot.number, key, "The worker process dies whenever it loads this model.")
 
 
-def _backoff_s(deaths: int) -> float:
+def backoff_s(deaths: int) -> float:
+    """Return how long to wait: longer after every death, half a minute at most."""
     return min(_MAX_BACKOFF_S, _FIRST_BACKOFF_S * 2 ** (deaths - 1)) if deaths else 0.0

@@ -14,7 +14,15 @@ if TYPE_CHECKING:
     from service.cam.layers import Layer
     from service.imaging.preprocess import PreprocessSpec
 
-__all__ = ["ModelInfo"]
+__all__ = ["ModelInfo", "ModelKey"]
+
+
+@dataclass(frozen=True)
+class ModelKey:
+    """One version of a model, between front and workers; ``revision`` counts what was ever loaded, from 1."""
+
+    name: str
+    revision: int
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,7 @@ class ModelInfo:
         multi_label: whether probabilities are sigmoids rather than a softmax.
         heads: name → number of classes, for a model with several outputs; empty otherwise.
         default_head: the one that ``labels`` belong to; None for a model with one output.
+        revision: which of the versions that the front had loaded.
     """
 
     name: str
@@ -54,6 +63,12 @@ class ModelInfo:
     multi_label: bool = False
     heads: Mapping[str, int] = field(default_factory=dict)
     default_head: str | None = None
+    revision: int = 0
+
+    @property
+    def key(self) -> ModelKey:
+        """How front and workers call it."""
+        return ModelKey(self.name, self.revision)
 
     @cached_property
     def _layers_by_name(self) -> dict[str, Layer]:
@@ -66,7 +81,7 @@ class ModelInfo:
         # ImageNet has two cranes and two maillots: the first of equal labels wins, the others go by index.
         return {label.casefold(): index for index, label in reversed(list(enumerate(self.labels)))}
 
-    def seen_through(self, head: str | None) -> ModelInfo:
+    def head_view(self, head: str | None) -> ModelInfo:
         """Describe the model as it is with another head; labels are kept where their number fits.
 
         Raises:
@@ -76,7 +91,7 @@ class ModelInfo:
             return self
         if head not in self.heads:
             has = f"It has {', '.join(self.heads)}." if self.heads else "It has one output; leave the head out."
-            raise UnknownHead.among(head, self.heads, has)
+            raise UnknownHead.among(head, self.heads, has, model=self.name)
         classes = self.heads[head]
         labels = self.labels if classes == len(self.labels) else tuple(f"class {index}" for index in range(classes))
         return replace(self, labels=labels, default_head=head)
@@ -91,13 +106,9 @@ class ModelInfo:
         layer = self._layers_by_name.get(self.default_layer if name == "default" else name)
         if layer is None:
             known = [layer.name for layer in self.layers if layer.explainable]
-            raise UnknownLayer.among(name, known, f"GET /api/v1/models/{self.name}/layers lists them.")
+            raise UnknownLayer.among(name, known, model=self.name)
         if not layer.explainable:
-            raise LayerNotExplainable(
-                f"Layer {layer.name!r} of model {self.name!r} cannot be explained: {layer.note}. "
-                f"Try {self.default_layer!r}, or GET /api/v1/models/{self.name}/layers?explainable=true.",
-                suggestions=[self.default_layer],
-            )
+            raise LayerNotExplainable.because(layer.name, self.name, layer.note, self.default_layer)
         return layer
 
     def class_index(self, target: str | int) -> int:
@@ -116,8 +127,7 @@ class ModelInfo:
             raise UnknownLabel(f"Class index {shorten(text)} is out of range: model {self.name!r} has 0 to {last}.")
         found = self._classes_by_label.get(text.casefold())
         if found is None:
-            hint = f"GET /api/v1/models/{self.name}/classes?q=… searches the labels."
-            raise UnknownLabel.among(text, self.labels, hint)
+            raise UnknownLabel.among(text, self.labels, model=self.name)
         return found
 
     def search_labels(self, query: str, limit: int) -> list[int]:

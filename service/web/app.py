@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request, Response
@@ -11,49 +12,73 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.routing import Route
 
 from service import __version__
 from service.engine.explainer import Explainer
+from service.engine.lifecycle import Lifecycle
 from service.engine.spans import Spans
+from service.engine.worker_process import WorkerProcess
 from service.errors import InvalidOption, MethodNotAllowed, NotFound, ServiceError, closest
 from service.metrics import Metrics
-from service.protocols.native import routes as native
-from service.web import health, pages
-from service.web.gate import Gate, Turnstile
+from service.protocols.native.protocol import NATIVE
+from service.web import pages
 from service.web.headers import SecurityHeaders
+from service.web.health import OPERATIONS
 from service.web.keys import Authentication
-from service.web.middleware import PROBES, BodyLimit, RequestContext, problem_response, route_path
+from service.web.middleware import AdmissionControl, BodyLimit, RequestContext, error_response, route_path
 from service.web.openapi import document
+from service.web.protocol_table import ProtocolTable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from fastapi.routing import APIRoute
     from fastapi.telemetry import TelemetryConfig
     from opentelemetry.sdk.trace import TracerProvider
 
+    from service.engine.worker import Launcher
+    from service.protocols import WireProtocol
     from service.settings import Settings
 
-__all__ = ["create_app"]
+__all__ = ["PROTOCOLS", "create_app"]
 
-_ROUTERS = (native.router, health.router, pages.router)
+# What the service speaks, one row each.
+PROTOCOLS: tuple[WireProtocol, ...] = (NATIVE,)
+
+# What it has besides, whatever it speaks.
+_ALWAYS = (OPERATIONS, pages.PAGES)
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """Build the application; workers start with its lifespan."""
-    metrics, gate = Metrics(), Gate()
+def create_app(
+    settings: Settings, launch: Launcher = WorkerProcess, protocols: Sequence[WireProtocol] = PROTOCOLS
+) -> FastAPI:
+    """Build the application; workers start with its lifespan.
+
+    Args:
+        settings: all of them.
+        launch: makes workers.
+        protocols: what it speaks.
+    """
+    table = ProtocolTable((*protocols, *_ALWAYS))
+    metrics, lifecycle = Metrics(), Lifecycle(settings.drain_delay_s, settings.drain_timeout_s)
     provider = _tracer_provider(settings)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:
-        explainer = Explainer(
-            settings, metrics, Spans(provider.get_tracer("camserve", __version__) if provider else None)
-        )
+        spans = Spans(provider.get_tracer("camserve", __version__) if provider else None)
+        explainer = Explainer(settings, metrics, spans, launch, lifecycle)
         await explainer.start()
+        lifecycle.start()
         try:
-            yield {"settings": settings, "explainer": explainer, "metrics": metrics, "gate": gate}
+            yield {
+                "settings": settings,
+                "explainer": explainer,
+                "metrics": metrics,
+                "lifecycle": lifecycle,
+                "protocols": table,
+            }
         finally:
+            await lifecycle.drain(delay_s=0)  # whoever ends the lifespan has stopped sending requests
             await explainer.stop()
             if provider:
                 await asyncio.to_thread(provider.shutdown)  # sends what is left
@@ -66,11 +91,16 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,  # it would send people to whatever the Host header says, and without a proxy's TLS
         middleware=[
-            Middleware(SecurityHeaders, frame_ancestors=settings.frame_ancestors),
+            Middleware(
+                SecurityHeaders,
+                embedded=pages.EMBED,
+                public=pages.STATIC,
+                frame_ancestors=settings.frame_ancestors,
+            ),
             *_cross_origin(settings),
-            Middleware(RequestContext, metrics=metrics),
-            Middleware(Turnstile, gate=gate),
-            Middleware(Authentication, keys=settings.keys),
+            Middleware(RequestContext, metrics=metrics, table=table),
+            Middleware(AdmissionControl, lifecycle=lifecycle, table=table),
+            Middleware(Authentication, table=table, keys=settings.keys),
             Middleware(
                 BodyLimit,
                 max_bytes=settings.max_body_bytes,
@@ -80,16 +110,17 @@ def create_app(settings: Settings) -> FastAPI:
             ),
         ],
         generate_unique_id_function=_operation_id,
-        telemetry=_telemetry(provider),
+        telemetry=_telemetry(provider, table),
     )
-    for router in _ROUTERS:
-        app.include_router(router)
-    app.mount("/static/swagger", pages.swagger_files())
-    app.mount("/static", pages.static_files())
+    for row in table.rows:
+        app.include_router(row.router)
+    app.mount(f"{pages.STATIC}/swagger", pages.swagger_files())
+    app.mount(pages.STATIC, pages.static_files())
     app.add_exception_handler(ServiceError, _on_service_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
-    app.add_exception_handler(HTTPException, _on_http_error)
-    app.openapi = _cached_document(app)  # type: ignore[method-assign]  # FastAPI's documented way
+    app.add_exception_handler(HTTPException, partial(_on_http_error, table))
+    app.state.lifecycle = lifecycle
+    app.openapi = _cached_document(app, table)  # type: ignore[method-assign]  # FastAPI's documented way
     return app
 
 
@@ -118,7 +149,7 @@ def _tracer_provider(settings: Settings) -> TracerProvider | None:
     return make_provider()
 
 
-def _telemetry(provider: TracerProvider | None) -> TelemetryConfig:
+def _telemetry(provider: TracerProvider | None, table: ProtocolTable) -> TelemetryConfig:
     """Let FastAPI make the spans of requests, and nothing else: the metrics and logs are our own."""
     return {
         "tracing": provider is not None,
@@ -127,7 +158,7 @@ def _telemetry(provider: TracerProvider | None) -> TelemetryConfig:
         "metrics": False,
         "logs": False,
         "auto_configure": False,
-        "exclude": lambda scope: route_path(scope) in PROBES,
+        "exclude": lambda scope: table.is_probe(route_path(scope)),
     }
 
 
@@ -135,10 +166,10 @@ def _operation_id(route: APIRoute) -> str:
     return route.name
 
 
-def _cached_document(app: FastAPI) -> Any:
+def _cached_document(app: FastAPI, table: ProtocolTable) -> Any:
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            app.openapi_schema = document(app)
+            app.openapi_schema = document(app, table)
         return app.openapi_schema
 
     return openapi
@@ -146,22 +177,21 @@ def _cached_document(app: FastAPI) -> Any:
 
 async def _on_service_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ServiceError)
-    return problem_response(request, error)
+    return error_response(request, error)
 
 
 async def _on_validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     problems = "; ".join(f"{detail['loc'][-1]}: {detail['msg']}" for detail in error.errors()[:5])
-    return problem_response(request, InvalidOption(f"{problems}."))
+    return error_response(request, InvalidOption(f"{problems}."))
 
 
-async def _on_http_error(request: Request, error: Exception) -> Response:
+async def _on_http_error(table: ProtocolTable, request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
-        response = problem_response(request, MethodNotAllowed(f"{request.method} is not possible here."))
+        response = error_response(request, MethodNotAllowed(f"{request.method} is not possible here."))
         response.headers["Allow"] = (error.headers or {}).get("Allow", "")
         return response
-    known = [route.path for router in _ROUTERS for route in router.routes if isinstance(route, Route)]
-    suggestions = closest(request.url.path, known)
+    suggestions = closest(request.url.path, table.paths())
     where = f" Did you mean {' or '.join(suggestions)}?" if suggestions else " GET /docs lists the routes."
-    return problem_response(request, NotFound(f"There is nothing at this path.{where}", suggestions=suggestions))
+    return error_response(request, NotFound(f"There is nothing at this path.{where}", suggestions=suggestions))

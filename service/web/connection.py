@@ -1,8 +1,8 @@
-"""One client's connection: uvicorn's, with an end to everything that it would wait for or gather without one.
+"""One client's connection: uvicorn's, with a bound on everything that it would wait for or gather without one.
 
 uvicorn bounds the time between requests and nothing else: not that of a request's head, nor its size, nor that of a
 client that takes no answer. The pauses of a body are bounded by :class:`service.web.middleware.BodyLimit`, which can
-still answer; what cannot be answered any more is closed here.
+still answer; requests that cannot be answered any more are closed here.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ from __future__ import annotations
 import logging
 import re
 from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import unquote
 
+import httptools
 from ulid import ULID
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service.errors import HeadersTooLarge, InvalidRequest, Overloaded, RequestTimeout, ServiceError
-from service.problems import MEDIA_TYPE, headers_for, problem_for, status_of
+from service.problems import headers_for, status_of
 from service.web.headers import FOR_ERRORS
 
 if TYPE_CHECKING:
@@ -25,9 +27,11 @@ if TYPE_CHECKING:
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
     from uvicorn.server import ServerState
 
+    from service.engine.lifecycle import Lifecycle
     from service.metrics import Metrics
+    from service.protocols import ErrorBody
     from service.settings import Settings
-    from service.web.gate import Gate
+    from service.web.protocol_table import ProtocolTable
 
 __all__ = ["Connection"]
 
@@ -35,6 +39,8 @@ log = logging.getLogger("camserve.connection")
 
 _MAX_HEAD_BYTES = 64 * 1024
 _MAX_PIPELINED = 16
+# httptools parses none that is longer than 64 KiB; a path's beginning tells whose it is.
+_MAX_PARSED_URL = 8 * 1024
 _UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
 # Beyond max_connections there is room for those who ask whether the service is alive. They have to be quick.
 _RESERVE, _RESERVE_HEAD_S = 32, 2.0
@@ -75,8 +81,10 @@ class Connection(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._settings: Settings = app_state["settings"]
-        self._gate: Gate = app_state["gate"]
+        self._lifecycle: Lifecycle = app_state["lifecycle"]
         self._metrics: Metrics = app_state["metrics"]
+        self._protocols: ProtocolTable = app_state["protocols"]
+        self.url = b""
         self.idle_since: float | None = None
         self._crowded = False
         self._head_since: float | None = None
@@ -153,7 +161,7 @@ class Connection(HttpToolsProtocol):
         if not self.pipeline:
             self._running = self.cycle
         self.cycle.transport = cast("asyncio.Transport", _Unhurried(self))
-        if self._gate.leaving or self._crowded or self.expect_100_continue:
+        if self._lifecycle.draining or self._crowded or self.expect_100_continue:
             # Answered before its body, a client that expects "100 Continue" never sends it: what comes next is unclear.
             self.cycle.keep_alive = False
         if len(self.pipeline) > _MAX_PIPELINED:
@@ -170,6 +178,7 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Close if only the rest of an answered request was waited for."""
         super().on_message_complete()
+        self.url = b""  # an error from here on is not about this request
         if self.cycle.response_complete:
             self.cycle.more_body = False
             self._answered_since = None
@@ -248,7 +257,7 @@ class Connection(HttpToolsProtocol):
             self._end("malformed", _head_too_large() if too_large else _not_http())
 
     def _end(self, reason: str, error: ServiceError | None = None) -> None:
-        """Close the connection with a last word, or break it off without one."""
+        """Close the connection with an answer, or break it off without one."""
         if self._broken_off or (error is not None and self.transport.is_closing()):
             return
         self._metrics.connections_ended.labels(reason).inc()
@@ -260,8 +269,15 @@ class Connection(HttpToolsProtocol):
             return
         request_id = str(ULID())
         log.info("%s %s before a request was read %s", status_of(error), error.code, request_id)
-        self.transport.write(_last_word(error, request_id))
+        self.transport.write(_answer(error, request_id, self._protocols.error_body(self._path())))
         self.transport.close()
+
+    def _path(self) -> str:
+        """Return the path of the request that is arriving, or the part of it that has come; empty if none has."""
+        try:
+            return unquote((httptools.parse_url(self.url[:_MAX_PARSED_URL]).path or b"").decode("latin-1"))
+        except httptools.HttpParserInvalidURLError:
+            return ""
 
 
 def _without_upgrade(data: bytes) -> bytes:
@@ -279,10 +295,10 @@ def _not_http() -> InvalidRequest:
     return InvalidRequest("What was sent is not an HTTP/1.1 request. See that nothing on the way spoils it.")
 
 
-def _last_word(error: ServiceError, request_id: str) -> bytes:
-    body = problem_for(error, request_id).model_dump_json(exclude_none=True).encode()
+def _answer(error: ServiceError, request_id: str, error_body: ErrorBody) -> bytes:
+    body, media_type = error_body(error, request_id)
     headers = {
-        "Content-Type": MEDIA_TYPE,
+        "Content-Type": media_type,
         "Content-Length": str(len(body)),
         "X-Request-ID": request_id,
         **headers_for(error),

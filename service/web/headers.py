@@ -42,12 +42,19 @@ _FOR_ANY_ORIGIN = {"Cross-Origin-Resource-Policy": "cross-origin", "Access-Contr
 class SecurityHeaders:
     """Sets the headers that browsers act upon.
 
-    Only ``/embed`` may be shown in a frame, by this origin and by ``frame_ancestors``: it asks nothing of a visitor.
-    The page itself takes pictures and keys, and would be a target for clicks that are meant for something else.
+    Only one path may be shown in a frame, for it asks nothing of a visitor. The page itself takes pictures and keys,
+    and would be a target for clicks that are meant for something else.
+
+    Args:
+        app: what answers.
+        embedded: the path that may be shown in a frame, by this origin and by ``frame_ancestors``.
+        public: the path below which pages of any origin may load files.
+        frame_ancestors: origins.
     """
 
-    def __init__(self, app: ASGIApp, frame_ancestors: Sequence[str] = ()) -> None:
+    def __init__(self, app: ASGIApp, embedded: str, public: str, frame_ancestors: Sequence[str] = ()) -> None:
         self._app = app
+        self._embedded, self._public = embedded, f"{public}/"
         self._policy = _CONTENT_POLICY.format("'self'", "'none'")
         self._embed_policy = _CONTENT_POLICY.format(_PICTURES_FROM_ANYWHERE, " ".join(("'self'", *frame_ancestors)))
 
@@ -61,8 +68,8 @@ class SecurityHeaders:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                headers.update(_HEADERS | (_FOR_ANY_ORIGIN if path.startswith("/static/") else {}))
-                headers["Content-Security-Policy"] = self._embed_policy if path == "/embed" else self._policy
+                headers.update(_HEADERS | (_FOR_ANY_ORIGIN if path.startswith(self._public) else {}))
+                headers["Content-Security-Policy"] = self._embed_policy if path == self._embedded else self._policy
             await send(message)
 
         await self._app(scope, receive, send_with_headers)

@@ -19,7 +19,7 @@ from starlette.requests import Request
 
 from service import settings
 from service.errors import Forbidden, RateLimited, ServiceError, Unauthorized
-from service.web.middleware import problem_response, route_path
+from service.web.middleware import error_response, route_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,19 +27,11 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
     from service.settings import KeyConfig
+    from service.web.protocol_table import ProtocolTable
 
-__all__ = ["Authentication", "digest_of", "make_key", "scope_needed"]
+__all__ = ["Authentication", "digest_of", "make_key"]
 
-# Known to everybody who has the package, or asked by supervisors. What is not listed here needs a key.
-_OPEN = frozenset({"/", "/docs", "/embed", "/errors", "/openapi.json", "/livez", "/readyz", "/version"})
 _ALL: frozenset[settings.Scope] = frozenset(typing.get_args(settings.Scope))
-
-
-def scope_needed(path: str) -> settings.Scope | None:
-    """Return what a key must be good for to reach ``path``; None where everybody may go."""
-    if path in _OPEN or path.startswith("/static/"):
-        return None
-    return "metrics" if path == "/metrics" else "infer"
 
 
 def make_key() -> str:
@@ -60,9 +52,14 @@ class Authentication:
     """
 
     def __init__(
-        self, app: ASGIApp, keys: Sequence[KeyConfig] = (), clock: Callable[[], float] = time.monotonic
+        self,
+        app: ASGIApp,
+        table: ProtocolTable,
+        keys: Sequence[KeyConfig] = (),
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._app = app
+        self._table = table
         self._keys = [_Key(config, clock) for config in keys]
         self._for_all: frozenset[settings.Scope] = frozenset() if keys else _ALL
 
@@ -73,14 +70,14 @@ class Authentication:
             return
         key = self._known(Headers(scope=scope).getlist("authorization"))
         scope["state"] |= {"key": key.config.name, "scopes": key.config.scopes} if key else {"scopes": self._for_all}
-        needed = scope_needed(route_path(scope))
+        needed = self._table.scope_needed(scope["method"], route_path(scope))
         if needed is None or needed in self._for_all:
             await self._app(scope, receive, send)
             return
         try:
             admitted = _admitted(key, needed)
         except ServiceError as error:
-            await problem_response(Request(scope), error)(scope, receive, send)
+            await error_response(Request(scope), error)(scope, receive, send)
             return
         try:
             await self._app(scope, receive, send)

@@ -1,4 +1,4 @@
-"""Pure ASGI middleware: a request id, a log line and metrics for every request, and a bound on its body."""
+"""Pure ASGI middleware: an id, a log line and metrics for every request, admission, and bounds on bodies."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from ulid import ULID
 
 from service import logs
 from service.engine.spans import current_trace_id
-from service.errors import BodyTooLarge, InternalError, Overloaded, RequestTimeout, ServiceError
-from service.problems import MEDIA_TYPE, STATUS, headers_for, problem_for, status_of
+from service.errors import BodyTooLarge, InternalError, NotReady, Overloaded, RequestTimeout, ServiceError
+from service.problems import STATUS, headers_for, status_of
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from service.engine.lifecycle import Lifecycle
     from service.metrics import Metrics
+    from service.protocols import ErrorBody
+    from service.web.protocol_table import ProtocolTable
 
-__all__ = ["PROBES", "BodyLimit", "RequestContext", "problem_response", "route_path"]
+__all__ = ["AdmissionControl", "BodyLimit", "RequestContext", "error_response", "route_path"]
 
 log = logging.getLogger("camserve.access")
 
 _CLIENT_GONE = 499  # nginx's number for a client that did not wait; nobody reads it but the log and the metrics
-
-# Asked every few seconds by whatever supervises the service.
-PROBES = {"/livez", "/readyz", "/metrics"}
 
 # Not the caller's mistake in what it asks, but more than it may or than fits.
 _REFUSALS = {401, 403, 408, 413, 429, 503}
@@ -39,13 +39,14 @@ _REFUSALS = {401, 403, 408, 413, 429, 503}
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
-def problem_response(request: Request, error: ServiceError) -> Response:
-    """Answer with an error as problem+json, and count it where it is a refusal."""
+def error_response(request: Request, error: ServiceError) -> Response:
+    """Answer with an error in the words of the path's protocol, and count it where it is a refusal."""
     if status_of(error) in _REFUSALS:
         metrics: Metrics = request.state.metrics
         metrics.rejected.labels(error.code).inc()
-    body = problem_for(error, request.state.request_id).model_dump_json(exclude_none=True)
-    return Response(body, status_of(error), headers_for(error), MEDIA_TYPE)
+    error_body: ErrorBody = request.state.error_body
+    body, media_type = error_body(error, request.state.request_id)
+    return Response(body, status_of(error), headers_for(error), media_type)
 
 
 def route_path(scope: Scope) -> str:
@@ -56,11 +57,12 @@ def route_path(scope: Scope) -> str:
 
 
 class RequestContext:
-    """Gives every request an id, answers unexpected exceptions with a bare 500, and records the outcome."""
+    """Gives every request an id and its protocol's errors, turns exceptions into a bare 500, records the outcome."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, table: ProtocolTable) -> None:
         self._app = app
         self._metrics = metrics
+        self._table = table
         for code in (code for code, status in STATUS.items() if status in _REFUSALS):
             metrics.rejected.labels(code)  # begins at zero: a series that appears with its first event does not rise
 
@@ -71,7 +73,9 @@ class RequestContext:
             return
         sent = Headers(scope=scope).get("x-request-id", "")
         request_id = sent if _SANE_ID.fullmatch(sent) else str(ULID())
-        scope.setdefault("state", {}).update(request_id=request_id, metrics=self._metrics)
+        path = route_path(scope)  # before a mount changes the scope
+        error_body = self._table.error_body(path)
+        scope.setdefault("state", {}).update(request_id=request_id, metrics=self._metrics, error_body=error_body)
         logs.request_id.set(request_id)  # a request is a task of its own: nobody sets it back
         get_current_span().set_attribute("camserve.request_id", request_id)
         began = time.perf_counter()
@@ -92,18 +96,18 @@ class RequestContext:
             log.exception("request %s failed", request_id)
             if status:
                 raise  # the answer has begun: all that is left is to break the connection off
-            response = problem_response(
+            response = error_response(
                 Request(scope), InternalError("Something went wrong here; the log has the reason.")
             )
             await response(scope, receive, send_with_id)
         finally:
-            self._record(scope, status, time.perf_counter() - began)
+            level = logging.DEBUG if self._table.is_probe(path) else logging.INFO
+            self._record(scope, status, time.perf_counter() - began, level)
 
-    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+    def _record(self, scope: Scope, status: int, seconds: float, level: int) -> None:
         route = _route(scope)
         self._metrics.requests.labels(route, str(status)).inc()
         self._metrics.request_seconds.labels(route).observe(seconds)
-        level = logging.DEBUG if route in PROBES else logging.INFO
         trace_id = current_trace_id()
         ids = " ".join(filter(None, (scope["state"]["request_id"], trace_id)))
         facts = {
@@ -122,6 +126,35 @@ def _route(scope: Scope) -> str:
     if "route" not in scope and "endpoint" in scope:
         return f"{scope['root_path']}/{{path}}"  # a folder of files: its name alone
     return getattr(scope.get("route"), "path", "unknown")
+
+
+class AdmissionControl:
+    """Refuses new requests while the service is closed or its connections are too many; probes are answered.
+
+    Requests that came in before are not touched, even if their bodies are still on the way.
+    """
+
+    def __init__(self, app: ASGIApp, lifecycle: Lifecycle, table: ProtocolTable) -> None:
+        self._app = app
+        self._lifecycle = lifecycle
+        self._table = table
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http" or self._table.is_probe(route_path(scope)):
+            await self._app(scope, receive, send)
+        elif error := self._refusal(scope):
+            await error_response(Request(scope), error)(scope, receive, send)
+        else:
+            with self._lifecycle.request():
+                await self._app(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> NotReady | Overloaded | None:
+        if self._lifecycle.closed:
+            return NotReady("The service is shutting down.", retry_after_s=5)
+        if scope["state"].get("crowded"):
+            return Overloaded("Too many connections are open. Try again later.", retry_after_s=2)
+        return None
 
 
 class BodyLimit:
@@ -150,7 +183,7 @@ class BodyLimit:
             return
         announced = Headers(scope=scope).get("content-length", "0")
         if announced.isdecimal() and (error := self._refusal(int(announced[:20]), int(announced[:20]))):
-            await problem_response(Request(scope), error)(scope, receive, send)
+            await error_response(Request(scope), error)(scope, receive, send)
             return
         received, complete = 0, False
         latest = asyncio.get_running_loop().time() + self._whole_s

@@ -15,11 +15,14 @@ from fastapi.staticfiles import StaticFiles
 
 from service.errors import NotFound, ServiceError
 from service.problems import STATUS
+from service.protocols import WireProtocol
 
 if TYPE_CHECKING:
     from starlette.responses import Response
 
-__all__ = ["router", "static_files", "swagger_files"]
+__all__ = ["EMBED", "PAGES", "STATIC", "static_files", "swagger_files"]
+
+EMBED, STATIC = "/embed", "/static"
 
 router = APIRouter(include_in_schema=False)
 
@@ -56,19 +59,19 @@ async def page() -> FileResponse:
     return FileResponse(_STATIC / "index.html", headers={"Cache-Control": "no-cache"})
 
 
-@router.get("/embed")
+@router.get(EMBED)
 async def embed() -> FileResponse:
     """The viewer alone, for frames in pages of other origins: docs/embedding.md."""
     return FileResponse(_STATIC / "embed.html", headers={"Cache-Control": "no-cache"})
 
 
-@router.get("/static/samples.json")
+@router.get(f"{STATIC}/samples.json")
 async def samples() -> list[dict[str, str]]:
     """The sample pictures, in the order in which the page shows them."""
     return [{"name": name, "title": _title(path.stem)} for name, path in _samples().items()]
 
 
-@router.get("/static/samples/{name}")
+@router.get(f"{STATIC}/samples/{{name}}")
 async def sample(name: str) -> FileResponse:
     """A sample picture."""
     if name not in _samples():
@@ -117,3 +120,10 @@ def _errors_page() -> str:
 
 def _classes(root: type[ServiceError]) -> list[type[ServiceError]]:
     return [root, *(found for child in root.__subclasses__() for found in _classes(child))]
+
+
+PAGES = WireProtocol(
+    name="pages",
+    router=router,
+    open_paths=("/", "/docs", EMBED, "/errors", "/openapi.json", f"{STATIC}/{{path:path}}"),
+)

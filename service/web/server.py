@@ -1,10 +1,12 @@
 """The HTTP server: uvicorn, with connections that cannot be held for ever and an orderly end.
 
-The first SIGTERM or SIGINT begins the end, the second is it:
+The first SIGTERM or SIGINT starts the shutdown, a second one ends the process at once. The shutdown follows the states
+of :class:`service.engine.lifecycle.Lifecycle`:
 
-1. ``/readyz`` says "draining" and connections are no longer kept. Work is still taken for ``drain_delay_s``.
-2. New work is refused with 503. What is inside is finished, for ``drain_timeout_s`` at most. Probes are answered.
-3. The workers end, and what they had not answered is answered with 503. The process ends with exit code 0.
+1. Draining: ``/readyz`` says so, and connections are no longer kept. Requests are still taken for ``drain_delay_s``.
+2. Closed: new requests are refused with 503. Those inside are finished, for ``drain_timeout_s`` at most. Probes are
+   answered.
+3. Over: the workers end, and requests without an answer get 503. The process ends with exit code 0.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import os
 import resource
 import signal
 import time
+from math import inf
 from typing import TYPE_CHECKING
 
 import uvicorn
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
 
     from fastapi import FastAPI
 
+    from service.engine.lifecycle import Lifecycle
+    from service.metrics import Metrics
     from service.settings import Settings
 
 __all__ = ["Server", "serve"]
@@ -87,7 +92,9 @@ class Server(uvicorn.Server):
         """Listen, and say where."""
         await super().startup(sockets)
         if self.started:
-            self._gate, self._metrics = self.lifespan.state["gate"], self.lifespan.state["metrics"]
+            self._lifecycle: Lifecycle = self.lifespan.state["lifecycle"]
+            self._lifecycle.when_closed(self._let_connections_go)
+            self._metrics: Metrics = self.lifespan.state["metrics"]
             self._greet(self.servers[0].sockets[0].getsockname()[1])
 
     async def on_tick(self, counter: int) -> bool:
@@ -104,18 +111,15 @@ class Server(uvicorn.Server):
         await self._drain()
 
     async def _drain(self) -> None:
-        settings, began = self._settings, time.monotonic()
-        log.info("draining: /readyz says so, requests are taken for %g s more", settings.drain_delay_s)
-        await self._serve_while(lambda: True, settings.drain_delay_s)
-        self._gate.closed = True
+        """Drain, and wait until answers are taken; connections are watched meanwhile."""
+        drained = asyncio.create_task(self._lifecycle.drain())
+        await self._serve_while(lambda: not self._lifecycle.closed)
+        await self._serve_while(lambda: not drained.done() or self._busy(), self._settings.drain_timeout_s)
+        await drained
+
+    def _let_connections_go(self) -> None:
         for connection in self._connections():
             connection.shutdown()  # idle ones now, the others after their answer
-        if inside := len(self.server_state.tasks):
-            log.info("%d requests are inside and have %g s", inside, settings.drain_timeout_s)
-        await self._serve_while(self._busy, settings.drain_timeout_s)
-        if cut_off := len(self.server_state.tasks):
-            log.warning("%d requests are cut off after %g s", cut_off, settings.drain_timeout_s)
-        log.info("drained after %.1f s", time.monotonic() - began)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End the workers, then what is left: requests without an answer get one, and connections are closed."""
@@ -128,7 +132,7 @@ class Server(uvicorn.Server):
             connection.transport.abort()
         await self._serve_while(lambda: bool(self.server_state.tasks), _GIVE_UP_S)
 
-    async def _serve_while(self, condition: Callable[[], bool], at_most_s: float) -> None:
+    async def _serve_while(self, condition: Callable[[], bool], at_most_s: float = inf) -> None:
         end = time.monotonic() + at_most_s
         while condition() and time.monotonic() < end:
             await self.on_tick(0)
@@ -155,11 +159,11 @@ class Server(uvicorn.Server):
                 signal.signal(number, original)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin the end, or be it. The workers notice that this process is gone."""
+        """Start the shutdown at the first signal; end the process at the second, which the workers notice."""
         del frame
         if self.should_exit:
             os.write(2, b"camserve: told to stop a second time, ending at once\n")
             os._exit(128 + sig)
         self.should_exit = True
         if self.started:
-            self._gate.leaving = True
+            self._lifecycle.begin_drain()

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from service.cam.catalogue import probe_layers
+from service.cam.eager import EagerNetwork
 from service.cam.methods import METHODS
 from service.models.torchvision_adapter import torchvision
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from service.cam.explain import Explained
     from service.cam.layers import Layer
 
 
@@ -131,7 +133,12 @@ def prepared(family: str) -> tuple[nn.Module, tuple[Layer, ...]]:
 
 def allowed() -> list[tuple[str, str]]:
     """List every (family, method) whose method applies to the family's model."""
-    return [(f, m) for f in FAMILIES for m, method in METHODS.items() if method.refuses(prepared(f)[0]) is None]
+    return [
+        (f, m)
+        for f in FAMILIES
+        for m, method in METHODS.items()
+        if method.refuses(EagerNetwork(prepared(f)[0])) is None
+    ]
 
 
 def pictures(n: int = 4, seed: int = 1) -> Tensor:
@@ -141,11 +148,11 @@ def pictures(n: int = 4, seed: int = 1) -> Tensor:
 
 def layers_of(model: nn.Module, *names: str) -> list[Layer]:
     """Rows of the catalogue, by name."""
-    by_name = {layer.name: layer for layer in probe_layers(model, pictures(2))}
+    by_name = {layer.name: layer for layer in probe_layers(EagerNetwork(model), pictures(2))}
     return [by_name[name] for name in names]
 
 
-def reference_gradcam(model: nn.Module, picture: Tensor, layer: Layer, target: int) -> Tensor:
+def reference_gradcam(model: nn.Module, picture: Tensor, layer: Layer, target: int, *, signed: bool = False) -> Tensor:
     """Grad-CAM as a textbook has it: one picture, full backward pass, no cut. Returns (h, w)."""
     kept: list[Tensor] = []
 
@@ -162,4 +169,13 @@ def reference_gradcam(model: nn.Module, picture: Tensor, layer: Layer, target: i
     activation = kept[layer.call.call]
     assert activation.grad is not None
     a, g = layer.to_nchw(activation.detach())[0], layer.to_nchw(activation.grad)[0]  # (C, h, w)
-    return (g.mean((1, 2))[:, None, None] * a).sum(0).relu()
+    found = (g.mean((1, 2))[:, None, None] * a).sum(0)
+    return found if signed else found.relu()
+
+
+def nested(answer: Explained) -> list[list[Tensor]]:
+    """Maps as ``[layer][method]``, each (targets, h, w); the layers and methods of ``answer`` differ."""
+    found: dict[str, dict[str, list[Tensor]]] = {}
+    for raw in answer.maps:
+        found.setdefault(raw.layer, {}).setdefault(raw.method, []).append(raw.values)
+    return [[torch.stack(values) for values in by_method.values()] for by_method in found.values()]

@@ -10,22 +10,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from service.cam import network
 from service.cam.activation import _first_component
 from service.cam.catalogue import probe_layers
+from service.cam.eager import EagerNetwork
 from service.cam.explain import explain, predict
-from service.cam.maps import fuse
+from service.cam.fusion import fuse
 from service.cam.methods import METHODS
 from service.cam.perturbation import noise_like
-from service.cam.questions import Question, Top, Variant
-from tests.cam.models import frozen, layers_of, pictures, prepared
+from service.cam.targets import PLAIN, CamOptions, Targets, Top
+from tests.cam.models import frozen, layers_of, nested, pictures, prepared, reference_gradcam
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from service.cam.layers import Layer
 
-SIGNED = Variant(signed=True)
+SIGNED = CamOptions(signed=True)
 
 # Two channels, and their gradients in the class 0 of ``linear``:
 #   A₁ = 1 2   A₂ = 2  0   g₁ =  1 0   g₂ = 4 -2     g₁A₁ =  1 0   g₂A₂ = 8  0
@@ -59,15 +59,15 @@ def linear(weights: Tensor, bias: float = 0.0) -> Callable[[Tensor], Tensor]:
 
 
 def only_layer(model: nn.Module, picture: Tensor, name: str = "layer") -> Layer:
-    found = probe_layers(model, torch.rand(2, *picture.shape))
+    found = probe_layers(EagerNetwork(model), torch.rand(2, *picture.shape))
     return next(layer for layer in found if layer.name == name)
 
 
 def signed_map(model: nn.Module, picture: Tensor, method: str, target: int = 0, layer: str = "layer") -> Tensor:
     """The raw map (h, w) of one picture (C, H, W)."""
     rows = [only_layer(model, picture, layer)]
-    (answer,) = explain(model, picture[None], [Question((target,))], rows, [method], SIGNED)
-    return answer.maps[0][0][0]
+    (answer,) = explain(EagerNetwork(model), picture[None], [Targets((target,))], rows, [method], SIGNED)
+    return nested(answer)[0][0][0]
 
 
 @dataclass(frozen=True)
@@ -463,14 +463,14 @@ def test_fullgrad_is_complete(monkeypatch: pytest.MonkeyPatch) -> None:
     def summed(evidence: Tensor, size: torch.Size) -> Tensor:
         return evidence.sum((1, 2, 3))[:, None, None].expand(-1, *size[2:])
 
-    monkeypatch.setattr(network, "_scaled", summed)
+    monkeypatch.setattr("service.cam.fullgrad._scaled", summed)
     model, layers = prepared("plain")
     inputs = pictures()
     head = model.get_submodule("head")
     assert isinstance(head, nn.Linear)
-    for answer in explain(model, inputs, [Question((0, 3))] * 4, layers[:1], ["fullgrad"], SIGNED):
+    for answer in explain(EagerNetwork(model), inputs, [Targets((0, 3))] * 4, layers[:1], ["fullgrad"], SIGNED):
         expected = answer.logits[[0, 3]] - head.bias[[0, 3]]  # the head has no places, its bias no part in the map
-        torch.testing.assert_close(answer.maps[0][0][:, 0, 0], expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(nested(answer)[0][0][:, 0, 0], expected, rtol=1e-4, atol=1e-5)
 
 
 # Fusion
@@ -533,14 +533,16 @@ def test_fusion_brings_maps_to_the_finest_grid() -> None:
 def test_fused_layers_are_their_raw_maps_fused() -> None:
     model, layers = prepared("plain")
     inputs = pictures()
-    questions = [Question((0, 3))] * 4
-    apart = explain(model, inputs, questions, layers, ["gradcam", "hirescam"], SIGNED)
-    fused = explain(model, inputs, questions, layers, ["gradcam", "hirescam"], Variant(signed=True, fuse="max"))
+    targets = [Targets((0, 3))] * 4
+    apart = explain(EagerNetwork(model), inputs, targets, layers, ["gradcam", "hirescam"], SIGNED)
+    fused = explain(
+        EagerNetwork(model), inputs, targets, layers, ["gradcam", "hirescam"], CamOptions(signed=True, fuse="max")
+    )
     for one, other in zip(fused, apart, strict=True):
-        assert len(one.maps) == len(one.flat) == 1
+        assert {raw.layer for raw in one.maps} == {"+".join(layer.name for layer in layers)}
         for j in range(2):
-            expected = fuse([by_method[j][None] for by_method in other.maps], "max")[0]
-            torch.testing.assert_close(one.maps[0][j], expected)
+            expected = fuse([by_method[j][None] for by_method in nested(other)], "max")[0]
+            torch.testing.assert_close(nested(one)[0][j], expected)
 
 
 # Variants
@@ -551,12 +553,12 @@ def test_unsigned_maps_are_the_positive_part_of_signed_ones(method: str) -> None
     family = "vit" if METHODS[method].refusal else "plain"
     model, layers = prepared(family)
     inputs = pictures()
-    questions = [Question((0, 1, 2))] * 4
-    unsigned = explain(model, inputs, questions, layers, [method])
-    signed = explain(model, inputs, questions, layers, [method], SIGNED)
+    targets = [Targets((0, 1, 2))] * 4
+    unsigned = explain(EagerNetwork(model), inputs, targets, layers, [method])
+    signed = explain(EagerNetwork(model), inputs, targets, layers, [method], SIGNED)
     negatives = 0
     for one, other in zip(unsigned, signed, strict=True):
-        for (found,), (expected,) in zip(one.maps, other.maps, strict=True):
+        for (found,), (expected,) in zip(nested(one), nested(other), strict=True):
             assert torch.equal(found, expected.relu())
             negatives += int((expected < 0).sum())
     assert (negatives > 0) == METHODS[method].signed
@@ -581,42 +583,66 @@ FAST = [name for name, method in METHODS.items() if not method.refusal]
 @pytest.mark.parametrize("method", [name for name in FAST if name != "smoothgradcam++"])  # its noise is not symmetric
 def test_flipping_changes_nothing_for_a_symmetric_model(method: str) -> None:
     model, inputs = frozen(Pointwise()), pictures(2)[..., :8, :8]
-    layers = [layer for layer in probe_layers(model, inputs) if layer.name == "layer"]
-    plain = explain(model, inputs, [Question((0, 1))] * 2, layers, [method], SIGNED)
-    flipped = explain(model, inputs, [Question((0, 1))] * 2, layers, [method], Variant(signed=True, flip=True))
+    layers = [layer for layer in probe_layers(EagerNetwork(model), inputs) if layer.name == "layer"]
+    plain = explain(EagerNetwork(model), inputs, [Targets((0, 1))] * 2, layers, [method], SIGNED)
+    flipped = explain(
+        EagerNetwork(model), inputs, [Targets((0, 1))] * 2, layers, [method], CamOptions(signed=True, flip=True)
+    )
     for one, other in zip(flipped, plain, strict=True):
-        torch.testing.assert_close(one.maps[0][0], other.maps[0][0], rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(nested(one)[0][0], nested(other)[0][0], rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("method", ["gradcam", "eigencam", "scorecam", "fullgrad"])
 def test_flipping_averages_with_the_mirror_image(method: str) -> None:
     model, layers = prepared("plain")
-    inputs, questions = pictures(2), [Question((0, 1))] * 2
-    flipped = explain(model, inputs, questions, layers, [method], Variant(signed=True, flip=True))
-    ones = explain(model, inputs, questions, layers, [method], SIGNED)
-    others = explain(model, inputs.flip(3), questions, layers, [method], SIGNED)
+    inputs, targets = pictures(2), [Targets((0, 1))] * 2
+    flipped = explain(EagerNetwork(model), inputs, targets, layers, [method], CamOptions(signed=True, flip=True))
+    ones = explain(EagerNetwork(model), inputs, targets, layers, [method], SIGNED)
+    others = explain(EagerNetwork(model), inputs.flip(3), targets, layers, [method], SIGNED)
     for found, one, other in zip(flipped, ones, others, strict=True):
         for i in range(len(layers)):
-            expected = (one.maps[i][0] + other.maps[i][0].flip(2)) / 2
-            torch.testing.assert_close(found.maps[i][0], expected)
-            assert not torch.allclose(expected, one.maps[i][0])
+            expected = (nested(one)[i][0] + nested(other)[i][0].flip(2)) / 2
+            torch.testing.assert_close(nested(found)[i][0], expected)
+            assert not torch.allclose(expected, nested(one)[i][0])
 
 
 @pytest.mark.parametrize("method", ["gradcam", "layercam", "ablationcam", "activation"])
 def test_smoothing_averages_over_noisy_pictures_and_is_repeatable(method: str) -> None:
     model, layers = prepared("residual")
-    inputs, questions = pictures(2), [Question((0, 1))] * 2
-    smooth = explain(model, inputs, questions, layers, [method], Variant(signed=True, smooth=3))
-    again = explain(model, inputs, questions, layers, [method], Variant(signed=True, smooth=3))
+    inputs, targets = pictures(2), [Targets((0, 1))] * 2
+    smooth = explain(EagerNetwork(model), inputs, targets, layers, [method], CamOptions(signed=True, smooth=3))
+    again = explain(EagerNetwork(model), inputs, targets, layers, [method], CamOptions(signed=True, smooth=3))
     views = [
-        explain(model, inputs + noise_like(inputs, sample), questions, layers, [method], SIGNED) for sample in range(3)
+        explain(EagerNetwork(model), inputs + noise_like(inputs, sample), targets, layers, [method], SIGNED)
+        for sample in range(3)
     ]
     for n in range(2):
         for i in range(len(layers)):
-            found = smooth[n].maps[i][0]
-            expected = torch.stack([view[n].maps[i][0] for view in views]).mean(0)
+            found = nested(smooth[n])[i][0]
+            expected = torch.stack([nested(view[n])[i][0] for view in views]).mean(0)
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-            assert torch.equal(found, again[n].maps[i][0])
+            assert torch.equal(found, nested(again[n])[i][0])
+
+
+def test_smoothing_and_flipping_average_over_the_four_views() -> None:
+    """Two noisy copies and their mirror images, each explained by a textbook Grad-CAM."""
+    model, layers = prepared("plain")
+    inputs = pictures(2)
+    spans = inputs.amax((1, 2, 3), keepdim=True) - inputs.amin((1, 2, 3), keepdim=True)
+    noises = [torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(sample)) for sample in (0, 1)]
+    copies = [inputs + 0.15 * spans * noise for noise in noises]
+    answers = explain(
+        EagerNetwork(model), inputs, [Targets((0, 1))] * 2, layers, ["gradcam"], CamOptions(smooth=2, flip=True)
+    )
+    by_name = {layer.name: layer for layer in layers}
+    for n, answer in enumerate(answers):
+        for raw in answer.maps:
+            layer = by_name[raw.layer]
+            views = [reference_gradcam(model, copy[n], layer, raw.target, signed=True) for copy in copies]
+            views += [
+                reference_gradcam(model, copy[n].flip(2), layer, raw.target, signed=True).flip(1) for copy in copies
+            ]
+            torch.testing.assert_close(raw.values, torch.stack(views).mean(0).relu(), rtol=1e-4, atol=1e-5)
 
 
 def test_noise_is_as_strong_as_the_picture_varies_and_the_same_for_all_rows() -> None:
@@ -629,48 +655,51 @@ def test_noise_is_as_strong_as_the_picture_varies_and_the_same_for_all_rows() ->
 
 
 @pytest.mark.parametrize(
-    "variant", [Variant(smooth=4), Variant(flip=True), Variant(smooth=4, flip=True), Variant(smooth=1)]
+    "options", [CamOptions(smooth=4), CamOptions(flip=True), CamOptions(smooth=4, flip=True), CamOptions(smooth=1)]
 )
-def test_predicted_is_what_the_clean_picture_is_predicted_to_be(variant: Variant) -> None:
+def test_predicted_is_what_the_clean_picture_is_predicted_to_be(options: CamOptions) -> None:
     # Half of the mirror image is weighted otherwise, and the margin is small: views would be classified otherwise.
     weights = torch.linspace(-1, 1, 8).expand(3, 8, 8)
     model = Head(linear(weights))
     inputs = torch.randn(32, 3, 8, 8, generator=torch.Generator().manual_seed(6))
-    clean = predict(model, inputs)
-    noisy = predict(model, inputs + noise_like(inputs, 0)).argmax(1)
+    clean = predict(EagerNetwork(model), inputs)
+    noisy = predict(EagerNetwork(model), inputs + noise_like(inputs, 0)).argmax(1)
     assert (noisy != clean.argmax(1)).any()
-    assert (predict(model, inputs.flip(3)).argmax(1) != clean.argmax(1)).any()
+    assert (predict(EagerNetwork(model), inputs.flip(3)).argmax(1) != clean.argmax(1)).any()
     layer = only_layer(model, inputs[0])
-    answers = explain(model, inputs, [Question((Top(1),))] * 32, [layer], ["gradcam"], variant)
-    assert [answer.targets for answer in answers] == [(index,) for index in clean.argmax(1).tolist()]
+    answers = explain(EagerNetwork(model), inputs, [Targets((Top(1),))] * 32, [layer], ["gradcam"], options)
+    assert [[raw.target for raw in answer.maps] for answer in answers] == [
+        [index] for index in clean.argmax(1).tolist()
+    ]
     torch.testing.assert_close(torch.stack([answer.logits for answer in answers]), clean)
 
 
 def test_finercam_compares_with_the_classes_that_are_near_for_the_clean_picture() -> None:
     model, layers = prepared("plain")
     inputs = pictures(2)
-    question = [Question((0,))] * 2
-    smooth = explain(model, inputs, question, layers, ["finercam"], Variant(signed=True, smooth=2))
-    clean = predict(model, inputs)
+    targets = [Targets((0,))] * 2
+    smooth = explain(EagerNetwork(model), inputs, targets, layers, ["finercam"], CamOptions(signed=True, smooth=2))
+    clean = predict(EagerNetwork(model), inputs)
     for n, answer in enumerate(smooth):
         others = sorted(range(1, 5), key=lambda c: abs(float(clean[n, c] - clean[n, 0])))[:3]
-        total = torch.zeros_like(answer.maps[0][0])
+        total = torch.zeros_like(nested(answer)[0][0])
         for sample in range(2):
             view = (inputs + noise_like(inputs, sample))[[n]]
-            (each,) = explain(model, view, [Question((0, *others))], layers[:1], ["gradcam"], SIGNED)
-            maps = each.maps[0][0]
+            (each,) = explain(EagerNetwork(model), view, [Targets((0, *others))], layers[:1], ["gradcam"], SIGNED)
+            maps = nested(each)[0][0]
             total += (maps[:1] - 0.2 * maps[1:].sum(0)) / 2  # Grad-CAM is linear in the score
-        torch.testing.assert_close(answer.maps[0][0], total, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(nested(answer)[0][0], total, rtol=1e-4, atol=1e-6)
 
 
 def test_against_takes_the_place_of_the_nearest_classes() -> None:
     model, layers = prepared("plain")
-    question = [Question((0,), against=2)] * 2
+    targets = [Targets((0,), against=2)] * 2
     finer, plain = (
-        explain(model, pictures(2), question, layers, [method], SIGNED) for method in ("finercam", "gradcam")
+        explain(EagerNetwork(model), pictures(2), targets, layers, [method], SIGNED)
+        for method in ("finercam", "gradcam")
     )
     for one, other in zip(finer, plain, strict=True):
-        torch.testing.assert_close(one.maps[0][0], other.maps[0][0])
+        torch.testing.assert_close(nested(one)[0][0], nested(other)[0][0])
 
 
 # A score that a layer has no part in
@@ -687,30 +716,31 @@ class HalfDeaf(nn.Module):
         return torch.stack([self.layer(x).sum((1, 2, 3)), x.sum((1, 2, 3))], dim=1)
 
 
+@pytest.mark.parametrize("options", [PLAIN, CamOptions(smooth=2, flip=True)])
 @pytest.mark.parametrize("method", [name for name in FAST if METHODS[name].uses_layer])
-def test_a_score_that_does_not_depend_on_the_layer_is_reported(method: str) -> None:
+def test_a_score_that_does_not_depend_on_the_layer_is_reported(method: str, options: CamOptions) -> None:
     model, inputs = frozen(HalfDeaf()), pictures(2)[..., :8, :8]
     layers = layers_of(frozen(HalfDeaf()), "layer")
-    answers = explain(model, inputs, [Question((0, 1)), Question((1,))], layers, [method])
+    answers = explain(EagerNetwork(model), inputs, [Targets((0, 1)), Targets((1,))], layers, [method], options)
     told = METHODS[method].needs_gradients
     told = told and METHODS[method].score != "finer"  # its difference depends on class 0, whichever the target is
-    expected = [(False, told), (told,)]
-    assert [answer.flat[0][0] for answer in answers] == expected
-    for answer, flags in zip(answers, expected, strict=True):
-        for raw, flag in zip(answer.maps[0][0], flags, strict=True):
-            assert not (flag and raw.any())
+    assert [[raw.zero_gradient for raw in answer.maps] for answer in answers] == [[False, told], [told]]
+    for raw in (raw for answer in answers for raw in answer.maps):
+        assert not (raw.zero_gradient and raw.values.any())
 
 
-def test_a_map_that_is_only_negative_is_not_flat() -> None:
+def test_a_map_that_is_only_negative_has_a_gradient() -> None:
     model = Head(linear(torch.ones(3, 4, 4)))
     picture = torch.rand(3, 4, 4) + 1
-    (answer,) = explain(model, picture[None], [Question((0, 1))], [only_layer(model, picture)], ["gradcam"])
-    assert not answer.maps[0][0][1].any()
-    assert answer.flat == [[(False, False)]]
+    (answer,) = explain(
+        EagerNetwork(model), picture[None], [Targets((0, 1))], [only_layer(model, picture)], ["gradcam"]
+    )
+    assert not nested(answer)[0][0][1].any()
+    assert [raw.zero_gradient for raw in answer.maps] == [False, False]
 
 
 @pytest.mark.parametrize("deaf_first", [True, False])
-def test_a_fused_map_is_flat_only_if_every_layer_is(deaf_first: bool) -> None:
+def test_a_fused_maps_gradient_is_zero_only_if_it_is_in_every_layer(deaf_first: bool) -> None:
     class Two(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -721,10 +751,67 @@ def test_a_fused_map_is_flat_only_if_every_layer_is(deaf_first: bool) -> None:
             return torch.stack([heard, unheard, x.sum((1, 2, 3))], dim=1)
 
     model, inputs = frozen(Two()), pictures(1)[..., :8, :8]
-    by_name = {layer.name: layer for layer in probe_layers(model, inputs.repeat(2, 1, 1, 1))}
+    by_name = {layer.name: layer for layer in probe_layers(EagerNetwork(model), inputs.repeat(2, 1, 1, 1))}
     layers = [by_name["unheard"], by_name["heard"]]
     layers = layers if deaf_first else layers[::-1]
-    (answer,) = explain(model, inputs, [Question((0, 2))], layers, ["gradcam"], Variant(signed=True, fuse="max"))
-    assert answer.flat == [[(False, True)]]
-    assert answer.maps[0][0][0].any()
-    assert not answer.maps[0][0][1].any()
+    (answer,) = explain(
+        EagerNetwork(model), inputs, [Targets((0, 2))], layers, ["gradcam"], CamOptions(signed=True, fuse="max")
+    )
+    assert [raw.zero_gradient for raw in answer.maps] == [False, True]
+    assert nested(answer)[0][0][0].any()
+    assert not nested(answer)[0][0][1].any()
+
+
+@pytest.mark.parametrize(
+    ("picture", "expected", "zero_gradient"),
+    [
+        # The logit is relu(left - 1). Left 0: no gradient. In the mirror image left is 2 and has gradient 1: weight ½,
+        # map 1 0, brought back 0 1; the mean of both views is 0 ½.
+        ([0.0, 2.0], [0.0, 0.5], False),
+        ([2.0, 0.0], [0.5, 0.0], False),  # the other way round
+        ([0.0, 0.5], [0.0, 0.0], True),  # no gradient in either view
+    ],
+)
+def test_a_gradient_is_zero_only_if_it_is_in_every_view(
+    picture: list[float], expected: list[float], zero_gradient: bool
+) -> None:
+    def head(x: Tensor) -> Tensor:
+        score = (x[:, 0, 0, 0] - 1).relu()
+        return torch.stack([score, -score], dim=1)
+
+    model, inputs = Head(head), torch.tensor(picture).view(1, 1, 1, 2)
+    layers = [only_layer(model, inputs[0])]
+    (answer,) = explain(EagerNetwork(model), inputs, [Targets((0,))], layers, ["gradcam"], CamOptions(flip=True))
+    (raw,) = answer.maps
+    assert raw.values.tolist() == [expected]
+    assert raw.zero_gradient is zero_gradient
+
+
+def test_a_map_that_a_view_speaks_against_has_a_gradient() -> None:
+    """The first view has no gradient, the other one a negative one: the map is empty, but the gradient is not zero."""
+
+    def head(x: Tensor) -> Tensor:
+        score = -(x[:, 0, 0, 0] - 1).relu()
+        return torch.stack([score, -score], dim=1)
+
+    model, inputs = Head(head), torch.tensor([[[[0.0, 2.0]]]])
+    layers = [only_layer(model, inputs[0])]
+    (answer,) = explain(EagerNetwork(model), inputs, [Targets((0,))], layers, ["gradcam"], CamOptions(flip=True))
+    (raw,) = answer.maps
+    assert not raw.values.any()
+    assert not raw.zero_gradient
+
+
+# The sequence of maps
+
+
+def test_maps_come_by_layer_then_method_then_target() -> None:
+    model, layers = prepared("plain")
+    targets = [Targets((3, Top(1))), Targets((2,))]
+    first, second = explain(EagerNetwork(model), pictures(2), targets, layers[:2], ["gradcam", "activation"])
+    winner = int(first.logits.argmax())
+    order = [(layer.name, method) for layer in layers[:2] for method in ("gradcam", "activation")]
+    assert [(raw.layer, raw.method, raw.target) for raw in first.maps] == [
+        (*each, target) for each in order for target in (3, winner)
+    ]
+    assert [(raw.layer, raw.method, raw.target) for raw in second.maps] == [(*each, 2) for each in order]

@@ -20,9 +20,11 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from service.cam.catalogue import probe_layers
+from service.cam.eager import EagerNetwork
 from service.cam.explain import explain, predict
-from service.cam.questions import Question, Variant
+from service.cam.targets import CamOptions, Targets
 from service.models.torchvision_adapter import torchvision
+from tests.cam.models import nested
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
-SIGNED = Variant(signed=True)
+SIGNED = CamOptions(signed=True)
 TARGETS = (3, 7)  # of the first picture, of the second
 
 
@@ -94,15 +96,15 @@ def network(name: str) -> tuple[nn.Module, Tensor, dict[str, Layer]]:
             model.train()(torch.randn(4, 3, *NETS[name].size))
         pictures = torch.randn(2, 3, *NETS[name].size)
     model.eval().requires_grad_(requires_grad=False)
-    return model, pictures, {layer.name: layer for layer in probe_layers(model, pictures)}
+    return model, pictures, {layer.name: layer for layer in probe_layers(EagerNetwork(model), pictures)}
 
 
 def ours(name: str, layer: str, methods: list[str]) -> dict[str, Tensor]:
     """Raw signed maps (2, h, w) by method."""
     model, pictures, layers = network(name)
-    questions = [Question((target,)) for target in TARGETS]
-    answers = explain(model, pictures, questions, [layers[layer]], methods, SIGNED)
-    return {m: torch.stack([answer.maps[0][j][0] for answer in answers]) for j, m in enumerate(methods)}
+    targets = [Targets((target,)) for target in TARGETS]
+    answers = explain(EagerNetwork(model), pictures, targets, [layers[layer]], methods, SIGNED)
+    return {m: torch.stack([nested(answer)[0][j][0] for answer in answers]) for j, m in enumerate(methods)}
 
 
 def theirs(cls: str, name: str, layer: str) -> tuple[Tensor, Tensor]:
@@ -343,7 +345,7 @@ def test_scorecam_is_the_papers(name: str, layer: str) -> None:
 
     def formula(masks: Tensor) -> Tensor:
         scores = [
-            predict(model, picture * mask[:, None])[:, target].double()
+            predict(EagerNetwork(model), picture * mask[:, None])[:, target].double()
             for picture, mask, target in zip(pictures, masks, TARGETS, strict=True)
         ]
         return weighted(torch.stack(scores).softmax(1), activations.double())
@@ -365,7 +367,9 @@ def test_ablationcam_is_the_papers(name: str, layer: str) -> None:
     """
     model, pictures, _ = network(name)
     activations = kept(name, layer)[0].float()
-    before = torch.stack([predict(model, pictures)[n, target] for n, target in enumerate(TARGETS)]).double()
+    before = torch.stack(
+        [predict(EagerNetwork(model), pictures)[n, target] for n, target in enumerate(TARGETS)]
+    ).double()
 
     def drops(values: Callable[[Tensor], Tensor]) -> Tensor:
         """What each score loses, (2, C), if channel c of activations (C, h, w) is set to the c-th of ``values``."""
@@ -381,7 +385,7 @@ def test_ablationcam_is_the_papers(name: str, layer: str) -> None:
 
         handle = model.get_submodule(layer).register_forward_hook(replace)
         try:
-            return predict(model, pictures[row].expand(len(values), -1, -1, -1))[:, TARGETS[row]].double()
+            return predict(EagerNetwork(model), pictures[row].expand(len(values), -1, -1, -1))[:, TARGETS[row]].double()
         finally:
             handle.remove()
 
@@ -493,9 +497,9 @@ def test_finercam_is_the_papers(name: str, layer: str) -> None:
         return (shares * (row[winner] - row[others])).sum() / (shares.sum() + 1e-9)
 
     answers = explain(
-        model, pictures, [Question((winner,)) for winner in winners], [layers[layer]], ["finercam"], SIGNED
+        EagerNetwork(model), pictures, [Targets((winner,)) for winner in winners], [layers[layer]], ["finercam"], SIGNED
     )
-    found = torch.stack([answer.maps[0][0][0] for answer in answers])
+    found = torch.stack([nested(answer)[0][0][0] for answer in answers])
     assert_equal(found, formula(lambda row, winner, others: row[winner] - 0.6 * row[others].mean()))
 
     pgc = peer("pytorch_grad_cam")

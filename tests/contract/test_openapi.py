@@ -12,10 +12,14 @@ from pydantic import TypeAdapter
 
 from service import wire
 from service.cli import main
-from service.problems import MEDIA_TYPE, STATUS
+from service.problems import MEDIA_TYPE, STATUS, problem_for, status_of
+from service.protocols import EXAMPLE_REQUEST_ID
+from service.protocols.native.examples import ANSWERS as NATIVE_ANSWERS
+from service.protocols.native.examples import BODY_ERRORS, FORMS, REQUESTS
 from service.settings import Settings
 from service.web.app import create_app
-from service.web.examples import ANSWERS, FORMS, PROBLEMS, REQUESTS
+from service.web.examples import ANSWERS as OPERATIONS_ANSWERS
+from service.web.examples import KEY_ERRORS
 from tests.toys import png
 from tests.web.application import faked
 
@@ -58,6 +62,11 @@ ANSWER_MODELS: dict[str, type[BaseModel]] = {
     "livez": wire.Status,
     "readyz": wire.Readiness,
     "version": wire.Version,
+}
+ANSWERS = {**NATIVE_ANSWERS, **OPERATIONS_ANSWERS}
+PROBLEMS = {
+    str(status_of(each.error)): problem_for(each.error, EXAMPLE_REQUEST_ID).model_dump(exclude_none=True)
+    for each in (*BODY_ERRORS, *KEY_ERRORS)
 }
 REQUEST_MODELS: dict[str, type[BaseModel]] = {
     "ExplainRequest": wire.ExplainRequest,
@@ -253,8 +262,8 @@ def test_examples_of_fields(name: str) -> None:
 
 
 @pytest.fixture
-async def client(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[httpx.AsyncClient]:
-    async with faked(monkeypatch, max_images=2) as application, application.client() as client:
+async def client() -> AsyncIterator[httpx.AsyncClient]:
+    async with faked(max_images=2) as application, application.client() as client:
         yield client
 
 

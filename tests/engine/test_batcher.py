@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Fake:
-    """A job of nothing but what the batcher looks at."""
+    """An entry of nothing but what the batcher looks at."""
 
     lane: Hashable
     number: int = 0
@@ -28,21 +28,21 @@ def anything(_lane: Hashable) -> bool:
     return True
 
 
-def test_a_lone_job_leaves_at_once() -> None:
+def test_a_lone_entry_leaves_at_once() -> None:
     batcher: Batcher[Fake] = Batcher(16, 1000)
-    job = Fake("a")
-    batcher.submit(job)
-    assert batcher.next_batch(anything) == [job]
+    entry = Fake("a")
+    batcher.submit(entry)
+    assert batcher.next_batch(anything) == [entry]
     assert batcher.next_batch(anything) == []
 
 
 def test_the_lane_whose_head_waited_longest_is_served_first_and_lanes_do_not_mix() -> None:
     batcher: Batcher[Fake] = Batcher(16, 1000)
-    jobs = [Fake(lane) for lane in "abab"]
-    for job in jobs:
-        batcher.submit(job)
-    assert batcher.next_batch(anything) == [jobs[0], jobs[2]]
-    assert batcher.next_batch(anything) == [jobs[1], jobs[3]]
+    entries = [Fake(lane) for lane in "abab"]
+    for entry in entries:
+        batcher.submit(entry)
+    assert batcher.next_batch(anything) == [entries[0], entries[2]]
+    assert batcher.next_batch(anything) == [entries[1], entries[3]]
 
 
 def test_a_worker_gets_only_lanes_it_accepts() -> None:
@@ -61,7 +61,7 @@ def test_batches_are_bounded_by_count_and_by_pixels() -> None:
         batcher.submit(Fake("a", pixels_count=cost))
     sizes = []
     while batch := batcher.next_batch(anything):
-        sizes.append([job.pixels_count for job in batch])
+        sizes.append([entry.pixels_count for entry in batch])
     assert sizes == [[4, 4], [4], [25], [1, 1, 1], [1]]
 
 
@@ -97,12 +97,12 @@ def test_a_batch_smaller_than_the_cap_proves_nothing() -> None:
     assert len(batcher.next_batch(anything)) == 4
 
 
-def test_abandoned_jobs_never_leave() -> None:
+def test_abandoned_entries_never_leave() -> None:
     batcher: Batcher[Fake] = Batcher(8, 1000)
-    jobs = [Fake("a", number=number, abandoned=number % 2 == 0) for number in range(6)]
-    for job in [*jobs, Fake("b", abandoned=True)]:
-        batcher.submit(job)
-    assert [job.number for job in batcher.next_batch(anything)] == [1, 3, 5]
+    entries = [Fake("a", number=number, abandoned=number % 2 == 0) for number in range(6)]
+    for entry in [*entries, Fake("b", abandoned=True)]:
+        batcher.submit(entry)
+    assert [entry.number for entry in batcher.next_batch(anything)] == [1, 3, 5]
     assert batcher.next_batch(anything) == []
     assert len(batcher) == 0
 
@@ -110,8 +110,8 @@ def test_abandoned_jobs_never_leave() -> None:
 def test_a_resubmitted_job_goes_first_and_alone() -> None:
     batcher: Batcher[Fake] = Batcher(8, 1000)
     waiting = [Fake("b"), Fake("a"), Fake("a")]
-    for job in waiting:
-        batcher.submit(job)
+    for entry in waiting:
+        batcher.submit(entry)
     again = Fake("a", alone=True)
     batcher.resubmit(again)
     assert batcher.next_batch(anything) == [again]
@@ -120,12 +120,12 @@ def test_a_resubmitted_job_goes_first_and_alone() -> None:
 
 
 def test_resubmitted_jobs_keep_their_order() -> None:
-    """A dead worker's jobs are given back last first, so that the first of them is first again."""
+    """A dead worker's entries are given back last first, so that the first of them is first again."""
     batcher: Batcher[Fake] = Batcher(8, 1000)
     batcher.submit(Fake("a", number=3))
     for number in (2, 1):
         batcher.resubmit(Fake("a", number=number))
-    assert [job.number for job in batcher.next_batch(anything)] == [1, 2, 3]
+    assert [entry.number for entry in batcher.next_batch(anything)] == [1, 2, 3]
 
 
 class EveryJobLeavesOnce(RuleBasedStateMachine):
@@ -141,52 +141,52 @@ class EveryJobLeavesOnce(RuleBasedStateMachine):
 
     @rule(target=waiting, lane=st.sampled_from("abc"), cost=st.integers(1, 25))
     def arrive(self, lane: str, cost: int) -> Fake:
-        job = Fake(lane, pixels_count=cost)
-        self.batcher.submit(job)
-        self.inside.append(job)
-        return job
+        entry = Fake(lane, pixels_count=cost)
+        self.batcher.submit(entry)
+        self.inside.append(entry)
+        return entry
 
-    @rule(job=consumes(waiting))
-    def withdraw(self, job: Fake) -> None:
-        if not job.abandoned:  # an abandoned job may have been dropped by a pull
-            assert self.batcher.withdraw(job) == (job in self.inside)
+    @rule(entry=consumes(waiting))
+    def withdraw(self, entry: Fake) -> None:
+        if not entry.abandoned:  # an abandoned entry may have been dropped by a pull
+            assert self.batcher.withdraw(entry) == (entry in self.inside)
         else:
-            self.batcher.withdraw(job)
-        if job in self.inside:
-            self.inside.remove(job)
+            self.batcher.withdraw(entry)
+        if entry in self.inside:
+            self.inside.remove(entry)
 
-    @rule(job=waiting)
-    def abandon(self, job: Fake) -> None:
-        job.abandoned = True
+    @rule(entry=waiting)
+    def abandon(self, entry: Fake) -> None:
+        entry.abandoned = True
 
     @rule(target=waiting, lanes=st.sets(st.sampled_from("abc"), min_size=1))
     def pull(self, lanes: set[str]) -> object:
-        candidates = [job for job in self.inside if job.lane in lanes and not job.abandoned]
+        candidates = [entry for entry in self.inside if entry.lane in lanes and not entry.abandoned]
         batch = self.batcher.next_batch(lambda lane: lane in lanes)
         assert bool(batch) == bool(candidates)
         if batch:
             lane = batch[0].lane
-            assert batch == [job for job in self.inside if job.lane == lane and not job.abandoned][: len(batch)]
+            assert batch == [entry for entry in self.inside if entry.lane == lane and not entry.abandoned][: len(batch)]
             assert len(batch) <= 4
-            assert len(batch) == 1 or sum(job.pixels_count for job in batch) <= 20
-        for job in batch:
-            assert job not in self.left
-            self.inside.remove(job)
-            self.left.append(job)
-        if not batch or any(job.alone for job in batch):
+            assert len(batch) == 1 or sum(entry.pixels_count for entry in batch) <= 20
+        for entry in batch:
+            assert entry not in self.left
+            self.inside.remove(entry)
+            self.left.append(entry)
+        if not batch or any(entry.alone for entry in batch):
             return multiple()
         # The worker died: half of the batch comes back.
         again = batch[: len(batch) // 2]
-        for job in reversed(again):
-            job.alone = True
-            self.left.remove(job)
-            self.inside.insert(0, job)
-            self.batcher.resubmit(job)
+        for entry in reversed(again):
+            entry.alone = True
+            self.left.remove(entry)
+            self.inside.insert(0, entry)
+            self.batcher.resubmit(entry)
         return multiple(*again)
 
     @invariant()
     def nothing_is_lost(self) -> None:
-        alive = [job for job in self.inside if not job.abandoned]
+        alive = [entry for entry in self.inside if not entry.abandoned]
         assert len(alive) <= len(self.batcher) <= len(self.inside)
 
 
@@ -196,11 +196,13 @@ TestEveryJobLeavesOnce = EveryJobLeavesOnce.TestCase
 @given(st.lists(st.sampled_from("ab"), max_size=30))
 def test_all_leave_in_order_of_arrival_within_their_lane(lanes: list[str]) -> None:
     batcher: Batcher[Fake] = Batcher(4, 1000)
-    jobs = [Fake(lane, number) for number, lane in enumerate(lanes)]
-    for job in jobs:
-        batcher.submit(job)
+    entries = [Fake(lane, number) for number, lane in enumerate(lanes)]
+    for entry in entries:
+        batcher.submit(entry)
     left: list[Fake] = []
     while batch := batcher.next_batch(anything):
         left += batch
     for lane in "ab":
-        assert [job.number for job in left if job.lane == lane] == [job.number for job in jobs if job.lane == lane]
+        assert [entry.number for entry in left if entry.lane == lane] == [
+            entry.number for entry in entries if entry.lane == lane
+        ]

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.engine.isolation import run_isolated
+from service.engine.workers.isolation import run_isolated
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

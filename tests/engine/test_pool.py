@@ -7,148 +7,145 @@ from typing import TYPE_CHECKING, get_args
 import numpy as np
 import pytest
 
-from service.engine.messages import Cancel, Failed, Hello, Ran, RowAnswer
+from service.engine.messages import Ran, RowAnswer
 from service.errors import InternalError, NotReady, UnknownModel
 from service.metrics import Ending
-from tests.engine.fakes import FakeWorker, job, number_of, settings, settle, start
+from tests.engine.fakes import entry, number_of, settings, settle, start
 
 if TYPE_CHECKING:
-    from service.engine.pool import Pool
+    from tests.engine.fakes import FakedPool
 
 
-pytestmark = pytest.mark.usefixtures("fake_workers")
-
-
-async def test_a_lone_job_leaves_at_once_and_a_burst_fills_the_next_batch(pool: Pool) -> None:
-    (worker,) = FakeWorker.launched
-    worker.load("m")
-    jobs = [job(number) for number in range(5)]
-    for each in jobs:
+async def test_a_lone_entry_leaves_at_once_and_a_burst_fills_the_next_batch(pool: FakedPool) -> None:
+    worker = pool.worker
+    worker.load_done("m")
+    entries = [entry(number) for number in range(5)]
+    for each in entries:
         pool.submit(each)
-    assert [len(run.questions) for run in worker.sent] == [1]
+    assert [len(run.targets) for run in worker.sent] == [1]
     worker.answer(worker.sent[0])
-    assert [len(run.questions) for run in worker.sent] == [1, 4]
+    assert [len(run.targets) for run in worker.sent] == [1, 4]
     assert worker.sent[1].pixels[:, 0, 0, 0].tolist() == [1, 2, 3, 4]
     worker.answer(worker.sent[1])
-    assert [number_of(each) for each in jobs] == [0, 1, 2, 3, 4]
-    assert [each.future.result().batch_size for each in jobs] == [1, 4, 4, 4, 4]
+    assert [number_of(each) for each in entries] == [0, 1, 2, 3, 4]
+    assert [each.future.result().batch_size for each in entries] == [1, 4, 4, 4, 4]
 
 
-async def test_jobs_wait_until_their_model_is_loaded(pool: Pool) -> None:
-    (worker,) = FakeWorker.launched
-    waiting = job()
+async def test_entries_wait_until_their_model_is_loaded(pool: FakedPool) -> None:
+    worker = pool.worker
+    waiting = entry()
     pool.submit(waiting)
     assert not worker.sent
     with pytest.raises(NotReady, match="being loaded"):
         pool.ready_info("m")
-    worker.load("m")
+    worker.load_done("m")
     assert len(worker.sent) == 1
     assert pool.ready_info(None).name == "m"
 
 
 async def test_one_batch_per_model_at_a_time_and_two_models_side_by_side() -> None:
     async for pool in start(settings(names=("a", "b", "c"), concurrency=2)):
-        (worker,) = FakeWorker.launched
-        worker.load("a", "b", "c")
+        worker = pool.worker
+        worker.load_done("a", "b", "c")
         for model in ("a", "a", "b", "c"):
-            pool.submit(job(model=model))
-        assert [run.lane.model for run in worker.sent] == ["a", "b"]
+            pool.submit(entry(model=model, revision=worker.key(model).revision))
+        assert [run.lane.model.name for run in worker.sent] == ["a", "b"]
         worker.answer(worker.sent[1])
         # "a" has waited longest but still runs; "c" goes.
-        assert [run.lane.model for run in worker.sent] == ["a", "b", "c"]
+        assert [run.lane.model.name for run in worker.sent] == ["a", "b", "c"]
 
 
 async def test_several_workers_share_the_work() -> None:
     async for pool in start(settings(workers=2)):
-        first, second = FakeWorker.launched
-        first.load("m")
-        second.load("m")
+        first, second = pool.launched
+        first.load_done("m")
+        second.load_done("m")
         for number in range(2):
-            pool.submit(job(number))
+            pool.submit(entry(number))
         assert [len(first.sent), len(second.sent)] == [1, 1]
 
 
 async def test_auto_starts_a_worker_on_every_device() -> None:
     async for pool in start(settings(device="auto", workers=2)):
-        first, _second = FakeWorker.launched
-        first.say(Hello("cuda:0", ("cuda:0", "cuda:1", "cuda:2")))
+        first, _second = pool.launched
+        first.greet("cuda:0", "cuda:1", "cuda:2")
         await settle()
-        devices = [worker.start.device for worker in FakeWorker.launched]
+        devices = [worker.snapshot.device for worker in pool.launched]
         assert sorted(devices) == ["auto", "cuda:0", "cuda:1", "cuda:1", "cuda:2", "cuda:2"]
         assert len(pool.workers) == 6
 
 
-async def test_a_dead_workers_jobs_are_computed_once_more_and_each_alone(pool: Pool) -> None:
-    (worker,) = FakeWorker.launched
-    worker.load("m")
-    jobs = [job(number) for number in range(4)]
-    for each in jobs:
+async def test_a_dead_workers_entries_are_computed_once_more_and_each_alone(pool: FakedPool) -> None:
+    worker = pool.worker
+    worker.load_done("m")
+    entries = [entry(number) for number in range(4)]
+    for each in entries:
         pool.submit(each)
     worker.answer(worker.sent[0])
     worker.die()
-    assert not jobs[1].future.done()
+    assert not entries[1].future.done()
     await settle()
-    replacement = FakeWorker.launched[1]
-    replacement.load("m")
+    replacement = pool.launched[1]
+    replacement.load_done("m")
     for _ in range(3):
         replacement.answer(replacement.sent[-1])
-    assert [len(run.questions) for run in replacement.sent] == [1, 1, 1]
-    assert [number_of(each) for each in jobs] == [0, 1, 2, 3]
+    assert [len(run.targets) for run in replacement.sent] == [1, 1, 1]
+    assert [number_of(each) for each in entries] == [0, 1, 2, 3]
 
 
 async def test_a_replacement_takes_the_number_of_the_worker_that_it_replaces() -> None:
     async for pool in start(settings(workers=3)):
-        assert [worker.number for worker in pool.workers] == [0, 1, 2]
-        FakeWorker.launched[1].die()
-        assert sorted(worker.number for worker in pool.workers) == [0, 1, 2]
-        assert pool.workers[-1].number == 1
+        assert [slot.number for slot in pool.supervisor.slots] == [0, 1, 2]
+        pool.launched[1].die()
+        assert sorted(slot.number for slot in pool.supervisor.slots) == [0, 1, 2]
+        await settle()
+        assert pool.launched[-1].spec.number == 1
 
 
 @pytest.mark.parametrize("ended", ["exited", "signal", "hung", "start_timeout", "not_started"])
-async def test_restarts_and_retries_are_counted_by_how_the_worker_ended(pool: Pool, ended: Ending) -> None:
-    (worker,) = FakeWorker.launched
-    worker.load("m")
-    pool.submit(job())
-    worker.ended = ended
-    worker.die()
+async def test_restarts_and_retries_are_counted_by_how_the_worker_ended(pool: FakedPool, ended: Ending) -> None:
+    worker = pool.worker
+    worker.load_done("m")
+    pool.submit(entry())
+    worker.die(ending=ended)
     for name in ("camserve_worker_restarts_total", "camserve_retried_total"):
         counts = {each: pool._metrics.registry.get_sample_value(name, {"reason": each}) for each in get_args(Ending)}
         assert counts == dict.fromkeys(get_args(Ending), 0) | {ended: 1}
 
 
 @pytest.mark.parametrize(("fits", "reason"), [(None, "error"), (2, "memory")])
-async def test_splits_are_counted_by_what_made_them_necessary(pool: Pool, fits: int | None, reason: str) -> None:
-    (worker,) = FakeWorker.launched
-    worker.load("m")
-    pool.submit(job())
+async def test_splits_are_counted_by_what_made_them_necessary(pool: FakedPool, fits: int | None, reason: str) -> None:
+    worker = pool.worker
+    worker.load_done("m")
+    pool.submit(entry())
     worker.say(Ran(worker.sent[0].batch, [InternalError("no")], 0.01, fits, splits=3))
     assert pool._metrics.registry.get_sample_value("camserve_batch_splits_total", {"reason": reason}) == 3
 
 
-async def test_a_job_whose_second_worker_dies_fails_and_takes_nobody_with_it(pool: Pool) -> None:
-    (worker,) = FakeWorker.launched
-    worker.load("m")
-    poison, innocent = job(0), job(1)
+async def test_a_job_whose_second_worker_dies_fails_and_takes_nobody_with_it(pool: FakedPool) -> None:
+    worker = pool.worker
+    worker.load_done("m")
+    poison, innocent = entry(0), entry(1)
     pool.submit(poison)
     pool.submit(innocent)
     worker.die()
     await settle()
-    FakeWorker.launched[1].load("m")
-    FakeWorker.launched[1].die()
+    pool.launched[1].load_done("m")
+    pool.launched[1].die()
     with pytest.raises(InternalError, match="Two workers died"):
         await poison.future
     await settle()
     await settle()
-    last = FakeWorker.launched[2]
-    last.load("m")
+    last = pool.launched[2]
+    last.load_done("m")
     last.answer(last.sent[0])
     assert number_of(innocent) == 1
 
 
-async def test_abandoned_jobs_are_neither_sent_nor_answered(pool: Pool) -> None:
-    (worker,) = FakeWorker.launched
-    worker.load("m")
-    running, queued, after = job(0), job(1), job(2)
+async def test_abandoned_entries_are_neither_sent_nor_answered(pool: FakedPool) -> None:
+    worker = pool.worker
+    worker.load_done("m")
+    running, queued, after = entry(0), entry(1), entry(2)
     for each in (running, queued, after):
         pool.submit(each)
     running.future.cancel()
@@ -159,50 +156,47 @@ async def test_abandoned_jobs_are_neither_sent_nor_answered(pool: Pool) -> None:
     assert number_of(after) == 2
 
 
-async def test_a_running_batch_is_given_up_when_the_last_of_its_clients_has_left(pool: Pool) -> None:
-    (worker,) = FakeWorker.launched
-    worker.load("m")
-    jobs = [job(number) for number in range(3)]
-    for each in jobs:
+async def test_a_running_batch_is_given_up_when_the_last_of_its_clients_has_left(pool: FakedPool) -> None:
+    worker = pool.worker
+    worker.load_done("m")
+    entries = [entry(number) for number in range(3)]
+    for each in entries:
         pool.submit(each)  # the first is computed alone, the others after it
     worker.answer(worker.sent[0])
-    shared = worker.sent[1].batch
-    worker.written.clear()
-    for staying, leaving in enumerate(jobs):
+    for staying, leaving in enumerate(entries):
         leaving.future.cancel()
         pool.withdraw(leaving)
-        expected = [Cancel(shared)] if staying == 2 else []
-        assert [message for message in worker.written if isinstance(message, Cancel)] == expected
+        assert worker.cancelled == ([worker.sent[1].batch] if staying == 2 else [])
 
 
-async def test_an_error_reaches_only_its_row(pool: Pool) -> None:
-    (worker,) = FakeWorker.launched
-    worker.load("m")
-    pool.submit(job())
-    good, bad = job(1), job(2)
+async def test_an_error_reaches_only_its_row(pool: FakedPool) -> None:
+    worker = pool.worker
+    worker.load_done("m")
+    pool.submit(entry())
+    good, bad = entry(1), entry(2)
     pool.submit(good)
     pool.submit(bad)
     worker.answer(worker.sent[0])
-    row = RowAnswer(np.array([7], np.float32), (), [], [])
+    row = RowAnswer(np.array([7], np.float32))
     worker.answer(worker.sent[1], [row, InternalError("no")])
     assert number_of(good) == 7
     with pytest.raises(InternalError, match="no"):
         await bad.future
 
 
-async def test_what_fits_on_the_device_is_remembered(pool: Pool) -> None:
-    (worker,) = FakeWorker.launched
-    worker.load("m")
+async def test_what_fits_on_the_device_is_remembered(pool: FakedPool) -> None:
+    worker = pool.worker
+    worker.load_done("m")
     for number in range(9):
-        pool.submit(job(number))
+        pool.submit(entry(number))
     worker.answer(worker.sent[0], fits=3)
-    assert [len(run.questions) for run in worker.sent] == [1, 3]
+    assert [len(run.targets) for run in worker.sent] == [1, 3]
 
 
-async def test_a_model_that_cannot_be_loaded_says_why(pool: Pool) -> None:
-    (worker,) = FakeWorker.launched
-    worker.say(Hello("cpu", ("cpu",)))
-    worker.say(Failed("m", "the file is missing"))
+async def test_a_model_that_cannot_be_loaded_says_why(pool: FakedPool) -> None:
+    worker = pool.worker
+    worker.greet()
+    worker.load_failed("m", "the file is missing")
     await pool.settled()
     status = pool.status("m")
     assert (status.state, status.reason) == ("failed", "the file is missing")
@@ -212,10 +206,10 @@ async def test_a_model_that_cannot_be_loaded_says_why(pool: Pool) -> None:
         pool.ready_info("mm")
 
 
-async def test_stopping_ends_workers_and_fails_what_runs(pool: Pool) -> None:
-    (worker,) = FakeWorker.launched
-    worker.load("m")
-    running, waiting = job(), job()
+async def test_stopping_ends_workers_and_fails_what_runs(pool: FakedPool) -> None:
+    worker = pool.worker
+    worker.load_done("m")
+    running, waiting = entry(), entry()
     pool.submit(running)
     pool.submit(waiting)
     await pool.stop()

@@ -29,8 +29,8 @@ PICTURE = f'{{"b64": "{B64}"}}'
 
 
 @pytest.fixture
-async def client(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[httpx.AsyncClient]:
-    async with faked(monkeypatch) as application, application.client() as client:
+async def client() -> AsyncIterator[httpx.AsyncClient]:
+    async with faked() as application, application.client() as client:
         yield client
 
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from service.cam.questions import Question, Top
+from service.cam.targets import Targets, Top
 from service.errors import LayerNotExplainable, ModelLoadError, UnknownLayer
 from service.imaging.preprocess import PreprocessSpec
 from service.models import host as host_module
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from service.models.sources.source import Downloads
     from tests.models.conftest import LoadToy
 
-PREDICTED = Question((Top(1),))
+PREDICTED = Targets((Top(1),))
 
 
 class MeanColour(nn.Module):
@@ -75,13 +75,13 @@ class TestNumbers:
         pixels = plain((0, 0, 0))
         pixels[0, 2, 5, 1] = 255
 
-        (answer,) = toy.explain(pixels, [Question((1, 0))], HowTo(("pixels",), ("gradcam",)))
+        (answer,) = toy.explain(pixels, [Targets((1, 0))], HowTo(("pixels",), ("gradcam",)))
 
         # d mean / d pixel = 1/64 everywhere, so the one green pixel of value 1 weighs 1/64; there is no red one.
         expected = np.zeros((2, 8, 8))
         expected[0, 2, 5] = 1 / 64
-        np.testing.assert_allclose(answer.maps[0][0].numpy(), expected, atol=1e-8)
-        assert answer.targets == (1, 0)
+        np.testing.assert_allclose(np.stack([raw.values for raw in answer.maps]), expected, atol=1e-8)
+        assert [raw.target for raw in answer.maps] == [1, 0]
 
     def test_prediction_and_explanation_agree(self, load_toy: LoadToy) -> None:
         toy, pixels = load_toy(MeanColour()), plain((10, 200, 30), (90, 80, 70))
@@ -227,7 +227,7 @@ class TestDefaultLayer:
         torch.manual_seed(0)
         return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
-    def test_is_the_last_grid_of_the_trunk(self, load_toy: LoadToy) -> None:
+    def test_is_the_last_grid_on_every_path(self, load_toy: LoadToy) -> None:
         assert load_toy(self.module()).info.default_layer == "1"
 
     def test_can_be_configured(self, load_toy: LoadToy) -> None:
@@ -307,8 +307,8 @@ class TestReducedPrecision:
             host.explain(star, [PREDICTED], HowTo(("layer4",), ("gradcam",))) for host in (full, reduced)
         )
 
-        raw, wanted = answer.maps[0][0], expected.maps[0][0]
-        assert answer.targets == expected.targets == (3,)
+        raw, wanted = answer.maps[0].values, expected.maps[0].values
+        assert answer.maps[0].target == expected.maps[0].target == 3
         assert answer.logits.dtype == raw.dtype == torch.float32
         assert float((raw - wanted).abs().max()) < tolerance * float(wanted.max())
         assert not torch.equal(raw, wanted), "computed in float32 after all"
@@ -324,7 +324,7 @@ class TestLeavesNoTrace:
 
         toy = load_toy(module)
         toy.predict(plain((1, 2, 3)))
-        toy.explain(plain((1, 2, 3), (4, 5, 6)), [PREDICTED, Question((0, 1))], HowTo(("0", "2"), ("gradcam",)))
+        toy.explain(plain((1, 2, 3), (4, 5, 6)), [PREDICTED, Targets((0, 1))], HowTo(("0", "2"), ("gradcam",)))
 
         assert not any(part.training for part in module.modules())
         assert not any(parameter.requires_grad for parameter in module.parameters())

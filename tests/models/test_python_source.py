@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from service.cam.questions import Question, Top
+from service.cam.targets import Targets, Top
 from service.errors import ModelLoadError, UnknownHead
 from service.models.host import HowTo, ModelHost, load_model
 from service.models.sources.source import Downloads
@@ -73,20 +73,20 @@ class TestHeads:
     def test_each_has_its_own_maps(self, tmp_path: Path) -> None:
         host = load(tmp_path, "mine=tests.user_models.two_heads,size=32")
         alone = load(tmp_path, "mine=tests.user_models.one_head,size=32")
-        questions = [Question((Top(1), 0))] * 2
+        targets = [Targets((Top(1), 0))] * 2
         coarse, fine = (
-            host.explain(PICTURES, questions, HowTo(("body",), ("gradcam",), head=head)) for head in ("coarse", "fine")
+            host.explain(PICTURES, targets, HowTo(("body",), ("gradcam",), head=head)) for head in ("coarse", "fine")
         )
-        expected = alone.explain(PICTURES, questions, HowTo(("body",), ("gradcam",)))
+        expected = alone.explain(PICTURES, targets, HowTo(("body",), ("gradcam",)))
         for found, same, other in zip(coarse, expected, fine, strict=True):
-            assert torch.equal(found.maps[0][0], same.maps[0][0])
+            assert torch.equal(found.maps[0].values, same.maps[0].values)
             assert len(other.logits) == 7
 
-    def test_info_seen_through_another_head(self, tmp_path: Path) -> None:
+    def test_info_of_a_view_on_another_head(self, tmp_path: Path) -> None:
         info = load(tmp_path, "mine=tests.user_models.two_heads,size=32").info
-        assert info.seen_through(None) is info
-        assert info.seen_through("fine").labels[6] == "class 6"
+        assert info.head_view(None) is info
+        assert info.head_view("fine").labels[6] == "class 6"
         with pytest.raises(UnknownHead, match="Did you mean 'coarse'"):
-            info.seen_through("course")
+            info.head_view("course")
         with pytest.raises(UnknownHead, match="one output"):
-            load(tmp_path, "mine=tests.user_models.one_head,size=32").info.seen_through("fine")
+            load(tmp_path, "mine=tests.user_models.one_head,size=32").info.head_view("fine")

@@ -4,38 +4,42 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import numpy as np
 
 from service.cam.layers import Layer, LayerCall, Layout
+from service.cam.raw_map import RawMap
 from service.engine.explainer import Explainer
-from service.engine.messages import Ran, RowAnswer, Start
-from service.engine.process import WorkerProcess
+from service.engine.messages import ModelLoaded, ModelUnloaded, Ran, RowAnswer
 from service.imaging.preprocess import PreprocessSpec
 from service.models.info import ModelInfo
-from service.models.sources.source import Downloads
 from service.settings import ModelConfig, Settings
-from service.web.app import create_app
+from service.web.app import PROTOCOLS, create_app
+from tests.engine.fakes import FakeWorker
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Sequence
 
-    import pytest
     from fastapi import FastAPI
     from starlette.types import Message, Receive, Scope, Send
 
-    from service.cam.questions import Question
-    from service.engine.jobs import Job
+    from service.cam.targets import Targets
+    from service.engine.explainer import Explainer
+    from service.engine.lifecycle import Lifecycle
     from service.engine.messages import Lane, Run
     from service.engine.pool import Pool
+    from service.engine.worker import Listener, WorkerSpec
     from service.errors import ServiceError
     from service.metrics import Metrics
+    from service.models.info import ModelKey
+    from service.protocols import WireProtocol
 
-    Outcome = Callable[[Lane, Question], "RowAnswer | ServiceError"]
+    Outcome = Callable[[Lane, Targets], "RowAnswer | ServiceError"]
 
 LOAD_TIMEOUT_S = 60.0
 
@@ -56,15 +60,19 @@ class Application:
         return found
 
     @property
+    def lifecycle(self) -> Lifecycle:
+        return self.explainer.lifecycle
+
+    @property
     def pool(self) -> Pool:
         return self.explainer.pool
 
     @property
-    def worker(self) -> FakeWorker:
+    def worker(self) -> AnsweringWorker:
         """The worker of an application with a fake one."""
-        (worker,) = self.pool.workers
-        assert isinstance(worker, FakeWorker)
-        return worker
+        (slot,) = self.pool.supervisor.slots
+        assert isinstance(slot.worker, AnsweringWorker)
+        return slot.worker
 
     def metric(self, name: str, **labels: str) -> float:
         """The value of a metric; 0 where it has none yet."""
@@ -87,58 +95,68 @@ async def served(**settings: Any) -> AsyncIterator[Application]:
 
 
 @asynccontextmanager
-async def faked(patch: pytest.MonkeyPatch, **settings: Any) -> AsyncIterator[Application]:
-    """The application with :class:`FakeWorker` in place of processes; its model ``pets`` is loaded."""
+async def faked(
+    protocols: Sequence[WireProtocol] = PROTOCOLS, /, known: ModelInfo | None = None, **settings: Any
+) -> AsyncIterator[Application]:
+    """The application with :class:`AnsweringWorker` in place of processes; ``pets``, or ``known``, is loaded."""
     settings = {"models": (ModelConfig(name="pets", architecture="shapes"),), "decode_threads": 2, **settings}
-    patch.setattr("service.web.app.Explainer", FakeExplainer)
-    app = create_app(Settings(**settings))
+    app = create_app(Settings(**settings), protocols=protocols, launch=partial(AnsweringWorker, known=known or PETS))
     async with app.router.lifespan_context(app) as state:
-        yield Application(app, state)
+        application = Application(app, state)
+        await application.explainer.settled()
+        yield application
 
 
-class FakeExplainer(Explainer):
-    async def start(self) -> None:
-        self.pool.workers.append(FakeWorker(self.pool))
-
-
-class FakeWorker(WorkerProcess):
-    """Stands in for a worker process.
+class AnsweringWorker(FakeWorker):
+    """A worker that answers by itself, unless it is held.
 
     Attributes:
         held: while True, batches stay unanswered until :meth:`finish`.
+        running: batches that it was given and has not answered.
         outcome: what a picture's answer is.
-        runs: every batch it was given.
     """
 
-    def __init__(self, pool: Pool) -> None:
-        start = Start(models=(), downloads=Downloads(Path()), device="cpu", threads=1, concurrency=1)
-        super().__init__(start, pool.supervisor.on_message, pool.supervisor.on_exit)
-        self.models = {PETS.name: PETS}
+    def __init__(self, spec: WorkerSpec, listener: Listener, known: ModelInfo | None = None) -> None:
+        super().__init__(spec, listener)
+        self._known = known or PETS
         self.held = False
         self.outcome: Outcome = answer_row
-        self.runs: list[Run] = []
+        self.running: list[Run] = []
 
-    connected = True
-    pid = 4242
+    async def start(self) -> None:
+        await super().start()
+        self.greet()
 
-    def send(self, run: Run, jobs: list[Job]) -> None:
-        self.running[run.batch] = jobs
-        self.runs.append(run)
+    def load(self, key: ModelKey, config: ModelConfig) -> None:
+        super().load(key, config)
+        known = replace(self._known, name=key.name, revision=key.revision)
+        asyncio.get_running_loop().call_soon(self.say, ModelLoaded(key, known))
+
+    def send(self, run: Run) -> None:
+        super().send(run)
+        self.running.append(run)
         if not self.held:
             asyncio.get_running_loop().call_soon(self.finish)
 
     def finish(self) -> None:
         """Answer everything that was given and not yet answered."""
-        for run in [run for run in self.runs if run.batch in self.running]:
-            outcomes = [self.outcome(run.lane, question) for question in run.questions]
-            self._on_message(self, Ran(run.batch, outcomes, 0.001, None, 0))
+        running, self.running = self.running, []
+        for run in running:
+            outcomes = [self.outcome(run.lane, question) for question in run.targets]
+            self.say(Ran(run.batch, outcomes, 0.001, None, 0))
+
+    def lose(self, name: str, reason: str | None = None) -> None:
+        """Say that it does not hold a model any more and, with a ``reason``, that it could not load it again."""
+        self.say(ModelUnloaded(self.key(name)))
+        if reason is not None:
+            self.load_failed(name, reason)
 
     async def stop(self, timeout_s: float) -> None:
-        del timeout_s
+        await super().stop(timeout_s)
         self.running.clear()
 
 
-_LAYER = partial(Layer, type="Conv2d", kind="conv", stride=8, trunk=True, explainable=True, note=None)
+_LAYER = partial(Layer, type="Conv2d", kind="conv", stride=8, on_every_path=True, explainable=True, note=None)
 
 PETS = ModelInfo(
     name="pets",
@@ -160,7 +178,7 @@ PETS = ModelInfo(
             None,
             None,
             2,
-            trunk=True,
+            on_every_path=True,
             explainable=False,
             note="no grid",
         ),
@@ -172,17 +190,13 @@ PETS = ModelInfo(
 )
 
 
-def answer_row(lane: Lane, question: Question) -> RowAnswer:
+def answer_row(lane: Lane, question: Targets) -> RowAnswer:
     """Logits 1, 3, 2; every map is 0 to 15 over its 4 × 4 cells."""
-    targets = question.resolve([1, 2, 0])
-    maps = np.tile(np.arange(16, dtype=np.float32).reshape(1, 4, 4), (len(targets), 1, 1))  # (targets, h, w)
-    flags = (False,) * len(targets)
-    return RowAnswer(
-        np.array([1, 3, 2], np.float32),
-        targets,
-        [[maps for _ in lane.methods] for _ in lane.layers],
-        [[flags for _ in lane.methods] for _ in lane.layers],
-    )
+    values = np.arange(16, dtype=np.float32).reshape(4, 4)
+    layers = ["+".join(lane.layers)] if lane.cam_options.fuse else lane.layers
+    asked = product(layers, lane.methods, question.resolve([1, 2, 0]))
+    maps = tuple(RawMap(layer, method, target, values, zero_gradient=False) for layer, method, target in asked)
+    return RowAnswer(np.array([1, 3, 2], np.float32), maps)
 
 
 class Exchange:

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from service.settings import ModelConfig, Settings
-from service.web.app import create_app
+from service.web.app import PROTOCOLS, create_app
 from service.web.server import Server
-from tests.web.application import Application, FakeExplainer
+from tests.web.application import AnsweringWorker, Application
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
-    import pytest
+    from service.protocols import WireProtocol
 
 PATIENCE_S = 20.0
 
@@ -115,16 +115,16 @@ class Caller:
 
 
 @asynccontextmanager
-async def listening(patch: pytest.MonkeyPatch, **settings: Any) -> AsyncIterator[Listening]:
+async def listening(protocols: Sequence[WireProtocol] = PROTOCOLS, /, **settings: Any) -> AsyncIterator[Listening]:
     """Serve the model ``pets`` of a fake worker on a free port."""
-    patch.setattr("service.web.app.Explainer", FakeExplainer)
     models = (ModelConfig(name="pets", architecture="shapes"),)
     chosen = Settings(port=0, **{"models": models, "decode_threads": 2, **settings})
     port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    server = Server(create_app(chosen), chosen, port.set_result)
+    server = Server(create_app(chosen, launch=AnsweringWorker, protocols=protocols), chosen, port.set_result)
     ended = asyncio.create_task(server._serve())  # serve() would take this process's signals
     listening = Listening(server, ended, await port)
     try:
+        await listening.application.explainer.settled()
         yield listening
     finally:
         await listening.hang_up()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from service.cam.questions import Question
+    from service.cam.targets import Targets
     from service.engine.messages import Lane, RowAnswer
     from tests.web.application import Application
 
@@ -27,24 +27,21 @@ IMAGE = {"Content-Type": "image/png"}
 TWO_HEADS = replace(PETS, heads={"coarse": 3, "fine": 7}, default_head="coarse")
 
 
-def by_head(lane: Lane, question: Question) -> RowAnswer:
-    """Three logits, or the seven of the other head, the last of them the highest; one layer's maps where it fuses."""
+def by_head(lane: Lane, question: Targets) -> RowAnswer:
+    """Three logits, or the seven of the other head, the last of them the highest."""
     row = answer_row(lane, question)
-    if lane.variant.fuse:
-        row = replace(row, maps=row.maps[:1], flat=row.flat[:1])
     return replace(row, logits=np.arange(7, dtype=np.float32)) if lane.head == "fine" else row
 
 
 @asynccontextmanager
-async def busy(patch: pytest.MonkeyPatch, **settings: Any) -> AsyncIterator[tuple[Application, httpx.AsyncClient]]:
+async def busy(**settings: Any) -> AsyncIterator[tuple[Application, httpx.AsyncClient]]:
     """An application whose worker computes already: what comes now waits, and may share the next batch."""
-    async with faked(patch, **settings) as application, application.client(headers=IMAGE) as client:
-        application.worker.models = {PETS.name: TWO_HEADS}
+    async with faked(known=TWO_HEADS, **settings) as application, application.client(headers=IMAGE) as client:
         application.worker.outcome = by_head
         application.worker.held = True
         first = Exchange(EXPLAIN, png(), content_type="image/png")
         task = first.start(application)
-        await until(lambda: application.worker.runs)
+        await until(lambda: application.worker.sent)
         yield application, client
         await task
 
@@ -66,7 +63,7 @@ async def answers_of(
 
 def sizes(application: Application) -> list[int]:
     """How many pictures each batch had, without the one that kept the worker busy."""
-    return [len(run.questions) for run in application.worker.runs][1:]
+    return [len(run.targets) for run in application.worker.sent][1:]
 
 
 @pytest.mark.parametrize(
@@ -83,10 +80,8 @@ def sizes(application: Application) -> list[int]:
     ],
     ids=str,
 )
-async def test_what_differs_in_the_question_or_the_drawing_goes_together(
-    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
-) -> None:
-    async with busy(monkeypatch) as (application, client):
+async def test_what_differs_in_the_question_or_the_drawing_goes_together(options: dict[str, Any]) -> None:
+    async with busy() as (application, client):
         await answers_of(application, client, (EXPLAIN, {}), (EXPLAIN, options))
         assert sizes(application) == [2]
 
@@ -105,25 +100,23 @@ async def test_what_differs_in_the_question_or_the_drawing_goes_together(
     ],
     ids=str,
 )
-async def test_what_differs_in_the_computation_does_not(
-    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
-) -> None:
-    async with busy(monkeypatch) as (application, client):
+async def test_what_differs_in_the_computation_does_not(options: dict[str, Any]) -> None:
+    async with busy() as (application, client):
         await answers_of(application, client, (EXPLAIN, {}), (EXPLAIN, options), (PREDICT, {}))
         assert sizes(application) == [1, 1, 1]
 
 
-async def test_ways_to_fuse_do_not_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_ways_to_fuse_do_not_go_together() -> None:
     layers = {"layer": ["conv1", "conv2"]}
     asked = [(EXPLAIN, {**layers, "fuse": how}) for how in ("max", "mean", "product")]
-    async with busy(monkeypatch) as (application, client):
+    async with busy() as (application, client):
         await answers_of(application, client, *asked)
         assert sizes(application) == [1, 1, 1]
 
 
 @pytest.mark.parametrize("path", [EXPLAIN, PREDICT])
-async def test_two_heads_asked_at_once_answer_each_for_itself(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
-    async with busy(monkeypatch) as (application, client):
+async def test_two_heads_asked_at_once_answer_each_for_itself(path: str) -> None:
+    async with busy() as (application, client):
         heads = ["coarse", "fine", "coarse", "fine"]
         results = await answers_of(application, client, *[(path, {"head": head}) for head in heads])
         assert sizes(application) == [2, 2]
@@ -137,16 +130,14 @@ INPUT_PIXELS = PETS.preprocess.height * PETS.preprocess.width
 
 
 @pytest.mark.parametrize(("pixels", "expected"), [(3 * INPUT_PIXELS, [3, 1]), (3 * INPUT_PIXELS - 1, [2, 2])])
-async def test_a_batch_has_as_many_pixels_as_it_may(
-    monkeypatch: pytest.MonkeyPatch, pixels: int, expected: list[int]
-) -> None:
-    async with busy(monkeypatch, max_batch_pixels=pixels) as (application, client):
+async def test_a_batch_has_as_many_pixels_as_it_may(pixels: int, expected: list[int]) -> None:
+    async with busy(max_batch_pixels=pixels) as (application, client):
         await answers_of(application, client, *[(PREDICT, {})] * 4)
         assert sizes(application) == expected
 
 
-async def test_a_batch_has_as_many_pictures_as_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with busy(monkeypatch, max_batch_size=3) as (application, client):
+async def test_a_batch_has_as_many_pictures_as_it_may() -> None:
+    async with busy(max_batch_size=3) as (application, client):
         await answers_of(application, client, *[(PREDICT, {})] * 4)
         assert sizes(application) == [3, 1]
 
@@ -161,16 +152,14 @@ async def test_a_batch_has_as_many_pictures_as_it_may(monkeypatch: pytest.Monkey
     ],
     ids=str,
 )
-async def test_four_views_are_quick_and_five_are_slow(
-    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], expected: list[int]
-) -> None:
+async def test_four_views_are_quick_and_five_are_slow(options: dict[str, Any], expected: list[int]) -> None:
     """A slow picture is computed alone."""
-    async with busy(monkeypatch) as (application, client):
+    async with busy() as (application, client):
         # A slow batch runs beside a quick one: that of another request of the kind keeps the worker busy.
         application.worker.finish()
-        application.worker.runs.clear()
+        application.worker.sent.clear()
         task = asyncio.create_task(client.post(EXPLAIN, params=options, content=png()))
-        await until(lambda: application.worker.runs)
+        await until(lambda: application.worker.sent)
         await answers_of(application, client, *[(EXPLAIN, options)] * 2)
         await task
         assert sizes(application) == expected
@@ -182,11 +171,9 @@ SIDE = 100
 
 
 @pytest.mark.parametrize(("output", "together"), [("map", True), ("overlay", False)])
-async def test_a_picture_that_waits_holds_no_more_room_than_it_still_needs(
-    monkeypatch: pytest.MonkeyPatch, *, output: str, together: bool
-) -> None:
+async def test_a_picture_that_waits_holds_no_more_room_than_it_still_needs(*, output: str, together: bool) -> None:
     """Of a picture that nothing is drawn on, a pixel is kept; an overlay needs all of it."""
-    async with faked(monkeypatch, max_open_pixels=SIDE * SIDE + 1) as application:
+    async with faked(max_open_pixels=SIDE * SIDE + 1) as application:
         application.worker.held = True
         data = png(np.zeros((SIDE, SIDE, 3), np.uint8))
         tasks = []

@@ -77,9 +77,9 @@ async def test_a_body_of_just_the_limit_is_read(client: httpx.AsyncClient) -> No
 
 
 @pytest.fixture
-async def narrow(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Application]:
+async def narrow() -> AsyncIterator[Application]:
     """An application with room for one and a half bodies."""
-    async with faked(monkeypatch, max_body_bytes=LIMIT, max_inflight_bytes=LIMIT * 3 // 2) as application:
+    async with faked(max_body_bytes=LIMIT, max_inflight_bytes=LIMIT * 3 // 2) as application:
         yield application
 
 
@@ -154,7 +154,7 @@ async def test_gone_while_the_picture_waits(application: Application, client: ht
     await computing
     assert first.status == 200
     assert (await client.post(EXPLAIN, content=GOOD, headers={"Content-Type": "image/png"})).status_code == 200
-    assert len(application.worker.runs) == 2, "the picture of the one that went away is not computed"
+    assert len(application.worker.sent) == 2, "the picture of the one that went away is not computed"
 
 
 async def test_gone_while_the_picture_is_computed(

@@ -24,15 +24,15 @@ QUICK = {"header_timeout_s": 0.3, "stall_timeout_s": 0.4, "transfer_timeout_s": 
 
 
 @pytest.fixture
-async def server(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Listening]:
-    async with listening(monkeypatch) as server:
+async def server() -> AsyncIterator[Listening]:
+    async with listening() as server:
         yield server
 
 
 @pytest.fixture
-async def hasty(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Listening]:
+async def hasty() -> AsyncIterator[Listening]:
     """A server that waits for a few tenths of a second only."""
-    async with listening(monkeypatch, **QUICK) as server:
+    async with listening(**QUICK) as server:
         yield server
 
 
@@ -280,8 +280,8 @@ async def test_a_body_that_stops_or_drips_is_refused(hasty: Listening, data: byt
     await still_serves(hasty)
 
 
-async def test_a_slow_body_that_keeps_coming_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with listening(monkeypatch, stall_timeout_s=1.0) as server:
+async def test_a_slow_body_that_keeps_coming_is_answered() -> None:
+    async with listening(stall_timeout_s=1.0) as server:
         caller = await server.call(PREDICT[:-5])
         await caller.trickle(PREDICT[-5:], 0.3)
         assert (await caller.reply()).status == 200
@@ -362,8 +362,8 @@ async def test_who_takes_an_answer_byte_by_byte_is_broken_off(hasty: Listening) 
     caller.close()
 
 
-async def test_who_takes_an_answer_in_drops_has_so_long_for_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with listening(monkeypatch, stall_timeout_s=600, transfer_timeout_s=0.5) as server:
+async def test_who_takes_an_answer_in_drops_has_so_long_for_all_of_it() -> None:
+    async with listening(stall_timeout_s=600, transfer_timeout_s=0.5) as server:
         caller = await server.call(8 * LARGE, receive_buffer=4096)
         async with asyncio.timeout(60):
             while server.connections and not caller.reader.at_eof():
@@ -373,8 +373,8 @@ async def test_who_takes_an_answer_in_drops_has_so_long_for_all_of_it(monkeypatc
         caller.close()
 
 
-async def test_an_answer_that_is_taken_slowly_but_in_time_is_taken_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with listening(monkeypatch, stall_timeout_s=600, transfer_timeout_s=600) as server:
+async def test_an_answer_that_is_taken_slowly_but_in_time_is_taken_whole() -> None:
+    async with listening(stall_timeout_s=600, transfer_timeout_s=600) as server:
         caller = await server.call(LARGE, receive_buffer=4096)
         await asyncio.sleep(1.5)  # the server has looked at it, and not only once
         assert len((await caller.reply()).body) > 1_000_000
@@ -406,7 +406,7 @@ async def test_a_client_gone_while_it_waits_is_not_computed(server: Listening) -
     worker.held = False
     worker.finish()
     assert (await first.reply()).status == 200
-    assert len(worker.runs) == 1
+    assert len(worker.sent) == 1
     await until(lambda: server.application.explainer.admission.inside == 0)
 
 
@@ -433,8 +433,8 @@ async def busy(server: Listening, count: int) -> list[Caller]:
     return callers
 
 
-async def test_the_longest_idle_connection_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with listening(monkeypatch, max_connections=2) as server:
+async def test_the_longest_idle_connection_makes_room() -> None:
+    async with listening(max_connections=2) as server:
         idle = []
         for _ in range(2):
             idle.append(await server.call(LIVEZ))
@@ -446,8 +446,8 @@ async def test_the_longest_idle_connection_makes_room(monkeypatch: pytest.Monkey
         assert (await idle[1].reply()).status == 200
 
 
-async def test_one_too_many_is_refused_but_may_ask_for_life(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with listening(monkeypatch, max_connections=2) as server:
+async def test_one_too_many_is_refused_but_may_ask_for_life() -> None:
+    async with listening(max_connections=2) as server:
         inside = await busy(server, 2)
         refused = await (await server.call(PREDICT)).reply()
         assert (refused.status, refused.headers["connection"]) == (429, "close")
@@ -462,7 +462,7 @@ async def test_one_too_many_is_refused_but_may_ask_for_life(monkeypatch: pytest.
 
 async def test_far_too_many_are_turned_away_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.web.connection._RESERVE", 1)
-    async with listening(monkeypatch, max_connections=2) as server:
+    async with listening(max_connections=2) as server:
         await busy(server, 2)
         silent = await server.call()
         await until(lambda: server.connections == 3)

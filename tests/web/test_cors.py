@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from pydantic import ValidationError
@@ -26,17 +26,17 @@ EXPLAIN = "/api/v1/explain"
 
 
 @pytest.fixture
-async def application(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Application]:
-    limits = {"max_queue": 2, "max_images": 2, "max_body_bytes": 100_000, "max_image_pixels": 10_000}
-    async with faked(monkeypatch, cors_origins=f"{LABELS} http://127.0.0.1:9000", **limits) as application:
+async def application() -> AsyncIterator[Application]:
+    limits: dict[str, Any] = {"max_queue": 2, "max_images": 2, "max_body_bytes": 100_000, "max_image_pixels": 10_000}
+    async with faked(cors_origins=f"{LABELS} http://127.0.0.1:9000", **limits) as application:
         yield application
 
 
 @pytest.fixture
-async def guarded(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[httpx.AsyncClient]:
+async def guarded() -> AsyncIterator[httpx.AsyncClient]:
     """An application that also asks for keys."""
     async with (
-        faked(monkeypatch, cors_origins=[LABELS], keys=(key("asks"),)) as application,
+        faked(cors_origins=[LABELS], keys=(key("asks"),)) as application,
         application.client() as client,
     ):
         yield client
@@ -107,16 +107,14 @@ async def test_a_refusal_at_the_door_is_readable_too(guarded: httpx.AsyncClient)
         assert response.headers[ALLOWED] == LABELS
 
 
-async def test_by_default_nobody_reads_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with faked(monkeypatch) as application, application.client() as client:
+async def test_by_default_nobody_reads_answers() -> None:
+    async with faked() as application, application.client() as client:
         assert ALLOWED not in (await client.get("/api/v1/methods", headers={"Origin": LABELS})).headers
         assert ALLOWED not in (await ask_first(client, LABELS)).headers
 
 
-async def test_everybody_may_load_static_files_and_read_answers_where_any_origin_may(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    async with faked(monkeypatch, cors_origins="*") as application, application.client() as client:
+async def test_everybody_may_load_static_files_and_read_answers_where_any_origin_may() -> None:
+    async with faked(cors_origins="*") as application, application.client() as client:
         for path in ("/api/v1/methods", "/static/page/main.js"):
             assert (await client.get(path, headers={"Origin": LABELS})).headers.get_list(ALLOWED) == ["*"]
 

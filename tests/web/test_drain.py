@@ -23,8 +23,8 @@ PROBES = ("livez", "readyz", "metrics")
 
 
 @pytest.fixture
-async def server(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Listening]:
-    async with listening(monkeypatch) as server:
+async def server() -> AsyncIterator[Listening]:
+    async with listening() as server:
         server.application.worker.held = True
         yield server
         server.application.worker.finish()
@@ -35,7 +35,7 @@ def terminate(server: Listening) -> None:
 
 
 async def closed(server: Listening) -> None:
-    await until(lambda: server.server._gate.closed)
+    await until(lambda: server.application.lifecycle.closed)
 
 
 async def test_readiness_goes_at_once_and_work_stays(server: Listening) -> None:
@@ -93,8 +93,8 @@ async def test_below_a_prefix_the_probes_are_answered_and_new_work_is_refused(se
         assert (reply.status, reply.problem["code"]) == (503, "not_ready")
 
 
-async def test_in_the_delay_work_is_still_taken_but_connections_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with listening(monkeypatch, drain_delay_s=2) as server:
+async def test_in_the_delay_work_is_still_taken_but_connections_are_not_kept() -> None:
+    async with listening(drain_delay_s=2) as server:
         kept = await server.call(LIVEZ)
         assert "connection" not in (await kept.reply()).headers
         terminate(server)
@@ -150,11 +150,9 @@ async def test_a_large_upload_that_is_refused_hears_of_it(server: Listening) -> 
     assert (await upload.reply()).status == 503
 
 
-async def test_what_takes_too_long_is_cut_off_with_an_answer(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_what_takes_too_long_is_cut_off_with_an_answer(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    async with listening(monkeypatch, drain_timeout_s=0.3) as server:
+    async with listening(drain_timeout_s=0.3) as server:
         server.application.worker.held = True
         inside = [await server.call(PREDICT) for _ in range(3)]
         await until(lambda: server.application.explainer.admission.inside == 3)
@@ -165,13 +163,13 @@ async def test_what_takes_too_long_is_cut_off_with_an_answer(
         assert [(reply.status, reply.problem["code"]) for reply in replies] == 3 * [(503, "not_ready")]
         assert await upload.rest() == b""
         await asyncio.wait_for(server.ended, 10)
-    told = [record.getMessage() for record in caplog.records if record.name == "camserve.server"]
+    told = [record.getMessage() for record in caplog.records if record.name == "camserve.lifecycle"]
     assert "4 requests are cut off after 0.3 s" in told
     assert not [record for record in caplog.records if record.exc_info], "one line for each event, no traceback"
 
 
-async def test_a_signal_during_the_start_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with listening(monkeypatch) as server:
+async def test_a_signal_during_the_start_ends_it() -> None:
+    async with listening() as server:
         server.server.started = False
         terminate(server)
         assert server.server.should_exit

@@ -19,8 +19,8 @@ LARGE = png(np.zeros((200, 200, 3), np.uint8))
 
 
 async def test_alive_whatever_the_workers_do(application: Application, client: httpx.AsyncClient) -> None:
-    application.pool.workers.clear()
-    application.pool.draining = True
+    application.pool.supervisor.slots.clear()
+    application.lifecycle.end()
     response = await client.get("/livez")
     assert (response.status_code, response.json()) == (200, {"status": "alive"})
 
@@ -58,13 +58,12 @@ async def test_not_ready(application: Application, client: httpx.AsyncClient, wh
         "no worker": ("loading", "loading"),
         "draining": ("draining", "ready"),
     }[why]
-    if why in {"loading", "failed"}:
-        application.worker.models = {}
-    if why == "failed":
-        application.worker.failures = {"pets": "its file is missing"}
+    if why != "draining":
+        application.worker.lose("pets", "its file is missing" if why == "failed" else None)
     if why == "no worker":
-        application.pool.workers.clear()
-    application.pool.draining = why == "draining"
+        application.pool.supervisor.slots.clear()
+    if why == "draining":
+        application.lifecycle.end()
 
     response = await client.get("/readyz")
     assert response.status_code == 503
@@ -78,8 +77,7 @@ async def test_not_ready(application: Application, client: httpx.AsyncClient, wh
 
 
 async def test_a_failed_model_says_why(application: Application, client: httpx.AsyncClient) -> None:
-    application.worker.models = {}
-    application.worker.failures = {"pets": "its file is missing"}
+    application.worker.lose("pets", "its file is missing")
     entry = (await client.get("/api/v1/models/pets")).json()
     assert (entry["state"], entry["reason"], entry["input"]) == ("failed", "its file is missing", None)
     refused = await client.post("/api/v1/predict", content=png(), headers=IMAGE)

@@ -28,6 +28,15 @@ if TYPE_CHECKING:
 
 EXPLAIN = "/api/v1/explain"
 OPEN = {"/", "/docs", "/embed", "/errors", "/openapi.json", "/livez", "/readyz", "/version"}
+READING = {"GET", "HEAD"}
+# What a route needs that is neither open nor read with the scope "infer".
+SCOPES = {
+    ("GET", "/metrics"): "metrics",
+    ("POST", "/api/v1/explain"): "infer",
+    ("POST", "/api/v1/models/pets/explain"): "infer",
+    ("POST", "/api/v1/predict"): "infer",
+    ("POST", "/api/v1/models/pets/predict"): "infer",
+}
 
 
 def key(name: str, **options: Any) -> KeyConfig:
@@ -43,7 +52,7 @@ PICTURE = {"Content-Type": "image/png"}
 
 
 @pytest.fixture
-async def guarded(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Application]:
+async def guarded() -> AsyncIterator[Application]:
     """An application with keys; its worker is a fake one."""
     keys = (
         key("asks"),
@@ -53,7 +62,7 @@ async def guarded(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Application]
         key("one-at-once", max_concurrent=1),
         key("two-a-minute", requests_per_minute=2),
     )
-    async with faked(monkeypatch, keys=keys) as application:
+    async with faked(keys=keys) as application:
         yield application
 
 
@@ -97,8 +106,20 @@ async def test_every_route_needs_a_key_but_those_that_are_open(client: httpx.Asy
         assert response.status_code == 401
 
 
+@pytest.mark.parametrize(("verb", "path"), addresses())
+@pytest.mark.parametrize(("token", "has"), [("asks", "infer"), ("watches", "metrics"), ("manages", "manage")])
+async def test_every_route_needs_the_scope_that_it_declares(
+    client: httpx.AsyncClient, verb: str, path: str, token: str, has: str
+) -> None:
+    response = await client.request(verb, path, headers=bearer(token))
+    is_open = path in OPEN or path.startswith("/static/")
+    needs = SCOPES.get((verb, path), "infer" if verb in READING else "manage")
+    assert (response.status_code == 403) == (not is_open and needs != has)
+
+
 def test_there_are_routes_to_try() -> None:
     assert {("POST", EXPLAIN), ("GET", "/metrics"), ("GET", "/"), ("GET", "/static/x")} <= set(addresses())
+    assert set(SCOPES) <= set(addresses())
 
 
 @pytest.mark.parametrize(
@@ -244,8 +265,8 @@ async def test_who_manages_sees_the_workers_and_the_others_whether_it_is_ready(
         assert body == {"status": "ready", "models": {}, "workers": []}
 
 
-async def test_without_keys_everybody_may_do_everything(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with faked(monkeypatch) as application, application.client() as client:
+async def test_without_keys_everybody_may_do_everything() -> None:
+    async with faked() as application, application.client() as client:
         assert (await client.post(EXPLAIN, content=png(), headers=PICTURE)).status_code == 200
         assert (await client.get("/metrics")).status_code == 200
         assert (await client.get("/readyz")).json()["workers"]
@@ -322,9 +343,9 @@ def test_a_minutes_worth_comes_back_within_a_minute() -> None:
     assert asks(8) == [0] * 6 + [10, 10], "what is not used does not add up beyond a minute"
 
 
-async def test_refused_requests_use_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_refused_requests_use_nothing_up() -> None:
     keys = (key("watches", scopes="metrics", requests_per_minute=1),)
-    async with faked(monkeypatch, keys=keys) as application, application.client() as client:
+    async with faked(keys=keys) as application, application.client() as client:
         codes = [
             (await client.get(path, headers=bearer("watches"))).status_code
             for path in ("/api/v1/methods", "/readyz", "/metrics", "/metrics")

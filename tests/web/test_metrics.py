@@ -232,7 +232,8 @@ async def test_a_picture_that_fails_among_others_is_counted(
 
 async def test_ready_says_what_readyz_says(application: Application, client: httpx.AsyncClient) -> None:
     for draining in (False, True):
-        application.pool.draining = draining
+        if draining:
+            application.lifecycle.begin_drain()
         await scrape(client)
         assert application.metric("camserve_ready") == (not draining)
         assert ((await client.get("/readyz")).status_code == 200) == (not draining)

@@ -59,7 +59,7 @@ async def tracing(patch: pytest.MonkeyPatch) -> AsyncIterator[Traced]:
     exporter = InMemorySpanExporter()
     patch.setattr("service.web.otel.OTLPSpanExporter", lambda: exporter)
     patch.setattr("service.web.otel.BatchSpanProcessor", SimpleSpanProcessor)
-    async with faked(patch, tracing=True) as application:
+    async with faked(tracing=True) as application:
         yield Traced(application, exporter)
 
 
@@ -222,7 +222,7 @@ async def test_off_by_default(monkeypatch: pytest.MonkeyPatch, caplog: pytest.Lo
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("FASTAPI_OTEL_AUTO_CONFIGURE", "true")
     monkeypatch.setattr("service.web.otel.make_provider", lambda: pytest.fail("nobody asked for spans"))
-    async with faked(monkeypatch) as application, application.client() as client:
+    async with faked() as application, application.client() as client:
         response = await client.post(EXPLAIN, content=png(), headers={**IMAGE, "traceparent": TRACEPARENT})
     assert response.status_code == 200
     assert not [record for record in caplog.records if TRACE in record.getMessage()]

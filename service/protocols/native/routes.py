@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from starlette.requests import ClientDisconnect
@@ -14,9 +15,11 @@ from service.cam.methods import METHODS
 from service.engine.explainer import Explainer
 from service.errors import InvalidOption
 from service.imaging.colormaps import COLORMAPS
-from service.protocols.native.requests import accepted_picture, read_options_and_pictures, request_timeout_s
-from service.protocols.native.wording import input_size, layer_entry, model_entry, to_wire
-from service.wire import ExplainOptions, PredictOptions
+from service.options import DEFAULT_COLORMAP, Options
+from service.protocols import key_scope
+from service.protocols.native.requests import accepted_format, read_request
+from service.protocols.native.responses import input_size, layer_entry, model_entry, to_wire
+from service.vocabulary import LayerKind
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -44,6 +47,7 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {200: {"model": wire.ExplainResponse
 
 
 @router.post("/explain", tags=["explain"], summary="Explain pictures with the default model", responses=_ANSWERS)
+@key_scope("infer")
 async def explain(request: Request, engine: Engine) -> Response:
     """Predictions, and for every layer, method and target a map of where the model looked."""
     return await _explain(request, engine, None)
@@ -52,12 +56,14 @@ async def explain(request: Request, engine: Engine) -> Response:
 @router.post(
     "/models/{model}/explain", tags=["explain"], summary="Explain pictures with a given model", responses=_ANSWERS
 )
+@key_scope("infer")
 async def explain_with(model: str, request: Request, engine: Engine) -> Response:
     """Predictions, and for every layer, method and target a map of where the model looked."""
     return await _explain(request, engine, model)
 
 
 @router.post("/predict", tags=["predict"], summary="Classify pictures with the default model", responses=_ANSWERS)
+@key_scope("infer")
 async def predict(request: Request, engine: Engine) -> Response:
     """Predictions alone, with no gradient work."""
     return await _predict(request, engine, None)
@@ -66,34 +72,28 @@ async def predict(request: Request, engine: Engine) -> Response:
 @router.post(
     "/models/{model}/predict", tags=["predict"], summary="Classify pictures with a given model", responses=_ANSWERS
 )
+@key_scope("infer")
 async def predict_with(model: str, request: Request, engine: Engine) -> Response:
     """Predictions alone, with no gradient work."""
     return await _predict(request, engine, model)
 
 
 async def _explain(request: Request, engine: Explainer, model: str | None) -> Response:
-    _refuse_early(engine, model)
-    options, uploads = await read_options_and_pictures(request, ExplainOptions, wire.ExplainRequest)
-    picture = accepted_picture(request)
-    if picture is not None:
-        options = options.model_copy(update={"output": ["overlay"], "image_format": picture})
-    answer = await _unless_gone(request, engine.answer(uploads, options, model, request_timeout_s(request)))
-    if picture is not None:
-        return _picture_response(answer)
-    return _json(to_wire(answer, request.state.request_id, with_maps="map" in options.output))
+    engine.refuse_early(model)
+    asked = await read_request(request, "explain", model)
+    image_format = accepted_format(request)
+    if image_format is not None:
+        asked = replace(asked, outputs=("overlay",), image_format=image_format)
+    answer = await _unless_gone(request, engine.answer(asked))
+    if image_format is not None:
+        return _overlay_alone(answer)
+    return _json(to_wire(answer, request.state.request_id, with_maps="map" in asked.outputs))
 
 
 async def _predict(request: Request, engine: Explainer, model: str | None) -> Response:
-    _refuse_early(engine, model)
-    options, uploads = await read_options_and_pictures(request, PredictOptions, wire.PredictRequest)
-    answer = await _unless_gone(request, engine.answer(uploads, options, model, request_timeout_s(request)))
+    engine.refuse_early(model)
+    answer = await _unless_gone(request, engine.answer(await read_request(request, "predict", model)))
     return _json(to_wire(answer, request.state.request_id))
-
-
-def _refuse_early(engine: Explainer, model: str | None) -> None:
-    """Raise what can be known before the body is read."""
-    engine.pool.ready_info(model)
-    engine.admission.check()
 
 
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
@@ -124,15 +124,15 @@ async def _disconnected(request: Request) -> None:
 @router.get("/models", tags=["models"], summary="List the models")
 async def models(engine: Engine) -> wire.ModelList:
     """What is served, the default model first."""
-    entries = [model_entry(status, default=not index) for index, status in enumerate(engine.pool.statuses())]
+    entries = [model_entry(status, default=not index) for index, status in enumerate(engine.models())]
     return wire.ModelList(default=entries[0].name, models=entries)
 
 
 @router.get("/models/{model}", tags=["models"], summary="Describe a model")
 async def model(model: str, engine: Engine) -> wire.ModelEntry:
     """Input size, preprocessing, classes, default layer, methods, device and state."""
-    status = engine.pool.status(model)
-    return model_entry(status, default=status.config == engine.pool.status().config)
+    status = engine.model(model)
+    return model_entry(status, default=status.config == engine.model().config)
 
 
 @router.get("/models/{model}/layers", tags=["models"], summary="List a model's layers")
@@ -141,12 +141,12 @@ async def layers(
     engine: Engine,
     explainable: Annotated[bool | None, Query(description="Only layers that can, or cannot, be explained.")] = None,
     kind: Annotated[
-        Literal["conv", "norm", "activation", "pool", "attention", "linear", "block", "other"] | None,
+        LayerKind | None,
         Query(description="Only layers of this kind."),
     ] = None,
 ) -> wire.LayerList:
     """The layer catalogue, in forward order."""
-    info = engine.pool.ready_info(model)
+    info = engine.ready_info(model)
     listed = [
         layer_entry(layer, info)
         for layer in info.layers
@@ -166,7 +166,7 @@ async def classes(
     ] = None,
 ) -> wire.ClassList:
     """Classes whose label contains the query, those that begin with it first."""
-    info = engine.pool.ready_info(model).seen_through(head)
+    info = engine.ready_info(model).head_view(head)
     found = [wire.ClassEntry(index=index, label=info.labels[index]) for index in info.search_labels(q, limit)]
     return wire.ClassList(model=info.name, total=len(info.labels), classes=found)
 
@@ -175,7 +175,7 @@ async def classes(
 async def methods() -> wire.MethodList:
     """The methods that may be asked for."""
     return wire.MethodList(
-        default="gradcam",
+        default=Options.methods[0],
         methods=[
             wire.MethodEntry(
                 name=name,
@@ -200,7 +200,7 @@ async def colormaps() -> wire.ColormapList:
         wire.ColormapEntry(name=name, kind=row.kind, table=base64.b64encode(row.table.tobytes()).decode("ascii"))
         for name, row in COLORMAPS.items()
     ]
-    return wire.ColormapList(default="turbo", colormaps=entries)
+    return wire.ColormapList(default=DEFAULT_COLORMAP, colormaps=entries)
 
 
 def _json(body: BaseModel) -> Response:
@@ -208,12 +208,12 @@ def _json(body: BaseModel) -> Response:
     return Response(body.__pydantic_serializer__.to_json(body), media_type="application/json")
 
 
-def _picture_response(answer: Answer) -> Response:
-    explanations = [explanation for picture in answer.pictures for explanation in picture.explanations]
-    overlay = explanations[0].rendered.overlay if len(explanations) == 1 and len(answer.pictures) == 1 else None
+def _overlay_alone(answer: Answer) -> Response:
+    explanations = [explanation for picture in answer.images for explanation in picture.explanations]
+    overlay = explanations[0].rendered.overlay if len(explanations) == 1 and len(answer.images) == 1 else None
     if overlay is None:
         raise InvalidOption(
             "'Accept: image/…' needs exactly one picture and one explanation, and there are "
-            f"{len(answer.pictures)} and {len(explanations)}. Ask for fewer, or accept application/json."
+            f"{len(answer.images)} and {len(explanations)}. Ask for fewer, or accept application/json."
         )
     return Response(overlay.data, media_type=overlay.media_type)

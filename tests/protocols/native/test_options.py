@@ -12,7 +12,8 @@ from PIL import Image
 
 from service.cam.methods import METHODS
 from service.imaging.colormaps import COLORMAPS
-from service.wire import ExplainOptions, OutputName
+from service.options import OPTIONS
+from service.vocabulary import Output
 from tests.protocols.native.pictures import STAR, array, ask, b64, explain, explanation, opened, rgba, star, wide
 from tests.toys import encode
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-OUTPUTS: tuple[str, ...] = get_args(OutputName)
+OUTPUTS: tuple[str, ...] = get_args(Output)
 EXPLAIN = "/api/v1/explain"
 
 
@@ -71,7 +72,7 @@ BAD: dict[str, list[Any]] = {
 
 
 async def test_the_tables_have_every_option() -> None:
-    assert set(GOOD) == set(BAD) == set(ExplainOptions.model_fields)
+    assert set(GOOD) == set(BAD) == set(OPTIONS)
 
 
 @pytest.mark.parametrize("option", GOOD)

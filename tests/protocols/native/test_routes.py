@@ -162,7 +162,7 @@ async def test_the_timing_adds_up(client: httpx.AsyncClient) -> None:
     assert parts <= timing["total_ms"] + 0.1
 
 
-async def test_the_timing_of_several_pictures_is_that_of_the_slowest_in_each_stage(
+async def test_the_timing_of_several_images_is_that_of_the_slowest_in_each_stage(
     application: Application, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer = application.explainer.answer
@@ -170,8 +170,8 @@ async def test_the_timing_of_several_pictures_is_that_of_the_slowest_in_each_sta
     async def timed(*arguments: Any) -> Answer:
         found = await answer(*arguments)
         times = [StageTimes(0.001, 0.020, 0.3, 0.4, 1), StageTimes(0.002, 0.010, 0.1, 0.5, 2)]
-        pictures = zip(found.pictures, times, strict=True)
-        return replace(found, pictures=tuple(replace(picture, times=each) for picture, each in pictures), total_s=0.9)
+        images = zip(found.images, times, strict=True)
+        return replace(found, images=tuple(replace(picture, times=each) for picture, each in images), total_s=0.9)
 
     monkeypatch.setattr(application.explainer, "answer", timed)
     files = [("image", ("a.png", star())), ("image", ("b.png", star()))]

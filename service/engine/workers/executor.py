@@ -1,0 +1,250 @@
+"""Loads models and computes batches on one device, in threads of its own.
+
+It hears and says messages, and does not know how they travel: over a socket in a worker process, or within this one.
+
+Runs in the worker process, or in whatever process calls it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from service import logs
+from service.cam.raw_map import RawMap
+from service.engine.messages import (
+    Cancel,
+    Hello,
+    Load,
+    ModelFailed,
+    ModelLoaded,
+    ModelUnloaded,
+    Ping,
+    Pong,
+    Progress,
+    Ran,
+    RowAnswer,
+    Run,
+    Unload,
+)
+from service.engine.workers.isolation import run_isolated
+from service.errors import InternalError, ModelLoadError, ServiceError
+from service.models.host import HowTo, load_model
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from service.cam.explain import Checkpoint
+    from service.engine.messages import FromWorker, Start, ToWorker
+    from service.models.host import ModelHost
+    from service.models.info import ModelKey
+
+__all__ = ["DEVICE_LOST", "THREAD_LOST", "Executor"]
+
+log = logging.getLogger("camserve.worker")
+
+# Why a worker cannot go on, as exit codes. A CUDA context that has seen a device-side assert is dead for good.
+DEVICE_LOST = 70
+THREAD_LOST = 71
+
+# How allocators that raise no exception of a class of their own say it: the CPU's, cuBLAS', Apple's.
+_NO_MEMORY = ("can't allocate memory", "ALLOC_FAILED", "out of memory")
+
+_TELL_EVERY_S = 0.5
+
+
+class Executor:
+    """Holds the models of one worker.
+
+    Args:
+        start: where and how to compute.
+        tell: takes what the worker has to say; called from several threads.
+        die: ends the worker, with an exit code that says why; called from a thread of a batch.
+    """
+
+    def __init__(self, start: Start, tell: Callable[[FromWorker], None], die: Callable[[int], None]) -> None:
+        torch.set_num_threads(start.threads)
+        self._start = start
+        self._tell = tell
+        self._die = die
+        self._devices = _devices(start.device)
+        self._hosts: dict[ModelKey, ModelHost] = {}
+        self._computing: set[int] = set()
+        self._cancelled: set[int] = set()
+        self._changing = threading.Lock()
+        self._loads = ThreadPoolExecutor(1, "load")
+        # One thread more than there are quick batches: a slow one runs beside them.
+        self._batches = ThreadPoolExecutor(start.concurrency + 1, "batch")
+        tell(Hello(self._devices[0], self._devices))
+
+    def hear(self, message: ToWorker) -> None:
+        """Begin what a message asks for; returns at once."""
+        match message:
+            case Load():
+                self._loads.submit(self._or_die, self._load, message)
+            case Unload():
+                self._loads.submit(self._or_die, self._unload, message)
+            case Run(batch):
+                self._computing.add(batch)
+                self._batches.submit(self._or_die, self._compute, message)
+            case Cancel(batch):
+                with self._changing:
+                    if batch in self._computing:
+                        self._cancelled.add(batch)
+            case Ping():
+                self._tell(Pong(_device_bytes(self._devices[0])))
+
+    def close(self) -> None:
+        """Begin nothing new, and stop batches at their next step."""
+        self._loads.shutdown(wait=False, cancel_futures=True)
+        self._batches.shutdown(wait=False, cancel_futures=True)
+        with self._changing:
+            self._cancelled |= self._computing
+
+    def _or_die(self, work: Callable[[ToWorker], None], message: ToWorker) -> None:
+        try:
+            work(message)
+        except BaseException:
+            # Nobody would answer this message any more; a new worker does it once more.
+            log.critical("%s ended its thread, this worker ends", type(message).__name__, exc_info=True)
+            self._die(THREAD_LOST)
+
+    # -- models -------------------------------------------------------------------------------------------------------
+
+    def _load(self, message: ToWorker) -> None:
+        assert isinstance(message, Load)
+        self._tell(self._loaded(message))
+
+    def _loaded(self, load: Load) -> ModelLoaded | ModelFailed:
+        name, device, began = load.config.name, self._devices[0], time.monotonic()
+        try:
+            _require(device)
+            host = load_model(load.config, device, self._start.downloads)
+        except ServiceError as error:
+            log.error("model %s cannot be loaded: %s", name, error.message)
+            return ModelFailed(load.key, error.message)
+        except Exception:
+            log.exception("model %s cannot be loaded", name)
+            return ModelFailed(load.key, "Loading failed unexpectedly; the log of the service has the reason.")
+        self._hosts[load.key] = host
+        log.info("model %s is ready on %s after %.1f s", name, device, time.monotonic() - began)
+        return ModelLoaded(load.key, replace(host.info, revision=load.key.revision))
+
+    def _unload(self, message: ToWorker) -> None:
+        assert isinstance(message, Unload)
+        self._hosts.pop(message.key, None)
+        _release()
+        self._tell(ModelUnloaded(message.key))
+
+    # -- batches ------------------------------------------------------------------------------------------------------
+
+    def _compute(self, run: ToWorker) -> None:
+        assert isinstance(run, Run)
+        try:
+            self._tell(self._ran(run))
+        finally:
+            with self._changing:
+                self._computing.discard(run.batch)
+                self._cancelled.discard(run.batch)
+
+    def _ran(self, run: Run) -> Ran:
+        began = time.monotonic()
+        host = self._hosts.get(run.lane.model)
+        if host is None:
+            gone = InternalError("The model was dropped before this picture was computed.")
+            return Ran(run.batch, [gone] * len(run.targets), 0.0, None, 0)
+        checkpoint = self._checkpoint(run)
+
+        def compute(rows: range) -> list[RowAnswer]:
+            return _answer(host, run, rows, checkpoint)
+
+        isolated = run_isolated(compute, range(len(run.targets)), _is_out_of_memory, _release)  # type: ignore[arg-type]
+        outcomes = []
+        for request, outcome in zip(run.request_ids, isolated.outcomes, strict=True):
+            with logs.about(request):
+                outcomes.append(self._presentable(outcome, run))
+        return Ran(run.batch, outcomes, time.monotonic() - began, isolated.fits, isolated.splits)
+
+    def _checkpoint(self, run: Run) -> Checkpoint:
+        """Return what is called between the steps of an answer: gives up if nobody waits, and tells how far it is."""
+        told = time.monotonic()
+
+        def checkpoint(done: int, total: int) -> None:
+            nonlocal told
+            if run.batch in self._cancelled:
+                raise InternalError("Nobody waits for this answer any more.")
+            if time.monotonic() - told > _TELL_EVERY_S:
+                told = time.monotonic()
+                self._tell(Progress(run.batch, done / total))
+
+        return checkpoint
+
+    def _presentable(self, outcome: RowAnswer | Exception, run: Run) -> RowAnswer | ServiceError:
+        if isinstance(outcome, RowAnswer | ServiceError):
+            return outcome
+        if isinstance(outcome, torch.AcceleratorError):
+            log.critical("the device is lost, this worker ends: %s", outcome)
+            self._die(DEVICE_LOST)
+        log.error("model %s failed on a picture", run.lane.model.name, exc_info=outcome)
+        if _is_out_of_memory(outcome):
+            return InternalError("The device has too little memory for this picture and these options.")
+        return InternalError("The model failed on this picture; the log of the service has the reason.")
+
+
+def _answer(host: ModelHost, run: Run, rows: range, checkpoint: Checkpoint) -> list[RowAnswer]:
+    pixels, lane = run.pixels[rows.start : rows.stop], run.lane
+    if lane.op == "predict":
+        return [RowAnswer(logits) for logits in host.predict(pixels, lane.head).numpy()]
+    targets = run.targets[rows.start : rows.stop]
+    how = HowTo(lane.layers, lane.methods, lane.cam_options, lane.head)
+    answers = host.explain(pixels, targets, how, checkpoint)
+    return [RowAnswer(row.logits.numpy().copy(), tuple(_as_numpy(raw) for raw in row.maps)) for row in answers]
+
+
+def _as_numpy(raw: RawMap[Tensor]) -> RawMap[NDArray[np.float32]]:
+    # A copy: a row's view would drag the whole batch's array through the pickle.
+    return RawMap(raw.layer, raw.method, raw.target, raw.values.numpy().copy(), raw.zero_gradient)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
+
+
+def _release() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _device_bytes(device: str) -> dict[str, int]:
+    if not device.startswith("cuda"):
+        return {}
+    return {"allocated": torch.cuda.memory_allocated(device), "reserved": torch.cuda.memory_reserved(device)}
+
+
+def _devices(wanted: str) -> tuple[str, ...]:
+    """Return the devices that ``wanted`` stands for; a worker takes the first."""
+    if wanted in {"auto", "cuda"} and torch.cuda.is_available():
+        return tuple(f"cuda:{index}" for index in range(torch.cuda.device_count()))
+    return ("cpu",) if wanted == "auto" else (wanted,)
+
+
+def _require(device: str) -> None:
+    """Raise ModelLoadError, in words, where this machine has no such device; torch would name a function of its own."""
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        words = str(error).splitlines()[0]
+        found = f"{torch.cuda.device_count()} CUDA devices"
+        raise ModelLoadError(f"The device {device!r} cannot be used; this machine has {found}. ({words})") from error

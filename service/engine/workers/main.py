@@ -1,0 +1,64 @@
+"""The worker process, from its first to its last moment.
+
+It hears from the front process over the socket that it inherits, and ends when that closes.
+
+Runs in the worker process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+from service import logs
+from service.engine.messages import Start, pack, receive
+from service.engine.workers.executor import Executor
+
+if TYPE_CHECKING:
+    from service.engine.messages import Message
+
+__all__ = ["main", "serve"]
+
+_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
+
+
+def main() -> None:
+    """Take over the inherited socket and serve."""
+    # Ctrl-C reaches the whole process group; the front process decides when workers end.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    _die_with_the_front()
+    serve(socket.socket(fileno=int(sys.argv[1])))
+
+
+def serve(connection: socket.socket) -> None:
+    """Do what messages ask for, until the front process goes away; then this process ends."""
+    sending = threading.Lock()
+
+    def tell(message: Message) -> None:
+        try:
+            with sending:
+                connection.sendall(pack(message))
+        except OSError:
+            os._exit(0)  # the front process is gone
+
+    with connection.makefile("rb") as stream:
+        start = receive(stream)
+        if not isinstance(start, Start):
+            return
+        logs.configure(start.log_level, start.log_format)
+        executor = Executor(start, tell, os._exit)
+        while (message := receive(stream)) is not None:
+            executor.hear(message)
+    os._exit(0)  # nobody is left to hear of a batch that still computes
+
+
+def _die_with_the_front() -> None:
+    """Have the kernel kill this process when its parent is gone: one that hangs does not see its socket close."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,0 +1,45 @@
+"""A lock that serves in order of arrival, and whose holder can let others go first."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+__all__ = ["FairLock"]
+
+
+class FairLock:
+    """First come, first served; ``threading.Lock`` would let a holder that comes back at once overtake who waits."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._waiting: deque[threading.Event] = deque()
+        self._held = False
+
+    def __enter__(self) -> None:
+        with self._guard:
+            if not self._held:
+                self._held = True
+                return
+            turn = threading.Event()
+            self._waiting.append(turn)
+        turn.wait()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._guard:
+            if self._waiting:
+                self._waiting.popleft().set()  # handed over: the lock stays held
+            else:
+                self._held = False
+
+    def yield_to_waiting(self) -> None:
+        """Let everybody who waits now go first; called by the holder, who holds it again afterwards."""
+        if self._waiting:
+            self.__exit__(None, None, None)
+            self.__enter__()

@@ -1,0 +1,239 @@
+"""Examples in the native API's part of the OpenAPI document. Tests hold them against the models of the wire."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from service.errors import (
+    DeadlineExceeded,
+    HeadersTooLarge,
+    ImageTooLarge,
+    InternalError,
+    InvalidImage,
+    NotReady,
+    RequestTimeout,
+    UnknownLayer,
+    UnknownModel,
+    UnsupportedMediaType,
+)
+from service.protocols import EXAMPLE_REQUEST_ID, ErrorExample
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+__all__ = ["ANSWERS", "BODY_ERRORS", "FORMS", "READING_ERRORS", "REQUESTS"]
+
+_IMAGES = [{"b64": "data:image/jpeg;base64,/9j/4AAQSkZJRgABAQ…", "filename": "cat.jpg"}]
+_IMAGE = {
+    "index": 0,
+    "filename": "cat.jpg",
+    "width": 640,
+    "height": 480,
+    "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+}
+_VIEW = {"left": 106.7, "top": 26.7, "right": 533.3, "bottom": 453.3}
+_TABBY = {"index": 281, "label": "tabby", "probability": 0.61, "logit": 12.3}
+_PREDICTION = {"rank": 1, **_TABBY}
+_TIMING = {
+    "total_ms": 31.4,
+    "decode_ms": 4.1,
+    "queue_ms": 0.3,
+    "compute_ms": 22.8,
+    "render_ms": 3.6,
+    "batch_size": 1,
+}
+_MODEL = {
+    "name": "resnet50",
+    "state": "ready",
+    "reason": None,
+    "default": True,
+    "version": "IMAGENET1K_V2",
+    "architecture": "resnet50",
+    "input": {"height": 224, "width": 224},
+    "preprocessing": {
+        "mode": "crop",
+        "resize": 232,
+        "interpolation": "bilinear",
+        "mean": [0.485, 0.456, 0.406],
+        "std": [0.229, 0.224, 0.225],
+    },
+    "classes": 1000,
+    "default_layer": "layer4",
+    "methods": ["gradcam"],
+    "refused_methods": {"legrad": "it needs a transformer with a class token whose blocks use nn.MultiheadAttention"},
+    "multi_label": False,
+    "heads": {},
+    "default_head": None,
+    "device": "cuda:0",
+    "dtype": "float32",
+    "parameters": 25557032,
+}
+_EXPLANATION = {
+    "layer": "layer4",
+    "method": "gradcam",
+    "target": _TABBY,
+    "against": None,
+    "empty": False,
+    "reason": None,
+    "note": None,
+    "signed": False,
+    "minimum": 0.0,
+    "sum": 21.4,
+    "maximum": 3.71,
+    "peak": {"x": 301.5, "y": 220.5},
+    "heatmap": {"media_type": "image/png", "width": 640, "height": 480, "data": "iVBORw0KGgo…"},
+    "overlay": None,
+    "mask": None,
+    "map": {"dtype": "float32", "shape": [7, 7], "data": "AAAAAEP5xD0…"},
+    "regions": [
+        {
+            "box": {"left": 230.1, "top": 150.2, "right": 380.6, "bottom": 310.9},
+            "polygon": [[230.1, 200.4], [301.5, 150.2], [380.6, 240.7], [290.3, 310.9]],
+            "score": 1.0,
+            "area": 0.08,
+        }
+    ],
+}
+
+
+def _answer(*explanations: Any) -> dict[str, Any]:
+    return {
+        "id": EXAMPLE_REQUEST_ID,
+        "model": {"name": "resnet50", "version": "IMAGENET1K_V2"},
+        "results": [
+            {
+                "image": _IMAGE,
+                "view": _VIEW,
+                "predictions": [_PREDICTION],
+                "explanations": list(explanations),
+                "error": None,
+            }
+        ],
+        "timing": _TIMING,
+    }
+
+
+_EXPLAINED, _PREDICTED = _answer(_EXPLANATION), _answer()
+
+# By name of the model that describes the body.
+REQUESTS: Mapping[str, Any] = {
+    "ExplainRequest": {
+        "images": _IMAGES,
+        "layer": ["layer4"],
+        "target": ["predicted", "tiger cat"],
+        "output": ["heatmap", "map", "regions"],
+    },
+    "PredictRequest": {"images": _IMAGES, "top_k": 3},
+}
+FORMS: Mapping[str, Any] = {
+    "ExplainRequest": {"image": ["@cat.jpg"], "layer": ["layer4"], "target": ["281", "top-3"]},
+    "PredictRequest": {"image": ["@cat.jpg", "@dog.jpg"], "top_k": 3},
+}
+
+# By operation id.
+ANSWERS: Mapping[str, Any] = {
+    "explain": _EXPLAINED,
+    "explain_with": _EXPLAINED,
+    "predict": _PREDICTED,
+    "predict_with": _PREDICTED,
+    "models": {"default": "resnet50", "models": [_MODEL]},
+    "model": _MODEL,
+    "layers": {
+        "model": "resnet50",
+        "input": {"height": 224, "width": 224},
+        "default": "layer4",
+        "layers": [
+            {
+                "name": "layer4",
+                "type": "Sequential",
+                "kind": "block",
+                "shape": [2048, 7, 7],
+                "stride": 32,
+                "order": 154,
+                "explainable": True,
+                "recommended": True,
+                "note": None,
+            },
+            {
+                "name": "avgpool",
+                "type": "AdaptiveAvgPool2d",
+                "kind": "pool",
+                "shape": [2048, 1, 1],
+                "stride": 224,
+                "order": 155,
+                "explainable": False,
+                "recommended": False,
+                "note": "1×1 output: no position is left to show",
+            },
+        ],
+    },
+    "classes": {"model": "resnet50", "total": 1000, "classes": [{"index": 282, "label": "tiger cat"}]},
+    "methods": {
+        "default": "gradcam",
+        "methods": [
+            {
+                "name": "gradcam",
+                "title": "Grad-CAM",
+                "summary": "Where the channels that speak for the class are active.",
+                "paper": "https://arxiv.org/abs/1610.02391",
+                "needs_gradients": True,
+                "class_specific": True,
+                "signed": True,
+                "uses_layer": True,
+                "forwards": 1.0,
+            }
+        ],
+    },
+    "colormaps": {
+        "default": "turbo",
+        "colormaps": [
+            {"name": "turbo", "kind": "sequential", "table": "MBI7MRVCMhhJ…"},
+            {"name": "coolwarm", "kind": "diverging", "table": "O0zAPE7BPU/D…"},
+        ],
+    },
+}
+
+# What any operation can meet.
+READING_ERRORS = (
+    ErrorExample("There is no such model.", UnknownModel.among("resnet5", ["resnet50"])),
+    ErrorExample(
+        "An option is unknown or out of range.",
+        UnknownLayer.among("layer44", ["layer4"], model="resnet50"),
+    ),
+    ErrorExample(
+        "The headers are over the limit.",
+        HeadersTooLarge("The request's line and headers have more than 65536 bytes. Send fewer."),
+    ),
+    ErrorExample(
+        "Our fault; the log has the reason under the request id.",
+        InternalError("Something went wrong here; the log has the reason."),
+    ),
+    ErrorExample(
+        "Loading, draining, or no worker; see Retry-After.",
+        NotReady("Model 'resnet50' is being loaded. Try again in a few seconds.", retry_after_s=2),
+    ),
+)
+# What operations with a body can meet.
+BODY_ERRORS = (
+    *READING_ERRORS,
+    ErrorExample(
+        "Not a picture, a truncated picture, bad base64, or no picture.",
+        InvalidImage("The bytes are not a picture in a known format. Send a JPEG, PNG, WebP, GIF, BMP or TIFF file."),
+    ),
+    ErrorExample(
+        "The request did not arrive in time.",
+        RequestTimeout("The head of the request took longer than 10 s. Send it faster."),
+    ),
+    ErrorExample(
+        "The body, a picture's pixels, frames or parts, or the number of pictures is over the limit.",
+        ImageTooLarge(
+            "The picture has 100,000,000 pixels (10000 × 10000); the limit is 64,000,000. Send a smaller one."
+        ),
+    ),
+    ErrorExample(
+        "The content type is none of the three, or the body is compressed.",
+        UnsupportedMediaType("Send pictures as multipart/form-data, as application/json, or as the body itself."),
+    ),
+    ErrorExample("The deadline passed.", DeadlineExceeded("The answer was not ready within 30 s.")),
+)

@@ -1,0 +1,89 @@
+"""The native API's part of the OpenAPI document: request bodies and answers that its routes handle themselves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from service import wire
+from service.protocols import OpenApiPart
+from service.protocols.native.examples import ANSWERS, BODY_ERRORS, FORMS, READING_ERRORS, REQUESTS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pydantic import BaseModel
+
+    from service.protocols import Operation
+
+__all__ = ["OPENAPI"]
+
+_DESCRIPTION = """\
+POST a picture to `/api/v1/explain`; the answer has the predictions and, for any class and any layer, a map of where
+the model looked, lying exactly on the picture. Errors are problem details (RFC 9457) with a stable `code`."""
+
+_PICTURE = {"type": "string", "format": "binary"}
+
+
+def _complete(operation: Operation) -> None:
+    if operation.method == "post":
+        model = wire.PredictRequest if "predict" in operation.path else wire.ExplainRequest
+        _describe_body(operation.fields, model, operation.schemas)
+    name = operation.fields["operationId"]
+    answer = operation.fields["responses"]["200"]
+    answer["content"]["application/json"]["example"] = ANSWERS[name]
+    if name.startswith("explain"):
+        answer["content"] |= {kind: {"schema": _PICTURE} for kind in ("image/png", "image/jpeg", "image/webp")}
+        answer["description"] = (
+            "The answers; or, where `Accept` asks for a picture and there is one picture and one explanation, the "
+            "overlay itself."
+        )
+
+
+def _describe_body(operation: dict[str, Any], model: type[BaseModel], schemas: Mapping[str, Any]) -> None:
+    options = {name: schema for name, schema in schemas[model.__name__]["properties"].items() if name != "images"}
+    form = {
+        "type": "object",
+        "properties": {"image": {"type": "array", "items": _PICTURE, "description": "One or more files."}, **options},
+        "required": ["image"],
+        "additionalProperties": False,
+    }
+    operation["requestBody"] = {
+        "required": True,
+        "content": {
+            "multipart/form-data": {"schema": form, "example": FORMS[model.__name__]},
+            "application/json": {
+                "schema": {"$ref": f"#/components/schemas/{model.__name__}"},
+                "example": REQUESTS[model.__name__],
+            },
+            "image/*": {"schema": _PICTURE},
+            "application/octet-stream": {"schema": _PICTURE},
+        },
+    }
+    operation["parameters"] = [
+        *operation.get("parameters", []),
+        *(
+            {
+                "name": name,
+                "in": "query",
+                "required": False,
+                "description": "With any encoding; where the body has the same option, the body's counts.",
+                "schema": schema,
+            }
+            for name, schema in options.items()
+        ),
+        {
+            "name": "X-Request-Timeout-Ms",
+            "in": "header",
+            "required": False,
+            "description": "Time allowed for the answer.",
+            "schema": {"type": "integer", "minimum": 1, "maximum": 3_600_000},
+        },
+    ]
+
+
+OPENAPI = OpenApiPart(
+    description=_DESCRIPTION,
+    models=(wire.ExplainRequest, wire.PredictRequest),
+    errors={"post": BODY_ERRORS, "get": READING_ERRORS},
+    complete=_complete,
+)

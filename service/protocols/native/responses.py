@@ -1,0 +1,177 @@
+"""The engine's answers in the words of the native API."""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING, Any
+
+from service import wire
+from service.cam.methods import METHODS
+from service.problems import problem_for
+
+if TYPE_CHECKING:
+    from service.cam.layers import Layer
+    from service.engine.answers import Answer, ClassScore, ImageAnswer, MapAnswer
+    from service.engine.registry import ModelStatus
+    from service.imaging.encode import EncodedImage
+    from service.imaging.geometry import Box
+    from service.models.info import ModelInfo
+
+__all__ = ["input_size", "layer_entry", "model_entry", "to_wire"]
+
+
+def to_wire(answer: Answer, request_id: str, *, with_maps: bool = False) -> wire.ExplainResponse:
+    """Put the engine's answer into the words of the API; raw maps only on request, as they are large."""
+    return wire.ExplainResponse(
+        id=request_id,
+        model=wire.ModelReference(name=answer.model.name, version=answer.model.version),
+        results=[_result(picture, request_id, with_maps=with_maps) for picture in answer.images],
+        timing=_timing(answer),
+    )
+
+
+def _timing(answer: Answer) -> wire.Timing:
+    times = [picture.times for picture in answer.images]
+    return wire.Timing(
+        total_ms=_ms(answer.total_s),
+        decode_ms=_ms(max(each.decode_s for each in times)),
+        queue_ms=_ms(max(each.queue_s for each in times)),
+        compute_ms=_ms(max(each.compute_s for each in times)),
+        render_ms=_ms(max(each.render_s for each in times)),
+        batch_size=max(each.batch_size for each in times),
+    )
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 2)
+
+
+def _result(picture: ImageAnswer, request_id: str, *, with_maps: bool) -> wire.PictureResult:
+    return wire.PictureResult(
+        image=wire.ImageInfo(
+            index=picture.index,
+            filename=picture.filename,
+            width=picture.width,
+            height=picture.height,
+            sha256=picture.sha256,
+        ),
+        view=None if picture.view is None else _box(picture.view),
+        predictions=[
+            wire.Prediction(
+                rank=rank, index=score.index, label=score.label, probability=score.probability, logit=score.logit
+            )
+            for rank, score in enumerate(picture.predictions, start=1)
+        ],
+        explanations=[_explanation(each, with_map=with_maps) for each in picture.explanations],
+        error=None if picture.error is None else problem_for(picture.error, request_id),
+    )
+
+
+def _explanation(answer: MapAnswer, *, with_map: bool) -> wire.Explanation:
+    rendered = answer.rendered
+    return wire.Explanation(
+        layer=answer.layer,
+        method=answer.method,
+        target=_target(answer.target),
+        against=None if answer.against is None else _target(answer.against),
+        empty=answer.summary.reason is not None,
+        reason=answer.summary.reason,
+        note=answer.note,
+        signed=rendered.signed,
+        minimum=answer.summary.minimum,
+        maximum=answer.summary.maximum,
+        sum=answer.summary.sum,
+        peak=None if rendered.peak is None else wire.PointData(x=rendered.peak.x, y=rendered.peak.y),
+        heatmap=_picture(rendered.heatmap),
+        overlay=_picture(rendered.overlay),
+        mask=_picture(rendered.mask),
+        map=_map(answer) if with_map else None,
+        regions=None
+        if rendered.regions is None
+        else [
+            wire.RegionData(box=_box(region.box), polygon=list(region.polygon), score=region.score, area=region.area)
+            for region in rendered.regions
+        ],
+    )
+
+
+def _map(answer: MapAnswer) -> wire.ArrayData:
+    little_endian = answer.raw.astype("<f4", copy=False)
+    return wire.ArrayData(shape=list(answer.raw.shape), data=_base64(little_endian.tobytes()))
+
+
+def _picture(picture: EncodedImage | None) -> wire.EncodedPicture | None:
+    if picture is None:
+        return None
+    return wire.EncodedPicture(
+        media_type=picture.media_type, width=picture.width, height=picture.height, data=_base64(picture.data)
+    )
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
+
+
+def _target(score: ClassScore) -> wire.ExplanationTarget:
+    return wire.ExplanationTarget(
+        index=score.index, label=score.label, probability=score.probability, logit=score.logit
+    )
+
+
+def _box(box: Box) -> wire.BoxData:
+    return wire.BoxData(left=box.left, top=box.top, right=box.right, bottom=box.bottom)
+
+
+def model_entry(status: ModelStatus, *, default: bool) -> wire.ModelEntry:
+    """Describe a model, as far as it is known yet."""
+    config, info = status.config, status.info
+    known = _known(info) if info is not None else {}
+    return wire.ModelEntry(
+        name=config.name,
+        state=status.state,
+        reason=status.reason,
+        default=default,
+        architecture=config.architecture,
+        **known,
+    )
+
+
+def _known(info: ModelInfo) -> dict[str, Any]:
+    spec = info.preprocess
+    return {
+        "version": info.version,
+        "input": input_size(info),
+        "preprocessing": wire.Preprocessing(
+            mode=spec.mode, resize=spec.resize, interpolation=spec.interpolation, mean=spec.mean, std=spec.std
+        ),
+        "classes": len(info.labels),
+        "default_layer": info.default_layer,
+        "methods": [name for name in METHODS if name not in info.refused_methods],
+        "refused_methods": dict(info.refused_methods),
+        "multi_label": info.multi_label,
+        "heads": dict(info.heads),
+        "default_head": info.default_head,
+        "device": info.device,
+        "dtype": info.dtype,
+        "parameters": info.parameters,
+    }
+
+
+def input_size(info: ModelInfo) -> wire.InputSize:
+    """Return the size of a model's input."""
+    return wire.InputSize(height=info.preprocess.height, width=info.preprocess.width)
+
+
+def layer_entry(layer: Layer, info: ModelInfo) -> wire.LayerEntry:
+    """Describe a layer of a model."""
+    return wire.LayerEntry(
+        name=layer.name,
+        type=layer.type,
+        kind=layer.kind,
+        shape=list(layer.shape),
+        stride=layer.stride,
+        order=layer.order,
+        explainable=layer.explainable,
+        recommended=layer.name in info.recommended,
+        note=layer.note,
+    )

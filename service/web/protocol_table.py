@@ -1,0 +1,111 @@
+"""The table of protocols, asked by path: whose errors are spoken there, what a key needs, whether it is a probe.
+
+Every path here is as the routes know it: without what a server in which the application is mounted puts before it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from starlette.routing import Route, compile_path
+
+from service.problems import problem_body
+from service.protocols import declared_scope
+
+if TYPE_CHECKING:
+    import re
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from service.protocols import ErrorBody, WireProtocol
+    from service.settings import Scope
+
+__all__ = ["ProtocolTable"]
+
+_READING = frozenset({"GET", "HEAD"})
+
+
+@dataclass(frozen=True)
+class _Guarded:
+    """A route by method, and the scope that a key needs for it; None where everybody may go."""
+
+    method: str
+    pattern: re.Pattern[str]
+    scope: Scope | None
+
+
+class ProtocolTable:
+    """Answers what the rows say of a path.
+
+    Args:
+        rows: the protocols; where two have the same route, the first counts.
+
+    Raises:
+        TypeError: a router holds something else than routes, of which no scope could be known.
+    """
+
+    def __init__(self, rows: Sequence[WireProtocol]) -> None:
+        self.rows = tuple(rows)
+        by_prefix = [(prefix, row) for row in rows for prefix in row.prefixes]
+        self._by_prefix = sorted(by_prefix, key=lambda each: len(each[0]), reverse=True)
+        self._open = _patterns(path for row in rows for path in row.open_paths)
+        self._probes = _patterns(path for row in rows for path in row.probes)
+        self._guarded = [guarded for row in rows for route in routes_of(row) for guarded in self._guard(route)]
+
+    def protocol(self, path: str) -> WireProtocol | None:
+        """Return the protocol with the longest prefix that ``path`` has; None for a path of none."""
+        return next((row for prefix, row in self._by_prefix if path == prefix or path.startswith(f"{prefix}/")), None)
+
+    def error_body(self, path: str) -> ErrorBody:
+        """Return what words the errors at ``path``: its protocol, or problem+json for a path of none."""
+        row = self.protocol(path)
+        return problem_body if row is None else row.error_body
+
+    def is_probe(self, path: str) -> bool:
+        """Whether ``path`` is asked by those who watch over the service, and answered whatever its state."""
+        return _match(self._probes, path)
+
+    def scope_needed(self, method: str, path: str) -> Scope | None:
+        """Return the scope that a key needs; None where everybody may go.
+
+        Whatever is no route needs a key, too, so that strangers learn nothing of what there is.
+        """
+        for route in self._guarded:
+            if route.method == method and route.pattern.match(path):
+                return route.scope
+        return None if _match(self._open, path) else "infer"
+
+    def paths(self) -> list[str]:
+        """Return every path that has a route."""
+        return [route.path for row in self.rows for route in routes_of(row)]
+
+    def _guard(self, route: Route) -> Iterator[_Guarded]:
+        declared = declared_scope(route.endpoint)
+        for method in route.methods or ():
+            if declared is not None or method not in _READING:
+                scope: Scope | None = declared or "manage"
+            else:
+                scope = None if _match(self._open, route.path) else "infer"
+            yield _Guarded(method, route.path_regex, scope)
+
+
+def routes_of(row: WireProtocol) -> Iterator[Route]:
+    """Yield the routes of a row.
+
+    Raises:
+        TypeError: there is something else among them.
+    """
+    for route in row.router.routes:
+        if not isinstance(route, Route):
+            raise TypeError(
+                f"The router of {row.name} holds a {type(route).__name__}; declare each route on it itself."
+            )
+        yield route
+
+
+def _patterns(paths: Iterable[str]) -> list[re.Pattern[str]]:
+    return [compile_path(path)[0] for path in paths]
+
+
+def _match(patterns: Iterable[re.Pattern[str]], path: str) -> bool:
+    return any(pattern.match(path) for pattern in patterns)

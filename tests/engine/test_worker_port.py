@@ -1,0 +1,190 @@
+"""Every implementation of the port of a worker: the same questions, the same answers."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import FrozenInstanceError
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import pytest
+
+from service.cam.targets import Targets
+from service.engine.messages import (
+    Hello,
+    Lane,
+    ModelFailed,
+    ModelLoaded,
+    ModelUnloaded,
+    Progress,
+    Ran,
+    RowAnswer,
+    Run,
+    Start,
+)
+from service.engine.worker import WorkerSpec
+from service.engine.worker_process import WorkerProcess
+from service.engine.workers.in_process import InProcessWorker
+from service.errors import InternalError
+from service.models.info import ModelKey
+from service.models.sources.source import Downloads
+from service.settings import ModelConfig
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from service.engine.messages import FromWorker
+    from service.engine.worker import Launcher, Worker
+
+    Said = TypeVar("Said", bound=FromWorker)
+
+LAUNCHERS: dict[str, Launcher] = {"process": WorkerProcess, "in process": InProcessWorker}
+SHAPES = ModelKey("shapes", 5)
+CONFIG = ModelConfig(name="shapes", architecture="shapes")
+
+
+class Ear:
+    """Hears a worker."""
+
+    def __init__(self) -> None:
+        self.heard: list[FromWorker] = []
+        self.exits: list[Worker] = []
+        self._news = asyncio.Event()
+
+    def on_message(self, _worker: Worker, message: FromWorker) -> None:
+        self.heard.append(message)
+        self._news.set()
+
+    def on_exit(self, worker: Worker) -> None:
+        self.exits.append(worker)
+        self._news.set()
+
+    async def next(self, kind: type[Said]) -> Said:
+        """Wait for a message of this kind, and forget those before it."""
+        async with asyncio.timeout(60):
+            while True:
+                for index, message in enumerate(self.heard):
+                    if isinstance(message, kind):
+                        del self.heard[: index + 1]
+                        return message
+                self._news.clear()
+                await self._news.wait()
+
+    async def exit(self) -> Worker:
+        async with asyncio.timeout(60):
+            while not self.exits:
+                self._news.clear()
+                await self._news.wait()
+        return self.exits[0]
+
+
+@pytest.fixture
+def ear() -> Ear:
+    return Ear()
+
+
+@pytest.fixture(params=LAUNCHERS)
+async def worker(request: pytest.FixtureRequest, ear: Ear, tmp_path: Path) -> AsyncIterator[Worker]:
+    start = Start("cpu", threads=2, concurrency=1, downloads=Downloads(tmp_path))
+    made = LAUNCHERS[request.param](WorkerSpec(3, start, silence_timeout_s=30.0), ear)
+    yield made
+    await made.stop(5.0)
+
+
+def run(batch: int, *, slow: bool = False, key: ModelKey = SHAPES) -> Run:
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 96, 96, 3), np.uint8)
+    methods = ("scorecam",) * 20 if slow else ("gradcam",)
+    return Run(batch, Lane(key, "explain", ("layer4",), methods), pixels, (Targets((0, 1)), Targets((2,))), ("a", "b"))
+
+
+async def loaded(worker: Worker, ear: Ear) -> None:
+    await worker.start()
+    worker.load(SHAPES, CONFIG)
+    await ear.next(ModelLoaded)
+
+
+async def test_from_hello_to_the_last_answer(worker: Worker, ear: Ear) -> None:
+    before = worker.snapshot
+    assert (before.number, before.device, before.started, before.connected) == (3, "cpu", False, False)
+    with pytest.raises(FrozenInstanceError):
+        before.device = "cuda:0"  # type: ignore[misc]
+    await worker.start()
+    assert await ear.next(Hello) == Hello("cpu", ("cpu",))
+    assert (worker.snapshot.started, worker.snapshot.greeted, worker.snapshot.connected) == (True, True, True)
+
+    worker.load(SHAPES, CONFIG)
+    ready = await ear.next(ModelLoaded)
+    assert (ready.key, ready.info.key, ready.info.default_layer) == (SHAPES, SHAPES, "layer4")
+
+    worker.send(run(7))
+    ran = await ear.next(Ran)
+    assert ran.batch == 7
+    assert [[raw.target for raw in row.maps] for row in ran.outcomes if isinstance(row, RowAnswer)] == [[0, 1], [2]]
+
+    await worker.stop(5.0)
+    assert not worker.snapshot.connected
+    assert ear.exits == [], "who was told to stop has not ended by itself"
+
+
+async def test_a_model_that_is_dropped_is_not_computed_and_others_are(worker: Worker, ear: Ear) -> None:
+    await loaded(worker, ear)
+    other = ModelKey("shapes", 6)
+    worker.load(other, CONFIG)
+    worker.unload(SHAPES)
+    assert await ear.next(ModelUnloaded) == ModelUnloaded(SHAPES)
+    worker.send(run(1))
+    assert [type(outcome) for outcome in (await ear.next(Ran)).outcomes] == [InternalError] * 2
+    worker.send(run(2, key=other))
+    assert [type(outcome) for outcome in (await ear.next(Ran)).outcomes] == [RowAnswer] * 2
+
+
+async def test_a_model_that_cannot_be_loaded_says_why_and_the_next_is_loaded(worker: Worker, ear: Ear) -> None:
+    await worker.start()
+    worker.load(ModelKey("x", 1), ModelConfig(name="x", architecture="shapes", weights="x.safetensors"))
+    worker.load(SHAPES, CONFIG)
+    failed = await ear.next(ModelFailed)
+    assert failed.key == ModelKey("x", 1)
+    assert "comes with its weights" in failed.reason
+    await ear.next(ModelLoaded)
+
+
+async def test_a_batch_that_nobody_waits_for_ends_early(worker: Worker, ear: Ear) -> None:
+    await loaded(worker, ear)
+    worker.send(run(1, slow=True))
+    await ear.next(Progress)
+    worker.cancel(1)
+    ran = await ear.next(Ran)
+    assert [str(outcome) for outcome in ran.outcomes] == ["Nobody waits for this answer any more."] * 2
+    worker.send(run(2))
+    assert [type(outcome) for outcome in (await ear.next(Ran)).outcomes] == [RowAnswer] * 2
+
+
+async def test_one_that_is_killed_says_once_why(worker: Worker, ear: Ear) -> None:
+    await loaded(worker, ear)
+    worker.kill("start_timeout")
+    assert await ear.exit() is worker
+    assert (worker.snapshot.ending, worker.snapshot.connected) == ("start_timeout", False)
+    assert worker.snapshot.last_exit
+    worker.send(run(1))  # too late, and no error
+    await asyncio.sleep(0.1)
+    assert ear.exits == [worker]
+    assert not any(isinstance(message, Ran) for message in ear.heard)
+
+
+async def test_one_that_was_never_started_can_be_stopped(worker: Worker) -> None:
+    await worker.stop(5.0)
+    assert not worker.snapshot.started
+
+
+async def test_all_compute_the_same(tmp_path: Path) -> None:
+    maps = []
+    for launch in LAUNCHERS.values():
+        ear = Ear()
+        worker = launch(WorkerSpec(0, Start("cpu", 2, 1, Downloads(tmp_path)), 30.0), ear)
+        await loaded(worker, ear)
+        worker.send(run(1))
+        maps.append([row.maps[0].values for row in (await ear.next(Ran)).outcomes if isinstance(row, RowAnswer)])
+        await worker.stop(5.0)
+    for one, other in zip(*maps, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5)
