@@ -101,7 +101,7 @@ async def test_a_cancelled_request_disturbs_nobody(engine: Explainer) -> None:
     expected = await ask(engine, scenes(1)[0])
     others = [asyncio.ensure_future(engine.answer(Request(scenes(4), op="predict"))) for _ in range(4)]
     victim = asyncio.ensure_future(engine.answer(replace(MAPS, images=scenes(8))))
-    await asyncio.sleep(0.02)
+    await until(lambda: engine.workers()[0].batches)  # those before it are computed first
     victim.cancel()
     with pytest.raises(asyncio.CancelledError):
         await victim

@@ -92,9 +92,9 @@ def test_a_flat_map_is_one_region() -> None:
 def test_noise_gives_the_strongest_regions_in_bounded_time() -> None:
     saliency = np.random.default_rng(0).random((112, 112)) ** 4
     saliency /= saliency.max()
-    began = time.perf_counter()
+    began = time.thread_time()  # not the clock's, which goes on while others have the processor
     regions = regions_of(saliency, WIDE, 0.3)
-    assert time.perf_counter() - began < 3
+    assert time.thread_time() - began < 3
     assert len(regions) == MAX_REGIONS
     assert regions[0].score == pytest.approx(1)
     assert [region.score for region in regions] == sorted((region.score for region in regions), reverse=True)
