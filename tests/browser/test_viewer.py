@@ -14,6 +14,7 @@ from PIL import Image
 from playwright.sync_api import expect
 
 from service.imaging.colormaps import COLORMAPS
+from tests.browser.asked import Asked
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -572,8 +573,11 @@ def test_a_key_is_sent_as_a_header_and_stands_in_no_address(failing: Page) -> No
 
 
 def test_the_last_question_wins(viewer: Page) -> None:
-    viewer.evaluate(ASK, {"src": STAR})
-    # In one go: between two calls from here, a slow moment of this machine would let the first be answered.
-    viewer.evaluate("(src) => { void viewer.explain(); void viewer.explain(src); }", "/static/samples/08-heart.png")
+    asked = Asked(viewer, hold=True)  # the first is still under way when the last is asked
+    viewer.evaluate("(src) => { viewer.setAttribute('src', src); void viewer.explain(); }", STAR)
+    asked.wait_for(lambda _: True)
+    asked.hold = False
+    viewer.evaluate("(src) => void viewer.explain(src)", "/static/samples/08-heart.png")
     expect(viewer.locator("#caption")).to_contain_text("heart")
+    assert [form["image"] for form in asked.forms] == [["picture"], ["picture"]], "an attribute and a call ask once"
     assert [answer["explanation"]["target"]["label"] for answer in heard(viewer, "explained")] == ["heart"]
