@@ -9,17 +9,16 @@ from typing import TYPE_CHECKING
 import torch
 
 from benchmarks.timing import medians
+from service.cam.eager import EagerNetwork
 from service.cam.explain import explain, predict
 from service.cam.methods import METHODS
-from service.cam.questions import Question, Top
+from service.cam.targets import Targets, Top
 from service.models.host import load_model
 from service.models.sources.source import Downloads
 from service.settings import ModelConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-    from torch import nn
 
     from service.cam.layers import Layer
 
@@ -28,22 +27,24 @@ _VIT_LAYER = "encoder.layers.encoder_layer_11.ln_1"
 
 
 @cache
-def _loaded(architecture: str) -> tuple[nn.Module, dict[str, Layer]]:
+def _loaded(architecture: str) -> tuple[EagerNetwork, dict[str, Layer]]:
     config = ModelConfig(name=architecture, architecture=architecture, weights="random")
     host = load_model(config, "cpu", Downloads(Path("unused"), allowed=False))
-    return host._module, host._layers
+    network = host._network(None)
+    assert isinstance(network, EagerNetwork)
+    return network, host._layers
 
 
 def _explain(batch: int, *targets: int | Top) -> Callable[[], object]:
-    model, layers = _loaded("resnet50")
+    network, layers = _loaded("resnet50")
     layer = layers["layer4"]
     inputs = torch.randn(batch, 3, 224, 224)
-    return lambda: explain(model, inputs, [Question(targets)] * batch, [layer], ["gradcam"])
+    return lambda: explain(network, inputs, [Targets(targets)] * batch, [layer], ["gradcam"])
 
 
 def explain_against_forward() -> Iterator[str]:
     """Grad-CAM at ResNet-50's layer4 against a bare forward pass in inference mode."""
-    model, _ = _loaded("resnet50")
+    model = _loaded("resnet50")[0]._module
     for batch in (1, 8):
         inputs = torch.randn(batch, 3, 224, 224)
 
@@ -83,21 +84,21 @@ def methods_against_forward() -> Iterator[str]:
 def _against_forward(
     architecture: str, name: str, method: str, inputs: torch.Tensor
 ) -> dict[str, Callable[[], object]]:
-    model, layers = _loaded(architecture)
+    network, layers = _loaded(architecture)
     return {
-        "forward": lambda: predict(model, inputs),
-        "explain": lambda: explain(model, inputs, [Question((Top(1),))], [layers[name]], [method]),
+        "forward": lambda: predict(network, inputs),
+        "explain": lambda: explain(network, inputs, [Targets((Top(1),))], [layers[name]], [method]),
     }
 
 
 def several_layers_against_one() -> Iterator[str]:
     """Five layers of ResNet-18 in one request against its last."""
-    model, layers = _loaded("resnet18")
+    network, layers = _loaded("resnet18")
     inputs = torch.randn(1, 3, 224, 224)
     five = [layers[name] for name in ("layer4", "layer4.0", "layer3", "layer3.0", "layer2")]
 
     def ask(*chosen: Layer) -> Callable[[], object]:
-        return lambda: explain(model, inputs, [Question((Top(1),))], chosen, ["gradcam"])
+        return lambda: explain(network, inputs, [Targets((Top(1),))], chosen, ["gradcam"])
 
     times = medians({"one": ask(five[0]), "five": ask(*five)}, rounds=15)
     yield f"ResNet-18, layer2 to layer4: 5 layers cost {times['five'] / times['one']:.2f} × the last one"

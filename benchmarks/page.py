@@ -68,6 +68,7 @@ def drop_and_sliders() -> Iterator[str]:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_page(viewport=_DESKTOP)
         page.goto(server.url)
+        page.wait_for_selector("html[data-ready]", state="attached")
         yield _drops(page)
         page.locator("#regions").check()
         for slider in ("opacity", "threshold"):

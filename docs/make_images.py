@@ -12,11 +12,10 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from service.engine.answers import Upload
 from service.engine.explainer import Explainer
+from service.engine.request import Request, Upload
 from service.metrics import Metrics
 from service.settings import Settings
-from service.wire import ExplainOptions
 
 HERE = Path(__file__).parent
 SAMPLES = HERE.parent / "service" / "demo" / "samples"
@@ -36,10 +35,9 @@ class Tile:
 
 async def explained(explainer: Explainer, name: str, model: str) -> Tile:
     """Return the overlay of a sample's predicted class, with the prediction as caption."""
-    options = ExplainOptions(output=["overlay"], image_format="png")
     upload = Upload((SAMPLES / f"{name}.png").read_bytes(), name)
-    answer = await explainer.answer([upload], options, model)
-    [picture] = answer.pictures
+    answer = await explainer.answer(Request([upload], outputs=("overlay",), image_format="png", model=model))
+    [picture] = answer.images
     drawn = picture.explanations[0].rendered.overlay
     assert drawn is not None
     best = picture.predictions[0]

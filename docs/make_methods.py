@@ -17,15 +17,14 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from service.cam.methods import METHODS
-from service.cam.questions import Question, Top
+from service.cam.targets import Targets, Top
 from service.demo.scenes import Scene, make_scene
-from service.engine.answers import Upload
 from service.engine.explainer import Explainer
+from service.engine.request import Request, Upload
 from service.metrics import Metrics
 from service.models.host import HowTo, ModelHost, load_model
 from service.models.sources.source import Downloads
 from service.settings import ModelConfig, Settings
-from service.wire import ExplainOptions
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -65,9 +64,17 @@ async def draw_sheet() -> Image.Image:
 
 async def _overlays(explainer: Explainer, name: str) -> dict[str, Image.Image]:
     data = (SAMPLES / f"{name}.png").read_bytes()
-    options = ExplainOptions(output=["overlay"], method=list(NAMES), image_format="png", size="model")
-    answer = await explainer.answer([Upload(data, name)], options, timeout_s=600)
-    (picture,) = answer.pictures
+    answer = await explainer.answer(
+        Request(
+            [Upload(data, name)],
+            outputs=("overlay",),
+            methods=NAMES,
+            image_format="png",
+            size="model",
+            timeout_s=600,
+        )
+    )
+    (picture,) = answer.images
     drawn = {"picture": Image.open(io.BytesIO(data)).convert("RGB").resize((SIDE, SIDE))}
     for explanation in picture.explanations:
         assert explanation.rendered.overlay is not None
@@ -90,8 +97,8 @@ def _share(host: ModelHost, scenes: list[Scene], method: str, layer: str) -> flo
     for begin in range(0, len(scenes), 20):
         chunk = scenes[begin : begin + 20]
         pixels = np.stack([scene.pixels for scene in chunk])
-        answers = host.explain(pixels, [Question((Top(1),))] * len(chunk), HowTo((layer,), (method,)))
-        hits += sum(_hit(answer.maps[0][0][0].numpy(), scene) for answer, scene in zip(answers, chunk, strict=True))
+        answers = host.explain(pixels, [Targets((Top(1),))] * len(chunk), HowTo((layer,), (method,)))
+        hits += sum(_hit(answer.maps[0].values.numpy(), scene) for answer, scene in zip(answers, chunk, strict=True))
     return hits / len(scenes)
 
 

@@ -19,6 +19,7 @@ from service.cam.methods import METHODS
 from service.imaging.colormaps import COLORMAPS
 from service.metrics import Metrics
 from service.models.defaults import FAMILIES
+from service.options import OPTIONS
 from service.problems import STATUS
 from service.settings import KeyConfig, ModelConfig, Settings
 from service.wire import ExplainOptions
@@ -78,7 +79,9 @@ def request_options() -> str:
         ("option", "default", "range", "meaning"),
         (
             (f"`{name}`", _default(name, field), _bounds(field), field.description or "")
-            for name, field in sorted(ExplainOptions.model_fields.items(), key=lambda item: item[0] == "top_k")
+            for name, field in sorted(
+                ExplainOptions.model_fields.items(), key=lambda item: OPTIONS[item[0]].about.predict
+            )
         ),
     )
 

@@ -13,25 +13,31 @@ import os
 import sys
 import tomllib
 import typing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from service import __version__, logs
-from service.errors import InvalidImage, ServiceError
+from service.errors import InvalidImage, LayerNotExplainable, ServiceError, UnknownLayer, UnknownMethod
+from service.options import OPTIONS, attributes_of
 from service.settings import KeyConfig, Settings, load_settings, reason_not_to_listen
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
+    from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 
-    from service.engine.answers import Answer, Upload
+    from service.engine.answers import Answer, MapAnswer
     from service.engine.explainer import Explainer
-    from service.wire import PredictOptions
+    from service.engine.request import Request, Upload
+    from service.imaging.encode import EncodedImage
+    from service.options import Option
+    from service.vocabulary import Operation
 
 __all__ = ["main"]
 
 _PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+_TIMEOUT_S = 3600.0  # of one image: nobody waits for others behind it
 _SAMPLE = Path(__file__).parent / "demo" / "samples" / "03-star.png"
 
 
@@ -45,7 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever read the output has seen enough; Python must not try to flush the rest at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except (ServiceError, OSError) as error:
+    except ServiceError as error:
+        print(f"camserve: {_worded(error)}", file=sys.stderr)
+        return 1
+    except OSError as error:
         print(f"camserve: {error}", file=sys.stderr)
         return 1
     except ValidationError as error:
@@ -60,6 +69,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
+def _worded(error: ServiceError) -> str:
+    """Return the message, followed by where the command line lists what could have been asked for."""
+    if isinstance(error, UnknownLayer | LayerNotExplainable):
+        return f"{error} `camserve layers` lists those that can be explained."
+    return f"{error} docs/methods.md describes them." if isinstance(error, UnknownMethod) else str(error)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("camserve", description="Where did the classifier look? Class activation maps.")
     parser.add_argument("--version", action="version", version=f"camserve {__version__}")
@@ -67,26 +83,12 @@ def _parser() -> argparse.ArgumentParser:
     serve = _command(commands, "serve", _serve, "serve models over HTTP")
     explain = _command(commands, "explain", _explain, "explain pictures without a server")
     _add_files(explain)
-    explain.add_argument("--out", type=Path, default=Path("camserve-out"), help="folder for overlays and JSON")
-    for name, meaning in {
-        "layer": "layer, or default",
-        "target": "class, predicted or top-K",
-        "method": "method",
-    }.items():
-        explain.add_argument(f"--{name}", action="append", help=f"{meaning}; repeatable")
-    explain.add_argument("--against", help="explain why the target rather than this class")
-    explain.add_argument("--colormap", help="name of a colormap")
-    explain.add_argument("--alpha", type=float, help="opacity of the heatmap, 0-1")
-    explain.add_argument("--signed", action="store_const", const=True, help="show what speaks against the class, too")
-    explain.add_argument("--smooth", type=int, metavar="N", help="average over N noisy copies")
-    explain.add_argument("--augment", choices=["none", "flip"], help="average over mirror images")
-    explain.add_argument("--fuse", choices=["max", "mean", "product"], help="make one map of several layers")
+    explain.add_argument("--out", type=Path, default=Path("camserve-out"), help="folder for what is drawn, and JSON")
+    _add_options(explain, OPTIONS.values())
     predict = _command(commands, "predict", _predict, "classify pictures without a server")
     _add_files(predict)
     predict.add_argument("--json", action="store_true", help="print JSON lines")
-    for command in (explain, predict):
-        command.add_argument("--top-k", type=int, help="classes to list")
-        command.add_argument("--head", help="of a model with several outputs, which one")
+    _add_options(predict, [option for option in OPTIONS.values() if option.about.predict])
     _command(commands, "models", _models, "list the architectures that can be served")
     layers = _command(commands, "layers", _layers, "list the layers of a model")
     layers.add_argument("--all", action="store_true", help="also those that cannot be explained, with the reason")
@@ -110,6 +112,24 @@ def _command(commands: Any, name: str, run: Any, help_text: str) -> argparse.Arg
 
 def _add_files(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", nargs="+", metavar="FILE", help="picture, folder or glob pattern")
+
+
+def _add_options(parser: argparse.ArgumentParser, options: Iterable[Option]) -> None:
+    """Give the command a flag for every option of a request."""
+    group = parser.add_argument_group("options of the request", "docs/api.md has their defaults and bounds")
+    for option in options:
+        flag = f"--{option.name.replace('_', '-')}"
+        text = option.describe(methods="docs/methods.md", colormaps="docs/api.md").replace("%", "%%")
+        if option.type is bool:
+            group.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
+        else:
+            group.add_argument(
+                flag,
+                action="append" if option.repeatable else "store",
+                choices=option.choices or None,
+                metavar=None if option.choices else option.name.upper(),
+                help=f"{text} Repeatable." if option.repeatable else text,
+            )
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
@@ -172,17 +192,27 @@ def _greeting(settings: Settings, url: str) -> str:
 # -- explain, predict -------------------------------------------------------------------------------------------------
 
 
+def _request(options: argparse.Namespace, op: Operation) -> Request:
+    """Make a request of the flags, without images yet.
+
+    Raises:
+        pydantic.ValidationError: a value is out of range.
+    """
+    from service.engine.request import Request  # noqa: PLC0415
+    from service.wire import ExplainOptions, PredictOptions  # noqa: PLC0415
+
+    model = ExplainOptions if op == "explain" else PredictOptions
+    given = {name: value for name in model.model_fields if (value := getattr(options, name)) is not None}
+    return Request(op=op, timeout_s=_TIMEOUT_S, **attributes_of(model.model_validate(given).given()))
+
+
 def _explain(options: argparse.Namespace) -> int:
-    from service.wire import ExplainOptions  # noqa: PLC0415
-
-    chosen = _given(options, "layer", "target", "method", "against", "colormap", "alpha", "top_k", "head")
-    chosen |= _given(options, "signed", "smooth", "augment", "fuse")
-    asked = ExplainOptions.model_validate({**chosen, "output": ["overlay", "regions"]})
-    return asyncio.run(_explain_files(options, asked))
+    options.output = options.output or ["overlay", "regions"]
+    return asyncio.run(_explain_files(options, _request(options, "explain")))
 
 
-async def _explain_files(options: argparse.Namespace, asked: PredictOptions) -> int:
-    from service.protocols.native.wording import to_wire  # noqa: PLC0415
+async def _explain_files(options: argparse.Namespace, asked: Request) -> int:
+    from service.protocols.native.responses import to_wire  # noqa: PLC0415
 
     results: list[dict[str, Any]] = []
     options.out.mkdir(parents=True, exist_ok=True)
@@ -190,14 +220,12 @@ async def _explain_files(options: argparse.Namespace, asked: PredictOptions) -> 
     async for file, answer in _answers(options, asked):
         if isinstance(answer, ServiceError):
             failed += 1
-            print(f"{file}: {answer}", file=sys.stderr)
+            print(f"{file}: {_worded(answer)}", file=sys.stderr)
             continue
         result = to_wire(answer, str(file)).results[0].model_dump(mode="json", exclude={"error"})
-        for explanation, drawn in zip(result["explanations"], answer.pictures[0].explanations, strict=True):
-            name = _overlay_name(file, len(results), explanation)
-            explanation["overlay"] = name
-            if drawn.rendered.overlay is not None:
-                (options.out / name).write_bytes(drawn.rendered.overlay.data)
+        for explanation, drawn in zip(result["explanations"], answer.images[0].explanations, strict=True):
+            stem = options.out / _stem(file, len(results), explanation)
+            explanation.update(_written(stem, drawn, with_map="map" in asked.outputs))
         results.append({"file": str(file), "model": answer.model.name, **result})
     summary = options.out / "explanations.json"
     summary.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
@@ -205,27 +233,42 @@ async def _explain_files(options: argparse.Namespace, asked: PredictOptions) -> 
     return 1 if failed else 0
 
 
-def _overlay_name(file: Path, number: int, explanation: dict[str, Any]) -> str:
-    """Name an overlay after its picture, layer, method and class; the number keeps equal names apart."""
+def _written(stem: Path, drawn: MapAnswer, *, with_map: bool) -> dict[str, str]:
+    """Write what was drawn, and the raw map if asked for; return the files' names by output."""
+    import numpy as np  # noqa: PLC0415
+
+    files: dict[str, Path] = {}
+    for output in ("heatmap", "overlay", "mask"):
+        image: EncodedImage | None = getattr(drawn.rendered, output)
+        if image is not None:
+            ending = image.media_type.removeprefix("image/").replace("jpeg", "jpg")
+            files[output] = stem.with_name(f"{stem.name}{'' if output == 'overlay' else f'-{output}'}.{ending}")
+            files[output].write_bytes(image.data)
+    if with_map:
+        files["map"] = stem.with_name(f"{stem.name}.npy")
+        np.save(files["map"], drawn.raw)
+    return {output: file.name for output, file in files.items()}
+
+
+def _stem(file: Path, number: int, explanation: dict[str, Any]) -> str:
+    """Name files after their image, layer, method and class; the number keeps equal names apart."""
     parts = [f"{number:04d}", file.stem, explanation["layer"], explanation["method"], explanation["target"]["label"]]
     safe = ["".join(c if c.isalnum() or c in "._-" else "_" for c in part)[:60] for part in parts]
-    return f"{'-'.join(safe)}.jpg"
+    return "-".join(safe)
 
 
 def _predict(options: argparse.Namespace) -> int:
-    from service.wire import PredictOptions  # noqa: PLC0415
-
-    return asyncio.run(_predict_files(options, PredictOptions.model_validate(_given(options, "top_k", "head"))))
+    return asyncio.run(_predict_files(options, _request(options, "predict")))
 
 
-async def _predict_files(options: argparse.Namespace, asked: PredictOptions) -> int:
-    from service.protocols.native.wording import to_wire  # noqa: PLC0415
+async def _predict_files(options: argparse.Namespace, asked: Request) -> int:
+    from service.protocols.native.responses import to_wire  # noqa: PLC0415
 
     failed = 0
     async for file, answer in _answers(options, asked):
         if isinstance(answer, ServiceError):
             failed += 1
-            print(f"{file}: {answer}", file=sys.stderr)
+            print(f"{file}: {_worded(answer)}", file=sys.stderr)
             continue
         predictions = to_wire(answer, str(file)).results[0].predictions
         if options.json:
@@ -236,18 +279,11 @@ async def _predict_files(options: argparse.Namespace, asked: PredictOptions) -> 
     return 1 if failed else 0
 
 
-def _given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
-    return {name: value for name in names if (value := getattr(options, name)) is not None}
-
-
-async def _answers(
-    options: argparse.Namespace, asked: PredictOptions
-) -> AsyncIterator[tuple[Path, Answer | ServiceError]]:
+async def _answers(options: argparse.Namespace, asked: Request) -> AsyncIterator[tuple[Path, Answer | ServiceError]]:
     """Answer the files in order, several at a time, with a progress bar where there are several."""
     from tqdm import tqdm  # noqa: PLC0415
 
     from service.engine.explainer import Explainer  # noqa: PLC0415
-    from service.engine.plan import plan  # noqa: PLC0415
     from service.engine.workers.in_process import InProcessWorker  # noqa: PLC0415
     from service.metrics import Metrics  # noqa: PLC0415
 
@@ -260,8 +296,7 @@ async def _answers(
     await explainer.start()
     try:
         await explainer.settled()
-        # A wrong option is wrong for every file: say so once.
-        plan(asked, explainer.ready_info(), settings.max_explanations)
+        explainer.check(asked)  # a wrong option is wrong for every file: it is said once
         step = settings.max_batch_size
         with tqdm(total=len(files), unit="picture", disable=len(files) < 2) as bar:
             for begin in range(0, len(files), step):
@@ -281,15 +316,15 @@ def _find_own_code() -> None:
         sys.path.append(folder)
 
 
-async def _one(explainer: Explainer, file: Path, asked: PredictOptions) -> Answer | ServiceError:
+async def _one(explainer: Explainer, file: Path, asked: Request) -> Answer | ServiceError:
     try:
-        return await explainer.answer([_read(file)], asked, timeout_s=3600)
+        return await explainer.answer(replace(asked, images=[_read(file)]))
     except ServiceError as error:
         return error
 
 
 def _read(file: Path) -> Upload:
-    from service.engine.answers import Upload  # noqa: PLC0415
+    from service.engine.request import Upload  # noqa: PLC0415
 
     try:
         return Upload(file.read_bytes(), file.name)

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import Self
 
 
 class ServiceError(Exception):
@@ -44,8 +45,8 @@ class ServiceError(Exception):
         self.details = details
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle by message and details, so that a worker's error arrives whole."""
-        return _rebuild, (type(self), self.message, self.details)
+        """Pickle by message, details and further attributes, so that a worker's error arrives whole."""
+        return _rebuild, (type(self), self.message, self.details), vars(self)
 
 
 def _rebuild(cls: type[ServiceError], message: str, details: dict[str, Any]) -> ServiceError:
@@ -151,16 +152,32 @@ class Forbidden(BadInput):
 
 
 class UnknownName(BadInput):
-    """A name is none of those known; carries the closest ones as ``suggestions``."""
+    """A name is none of those known. Where the known ones are listed, each protocol says in its own words.
+
+    Attributes:
+        kind: what it would be the name of.
+        name: as it was given, shortened; None where an index was given.
+        model: whose it would be; None where all models have the same.
+    """
 
     kind: ClassVar[str] = "name"
+    name: str | None = None
+    model: str | None = None
 
     @classmethod
-    def among(cls, name: str, known: Iterable[str], hint: str) -> UnknownName:
-        """Build the error for ``name``, with the closest of ``known`` as suggestions."""
+    def among(cls, name: str, known: Iterable[str], hint: str = "", *, model: str | None = None) -> Self:
+        """Build the error for ``name``, with the closest of ``known`` as suggestions, and a hint that always holds."""
         suggestions = closest(name, known)
-        meant = f" Did you mean {' or '.join(repr(s) for s in suggestions)}?" if suggestions else ""
-        return cls(f"There is no {cls.kind} {shorten(name)!r}.{meant} {hint}", suggestions=suggestions)
+        meant = f"Did you mean {' or '.join(repr(s) for s in suggestions)}?" if suggestions else ""
+        said = (f"There is no {cls.kind} {shorten(name)!r}.", meant, hint)
+        error = cls(" ".join(part for part in said if part), suggestions=suggestions)
+        error.name, error.model = shorten(name), model
+        return error
+
+    @property
+    def suggestions(self) -> tuple[str, ...]:
+        """The closest of the known names, best first."""
+        return tuple(self.details.get("suggestions", ()))
 
 
 class UnknownModel(UnknownName):
@@ -223,6 +240,15 @@ class LayerNotExplainable(BadInput):
 
     code = "layer_not_explainable"
     title = "Layer cannot be explained"
+    model: str | None = None
+
+    @classmethod
+    def because(cls, layer: str, model: str, reason: str | None, instead: str) -> Self:
+        """Build the error for a layer of ``model``, with the layer to try ``instead``."""
+        message = f"Layer {layer!r} of model {model!r} cannot be explained: {reason}. Try {instead!r}."
+        error = cls(message, suggestions=[instead])
+        error.model = model
+        return error
 
 
 class Unavailable(ServiceError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from service.errors import RequestTimeout, ServiceError, Unauthorized, Unavailable
+from service.errors import LayerNotExplainable, RequestTimeout, ServiceError, Unauthorized, Unavailable, UnknownName
 from service.wire import Problem
 
 if TYPE_CHECKING:
@@ -49,6 +49,15 @@ STATUS: Mapping[str, int] = {
 }
 
 
+# Where the native API lists what could have been asked for, by code.
+_LISTED: Mapping[str, str] = {
+    "unknown_model": "GET /api/v1/models lists them.",
+    "unknown_layer": "GET /api/v1/models/{model}/layers lists them.",
+    "unknown_label": "GET /api/v1/models/{model}/classes?q=… searches the labels.",
+    "unknown_method": "GET /api/v1/methods lists them.",
+}
+
+
 def status_of(error: ServiceError) -> int:
     """Return the HTTP status of an error."""
     return STATUS.get(error.code, 500)
@@ -61,10 +70,19 @@ def problem_for(error: ServiceError, request_id: str) -> Problem:
         "title": error.title,
         "status": status_of(error),
         "code": error.code,
-        "detail": error.message,
+        "detail": _detail(error),
         "request_id": request_id,
     }
     return Problem.model_validate({**error.details, **members})
+
+
+def _detail(error: ServiceError) -> str:
+    """Return the message, followed by where the native API lists what could have been asked for."""
+    if isinstance(error, UnknownName) and error.name is not None and error.code in _LISTED:
+        return f"{error.message} {_LISTED[error.code].format(model=error.model)}"
+    if isinstance(error, LayerNotExplainable) and error.model is not None:
+        return f"{error.message.removesuffix('.')}, or GET /api/v1/models/{error.model}/layers?explainable=true."
+    return error.message
 
 
 def problem_body(error: ServiceError, request_id: str) -> tuple[bytes, str]:

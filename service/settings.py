@@ -22,6 +22,7 @@ from pydantic_settings import (
 )
 
 from service.errors import closest
+from service.vocabulary import Fitting
 
 __all__ = [
     "KeyConfig",
@@ -67,7 +68,7 @@ class ModelConfig(BaseModel):
     )
     labels: Path | None = Field(None, description="A file with one class label per line, or a JSON list.")
     layer: str | None = Field(None, description="Default target layer.")
-    mode: Literal["crop", "squash", "pad"] | None = Field(None, description="How a picture is fitted to the input.")
+    mode: Fitting | None = Field(None, description="How a picture is fitted to the input.")
     resize: int | None = Field(None, ge=1, le=8192, description="Shorter side before the centre crop.")
     size: int | None = Field(None, ge=8, le=4096, description="Input height and width in pixels.")
     interpolation: Literal["nearest", "bilinear", "bicubic"] | None = Field(None, description="Resampling filter.")

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from types import GenericAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 from pydantic_core import PydanticCustomError
+
+from service.options import OPTIONS
+from service.vocabulary import ColormapKind, EmptyReason, Fitting, LayerKind, ModelState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from service.options import Option
 
 __all__ = [
     "ArrayData",
@@ -30,6 +39,8 @@ __all__ = [
     "ModelEntry",
     "ModelList",
     "ModelReference",
+    "NativeOptions",
+    "NativeRequest",
     "PictureResult",
     "PointData",
     "PredictOptions",
@@ -44,8 +55,6 @@ __all__ = [
     "Version",
 ]
 
-OutputName = Literal["heatmap", "overlay", "mask", "map", "regions"]
-
 
 def _listed(value: object) -> object:
     """Accept one value where a list of them is meant."""
@@ -59,81 +68,78 @@ def _not_boolean(value: object) -> object:
     return value
 
 
-Whole = Annotated[int, BeforeValidator(_not_boolean)]
-Real = Annotated[float, BeforeValidator(_not_boolean)]
-ClassName = Annotated[int | str, BeforeValidator(_not_boolean)]
+# What one value of an option is read as, where pydantic's own way is too lenient.
+_STRICTER: Mapping[Any, Any] = {
+    int: Annotated[int, BeforeValidator(_not_boolean)],
+    float: Annotated[float, BeforeValidator(_not_boolean)],
+    int | str: Annotated[int | str, BeforeValidator(_not_boolean)],
+}
 
 
-class _Options(BaseModel):
-    """Options refuse what they do not know: a misspelt one must not be ignored in silence."""
+class _Strict(BaseModel):
+    """Refuses what it does not know: a misspelt option must not be ignored in silence."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class PredictOptions(_Options):
-    """Options of ``predict``; part of those of ``explain``."""
+class NativeOptions(_Strict):
+    """Options of a request; their fields follow from the table of options."""
 
-    top_k: Whole = Field(5, ge=1, le=100_000, description="How many classes to list, at most as many as there are.")
-    head: ClassName | None = Field(None, description="Of a model with several outputs: which one, by name or position.")
-
-
-Targets = Annotated[list[ClassName], BeforeValidator(_listed), Field(min_length=1, max_length=256)]
-Names = Annotated[list[str], BeforeValidator(_listed), Field(min_length=1, max_length=64)]
-Outputs = Annotated[list[OutputName], BeforeValidator(_listed), Field(min_length=1, max_length=16)]
+    def given(self) -> dict[str, Any]:
+        """Return the options that the caller gave, by name."""
+        return {name: getattr(self, name) for name in self.model_fields_set & OPTIONS.keys()}
 
 
-class ExplainOptions(PredictOptions):
-    """Options of ``explain``."""
-
-    layer: Names = Field(["default"], description="Layers of the catalogue, or `default`.", examples=[["layer4"]])
-    target: Targets = Field(
-        ["predicted"],
-        description="Classes to explain: an index, a label (whatever the case), `predicted`, or `top-K` for the K "
-        "best.",
-        examples=[["predicted"], ["top-3", "star"], [281]],
-    )
-    against: ClassName | None = Field(
-        None, description="A class: explain why the target *rather than this* (score = difference of the logits)."
-    )
-    method: Names = Field(["gradcam"], description="Names from `GET /api/v1/methods`.")
-    output: Outputs = Field(["heatmap"], description="What to return of each explanation.")
-    size: Literal["picture", "model", "layer"] = Field("picture", description="The grid of the rendered pictures.")
-    colormap: str = Field("turbo", description="A name from `GET /api/v1/colormaps`.", max_length=64)
-    alpha: Real = Field(0.5, ge=0, le=1, description="Opacity of the heatmap in the overlay.")
-    threshold: Real = Field(0.5, ge=0, le=1, description="Share of the map's maximum above which regions are drawn.")
-    image_format: Literal["auto", "png", "jpeg", "webp"] = Field(
-        "auto", description="`auto`: palette PNG for heatmaps, grey PNG for masks, JPEG for overlays."
-    )
-    max_side: Whole = Field(1024, ge=16, le=8192, description="Longest side of rendered pictures, in pixels.")
-    signed: bool = Field(
-        False, description="Keep what speaks against the class, as values below zero, in a diverging colormap."
-    )
-    smooth: Whole = Field(0, ge=0, le=64, description="Average over so many noisy copies of the picture; 0 for none.")
-    augment: Literal["none", "flip"] = Field(
-        "none", description="`flip`: average over the picture and its mirror image."
-    )
-    fuse: Literal["max", "mean", "product"] | None = Field(
-        None, description="Make one map of those of all layers asked for, on the finest of their grids."
-    )
-
-
-class ImageInput(_Options):
+class ImageInput(_Strict):
     """One picture in a JSON request."""
 
     b64: str = Field(description="The file's bytes in base64; a data URI is accepted.", examples=["iVBORw0KGgo…"])
     filename: str | None = Field(None, max_length=1024, description="Comes back with the answer.")
 
 
-class PredictRequest(PredictOptions):
+class NativeRequest(NativeOptions):
+    """A request in JSON, whatever its options."""
+
+    images: list[ImageInput] = Field(description="The pictures.")
+
+
+def _field(option: Option) -> tuple[Any, Any]:
+    """Return an option's annotation and its field."""
+    about, value = option.about, _STRICTER.get(option.type, option.type)
+    if option.repeatable:
+        values = GenericAlias(list, value)
+        value = Annotated[values, BeforeValidator(_listed), Field(min_length=1, max_length=about.most)]
+    return value | None if option.nullable else value, Field(
+        list(option.default) if option.repeatable else option.default,
+        ge=about.low,
+        le=about.high,
+        max_length=about.longest,
+        description=option.describe(methods="`GET /api/v1/methods`", colormaps="`GET /api/v1/colormaps`"),
+        examples=list(about.examples) or None,
+    )
+
+
+def _fields(options: Iterable[Option]) -> dict[str, Any]:
+    return {option.name: _field(option) for option in options}
+
+
+PredictOptions = create_model(
+    "PredictOptions",
+    __base__=NativeOptions,
+    __doc__="Options of ``predict``; part of those of ``explain``.",
+    **_fields(option for option in OPTIONS.values() if option.about.predict),
+)
+ExplainOptions = create_model(
+    "ExplainOptions", __base__=NativeOptions, __doc__="Options of ``explain``.", **_fields(OPTIONS.values())
+)
+
+
+class PredictRequest(NativeRequest, PredictOptions):
     """The JSON form of a ``predict`` request."""
 
-    images: list[ImageInput] = Field(description="The pictures.")
 
-
-class ExplainRequest(ExplainOptions):
+class ExplainRequest(NativeRequest, ExplainOptions):
     """The JSON form of an ``explain`` request."""
-
-    images: list[ImageInput] = Field(description="The pictures.")
 
 
 class _Answer(BaseModel):
@@ -226,7 +232,7 @@ class Explanation(_Answer):
     target: ExplanationTarget
     against: ExplanationTarget | None
     empty: bool = Field(description="The map shows nothing; `reason` says why.")
-    reason: Literal["no_positive_evidence", "zero_gradient", "constant"] | None = Field(
+    reason: EmptyReason | None = Field(
         None,
         description="Of an empty map: nothing is positive, or the score does not depend on the layer at all, or every "
         "position has the same value.",
@@ -302,7 +308,7 @@ class InputSize(_Answer):
 class Preprocessing(_Answer):
     """How a picture becomes the model's input."""
 
-    mode: Literal["crop", "squash", "pad"]
+    mode: Fitting
     resize: int | None = Field(description="Shorter side before the centre crop.")
     interpolation: str
     mean: tuple[float, float, float]
@@ -313,7 +319,7 @@ class ModelEntry(_Answer):
     """A served model. What is known only once it is loaded is null before."""
 
     name: str
-    state: Literal["loading", "ready", "failed"]
+    state: ModelState
     reason: str | None = Field(description="Why it failed.")
     default: bool = Field(description="Whether requests that name no model go to it.")
     version: str | None = None
@@ -344,7 +350,7 @@ class LayerEntry(_Answer):
 
     name: str
     type: str
-    kind: Literal["conv", "norm", "activation", "pool", "attention", "linear", "block", "other"]
+    kind: LayerKind
     shape: list[int] = Field(description="[channels, height, width] of the output for one picture.")
     stride: int | None = Field(description="Input pixels per row of the grid.")
     order: int = Field(description="Position in the forward pass.")
@@ -404,7 +410,7 @@ class ColormapEntry(_Answer):
     """A colormap."""
 
     name: str
-    kind: Literal["sequential", "diverging"]
+    kind: ColormapKind
     table: str = Field("", description="Its 256 colours, cold to warm: RGB bytes in base64.")
 
 
@@ -433,5 +439,5 @@ class Readiness(_Answer):
     """Whether requests can be answered, and by what."""
 
     status: Literal["ready", "loading", "draining", "unavailable"]
-    models: dict[str, Literal["loading", "ready", "failed"]]
+    models: dict[str, ModelState]
     workers: list[dict[str, Any]]

@@ -50,6 +50,14 @@ class TestContracts:
         assert there - {"__init__"} == named
 
 
+class TestLength:
+    def test_no_file_of_the_service_is_too_long_to_read(self) -> None:
+        files = [file for file in (ROOT / "service").rglob("*") if file.suffix in {".py", ".js", ".css"}]
+        long = {file.name: count for file in files if (count := len(file.read_text("utf-8").splitlines())) > 600}
+        assert len(files) > 100
+        assert long == {}
+
+
 class TestProcesses:
     """The folder says in which process a module of the engine runs, and so does its first docstring."""
 
@@ -86,6 +94,46 @@ class TestProcesses:
         for file in [*files, ROOT / "service" / "cli.py"]:
             lines = [line for line in file.read_text(encoding="utf-8").splitlines() if "import " not in line]
             assert not [line for line in lines if behind.search(line)], file
+
+
+# Parts that any protocol stands on, so none of them may speak of a route.
+NEUTRAL = ("cam", "engine", "imaging", "models", "errors.py", "options.py", "vocabulary.py")
+ROUTE = re.compile(r"/api/|\b(?:GET|POST|PUT|DELETE|PATCH) /|/v[12]\b")
+
+
+def strings_of(file: Path) -> list[tuple[int, str]]:
+    """Line and text of every string in a module, parts of f-strings included and docstrings left out."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    docstrings = {
+        node.body[0].value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
+    }
+    constants = (node for node in ast.walk(tree) if isinstance(node, ast.Constant) and node not in docstrings)
+    return [(node.lineno, node.value) for node in constants if isinstance(node.value, str)]
+
+
+class TestRoutes:
+    def test_nothing_below_the_protocols_names_one(self) -> None:
+        parts = [ROOT / "service" / name for name in NEUTRAL]
+        files = [file for part in parts for file in ([part] if part.suffix else part.rglob("*.py"))]
+        named = [
+            f"{file.relative_to(ROOT)}:{line}: {text}"
+            for file in files
+            for line, text in strings_of(file)
+            if ROUTE.search(text)
+        ]
+
+        assert len(files) > 50
+        assert named == []
+
+    def test_the_search_sees_them_where_they_may_be(self) -> None:
+        found = [text for _, text in strings_of(ROOT / "service" / "problems.py") if ROUTE.search(text)]
+
+        assert "GET /api/v1/methods lists them." in found
+        assert any(text.startswith(", or GET /api/v1/models/") for text in found), "parts of f-strings, too"
 
 
 class TestImports:

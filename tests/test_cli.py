@@ -178,6 +178,32 @@ class TestExplainOptions:
         assert (explanation["layer"], explanation["method"]) == ("layer4+layer2", "hirescam")
         assert explanation["minimum"] < 0 < explanation["maximum"]
 
+    def test_what_is_asked_for_is_written(self, tmp_path: Path) -> None:
+        options = [
+            "--output",
+            "heatmap",
+            "--output",
+            "map",
+            "--output",
+            "mask",
+            "--image-format",
+            "webp",
+            "--size",
+            "layer",
+        ]
+        assert run("explain", SAMPLES / "03-star.png", "--out", tmp_path, *options).code == 0
+
+        (result,) = json.loads((tmp_path / "explanations.json").read_text(encoding="utf-8"))
+        (explanation,) = result["explanations"]
+        stem = "0000-03-star-layer4-gradcam-star"
+        assert (explanation["overlay"], explanation["regions"]) == (None, None)
+        assert explanation["map"] == f"{stem}.npy"
+        assert np.load(tmp_path / explanation["map"]).max() == pytest.approx(explanation["maximum"])
+        for output in ("heatmap", "mask"):
+            assert explanation[output] == f"{stem}-{output}.webp"
+            with Image.open(tmp_path / explanation[output]) as drawn:
+                assert (drawn.format, drawn.size) == ("WEBP", (12, 12))
+
     def test_an_option_that_is_wrong_for_every_file_is_said_once(self, folder: Path, tmp_path: Path) -> None:
         ran = run("explain", folder / "apart", "--out", tmp_path, "--method", "legrad")
         assert ran.code == 1
@@ -284,6 +310,8 @@ class TestLists:
 
         assert ran.code == 1
         assert ran.err.startswith("camserve: There is no layer 'layer5'. Did you mean 'layer")
+        assert ran.err.endswith("`camserve layers` lists those that can be explained.\n")
+        assert "GET" not in ran.err
 
 
 class TestSettings:

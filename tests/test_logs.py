@@ -78,28 +78,22 @@ class TestJson:
 @contextmanager
 def server(log: Path, *arguments: str) -> Iterator[str]:
     """A real server that logs into a file; gives its address once its models are loaded."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "service.cli", "serve", "--port", str(port), "--device", "cpu", *arguments]
-    url = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "service.cli", "serve", "--port", "0", "--device", "cpu", *arguments]
     with log.open("w") as file, subprocess.Popen(command, stdout=file, stderr=file) as process:
         try:
-            _wait_until_ready(url)
-            yield url
+            yield _wait_until_ready(log)
         finally:
             process.terminate()
             process.wait(timeout=60)
 
 
-def _wait_until_ready(url: str) -> None:
+def _wait_until_ready(log: Path) -> str:
+    """Return the address that the log tells."""
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
-        try:
-            if httpx.get(f"{url}/readyz").is_success:
-                return
-        except httpx.TransportError:
-            pass
+        told = re.search(r" at (http://127\.0\.0\.1:\d+)\b", log.read_text())
+        if told and httpx.get(f"{told[1]}/readyz").is_success:
+            return told[1]
         time.sleep(0.1)
     raise AssertionError(f"no model was ready within {START_TIMEOUT_S:g} s")
 

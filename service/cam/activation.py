@@ -8,27 +8,27 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from service.cam.study import Study
+    from service.cam.context import LayerContext
 
 __all__ = ["eigencam", "eigengradcam", "mean_activation"]
 
 
-def mean_activation(study: Study) -> Tensor:
+def mean_activation(context: LayerContext) -> Tensor:
     """Mean over channels of the raw filter responses; the same for every class."""
-    return study.activations.mean(1)
+    return context.activations.mean(1)
 
 
-def eigencam(study: Study) -> Tensor:
+def eigencam(context: LayerContext) -> Tensor:
     """Eigen-CAM, eq. 4: the activations projected on their first right singular vector; the same for every class.
 
     The sign of a singular vector is arbitrary: it is chosen so that the map agrees with the mean activation.
     """
-    return _first_component(study.activations)
+    return _first_component(context.activations)
 
 
-def eigengradcam(study: Study) -> Tensor:
+def eigengradcam(context: LayerContext) -> Tensor:
     """Eigen-CAM of g A, which makes it class-specific; the sign agrees with HiResCAM."""
-    return _first_component(study.gradients * study.activations)
+    return _first_component(context.gradients * context.activations)
 
 
 # Sums over channels that cancel to less than this share of their terms are rounding errors.

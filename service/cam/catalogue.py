@@ -1,27 +1,30 @@
-"""The layer catalogue: what every layer of a model gives out, found by running the model once.
+"""The layer catalogue: what every layer of a network gives out, found by running it once.
 
-One forward pass of two random pictures tells the order of the layers and their shapes; its autograd graph tells which
+One forward pass of two random images tells the order of the layers and their shapes; its autograd graph tells which
 layers lie on the way to the logits, and which of them carry everything the network sees (dominators of the graph)
 rather than one branch of it.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import networkx
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from service.cam.capture import check_logits
 from service.cam.layers import Layer, LayerCall, Layout, find_layout
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
     from torch.autograd.graph import Node
+
+    from service.cam.modules import ModuleDescription
+    from service.cam.network import Network
 
 __all__ = ["probe_layers"]
 
@@ -34,61 +37,51 @@ _BRANCH = (
 @dataclass
 class _Record:
     call: LayerCall
-    module: nn.Module
+    module: ModuleDescription
     shape: tuple[int, ...]
     node: Node | None
-    # Kept for tokens alone, where the gradient's zeros have to be looked at.
+    # The output, of token layers alone: they are asked which of their tokens have a gradient.
     tokens: Tensor | None = None
     layout: Layout | None = None
 
 
 @dataclass
 class _Probe:
-    """Forward hooks on every module, and what they saw."""
+    """Looks at the output of every module, and keeps what the catalogue says of it."""
 
-    height: int
-    width: int
-    batch: int
+    inputs: Tensor
+    modules: Mapping[str, ModuleDescription]
     records: list[_Record] = field(default_factory=list)
-    calls: dict[str, int] = field(default_factory=dict)
     grids: set[tuple[int, int]] = field(default_factory=set)
     tokens: int | None = None
 
-    def hook(self, name: str, module: nn.Module, output: Any) -> Tensor | None:
-        call = LayerCall(name, self.calls.get(name, 0))
-        self.calls[name] = call.call + 1
+    @property
+    def calls(self) -> Counter[str]:
+        """How often each module was called."""
+        return Counter(record.call.module for record in self.records)
+
+    def see(self, call: LayerCall, output: object, node: Node | None) -> None:
+        """Keep a record of a call; see ``Network.observe``."""
+        module = self.modules[call.module]
         if not isinstance(output, Tensor):
             self.records.append(_Record(call, module, (), None))
-            return None
-        # The copy has a node of its own: an in-place successor cannot take it over, and a layer that hands its input
-        # through (an identity on a skip connection) is not taken for the layer before it.
-        passed_on = output.clone()
-        record = _Record(call, module, tuple(output.shape), passed_on.grad_fn)
-        if record.shape[:1] == (self.batch,):
+            return
+        record = _Record(call, module, tuple(output.shape), node)
+        if record.shape[:1] == (len(self.inputs),):
             record.layout = self._find_layout(module, record.shape)
         if record.layout is not None and record.layout.kind == "tokens":
             record.tokens = output
         self.records.append(record)
-        return passed_on
 
-    def _find_layout(self, module: nn.Module, shape: tuple[int, ...]) -> Layout | None:
-        channels = _channels(module)
-        if channels != "first" and self.tokens in _repeated(shape):
+    def _find_layout(self, module: ModuleDescription, shape: tuple[int, ...]) -> Layout | None:
+        if module.channels != "first" and self.tokens in _repeated(shape):
             return None  # (N, heads, T, T): attention among T tokens
-        layout = find_layout(shape, self.height, self.width, channels, self.grids)
+        height, width = self.inputs.shape[2:]
+        layout = find_layout(shape, height, width, module.channels, self.grids)
         if layout is not None and layout.height * layout.width > 1:
             self.grids.add((layout.height, layout.width))
             self.tokens = shape[1] if layout.kind == "tokens" else self.tokens
         return layout
-
-
-def _channels(module: nn.Module) -> Literal["first", "last"] | None:
-    """Where a layer of this type has its channels; None for those that take either."""
-    if "2d" in type(module).__name__:  # Conv2d, BatchNorm2d, MaxPool2d, and everybody's variants of them
-        return "first"
-    if isinstance(module, nn.LayerNorm | nn.RMSNorm):
-        return "last" if len(module.normalized_shape) == 1 else None
-    return "last" if isinstance(module, nn.Linear) else None
 
 
 def _repeated(shape: tuple[int, ...]) -> set[int]:
@@ -96,37 +89,41 @@ def _repeated(shape: tuple[int, ...]) -> set[int]:
     return {a for a, b in pairwise(shape[1:]) if a == b} if len(shape) == 4 else set()
 
 
-def probe_layers(model: nn.Module, inputs: Tensor) -> list[Layer]:
-    """List every layer of ``model`` in forward order.
+def probe_layers(network: Network, inputs: Tensor) -> list[Layer]:
+    """List every layer of ``network`` in forward order.
 
     Args:
-        model: frozen and in eval mode; left as it was.
-        inputs: two or more pictures, (N, 3, H, W), in the model's dtype.
+        network: left as it was.
+        inputs: two or more images, (N, 3, H, W), in the network's dtype.
 
     Returns:
         One row per call of every module but the root; modules that are never called come last.
 
     Raises:
-        ModelOutputError: the model does not return logits (N, classes).
+        ModelOutputError: the network does not return logits (N, classes).
     """
-    probe = _Probe(inputs.shape[2], inputs.shape[3], len(inputs))
-    inputs = inputs.detach().requires_grad_()
-    handles = [
-        module.register_forward_hook(lambda module, _, output, name=name: probe.hook(name, module, output))
-        for name, module in model.named_modules()
-        if name
-    ]
-    try:
-        with torch.inference_mode(mode=False), torch.enable_grad():
-            logits = check_logits(model(inputs), len(inputs))
-    finally:
-        for handle in handles:
-            handle.remove()
-    reachable, trunk = _walk(logits.grad_fn)
-    unread = _layers_without_patch_gradient(logits, probe.records)
-    layers = [_row(record, order, probe, reachable, trunk, unread) for order, record in enumerate(probe.records)]
-    idle = [(name, module) for name, module in model.named_modules() if name and name not in probe.calls]
-    return layers + [_idle(name, module, len(layers) + i, probe.calls) for i, (name, module) in enumerate(idle)]
+    probe = _Probe(inputs.detach().requires_grad_(), network.modules())
+    logits = network.observe(probe.inputs, probe.modules, probe.see)
+    graph = _Graph(*_walk(logits.grad_fn), _layers_without_patch_gradient(logits, probe.records))
+    calls = probe.calls
+    layers = [_row(record, order, probe, graph, calls) for order, record in enumerate(probe.records)]
+    idle = [(name, module) for name, module in probe.modules.items() if name not in calls]
+    return layers + [_idle(name, module, len(layers) + i, calls) for i, (name, module) in enumerate(idle)]
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """What the autograd graph says of layers.
+
+    Attributes:
+        reachable: nodes that the logits depend on.
+        on_every_path: those of them that every path from the logits to the input goes through.
+        unread: token layers whose patches nothing behind them reads.
+    """
+
+    reachable: set[Node]
+    on_every_path: set[Node]
+    unread: set[LayerCall]
 
 
 def _walk(root: Node | None) -> tuple[set[Node], set[Node]]:
@@ -144,11 +141,11 @@ def _walk(root: Node | None) -> tuple[set[Node], set[Node]]:
     # The parameters are frozen, so the only leaf that accumulates a gradient is the input.
     leaf = next(node for node in graph if node.name().endswith("AccumulateGrad"))
     parents = networkx.immediate_dominators(graph, root)
-    trunk = {root}
+    on_every_path = {root}
     while leaf is not root:
-        trunk.add(leaf)
+        on_every_path.add(leaf)
         leaf = parents[leaf]
-    return set(graph), trunk
+    return set(graph), on_every_path
 
 
 def _successors(node: Node) -> list[Node]:
@@ -174,40 +171,34 @@ def _layers_without_patch_gradient(logits: Tensor, records: list[_Record]) -> se
     return unread
 
 
-def _row(
-    record: _Record,
-    order: int,
-    probe: _Probe,
-    reachable: set[Node],
-    trunk: set[Node],
-    unread: set[LayerCall],
-) -> Layer:
-    refused = _refusal(record, probe, reachable, unread)
-    repeated = probe.calls[record.call.module] > 1
-    notes = [refused] if refused else [_BRANCH] if record.node not in trunk else []
-    if repeated:
-        notes.append(f"call {record.call.call} of {probe.calls[record.call.module]} of this module")
+def _row(record: _Record, order: int, probe: _Probe, graph: _Graph, calls: Mapping[str, int]) -> Layer:
+    refused = _refusal(record, len(probe.inputs), graph)
+    on_every_path = record.node in graph.on_every_path
+    times = calls[record.call.module]
+    notes = [refused] if refused else [] if on_every_path else [_BRANCH]
+    if times > 1:
+        notes.append(f"call {record.call.call} of {times} of this module")
     layout = record.layout
     return Layer(
-        name=f"{record.call.module}:{record.call.call}" if repeated else record.call.module,
+        name=f"{record.call.module}:{record.call.call}" if times > 1 else record.call.module,
         call=record.call,
-        type=type(record.module).__name__,
-        kind=_kind(record.module),
+        type=record.module.type,
+        kind=record.module.kind,
         shape=_grid_shape(record.shape, layout) if layout else record.shape[1:],
         layout=layout,
-        stride=round(probe.height / layout.height) if layout else None,
+        stride=round(probe.inputs.shape[2] / layout.height) if layout else None,
         order=order,
-        trunk=record.node in trunk,
+        on_every_path=on_every_path,
         explainable=refused is None,
         note="; ".join(notes) or None,
     )
 
 
-def _refusal(record: _Record, probe: _Probe, reachable: set[Node], unread: set[LayerCall]) -> str | None:
+def _refusal(record: _Record, batch: int, graph: _Graph) -> str | None:
     """Say why no map can be made of this layer, or None where one can."""
     if not record.shape:
         return "its output is not a single tensor"
-    if record.shape[0] != probe.batch:
+    if record.shape[0] != batch:
         return "its output has not one row per picture"
     if record.layout is None:
         sizes = list(record.shape[1:])
@@ -216,9 +207,9 @@ def _refusal(record: _Record, probe: _Probe, reachable: set[Node], unread: set[L
         return f"its axes are not the rows and columns of the picture: {sizes}"
     if record.layout.height * record.layout.width == 1:
         return "1×1 output: no position is left to show"
-    if record.node not in reachable:
+    if record.node not in graph.reachable:
         return "not on the way to the logits"
-    if record.call in unread:
+    if record.call in graph.unread:
         return "only the class token is read behind this layer: the gradient is zero on every patch"
     return None
 
@@ -228,37 +219,22 @@ def _grid_shape(shape: tuple[int, ...], layout: Layout) -> tuple[int, int, int]:
     return channels, layout.height, layout.width
 
 
-def _idle(name: str, module: nn.Module, order: int, calls: Collection[str]) -> Layer:
+def _idle(name: str, module: ModuleDescription, order: int, calls: Collection[str]) -> Layer:
     reason = "never called in the forward pass"
     if any(called.startswith(f"{name}.") for called in calls):
         reason = "holds layers and is not called itself"
-    elif name.rpartition(".")[0] in calls and any(True for _ in module.parameters(recurse=False)):
+    elif name.rpartition(".")[0] in calls and module.weighted:
         reason += " (the layer that holds it may use its weights)"
     return Layer(
         name,
         LayerCall(name),
-        type(module).__name__,
-        _kind(module),
+        module.type,
+        module.kind,
         (),
         None,
         None,
         order,
-        trunk=False,
+        on_every_path=False,
         explainable=False,
         note=reason,
     )
-
-
-def _kind(module: nn.Module) -> str:
-    name = type(module).__name__
-    if isinstance(module, nn.MultiheadAttention) or "Attention" in name:
-        return "attention"
-    if any(True for _ in module.children()) or isinstance(module, nn.Sequential):
-        return "block"
-    for kind, marks in _KINDS.items():
-        if any(mark in name for mark in marks):
-            return kind
-    return "activation" if type(module).__module__ == "torch.nn.modules.activation" else "other"
-
-
-_KINDS = {"conv": ("Conv",), "norm": ("Norm",), "pool": ("Pool",), "linear": ("Linear",)}

@@ -1,203 +1,223 @@
-"""The one orchestrator of the maths: (model, batch, questions) to logits and raw maps."""
+"""The one orchestrator of the maths: (network, batch, targets) to logits and raw maps."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from itertools import product
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from service.cam.capture import Capture, capture, check_logits
-from service.cam.gradient import twice_differentiable
-from service.cam.maps import fuse
+from service.cam.context import ForwardPass, LayerContext
+from service.cam.fusion import fuse
 from service.cam.methods import METHODS
 from service.cam.perturbation import noise_like
-from service.cam.questions import PLAIN, Question, Top, Variant
-from service.cam.study import Pass, Study
+from service.cam.raw_map import RawMap
+from service.cam.targets import PLAIN, CamOptions, Targets, Top
 from service.errors import ModelOutputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from service.cam.capture import Capture
     from service.cam.layers import Layer
+    from service.cam.network import Network
+    from service.vocabulary import Fuse
 
-__all__ = ["Answer", "Between", "explain", "predict"]
+__all__ = ["Checkpoint", "Explained", "explain", "predict"]
 
-Between = Callable[[int, int], None]
-"""Called with (done, total) between steps: the place to give way to others, or to give up by raising."""
+Checkpoint = Callable[[int, int], None]
+"""Called with (done, total) between steps: the place to let others compute, or to give up by raising."""
 
 # Finer-CAM compares with the three nearest classes, at the strength its authors find best.
 _FINER_CLASSES, _FINER_STRENGTH = 3, 0.6
 
 
 @dataclass(frozen=True)
-class Answer:
-    """One picture's answer, on the CPU.
+class Explained:
+    """One image's logits and maps, on the CPU.
 
     Attributes:
         logits: (classes,) float32.
-        targets: the T class indices that were explained.
-        maps: ``maps[layer][method]``, raw maps (T, h, w) float32, layers and methods in the order asked; one "layer"
-            where layers were fused.
-        flat: ``flat[layer][method]``, T flags: the score does not depend on the layer at all (gradient zero).
+        maps: one per layer, method and target, in that order of nesting; layers, methods and targets as asked.
     """
 
     logits: Tensor
-    targets: tuple[int, ...]
-    maps: list[list[Tensor]]
-    flat: list[list[tuple[bool, ...]]]
+    maps: tuple[RawMap[Tensor], ...]
 
 
-def predict(model: nn.Module, inputs: Tensor) -> Tensor:
+def predict(network: Network, inputs: Tensor) -> Tensor:
     """Return float32 logits (N, classes), on the CPU, for ``inputs`` (N, 3, H, W), with no gradient work.
 
     Raises:
         ModelOutputError: the logits are not of that shape or not finite.
     """
-    with torch.inference_mode():
-        return _finite_logits(check_logits(model(inputs), len(inputs)))
+    return _finite_logits(network.predict(inputs))
 
 
 def explain(  # noqa: PLR0913  # the two that come last are rarely given
-    model: nn.Module,
+    network: Network,
     inputs: Tensor,
-    questions: Sequence[Question],
+    targets: Sequence[Targets],
     layers: Sequence[Layer],
     methods: Sequence[str],
-    variant: Variant = PLAIN,
-    between: Between = lambda _done, _total: None,
-) -> list[Answer]:
-    """Answer one question per row of a batch.
+    options: CamOptions = PLAIN,
+    checkpoint: Checkpoint = lambda _done, _total: None,
+) -> list[Explained]:
+    """Explain the classes that each row of a batch asks for.
 
-    Plain questions to cheap methods cost one forward pass for all layers, methods and targets together.
+    Cheap methods cost one forward pass for all layers, methods and targets together.
 
     Args:
-        model: frozen, in eval mode, with rows that do not influence one another; not changed.
-        inputs: (N, 3, H, W) in the model's dtype.
-        questions: one per row; rows may ask for different classes and different numbers of them.
+        network: what is explained.
+        inputs: (N, 3, H, W) in the network's dtype.
+        targets: one entry per row; rows may ask for different classes and different numbers of them.
         layers: where to look; the same for all rows.
         methods: names from ``METHODS``; the same for all rows.
-        variant: how maps are made; the same for all rows.
-        between: called between the steps of slow answers, with no hook in place.
+        options: how maps are made; the same for all rows.
+        checkpoint: called between the steps of slow methods and between views, with no hook in place.
 
     Returns:
-        One answer per row. The maths is done in float32 whatever the model's dtype.
+        One entry per row. The maths is done in float32 whatever the network's dtype.
 
     Raises:
         ModelOutputError: logits or a map are not finite; the message names the layer.
     """
     derivatives = max(METHODS[name].derivatives for name in methods)
     calls = [layer.call for layer in layers]
-    logits = predict(model, inputs) if variant.smooth else None
-    sums: list[list[Tensor]] = []
-    flat: list[list[list[tuple[bool, ...]]]] = []
-    for step, (view, restore) in enumerate(_views(inputs, variant)):
-        between(step, variant.views)
-        with twice_differentiable(model) if derivatives > 1 else nullcontext():
-            captured = capture(model, view, calls, differentiate=derivatives > 0)
-        # Views vary the picture, not the question: "predicted" is what the picture itself is predicted to be.
+    logits = predict(network, inputs) if options.smooth else None
+    stacks: list[_Stack] = []
+    for step, (view, restore) in enumerate(_views(inputs, options)):
+        checkpoint(step, options.views)
+        captured = network.capture(view, calls, derivatives)
+        # Views vary the image, not the targets: "predicted" is what the image itself is predicted to be.
         logits = _finite_logits(captured.logits) if logits is None else logits
-        task = _Task(model, view, captured, logits, questions, layers, methods, between)
-        maps = [[restore(raw) / variant.views for raw in by_method] for by_method in task.maps()]
-        sums = [[a + b for a, b in zip(x, y, strict=True)] for x, y in zip(sums, maps, strict=True)] if sums else maps
-        flat = flat or task.flat
+        task = _View(network, view, captured, logits, targets, layers, methods, checkpoint)
+        found = [replace(stack, values=restore(stack.values) / options.views) for stack in task.stacks()]
+        stacks = [one.plus(other) for one, other in zip(stacks, found, strict=True)] if stacks else found
     assert logits is not None
-    if not variant.signed:
-        sums = [[raw.relu() for raw in by_method] for by_method in sums]
-    if variant.fuse is not None:
-        sums = [[fuse([by_method[j] for by_method in sums], variant.fuse) for j in range(len(methods))]]
-        flat = [_flat_everywhere(flat)]
-    on_cpu = [[raw.cpu() for raw in by_method] for by_method in sums]
+    if not options.signed:
+        stacks = [replace(stack, values=stack.values.relu()) for stack in stacks]
+    if options.fuse is not None:
+        stacks = [_fused(stacks[j :: len(methods)], options.fuse) for j in range(len(methods))]
+    stacks = [replace(stack, values=stack.values.cpu()) for stack in stacks]
     return [
-        Answer(
-            logits[n],
-            row,
-            [[raw[n, : len(row)] for raw in by_method] for by_method in on_cpu],
-            [[flags[n][: len(row)] for flags in by_method] for by_method in flat],
-        )
-        for n, row in enumerate(_resolve(questions, logits))
+        Explained(logits[n], tuple(raw for stack in stacks for raw in stack.row(n, classes)))
+        for n, classes in enumerate(_resolve(targets, logits))
     ]
 
 
-def _views(inputs: Tensor, variant: Variant) -> Iterator[tuple[Tensor, Callable[[Tensor], Tensor]]]:
-    """Yield what the model sees, and how a map of it is brought back to the picture."""
-    for sample in range(max(1, variant.smooth)):
-        view = inputs + noise_like(inputs, sample) if variant.smooth else inputs
+@dataclass(frozen=True)
+class _Stack:
+    """The maps of one layer and method: ``values`` (N, K, h, w) for K targets, ``zero_gradient`` (N, K) on the CPU."""
+
+    layer: str
+    method: str
+    values: Tensor
+    zero_gradient: Tensor
+
+    def plus(self, other: _Stack) -> _Stack:
+        """Add the same maps of another view; a gradient is zero if it is in both."""
+        return replace(self, values=self.values + other.values, zero_gradient=self.zero_gradient & other.zero_gradient)
+
+    def row(self, n: int, classes: Sequence[int]) -> Iterator[RawMap[Tensor]]:
+        """Yield the maps of row ``n`` for its classes, which may be fewer than K."""
+        for k, target in enumerate(classes):
+            yield RawMap(self.layer, self.method, target, self.values[n, k], bool(self.zero_gradient[n, k]))
+
+
+def _fused(stacks: Sequence[_Stack], how: Fuse) -> _Stack:
+    """Make one stack of those of several layers; a gradient is zero if it is in all of them."""
+    return _Stack(
+        "+".join(stack.layer for stack in stacks),
+        stacks[0].method,
+        fuse([stack.values for stack in stacks], how),
+        torch.stack([stack.zero_gradient for stack in stacks]).all(0),
+    )
+
+
+def _views(inputs: Tensor, options: CamOptions) -> Iterator[tuple[Tensor, Callable[[Tensor], Tensor]]]:
+    """Yield what the network sees, and how a map of it is brought back to the image."""
+    for sample in range(max(1, options.smooth)):
+        view = inputs + noise_like(inputs, sample) if options.smooth else inputs
         yield view, lambda raw: raw
-        if variant.flip:
+        if options.flip:
             yield view.flip(3), lambda raw: raw.flip(3)
 
 
-@dataclass
-class _Task:
-    """All maps of one view: layers × methods × targets."""
+@dataclass(frozen=True)
+class _View:
+    """One view of the batch: all maps of it, layers × methods × targets."""
 
-    model: nn.Module
-    view: Tensor
+    network: Network
+    inputs: Tensor
     captured: Capture
     logits: Tensor
-    questions: Sequence[Question]
+    targets: Sequence[Targets]
     layers: Sequence[Layer]
     methods: Sequence[str]
-    between: Between
-    flat: list[list[list[tuple[bool, ...]]]] = field(default_factory=list)
+    checkpoint: Checkpoint
 
-    def maps(self) -> list[list[Tensor]]:
-        """Return ``[layer][method]``, each (N, K, h, w) with K the most targets of a row; fill ``flat`` likewise."""
-        targets = _resolve(self.questions, self.logits)
+    def stacks(self) -> list[_Stack]:
+        """Return one stack per layer and method, in that order of nesting."""
+        classes = _resolve(self.targets, self.logits)
         known: dict[tuple[object, ...], Tensor] = {}
+        asked = list(product(self.layers, self.methods))
         # Target by target, so that the gradients of one are gone before those of the next are made.
         found = [
-            [[self._map(name, layer, passes, k, known) for name in self.methods] for layer in self.layers]
-            for k in range(max(len(row) for row in targets))
-            for passes in [self._passes(targets, k)]
-        ]  # (targets) x (layers) x (methods), each a map (N, h, w) and N flags
-        maps: list[list[Tensor]] = []
-        for i in range(len(self.layers)):
-            by_method = [[per_layer[i][j] for per_layer in found] for j in range(len(self.methods))]
-            maps.append([torch.stack([raw for raw, _ in per_target], dim=1) for per_target in by_method])
-            self.flat.append([list(zip(*(flags for _, flags in per_target), strict=True)) for per_target in by_method])
-        return maps
+            [self._map(name, layer, passes, k, known) for layer, name in asked]
+            for k in range(max(len(row) for row in classes))
+            for passes in [self._passes(classes, k)]
+        ]
+        return [
+            _Stack(
+                layer.name, name, torch.stack([raw for raw, _ in maps], 1), torch.stack([zero for _, zero in maps], 1)
+            )
+            for (layer, name), maps in zip(asked, zip(*found, strict=True), strict=True)
+        ]
 
-    def _passes(self, targets: Sequence[tuple[int, ...]], k: int) -> dict[str, Pass]:
+    def _passes(self, classes: Sequence[tuple[int, ...]], k: int) -> dict[str, ForwardPass]:
         """One pass per kind of score, for every row's k-th target; they share the forward pass."""
         kinds = {METHODS[name].score for name in self.methods}
         return {
-            kind: Pass(self.model, self.view, self.captured, self._direction(targets, k, kind), self.between)
+            kind: ForwardPass(
+                self.network, self.inputs, self.captured, self._logit_weights(classes, k, kind), self.checkpoint
+            )
             for kind in sorted(kinds)
         }
 
-    def _direction(self, targets: Sequence[tuple[int, ...]], k: int, kind: str) -> Tensor:
-        """Weights of the logits (N, classes) in every row's k-th score; zero for rows that ask fewer questions."""
-        direction = torch.zeros(self.logits.shape)
-        for n, (question, row) in enumerate(zip(self.questions, targets, strict=True)):
+    def _logit_weights(self, classes: Sequence[tuple[int, ...]], k: int, kind: str) -> Tensor:
+        """Weights of the logits (N, classes) in every row's k-th score; zero for rows with fewer targets."""
+        logit_weights = torch.zeros(self.logits.shape)
+        for n, (asked, row) in enumerate(zip(self.targets, classes, strict=True)):
             if k >= len(row):
                 continue
-            direction[n, row[k]] += 1
-            if question.against is not None:
-                direction[n, question.against] -= 1
+            logit_weights[n, row[k]] += 1
+            if asked.against is not None:
+                logit_weights[n, asked.against] -= 1
             elif kind == "finer":
-                direction[n] -= _FINER_STRENGTH * _nearest(self.logits[n], row[k])
-        return direction
+                logit_weights[n] -= _FINER_STRENGTH * _nearest(self.logits[n], row[k])
+        return logit_weights
 
     def _map(
-        self, name: str, layer: Layer, passes: dict[str, Pass], k: int, known: dict[tuple[object, ...], Tensor]
-    ) -> tuple[Tensor, tuple[bool, ...]]:
-        """One raw map per row, (N, h, w), and whether its score's gradient is zero all over the layer."""
+        self, name: str, layer: Layer, passes: dict[str, ForwardPass], k: int, known: dict[tuple[object, ...], Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Return maps (N, h, w), and for each whether its score's gradient is zero all over the layer (N,)."""
         method = METHODS[name]
-        study = Study(passes[method.score], layer)
+        context = LayerContext(passes[method.score], layer)
         key = (name, layer.name if method.uses_layer else None, k if method.class_specific else None)
         if key not in known:
-            self.between(0, 1)
-            known[key] = _finite(method.compute(study), layer, name)
+            self.checkpoint(0, 1)
+            known[key] = _finite(method.compute(context), layer, name)
         raw = known[key]
-        empty = ~raw.flatten(1).any(1)
-        if not (method.needs_gradients and method.uses_layer and empty.any()):
-            return raw, (False,) * len(raw)
-        return raw, tuple((empty & ~study.gradients.flatten(1).any(1)).tolist())
+        if not (method.needs_gradients and method.uses_layer):
+            return raw, torch.zeros(len(raw), dtype=torch.bool)
+        zero_gradient = ~raw.flatten(1).any(1).cpu()
+        if zero_gradient.any():
+            zero_gradient &= ~context.gradients.flatten(1).any(1).cpu()
+        return raw, zero_gradient
 
 
 def _nearest(logits: Tensor, target: int) -> Tensor:
@@ -210,14 +230,6 @@ def _nearest(logits: Tensor, target: int) -> Tensor:
     return weights
 
 
-def _flat_everywhere(flat: Sequence[list[list[tuple[bool, ...]]]]) -> list[list[tuple[bool, ...]]]:
-    """Flags ``[method][row]`` of fused maps: flat if every layer is."""
-    return [
-        [tuple(map(all, zip(*by_layer, strict=True))) for by_layer in zip(*per_layer, strict=True)]
-        for per_layer in zip(*flat, strict=True)
-    ]
-
-
 def _finite_logits(output: Tensor) -> Tensor:
     logits = output.detach().float().cpu()
     if not logits.isfinite().all():
@@ -225,11 +237,12 @@ def _finite_logits(output: Tensor) -> Tensor:
     return logits
 
 
-def _resolve(questions: Sequence[Question], logits: Tensor) -> list[tuple[int, ...]]:
-    deepest = max((target.k for q in questions for target in q.targets if isinstance(target, Top)), default=0)
+def _resolve(targets: Sequence[Targets], logits: Tensor) -> list[tuple[int, ...]]:
+    """Return the classes that every row asks for, by index."""
+    deepest = max((target.k for row in targets for target in row.classes if isinstance(target, Top)), default=0)
     # Stable, so that classes that tie are ranked by index here and wherever predictions are listed.
     rankings = logits.argsort(dim=1, descending=True, stable=True)[:, :deepest].tolist()
-    return [question.resolve(ranking) for question, ranking in zip(questions, rankings, strict=True)]
+    return [row.resolve(ranking) for row, ranking in zip(targets, rankings, strict=True)]
 
 
 def _finite(raw: Tensor, layer: Layer, method: str) -> Tensor:

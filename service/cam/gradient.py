@@ -1,25 +1,19 @@
 """Methods that weight activations by gradients of the score.
 
 Each returns raw maps (N, h, w) before the final ReLU: positive speaks for the class, negative against it. They are not
-normalised and not upsampled, so that maps of different pictures and classes can be compared. A is the layer's output,
+normalised and not upsampled, so that maps of different images and classes can be compared. A is the layer's output,
 g the gradient of the score with respect to it, both (N, C, h, w).
 """
 
 from __future__ import annotations
 
-from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
-
-from service.cam.attention import explicit_attention
+from torch import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from service.cam.study import Study
+    from service.cam.context import LayerContext
 
 __all__ = [
     "gradcam",
@@ -28,7 +22,6 @@ __all__ = [
     "hirescam",
     "layercam",
     "shapleycam",
-    "twice_differentiable",
     "weighted_sum",
     "xgradcam",
 ]
@@ -43,18 +36,18 @@ def weighted_sum(weights: Tensor, activations: Tensor) -> Tensor:
     return torch.einsum("nc,nchw->nhw", weights, activations)
 
 
-def gradcam(study: Study) -> Tensor:
+def gradcam(context: LayerContext) -> Tensor:
     """Grad-CAM, eq. 1 and 2: w = mean over positions of g; the map is the sum of w A."""
-    return weighted_sum(study.gradients.mean((2, 3)), study.activations)
+    return weighted_sum(context.gradients.mean((2, 3)), context.activations)
 
 
-def gradcam_plus_plus(study: Study) -> Tensor:
+def gradcam_plus_plus(context: LayerContext) -> Tensor:
     """Grad-CAM++, eq. 19 with an exponential last layer: w = sum of α relu(g), α = g² / (2 g² + ΣA g³).
 
     For g ≠ 0 the quotient is 1 / (2 + ΣA g), which needs no small constant in the denominator and therefore does not
     depend on the scale of the gradient.
     """
-    return weighted_sum(_plus_plus_weights(study.gradients, study.activations), study.activations)
+    return weighted_sum(_plus_plus_weights(context.gradients, context.activations), context.activations)
 
 
 def _plus_plus_weights(gradients: Tensor, activations: Tensor) -> Tensor:
@@ -63,66 +56,51 @@ def _plus_plus_weights(gradients: Tensor, activations: Tensor) -> Tensor:
     return (alpha * gradients.relu()).sum((2, 3))
 
 
-def xgradcam(study: Study) -> Tensor:
+def xgradcam(context: LayerContext) -> Tensor:
     """XGrad-CAM, eq. 8: w = sum of g A / sum of A, which serves the axioms of sensitivity and conservation best."""
-    total = study.activations.sum((2, 3))
-    weights = (study.gradients * study.activations).sum((2, 3)) / total
-    return weighted_sum(torch.where(total == 0, 0.0, weights), study.activations)
+    total = context.activations.sum((2, 3))
+    weights = (context.gradients * context.activations).sum((2, 3)) / total
+    return weighted_sum(torch.where(total == 0, 0.0, weights), context.activations)
 
 
-def hirescam(study: Study) -> Tensor:
+def hirescam(context: LayerContext) -> Tensor:
     """HiResCAM, eq. 4: sum over channels of g A, with no averaging of the gradient.
 
     At a layer that only a LayerNorm reads the terms cancel exactly, since scaling a token changes nothing behind it.
     What float32 leaves of them would be drawn as a map like any other: a row of rounding errors alone is set to zero.
     """
-    products = study.gradients * study.activations
+    products = context.gradients * context.activations
     maps = products.sum(1)
     largest, terms = maps.abs().amax((1, 2), keepdim=True), products.abs().sum(1).amax((1, 2), keepdim=True)
     return torch.where((largest <= _ROUNDING * terms) & terms.isfinite(), 0.0, maps)
 
 
-def gradcam_elementwise(study: Study) -> Tensor:
+def gradcam_elementwise(context: LayerContext) -> Tensor:
     """Element-wise Grad-CAM: sum over channels of relu(g A); what speaks against the class cancels nothing."""
-    return (study.gradients * study.activations).relu().sum(1)
+    return (context.gradients * context.activations).relu().sum(1)
 
 
-def layercam(study: Study) -> Tensor:
+def layercam(context: LayerContext) -> Tensor:
     """LayerCAM, eq. 4 and 5: sum over channels of relu(g) A; works at shallow layers too."""
-    return (study.gradients.relu() * study.activations).sum(1)
+    return (context.gradients.relu() * context.activations).sum(1)
 
 
-def shapleycam(study: Study) -> Tensor:
+def shapleycam(context: LayerContext) -> Tensor:
     """ShapleyCAM, eq. 11: w = mean of g - H A / 2, the Shapley value of a channel to second order.
 
     H A is a Hessian-vector product: the gradient of g·A with A held fixed, one more pass through the tail.
     """
-    raw = study.raw_activations
-    logits = study.on.captured.logits
+    raw = context.raw_activations
+    logits = context.forward_pass.captured.logits
     second = torch.zeros_like(raw)
     if logits.requires_grad:
-        direction = study.on.direction.to(logits)
+        logit_weights = context.forward_pass.logit_weights.to(logits)
         (first,) = torch.autograd.grad(
-            logits, raw, direction, retain_graph=True, create_graph=True, materialize_grads=True
+            logits, raw, logit_weights, retain_graph=True, create_graph=True, materialize_grads=True
         )
         if first.requires_grad:
             (second,) = torch.autograd.grad(
                 (first * raw.detach()).sum(), raw, retain_graph=True, materialize_grads=True
             )
-    weights = (study.gradients - 0.5 * study.layer.to_nchw(second).float()).mean((2, 3))
-    return weighted_sum(weights, study.activations)
-
-
-@contextmanager
-def twice_differentiable(model: nn.Module) -> Iterator[None]:
-    """Within the context, what torch cannot differentiate twice is computed by what it can: attention, hard sigmoid."""
-
-    def gate(_module: nn.Module, inputs: tuple[Tensor, ...], _output: Tensor) -> Tensor:
-        return functional.relu6(inputs[0] + 3) / 6
-
-    with ExitStack() as hooks:
-        hooks.enter_context(explicit_attention(model))
-        for module in model.modules():
-            if isinstance(module, nn.Hardsigmoid) and not module.inplace:
-                hooks.callback(module.register_forward_hook(gate).remove)
-        yield
+    weights = (context.gradients - 0.5 * context.layer.to_nchw(second).float()).mean((2, 3))
+    return weighted_sum(weights, context.activations)

@@ -1,4 +1,4 @@
-"""Models that return several outputs: which there are, and a view of the model that returns one of them."""
+"""Models that return several outputs: which there are, and one of them by name."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-__all__ = ["Headed", "find_heads"]
+__all__ = ["find_heads", "pick_head"]
 
 
 def find_heads(output: Any, n: int) -> dict[str, int]:
     """Name the outputs that are logits, with their number of classes.
 
     Args:
-        output: what a model returned for ``n`` pictures: a tuple or list (heads are named by position), a mapping, or
+        output: what a model returned for ``n`` images: a tuple or list (heads are named by position), a mapping, or
             an object with fields (a dataclass, a named tuple).
         n: the batch size.
 
@@ -31,6 +31,11 @@ def find_heads(output: Any, n: int) -> dict[str, int]:
     }
 
 
+def pick_head(output: Any, head: str) -> object:
+    """Return the part of a model's ``output`` that ``find_heads`` names ``head``; None where there is none."""
+    return _parts(output).get(head)
+
+
 def _parts(output: Any) -> Mapping[str, Any]:
     if isinstance(output, Mapping):
         return {str(name): part for name, part in output.items()}
@@ -41,30 +46,3 @@ def _parts(output: Any) -> Mapping[str, Any]:
     if isinstance(output, tuple | list):
         return {str(index): part for index, part in enumerate(output)}
     return {}
-
-
-class Headed(nn.Module):
-    """A model seen through one of its heads. It holds no state of its own, so views can be made at will.
-
-    The model is not registered as a submodule: layers keep their names.
-    """
-
-    def __init__(self, model: nn.Module, head: str) -> None:
-        super().__init__()
-        object.__setattr__(self, "_model", model)
-        self._head = head
-
-    def forward(self, inputs: Tensor) -> Any:
-        """Return the head's logits (N, classes)."""
-        return _parts(self._model(inputs)).get(self._head)
-
-    def get_submodule(self, target: str) -> nn.Module:
-        """Return the model's submodule of that name."""
-        return self._model.get_submodule(target)  # type: ignore[no-any-return]
-
-    def named_modules(self, *args: Any, **kwargs: Any) -> Any:
-        """Iterate over the model's submodules, and the model itself under an empty name."""
-        return self._model.named_modules(*args, **kwargs)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(object.__getattribute__(self, "_model"), name)

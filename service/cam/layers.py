@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from service.vocabulary import LayerKind
+
 __all__ = ["Layer", "LayerCall", "Layout", "find_layout"]
 
 # Class, distillation and register tokens come first in every transformer in use; DINOv2 with registers has 1 + 4.
@@ -60,12 +62,12 @@ class Layer:
         name: unique; the module's qualified name, followed by ``:call`` where a module is called more than once.
         call: the module and which of its calls.
         type: class name of the module.
-        kind: ``conv``, ``norm``, ``activation``, ``pool``, ``attention``, ``linear``, ``block`` or ``other``.
+        kind: what it does.
         shape: (channels, h, w) where the output is a grid, otherwise the output's shape without the batch axis.
         layout: how the output becomes a grid; None where there is none.
         stride: input pixels per grid row; None where there is no grid.
         order: position in the forward pass, from 0.
-        trunk: whether everything that the logits depend on goes through this output.
+        on_every_path: whether everything that the logits depend on goes through this output.
         explainable: whether a map can be made.
         note: the reason if it can't, or what to keep in mind.
     """
@@ -73,12 +75,12 @@ class Layer:
     name: str
     call: LayerCall
     type: str
-    kind: str
+    kind: LayerKind
     shape: tuple[int, ...]
     layout: Layout | None
     stride: int | None
     order: int
-    trunk: bool
+    on_every_path: bool
     explainable: bool
     note: str | None
 
@@ -102,12 +104,12 @@ def find_layout(
 
     Args:
         shape: of the output.
-        input_height: rows of the picture.
-        input_width: columns of the picture.
+        input_height: rows of the image.
+        input_width: columns of the image.
         channels: where the layer's type puts the channels. Where None, and both fit, channels come first, as PyTorch's
             convolutions have it.
         seen: grids (h, w) of earlier layers. Unless the type says ``first``, a grid has to be one of them or a pooled
-            one, halved any number of times. None seen yet, or none coarser than the picture: any will do.
+            one, halved any number of times. None seen yet, or none coarser than the image: any will do.
 
     Returns:
         The layout, or None where the output has no spatial axes.

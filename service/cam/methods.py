@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Literal, cast
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
-    from service.cam.study import Study
+    from service.cam.context import LayerContext
+    from service.cam.network import Network
 
 __all__ = ["METHODS", "Method"]
 
@@ -24,9 +25,9 @@ class Method:
         title: the name used in the literature.
         summary: one line: what it shows.
         paper: where it is defined.
-        function: ``module:name`` of ``(Study) -> maps (N, h, w)`` before the final ReLU; a name, so that the front
-            process can list methods without torch.
-        forwards: rough cost per picture, in forward passes, at the last stage of a network; None where it grows with
+        function: ``module:name`` of ``(LayerContext) -> maps (N, h, w)`` before the final ReLU; a name, so that the
+            front process can list methods without torch.
+        forwards: rough cost per image, in forward passes, at the last stage of a network; None where it grows with
             the number of channels.
         derivatives: how often it differentiates the score: 0, 1 or 2 times.
         class_specific: whether different classes get different maps.
@@ -34,7 +35,7 @@ class Method:
         uses_layer: whether the target layer matters; otherwise the map is of the whole network.
         slow: whether it runs the model many times; such requests have a lane of their own.
         score: ``finer`` compares the class with those nearest to it instead of taking its logit alone.
-        refusal: ``module:name`` of ``(model) -> reason or None``, for methods that not every model allows.
+        refusal: ``module:name`` of ``(network) -> reason or None``, for methods that not every network allows.
     """
 
     title: str
@@ -56,13 +57,13 @@ class Method:
         return self.derivatives > 0
 
     @property
-    def compute(self) -> Callable[[Study], Tensor]:
+    def compute(self) -> Callable[[LayerContext], Tensor]:
         """The function itself; imports torch."""
-        return cast("Callable[[Study], Tensor]", pkgutil.resolve_name(self.function))
+        return cast("Callable[[LayerContext], Tensor]", pkgutil.resolve_name(self.function))
 
-    def refuses(self, model: nn.Module) -> str | None:
-        """Say why this method does not apply to ``model``, or None where it does."""
-        return pkgutil.resolve_name(self.refusal)(model) if self.refusal else None
+    def refuses(self, network: Network) -> str | None:
+        """Say why this method does not apply to ``network``, or None where it does."""
+        return pkgutil.resolve_name(self.refusal)(network) if self.refusal else None
 
 
 METHODS: dict[str, Method] = {
@@ -162,7 +163,7 @@ METHODS: dict[str, Method] = {
         title="FullGrad",
         summary="Input and all biases times their gradients, over the whole network; as fine as the input.",
         paper="https://arxiv.org/abs/1905.00780",
-        function="service.cam.network:fullgrad",
+        function="service.cam.fullgrad:fullgrad",
         forwards=3.5,
         signed=False,
         uses_layer=False,

@@ -1,69 +1,97 @@
-"""Methods that look at the whole network, not at one layer. Signatures as in ``gradient``."""
+"""What methods and the catalogue ask of a network. None of them knows what computes it."""
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional
-
-from service.cam.capture import check_logits
+from service.cam.layers import LayerCall
 
 if TYPE_CHECKING:
-    from service.cam.study import Study
+    from collections.abc import Collection, Mapping, Sequence
 
-__all__ = ["fullgrad"]
+    from torch import Tensor
+    from torch.autograd.graph import Node
+
+    from service.cam.capture import Capture
+    from service.cam.layers import Layer
+    from service.cam.modules import ModuleDescription
+
+__all__ = ["AttentionCapture", "Network", "Observer"]
+
+Observer = Callable[[LayerCall, object, "Node | None"], None]
+"""Told of a call, its output, and the node of the graph that the output has to itself; None for what is no tensor."""
 
 
-def fullgrad(study: Study) -> Tensor:
-    """FullGrad, eq. 5: the input times its gradient, and every bias times its gradient, each scaled to 0-1 and summed.
+@dataclass(frozen=True)
+class AttentionCapture:
+    """What one pass through a class-token transformer left, with its graph.
 
-    The map is as fine as the input. A BatchNorm's bias is what it adds in eval mode, β - γ μ / √(σ² + ε). Layers are
-    paired with their gradients by hook, so their order of definition plays no part.
+    Attributes:
+        tokens: the output of every block, (N, T, C).
+        attentions: the attention of every block, (N, heads, T, T); its tokens depend on it.
+        classify: makes logits (N, classes) of tokens (N, T, C).
     """
-    inputs = study.on.inputs.detach().requires_grad_()
-    outputs: list[tuple[Tensor, Tensor]] = []
 
-    def keep(module: nn.Module, _inputs: Any, output: Tensor) -> Tensor | None:
-        bias = _bias(module)
-        if bias is None or output.ndim != 4:
-            return None
-        outputs.append((bias.detach().view(1, -1, 1, 1), output))
-        return output.clone()  # an in-place successor must not take over this output's place in the graph
-
-    with ExitStack() as hooks, torch.inference_mode(mode=False), torch.enable_grad():
-        for module in study.on.model.modules():
-            if isinstance(module, nn.Conv2d | nn.BatchNorm2d):
-                hooks.callback(module.register_forward_hook(keep).remove)
-        logits = check_logits(study.on.model(inputs), len(inputs))
-    found = torch.autograd.grad(
-        logits,
-        [inputs, *(output for _, output in outputs)],
-        study.on.direction.to(logits),
-        materialize_grads=True,
-    )
-    saliency = _scaled(inputs.detach() * found[0], inputs.shape)
-    for (bias, _), gradient in zip(outputs, found[1:], strict=True):
-        saliency = saliency + _scaled(bias * gradient, inputs.shape)
-    return saliency
+    tokens: list[Tensor]
+    attentions: list[Tensor]
+    classify: Callable[[Tensor], Tensor]
 
 
-def _bias(module: nn.Module) -> Tensor | None:
-    if isinstance(module, nn.BatchNorm2d):
-        if module.running_mean is None or module.running_var is None or module.bias is None:
-            return None
-        return module.bias - module.running_mean * module.weight / torch.sqrt(module.running_var + module.eps)
-    bias = module.bias
-    return bias if isinstance(bias, Tensor) else None
+class Network(Protocol):
+    """A frozen image classifier whose rows do not influence one another.
 
+    Inputs are (N, 3, H, W) in the dtype that it computes in, logits are (N, classes). A call leaves nothing behind, and
+    raises ModelOutputError where the network does not return logits.
 
-def _scaled(evidence: Tensor, size: torch.Size) -> Tensor:
-    """Absolute values scaled to 0-1 per row, brought to the input's size and summed over channels: (N, H, W)."""
-    magnitude = evidence.float().abs()
-    low = magnitude.amin((1, 2, 3), keepdim=True)
-    magnitude = magnitude - low
-    magnitude = magnitude / magnitude.amax((1, 2, 3), keepdim=True).clamp(min=1e-12)
-    # Upsampling is linear: the channels may be summed before it.
-    return functional.interpolate(magnitude.sum(1, keepdim=True), tuple(size[2:]), mode="bilinear")[:, 0]
+    Methods of one layer need ``predict``, ``capture`` and ``resume``. The rest serves the catalogue and the methods
+    that look at the whole network.
+    """
+
+    def predict(self, inputs: Tensor) -> Tensor:
+        """Return logits, without a graph."""
+
+    def capture(self, inputs: Tensor, layers: Sequence[LayerCall], derivatives: int = 1) -> Capture:
+        """Return logits and what ``layers`` gave out, with a graph that begins at the first of them.
+
+        Args:
+            inputs: the batch.
+            layers: whose outputs; all must be single tensors that the forward pass produces.
+            derivatives: how often the logits will be differentiated: 0, 1 or 2 times. Without, nothing is recorded.
+
+        Raises:
+            ModelOutputError: a layer was never called.
+        """
+
+    def resume(self, inputs: Tensor, layer: Layer, activations: Tensor) -> Tensor:
+        """Return logits (M, classes) as they would be if ``layer`` gave out other activations, without a graph.
+
+        Args:
+            inputs: the one image (1, 3, H, W) that what does not pass through the layer depends on.
+            layer: of the catalogue.
+            activations: M rows, in the layer's own layout and dtype.
+        """
+
+    def modules(self) -> Mapping[str, ModuleDescription]:
+        """Return all modules but the root, by qualified name."""
+
+    def observe(self, inputs: Tensor, modules: Collection[str], see: Observer) -> Tensor:
+        """Show ``see`` what every call of ``modules`` gives out, in forward order.
+
+        Returns:
+            Logits, with a graph that begins at ``inputs``, which must ask for a gradient, and that all outputs are in.
+        """
+
+    def biases(self) -> Mapping[str, Tensor]:
+        """Return what each convolution and BatchNorm adds to its channels (C,), by the module's name.
+
+        For BatchNorm that is β - γ μ / √(σ² + ε). Modules that add nothing are left out.
+        """
+
+    @property
+    def has_class_token(self) -> bool:
+        """Whether ``capture_attention`` can be called."""
+
+    def capture_attention(self, inputs: Tensor) -> AttentionCapture:
+        """Return tokens and attention of every block, with their graph."""

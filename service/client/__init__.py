@@ -14,20 +14,25 @@ wrongly is a ``ValueError`` or a ``TypeError``.
 from __future__ import annotations
 
 from service.client.answers import Explained, ExplanationView, Failed, Predicted
-from service.client.calls import ImageSource, Options
+from service.client.calls import ImageSource
 from service.client.clients import AsyncClient, Client
 from service.client.errors import ClientError, ConnectionFailed, TimedOut, UnexpectedResponse
+from service.options import ExplainArguments, PredictArguments
+
+Options = ExplainArguments  # its name in 0.1
 
 __all__ = [
     "AsyncClient",
     "Client",
     "ClientError",
     "ConnectionFailed",
+    "ExplainArguments",
     "Explained",
     "ExplanationView",
     "Failed",
     "ImageSource",
     "Options",
+    "PredictArguments",
     "Predicted",
     "TimedOut",
     "UnexpectedResponse",

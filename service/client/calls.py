@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 from urllib.parse import quote
 
 from pydantic import BaseModel, ValidationError
@@ -16,9 +16,10 @@ from pydantic import BaseModel, ValidationError
 from service import errors, wire
 from service.client.answers import Explained, ExplanationView, Failed, Predicted
 from service.client.errors import from_problem, unexpected
+from service.options import OPTIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     import httpx
     import PIL.Image
@@ -28,7 +29,6 @@ __all__ = [
     "VERSION",
     "Call",
     "ImageSource",
-    "Options",
     "explain_call",
     "get",
     "layers_call",
@@ -42,28 +42,6 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 
 ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | PIL.Image.Image"
 """A picture: the path of a file, a file's bytes, or a PIL picture (sent as it is shown, as PNG)."""
-
-
-class Options(TypedDict, total=False):
-    """The keyword arguments of ``explain``. What is left out, or None, is the server's default, except ``output``."""
-
-    layer: str | Iterable[str] | None
-    target: int | str | Iterable[int | str] | None
-    against: int | str | None
-    method: str | Iterable[str] | None
-    output: wire.OutputName | Iterable[wire.OutputName] | None
-    size: Literal["picture", "model", "layer"] | None
-    colormap: str | None
-    alpha: float | None
-    threshold: float | None
-    image_format: Literal["auto", "png", "jpeg", "webp"] | None
-    top_k: int | None
-    max_side: int | None
-    head: int | str | None
-    signed: bool | None
-    smooth: int | None
-    augment: Literal["none", "flip"] | None
-    fuse: Literal["max", "mean", "product"] | None
 
 
 @dataclass(frozen=True)
@@ -103,16 +81,25 @@ def explain_call(
     images: Iterable[ImageSource], model: str | None, options: Mapping[str, object]
 ) -> Call[list[Explained | Failed]]:
     """Explain pictures; a misspelt option is a TypeError that names the closest."""
-    for name in options.keys() - Options.__annotations__.keys():
-        near = errors.closest(name, Options.__annotations__)
-        raise TypeError(f"explain has no option {name!r}." + (f" Did you mean {near[0]!r}?" if near else ""))
-    given = {name: value for name, value in options.items() if value is not None}
-    return _post("explain", images, model, {"output": ("heatmap", "overlay", "map"), **given}, _explained)
+    given = {"output": ("heatmap", "overlay", "map"), **_given("explain", OPTIONS, options)}
+    return _post("explain", images, model, given, _explained)
 
 
-def predict_call(images: Iterable[ImageSource], model: str | None, top_k: int | None) -> Call[list[Predicted | Failed]]:
-    """Predict pictures."""
-    return _post("predict", images, model, {} if top_k is None else {"top_k": top_k}, _predicted)
+def predict_call(
+    images: Iterable[ImageSource], model: str | None, options: Mapping[str, object]
+) -> Call[list[Predicted | Failed]]:
+    """Predict pictures; a misspelt option is a TypeError that names the closest."""
+    known = [name for name, option in OPTIONS.items() if option.about.predict]
+    return _post("predict", images, model, _given("predict", known, options), _predicted)
+
+
+def _given(verb: str, known: Collection[str], options: Mapping[str, object]) -> dict[str, object]:
+    """Return the options that are not None."""
+    for name in options:
+        if name not in known:
+            near = errors.closest(name, known)
+            raise TypeError(f"{verb} has no option {name!r}." + (f" Did you mean {near[0]!r}?" if near else ""))
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _post(

@@ -15,7 +15,6 @@ from service.client.calls import (
     VERSION,
     Call,
     ImageSource,
-    Options,
     explain_call,
     get,
     layers_call,
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from typing import Self, Unpack
 
     from service.client.answers import Explained, Failed, Predicted
+    from service.options import ExplainArguments, PredictArguments
 
 __all__ = ["AsyncClient", "Client"]
 
@@ -146,7 +146,9 @@ class Client(_Base[httpx.BaseTransport]):
             self._sleep(wait)
             attempt += 1
 
-    def explain(self, image: ImageSource, *, model: str | None = None, **options: Unpack[Options]) -> Explained:
+    def explain(
+        self, image: ImageSource, *, model: str | None = None, **options: Unpack[ExplainArguments]
+    ) -> Explained:
         """Say what the model sees in a picture and where it looked.
 
             explained = client.explain("cat.jpg", target=["predicted", "tiger cat"], method="gradcam")
@@ -157,11 +159,9 @@ class Client(_Base[httpx.BaseTransport]):
         Args:
             image: a path, a file's bytes, or a PIL picture.
             model: name of the model; None is the server's default.
-            **options: ``layer``, ``target``, ``against``, ``method``, ``output``, ``size``, ``colormap``, ``alpha``,
-                ``threshold``, ``image_format``, ``top_k``, ``max_side``, ``head``, ``signed``, ``smooth``, ``augment``,
-                ``fuse``, as the server documents them. ``layer``, ``target``, ``method`` and ``output`` take one value
-                or several, and there is an explanation per layer, method and target, in that nesting order. ``output``
-                is heatmap, overlay and map unless given.
+            **options: those of ``ExplainArguments``, as the server documents them. ``layer``, ``target``, ``method``
+                and ``output`` take one value or several, and there is an explanation per layer, method and target, in
+                that nesting order. ``output`` is heatmap, overlay and map unless given.
 
         Raises:
             ClientError: there is no answer; its class says why.
@@ -169,7 +169,7 @@ class Client(_Base[httpx.BaseTransport]):
         return only(self._send(explain_call([image], model, options)))
 
     def explain_many(
-        self, images: Iterable[ImageSource], *, model: str | None = None, **options: Unpack[Options]
+        self, images: Iterable[ImageSource], *, model: str | None = None, **options: Unpack[ExplainArguments]
     ) -> list[Explained | Failed]:
         """Explain several pictures in one request; one that cannot be read is a ``Failed`` in its place.
 
@@ -180,15 +180,17 @@ class Client(_Base[httpx.BaseTransport]):
         """
         return self._send(explain_call(images, model, options))
 
-    def predict(self, image: ImageSource, *, model: str | None = None, top_k: int | None = None) -> Predicted:
+    def predict(
+        self, image: ImageSource, *, model: str | None = None, **options: Unpack[PredictArguments]
+    ) -> Predicted:
         """Say what the model sees in a picture: ``client.predict("cat.jpg", top_k=3).predictions``."""
-        return only(self._send(predict_call([image], model, top_k)))
+        return only(self._send(predict_call([image], model, options)))
 
     def predict_many(
-        self, images: Iterable[ImageSource], *, model: str | None = None, top_k: int | None = None
+        self, images: Iterable[ImageSource], *, model: str | None = None, **options: Unpack[PredictArguments]
     ) -> list[Predicted | Failed]:
         """Predict several pictures in one request; one that cannot be read is a ``Failed`` in its place."""
-        return self._send(predict_call(images, model, top_k))
+        return self._send(predict_call(images, model, options))
 
     def models(self) -> wire.ModelList:
         """Return what is served."""
@@ -274,25 +276,29 @@ class AsyncClient(_Base[httpx.AsyncBaseTransport]):
             await self._sleep(wait)
             attempt += 1
 
-    async def explain(self, image: ImageSource, *, model: str | None = None, **options: Unpack[Options]) -> Explained:
+    async def explain(
+        self, image: ImageSource, *, model: str | None = None, **options: Unpack[ExplainArguments]
+    ) -> Explained:
         """As ``Client.explain``."""
         return only(await self._send(await asyncio.to_thread(explain_call, [image], model, options)))
 
     async def explain_many(
-        self, images: Iterable[ImageSource], *, model: str | None = None, **options: Unpack[Options]
+        self, images: Iterable[ImageSource], *, model: str | None = None, **options: Unpack[ExplainArguments]
     ) -> list[Explained | Failed]:
         """As ``Client.explain_many``."""
         return await self._send(await asyncio.to_thread(explain_call, images, model, options))
 
-    async def predict(self, image: ImageSource, *, model: str | None = None, top_k: int | None = None) -> Predicted:
+    async def predict(
+        self, image: ImageSource, *, model: str | None = None, **options: Unpack[PredictArguments]
+    ) -> Predicted:
         """As ``Client.predict``."""
-        return only(await self._send(await asyncio.to_thread(predict_call, [image], model, top_k)))
+        return only(await self._send(await asyncio.to_thread(predict_call, [image], model, options)))
 
     async def predict_many(
-        self, images: Iterable[ImageSource], *, model: str | None = None, top_k: int | None = None
+        self, images: Iterable[ImageSource], *, model: str | None = None, **options: Unpack[PredictArguments]
     ) -> list[Predicted | Failed]:
         """As ``Client.predict_many``."""
-        return await self._send(await asyncio.to_thread(predict_call, images, model, top_k))
+        return await self._send(await asyncio.to_thread(predict_call, images, model, options))
 
     async def models(self) -> wire.ModelList:
         """As ``Client.models``."""

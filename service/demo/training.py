@@ -23,6 +23,9 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
+from service.cam.capture import gradients
+from service.cam.eager import EagerNetwork
+from service.cam.layers import LayerCall
 from service.demo.scenes import LABELS, Scene, make_leaky_scene, make_scene
 from service.models.shapes_net import INPUT_SIZE, MEAN, STD, ShapesNet
 
@@ -229,16 +232,12 @@ def grad_cam(network: ShapesNet, pixels: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         The logits, `(n, classes)`, and the heatmaps at `layer4`, `(n, 12, 12)`, not negative.
     """
-    captured: list[Tensor] = []
-    handle = network.layer4.register_forward_hook(lambda _module, _inputs, output: captured.append(output))
-    try:
-        logits = network(normalise(pixels))
-    finally:
-        handle.remove()
-    activations = captured[0]
-    (gradients,) = torch.autograd.grad(logits.amax(1).sum(), activations)
-    weights = gradients.mean((2, 3), keepdim=True)
-    return logits.detach(), functional.relu((weights * activations).sum(1)).detach()
+    layer = LayerCall("layer4")
+    captured = EagerNetwork(network).capture(normalise(pixels), [layer])
+    logits, activations = captured.logits.detach(), captured.activations[layer].detach()
+    predicted = functional.one_hot(logits.argmax(1), logits.shape[1])
+    weights = gradients(captured, predicted)[layer].mean((2, 3), keepdim=True)
+    return logits, functional.relu((weights * activations).sum(1))
 
 
 def peaks(heatmaps: Tensor) -> Tensor:

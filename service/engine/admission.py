@@ -1,4 +1,4 @@
-"""The door: how many pictures may be inside at once, and when to come back if there is no room.
+"""The door: how many images may be inside at once, and when to come back if there is no room.
 
 Runs in the front process.
 """
@@ -22,7 +22,7 @@ _REMEMBERED = 64
 
 
 class Admission:
-    """Counts pictures accepted and not yet answered, whatever stage they are in, so that memory stays bounded.
+    """Counts images accepted and not yet answered, whatever stage they are in, so that memory stays bounded.
 
     Args:
         limit: how many may be inside.
@@ -35,29 +35,29 @@ class Admission:
         self._departures: deque[float] = deque(maxlen=_REMEMBERED)
         self.inside = 0
 
-    def check(self, pictures: int = 1) -> None:
+    def check(self, images: int = 1) -> None:
         """Refuse before any work is done.
 
         Raises:
             Overloaded: no room for so many; ``retry_after_s`` says when there should be.
         """
-        if self.inside + pictures > self._limit:
+        if self.inside + images > self._limit:
             raise Overloaded(
                 f"The queue is full: {self.inside} of {self._limit} pictures are waiting. Try again later.",
                 retry_after_s=self.retry_after_s(),
             )
 
     @contextmanager
-    def admit(self, pictures: int) -> Iterator[None]:
-        """Hold room for ``pictures`` while they are inside; raises as :meth:`check` does."""
-        self.check(pictures)
-        self.inside += pictures
+    def admit(self, images: int) -> Iterator[None]:
+        """Hold room for ``images`` while they are inside; raises as :meth:`check` does."""
+        self.check(images)
+        self.inside += images
         try:
             yield
         finally:
-            self.inside -= pictures
+            self.inside -= images
             now = self._clock()
-            self._departures.extend([now] * min(pictures, _REMEMBERED))
+            self._departures.extend([now] * min(images, _REMEMBERED))
 
     def retry_after_s(self) -> int:
         """Whole seconds until half of those inside should have left, at the recent rate; 1 to 30."""

@@ -18,16 +18,7 @@ if TYPE_CHECKING:
     from service.imaging.render import Rendered
     from service.models.info import ModelInfo
 
-__all__ = ["Answer", "ClassScore", "MapAnswer", "PictureAnswer", "StageTimes", "Upload"]
-
-
-@dataclass(frozen=True)
-class Upload:
-    """A picture's file as it came in, or why it could not be had from the request."""
-
-    data: bytes
-    filename: str | None = None
-    error: ServiceError | None = None
+__all__ = ["Answer", "ClassScore", "ImageAnswer", "MapAnswer", "StageTimes"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +43,7 @@ class MapAnswer:
         raw: the method's map at the layer's resolution, (h, w) float32.
         summary: the map in numbers, and why it is empty if it is.
         note: what to keep in mind with it.
-        rendered: its pictures.
+        rendered: how it is drawn.
     """
 
     layer: str
@@ -77,7 +68,7 @@ class StageTimes:
 
 
 @dataclass(frozen=True)
-class PictureAnswer:
+class ImageAnswer:
     """One picture's answer, or the error that it alone ran into."""
 
     index: int
@@ -97,5 +88,5 @@ class Answer:
     """The answer to a request: every picture's, in order."""
 
     model: ModelInfo
-    pictures: tuple[PictureAnswer, ...]
+    images: tuple[ImageAnswer, ...]
     total_s: float

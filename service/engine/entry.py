@@ -1,4 +1,4 @@
-"""An entry: one picture with its question, and the future that its answer goes to.
+"""An entry: one image with its targets, and the future that its answer goes to.
 
 Runs in the front process.
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from opentelemetry.trace import Span, SpanContext
 
-    from service.cam.questions import Question
+    from service.cam.targets import Targets
     from service.engine.messages import Lane, RowAnswer
     from service.errors import ServiceError
 
@@ -36,23 +36,23 @@ class Computed:
 
 @dataclass(eq=False)
 class Entry:
-    """One picture on its way to a worker.
+    """One image on its way to a worker.
 
     Attributes:
         lane: what it must share with its batch-mates.
         pixels: (H, W, 3) uint8, the model's input.
-        question: what is asked of it.
+        targets: what is asked of it.
         future: resolved once, by whoever is first: the answer, an error, or the caller giving up.
         queued_at: ``time.perf_counter()`` when it began to wait; uvloop's own clock counts whole milliseconds.
         attempts: how many workers died with it.
-        span: the picture's, for the batch to point at.
-        batch: what its batch's span is known by, for the picture to point at.
+        span: the image's, for the batch to point at.
+        batch: what its batch's span is known by, for the image to point at.
         request_id: whose it is, for the log.
     """
 
     lane: Lane
     pixels: NDArray[np.uint8]
-    question: Question
+    targets: Targets
     future: asyncio.Future[Computed]
     queued_at: float
     started_at: float = field(default=0.0)

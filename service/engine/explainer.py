@@ -1,6 +1,6 @@
 """The façade that every protocol calls: files and options in, predictions and drawn maps out.
 
-Decoding and drawing run in threads of this process, the model in a worker; this module leads a picture through.
+Decoding and drawing run in threads of this process, the model in a worker; this module joins the stages.
 
 Runs in the front process.
 """
@@ -21,7 +21,7 @@ import numpy as np
 from opentelemetry.trace import get_current_span
 
 from service.engine.admission import Admission
-from service.engine.answers import Answer, ClassScore, MapAnswer, PictureAnswer, StageTimes, Upload
+from service.engine.answers import Answer, ClassScore, ImageAnswer, MapAnswer, StageTimes
 from service.engine.capacity import CapacityLimiter, Reservation
 from service.engine.cores import available_cores
 from service.engine.entry import Entry
@@ -47,12 +47,12 @@ if TYPE_CHECKING:
     from service.engine.entry import Computed
     from service.engine.pool import WorkerStatus
     from service.engine.registry import ModelStatus
+    from service.engine.request import Request, Upload
     from service.engine.worker import Launcher
     from service.imaging.render import RenderSpec
     from service.metrics import Metrics, Stage
     from service.models.info import ModelInfo
     from service.settings import Settings
-    from service.wire import PredictOptions
 
     T = TypeVar("T")
 
@@ -60,8 +60,8 @@ __all__ = ["Explainer"]
 
 
 @dataclass
-class _Course:
-    """How far a picture has come: what is told of it if it is given up."""
+class _Progress:
+    """The stage that an image is in, for the metrics if it is given up there."""
 
     stage: Stage | None = "decode"
 
@@ -159,59 +159,56 @@ class Explainer:
         self.pool.ready_info(model)
         self.admission.check()
 
-    async def answer(
-        self,
-        uploads: Sequence[Upload],
-        options: PredictOptions,
-        model: str | None = None,
-        timeout_s: float | None = None,
-    ) -> Answer:
-        """Predict, and explain if ``options`` are those of ``explain``.
+    def check(self, request: Request) -> None:
+        """Raise what is wrong with a request whatever its images are.
 
-        Pictures are independent: one that cannot be read or computed carries its own error, and the others have their
+        Raises:
+            UnknownModel, NotReady: as :meth:`ready_info`.
+            BadInput: an option does not go with the model or with another option; see the subclasses.
+        """
+        plan(request, self.pool.ready_info(request.model), self._settings.max_explanations)
+
+    async def answer(self, request: Request) -> Answer:
+        """Predict, and explain if that is what ``request`` asks for.
+
+        Images are independent: one that cannot be read or computed carries its own error, and the others have their
         answers. If there is only one, or all fail, the (first) error is raised.
-
-        Args:
-            uploads: the pictures.
-            options: what is asked of each.
-            model: name of the model; the default one if None.
-            timeout_s: time allowed for all of it; the configured default if None.
 
         Raises:
             BadInput: the request cannot be met; see the subclasses.
             Unavailable: not now; carries ``retry_after_s``.
             DeadlineExceeded: the time is up; nothing is computed any more.
         """
-        with self.pool.lease(model) as info:
-            todo = plan(options, info, self._settings.max_explanations)
-            self._check_count(uploads)
-            return await self._answer(uploads, todo, timeout_s)
+        with self.pool.lease(request.model) as info:
+            todo = plan(request, info, self._settings.max_explanations)
+            self._check_count(request.images)
+            return await self._answer(request.images, todo, request.timeout_s)
 
     async def _answer(self, uploads: Sequence[Upload], todo: Plan, timeout_s: float | None) -> Answer:
         loop = asyncio.get_running_loop()
         began, deadline_from = time.perf_counter(), loop.time()
         allowed = self._settings.request_timeout_s if timeout_s is None else timeout_s
-        courses = [_Course() for _ in uploads]
+        progress = [_Progress() for _ in uploads]
         try:
             with self.admission.admit(len(uploads)):
                 self._metrics.in_flight.set(self.admission.inside)
                 async with self._until(deadline_from + allowed), asyncio.TaskGroup() as group:
-                    work = enumerate(zip(uploads, courses, strict=True))
-                    tasks = [group.create_task(self._picture(i, up, todo, course)) for i, (up, course) in work]
+                    work = enumerate(zip(uploads, progress, strict=True))
+                    tasks = [group.create_task(self._image(i, upload, todo, of)) for i, (upload, of) in work]
         except TimeoutError:
             if self.lifecycle.over:
                 raise NotReady("The service is shutting down.", retry_after_s=5) from None
-            _count(self._metrics.expired, courses)
+            _count(self._metrics.expired, progress)
             raise DeadlineExceeded(f"The answer was not ready within {allowed:g} s.") from None
         except asyncio.CancelledError:
-            _count(self._metrics.cancelled, courses)
+            _count(self._metrics.cancelled, progress)
             raise
         finally:
             self._metrics.in_flight.set(self.admission.inside)
-        pictures = tuple(task.result() for task in tasks)
-        if all(picture.error for picture in pictures) and pictures[0].error is not None:
-            raise pictures[0].error
-        return Answer(todo.info, pictures, time.perf_counter() - began)
+        images = tuple(task.result() for task in tasks)
+        if all(image.error for image in images) and images[0].error is not None:
+            raise images[0].error
+        return Answer(todo.info, images, time.perf_counter() - began)
 
     @asynccontextmanager
     async def _until(self, deadline: float) -> AsyncIterator[None]:
@@ -232,21 +229,21 @@ class Explainer:
         if len(uploads) > most:
             raise TooManyImages(f"{len(uploads)} pictures are too many for one request; send {most} at most.")
 
-    async def _picture(self, index: int, upload: Upload, todo: Plan, course: _Course) -> PictureAnswer:
+    async def _image(self, index: int, upload: Upload, todo: Plan, progress: _Progress) -> ImageAnswer:
         try:
-            with self._spans.picture(index, todo.lane):
-                answer = replace(await self._lead_through(upload, todo, course), index=index)
+            with self._spans.image(index, todo.lane):
+                answer = replace(await self._process(upload, todo, progress), index=index)
         except ServiceError as error:
             self._metrics.picture_errors.labels(error.code).inc()
-            course.stage = None
+            progress.stage = None
             # The trace holds on to the frames that it came through, and with them to decoded pixels.
             error.__traceback__ = error.__cause__ = error.__context__ = None
             digest = hashlib.sha256(upload.data).hexdigest()
-            return PictureAnswer(index, upload.filename, digest, error=error)
-        course.stage = None
+            return ImageAnswer(index, upload.filename, digest, error=error)
+        progress.stage = None
         return answer
 
-    async def _lead_through(self, upload: Upload, todo: Plan, course: _Course) -> PictureAnswer:
+    async def _process(self, upload: Upload, todo: Plan, progress: _Progress) -> ImageAnswer:
         if upload.error is not None:
             raise upload.error
         loop = asyncio.get_running_loop()
@@ -255,16 +252,16 @@ class Explainer:
         async with self._capacity.reserve(max(header.pixels, drawn)) as reserved:
             opened, decode_s = await self._timed("decode", reserved, lambda: self._open(upload.data, todo))
             reserved.shrink_to(max(math.prod(opened.image.picture.size), drawn))
-            computed = await self._compute(opened.prepared.pixels, todo, course)
+            computed = await self._compute(opened.prepared.pixels, todo, progress)
             scores = _scores(computed.answer.logits, todo.info)
             explanations: tuple[MapAnswer, ...] = ()
             render_s = 0.0
             if spec := todo.render:
-                course.stage = "render"
+                progress.stage = "render"
                 draw = partial(_draw, opened, computed, scores, todo, spec)
                 explanations, render_s = await self._timed("render", reserved, draw)
         image = opened.image
-        return PictureAnswer(
+        return ImageAnswer(
             index=0,
             filename=upload.filename,
             sha256=image.sha256,
@@ -291,25 +288,25 @@ class Explainer:
         prepared = preprocess(image, todo.info.preprocess)
         return _Opened(reduce_for(image, prepared.geometry, todo.render), prepared)
 
-    async def _compute(self, pixels: NDArray[np.uint8], todo: Plan, course: _Course) -> Computed:
+    async def _compute(self, pixels: NDArray[np.uint8], todo: Plan, progress: _Progress) -> Computed:
         loop = asyncio.get_running_loop()
-        entry = Entry(todo.lane, pixels, todo.question, loop.create_future(), queued_at=time.perf_counter())
+        entry = Entry(todo.lane, pixels, todo.targets, loop.create_future(), queued_at=time.perf_counter())
         entry.span = get_current_span()
-        course.stage = "queue"
+        progress.stage = "queue"
         self.pool.submit(entry)
         try:
             return await entry.future
         finally:
             # Cancelled: the client went away or the deadline passed, and an entry that still waits is not computed.
             self.pool.withdraw(entry)
-            course.stage = "compute" if entry.started_at else "queue"
+            progress.stage = "compute" if entry.started_at else "queue"
             self._spans.waited(entry)
 
 
-def _count(given_up: Counter, courses: Sequence[_Course]) -> None:
-    for course in courses:
-        if course.stage is not None:
-            given_up.labels(course.stage).inc()
+def _count(given_up: Counter, progress: Sequence[_Progress]) -> None:
+    for each in progress:
+        if each.stage is not None:
+            given_up.labels(each.stage).inc()
 
 
 def _scale_for(todo: Plan) -> Callable[[int, int], float]:
@@ -326,22 +323,21 @@ def _draw(
     opened: _Opened, computed: Computed, scores: Callable[[int], ClassScore], todo: Plan, spec: RenderSpec
 ) -> tuple[MapAnswer, ...]:
     """Draw every explanation of a picture; maps of one shape share what they are laid on."""
-    answer, geometry = computed.answer, opened.prepared.geometry
-    against = None if todo.question.against is None else scores(todo.question.against)
+    geometry = opened.prepared.geometry
+    against = None if todo.targets.against is None else scores(todo.targets.against)
     bases: dict[tuple[int, ...] | None, NDArray[np.uint8]] = {}
     explanations = []
-    for layer, by_method, layer_flat in zip(todo.layer_names, answer.maps, answer.flat, strict=True):
-        for method, maps, flags in zip(todo.lane.methods, by_method, layer_flat, strict=True):
-            for target, raw, flat in zip(map(scores, answer.targets), maps, flags, strict=True):
-                grid = raw.shape if spec.size == "layer" else None
-                if "overlay" in spec.outputs and grid not in bases:
-                    bases[grid] = base_for(opened.image, geometry, spec, raw.shape)
-                summary = summarise(raw, signed=spec.signed, flat=flat)
-                # A constant map says nothing about places: drawn, it would be hot everywhere.
-                drawn = np.zeros_like(raw) if summary.reason == "constant" else raw
-                rendered = render(drawn, opened.image, geometry, spec, bases.get(grid))
-                note = caveat(method, target.label, target.probability)
-                explanations.append(MapAnswer(layer, method, target, against, raw, summary, note, rendered))
+    for raw in computed.answer.maps:
+        target, values = scores(raw.target), raw.values
+        grid = values.shape if spec.size == "layer" else None
+        if "overlay" in spec.outputs and grid not in bases:
+            bases[grid] = base_for(opened.image, geometry, spec, values.shape)
+        summary = summarise(values, signed=spec.signed, zero_gradient=raw.zero_gradient)
+        # A constant map says nothing about places: drawn, it would be hot everywhere.
+        drawn = np.zeros_like(values) if summary.reason == "constant" else values
+        rendered = render(drawn, opened.image, geometry, spec, bases.get(grid))
+        note = caveat(raw.method, target.label, target.probability)
+        explanations.append(MapAnswer(raw.layer, raw.method, target, against, values, summary, note, rendered))
     return tuple(explanations)
 
 

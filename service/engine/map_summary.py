@@ -6,16 +6,16 @@ Runs in the front process.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from service.cam.methods import METHODS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["MapSummary", "Reason", "caveat", "summarise"]
+    from service.vocabulary import EmptyReason
 
-Reason = Literal["no_positive_evidence", "zero_gradient", "constant"]
+__all__ = ["MapSummary", "caveat", "summarise"]
 
 # Rounding in float32 moves a constant map's cells by no more than this share of their value.
 _CONSTANT = 1e-5
@@ -29,24 +29,26 @@ class MapSummary:
     minimum: float
     maximum: float
     sum: float
-    reason: Reason | None
+    reason: EmptyReason | None
 
 
-def summarise(raw: NDArray[Any], *, signed: bool, flat: bool) -> MapSummary:
+def summarise(raw: NDArray[Any], *, signed: bool, zero_gradient: bool) -> MapSummary:
     """Sum up a raw map (h, w).
 
     Args:
         raw: the map.
         signed: whether values below zero count as something.
-        flat: whether the gradient was zero all over the layer.
+        zero_gradient: whether the gradient is zero all over the layer.
     """
     low, high = float(raw.min()), float(raw.max())
-    return MapSummary(low, high, float(raw.sum(dtype="float64")), _reason(low, high, signed=signed, flat=flat))
+    return MapSummary(
+        low, high, float(raw.sum(dtype="float64")), _reason(low, high, signed=signed, zero_gradient=zero_gradient)
+    )
 
 
-def _reason(low: float, high: float, *, signed: bool, flat: bool) -> Reason | None:
+def _reason(low: float, high: float, *, signed: bool, zero_gradient: bool) -> EmptyReason | None:
     if not (high > 0 or (signed and low < 0)):
-        return "zero_gradient" if flat else "no_positive_evidence"
+        return "zero_gradient" if zero_gradient else "no_positive_evidence"
     if high - low <= _CONSTANT * max(abs(low), abs(high)):
         return "constant"
     return None

@@ -10,10 +10,10 @@ from __future__ import annotations
 import pickle
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from service.cam.methods import METHODS
-from service.cam.questions import PLAIN, Variant
+from service.cam.targets import PLAIN, CamOptions
 
 if TYPE_CHECKING:
     import asyncio
@@ -22,11 +22,13 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from service.cam.questions import Question
+    from service.cam.raw_map import RawMap
+    from service.cam.targets import Targets
     from service.errors import ServiceError
     from service.models.info import ModelInfo, ModelKey
     from service.models.sources.source import Downloads
     from service.settings import LogFormat, LogLevel, ModelConfig
+    from service.vocabulary import Operation
 
 __all__ = [
     "Cancel",
@@ -59,19 +61,19 @@ _SLOW_VIEWS = 4
 
 @dataclass(frozen=True)
 class Lane:
-    """What pictures must have in common to share a batch. The classes asked about need not be the same."""
+    """What images must have in common to share a batch. The classes asked about need not be the same."""
 
     model: ModelKey
-    op: Literal["predict", "explain"]
+    op: Operation
     layers: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
-    variant: Variant = PLAIN
+    cam_options: CamOptions = PLAIN
     head: str | None = None
 
     @property
     def slow(self) -> bool:
-        """Whether the model runs many times per picture: such batches are of one picture and give way to others."""
-        return self.variant.views > _SLOW_VIEWS or any(METHODS[name].slow for name in self.methods)
+        """Whether the model runs many times per picture: such batches are of one image and give way to others."""
+        return self.cam_options.views > _SLOW_VIEWS or any(METHODS[name].slow for name in self.methods)
 
 
 # -- to a worker ------------------------------------------------------------------------------------------------------
@@ -108,13 +110,13 @@ class Unload:
 class Run:
     """Compute a batch.
 
-    ``pixels`` is (N, H, W, 3) uint8; ``questions`` and ``request_ids``, for the log, have one entry per picture.
+    ``pixels`` is (N, H, W, 3) uint8; ``targets`` and ``request_ids``, for the log, have one entry per image.
     """
 
     batch: int
     lane: Lane
     pixels: NDArray[np.uint8]
-    questions: tuple[Question, ...]
+    targets: tuple[Targets, ...]
     request_ids: tuple[str, ...]
 
 
@@ -181,19 +183,17 @@ class Progress:
 
 @dataclass(frozen=True)
 class RowAnswer:
-    """One picture's answer: see :class:`service.cam.explain.Answer`, as NumPy arrays."""
+    """One image's answer: see :class:`service.cam.explain.Explained`, as NumPy arrays."""
 
     logits: NDArray[np.float32]
-    targets: tuple[int, ...]
-    maps: list[list[NDArray[np.float32]]]
-    flat: list[list[tuple[bool, ...]]]
+    maps: tuple[RawMap[NDArray[np.float32]], ...] = ()
 
 
 @dataclass(frozen=True)
 class Ran:
-    """A batch's outcomes, one per picture in order.
+    """A batch's outcomes, one per image in order.
 
-    ``fits`` is the number of pictures that the device had memory for, where it had not for all.
+    ``fits`` is the number of images that the device had memory for, where it had not for all.
     """
 
     batch: int

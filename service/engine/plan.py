@@ -1,4 +1,4 @@
-"""A request's options, checked against a model and resolved to what the engine computes and draws.
+"""A request, checked against a model and resolved to what the engine computes and draws.
 
 Runs in the front process.
 """
@@ -10,83 +10,80 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from service.cam.methods import METHODS
-from service.cam.questions import Question, Top, Variant
+from service.cam.targets import CamOptions, Targets, Top
 from service.engine.messages import Lane
 from service.errors import InvalidOption, MethodNotApplicable, UnknownMethod
 from service.imaging.colormaps import COLORMAPS, colormap
 from service.imaging.render import RenderSpec
-from service.wire import ExplainOptions
+from service.options import DEFAULT_COLORMAP, DEFAULT_TOP_K, SIGNED_COLORMAP
 
 if TYPE_CHECKING:
+    from service.engine.request import Request
     from service.models.info import ModelInfo
-    from service.wire import PredictOptions
 
 __all__ = ["Plan", "plan"]
 
 _TOP = re.compile(r"top-(\d{1,6})", re.IGNORECASE)
-_NO_QUESTION = Question(())
+_NO_QUESTION = Targets(())
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is done to each picture of a request.
+    """What is done to each image of a request.
 
     Attributes:
         info: the model, as it is with the head that was asked for.
-        lane: what the pictures share with their batch-mates.
-        question: what each is asked.
+        lane: what the images share with their batch-mates.
+        targets: what each is asked for.
         top_k: how many predictions are listed.
         render: what is drawn; None for predictions alone.
     """
 
     info: ModelInfo
     lane: Lane
-    question: Question
+    targets: Targets
     top_k: int
     render: RenderSpec | None
 
-    @property
-    def layer_names(self) -> tuple[str, ...]:
-        """What the answer's layers are called: fused ones are one."""
-        return ("+".join(self.lane.layers),) if self.lane.variant.fuse else self.lane.layers
 
-
-def plan(options: PredictOptions, info: ModelInfo, max_explanations: int) -> Plan:
-    """Resolve ``options`` for the model ``info``.
+def plan(request: Request, info: ModelInfo, max_explanations: int) -> Plan:
+    """Resolve ``request`` for the model ``info``.
 
     Raises:
         InvalidOption: top_k beyond the classes, or more explanations than allowed.
         UnknownLayer, LayerNotExplainable, UnknownLabel, UnknownMethod, UnknownColormap: see there.
     """
-    info = info.seen_through(None if options.head is None else str(options.head).strip())
-    top_k = _top_k(options, info)
-    if not isinstance(options, ExplainOptions):
+    info = info.head_view(None if request.head is None else str(request.head).strip())
+    top_k = _top_k(request, info)
+    if request.op == "predict":
         return Plan(info, Lane(info.key, "predict", head=info.default_head), _NO_QUESTION, top_k, None)
-    methods = tuple(_method(name, options, info) for name in options.method)
-    layers = tuple(info.layer(name).name for name in options.layer)
-    if options.fuse is not None and len(set(layers)) < 2:
+    methods = tuple(_method(name, request, info) for name in request.methods)
+    layers = tuple(info.layer(name).name for name in request.layers)
+    if request.fuse is not None and len(set(layers)) < 2:
         raise InvalidOption("fuse makes one map of several layers: give 'layer' at least twice.")
-    variant = Variant(options.signed, options.smooth, options.augment == "flip", options.fuse)
-    lane = Lane(info.key, "explain", layers, methods, variant, info.default_head)
-    question = Question(
-        targets=tuple(_target(target, info) for target in options.target),
-        against=None if options.against is None else info.class_index(options.against),
+    cam_options = CamOptions(request.signed, request.smooth, request.augment == "flip", request.fuse)
+    lane = Lane(info.key, "explain", layers, methods, cam_options, info.default_head)
+    targets = Targets(
+        classes=tuple(_target(target, info) for target in request.targets),
+        against=None if request.against is None else info.class_index(request.against),
     )
-    asked = sum(target.k if isinstance(target, Top) else 1 for target in question.targets)
-    explanations = (1 if options.fuse else len(layers)) * len(methods) * asked
+    asked = sum(target.k if isinstance(target, Top) else 1 for target in targets.classes)
+    explanations = (1 if request.fuse else len(layers)) * len(methods) * asked
     if explanations > max_explanations:
         raise InvalidOption(
             f"{explanations} explanations per picture are asked for (layers × methods × targets); "
             f"at most {max_explanations} are made in one request."
         )
-    return Plan(info, lane, question, top_k, _render_spec(options))
+    return Plan(info, lane, targets, top_k, _render_spec(request))
 
 
-def _top_k(options: PredictOptions, info: ModelInfo) -> int:
+def _top_k(request: Request, info: ModelInfo) -> int:
     classes = len(info.labels)
-    if options.top_k > classes and "top_k" in options.model_fields_set:
-        raise InvalidOption(f"top_k is {options.top_k}, but model {info.name!r} has only {classes} classes.")
-    return min(options.top_k, classes)
+    if request.top_k is None:
+        return min(DEFAULT_TOP_K, classes)
+    if request.top_k > classes:
+        raise InvalidOption(f"top_k is {request.top_k}, but model {info.name!r} has only {classes} classes.")
+    return request.top_k
 
 
 def _target(target: int | str, info: ModelInfo) -> int | Top:
@@ -101,50 +98,48 @@ def _target(target: int | str, info: ModelInfo) -> int | Top:
     return info.class_index(target)
 
 
-def _method(name: str, options: ExplainOptions, info: ModelInfo) -> str:
+def _method(name: str, request: Request, info: ModelInfo) -> str:
     if name not in METHODS:
-        raise UnknownMethod.among(name, METHODS, "GET /api/v1/methods lists them.")
-    if reason := _why_not(name, options, info):
+        raise UnknownMethod.among(name, METHODS)
+    if reason := _why_not(name, request, info):
         raise MethodNotApplicable(f"Method {name!r} cannot be used here: {reason}.")
     return name
 
 
-def _why_not(name: str, options: ExplainOptions, info: ModelInfo) -> str | None:
+def _why_not(name: str, request: Request, info: ModelInfo) -> str | None:
     """Say why a method does not go with the model or with the other options, or None where it does."""
     method = METHODS[name]
     if name in info.refused_methods:
         return info.refused_methods[name]
-    if options.signed and not method.signed:
+    if request.signed and not method.signed:
         return "its maps have no sign by definition; leave out 'signed'"
-    if options.fuse and not method.uses_layer:
+    if request.fuse and not method.uses_layer:
         return "it looks at the whole network, so there are no layers to fuse; leave out 'fuse'"
-    if options.against is not None and method.score == "finer":
+    if request.against is not None and method.score == "finer":
         return "it chooses by itself what to compare the class with; leave out 'against'"
-    if options.against is not None and not method.class_specific:
+    if request.against is not None and not method.class_specific:
         return "it knows no classes; leave out 'against'"
     return None
 
 
-def _colormap(options: ExplainOptions) -> str:
+def _colormap(request: Request) -> str:
     """Choose a diverging colormap for signed maps: zero must be told from both sides."""
-    if not options.signed:
-        return options.colormap
-    if "colormap" not in options.model_fields_set:
-        return "coolwarm"
-    if colormap(options.colormap).kind != "diverging":
+    if request.colormap is None:
+        return SIGNED_COLORMAP if request.signed else DEFAULT_COLORMAP
+    if request.signed and colormap(request.colormap).kind != "diverging":
         diverging = " or ".join(name for name, row in COLORMAPS.items() if row.kind == "diverging")
         raise InvalidOption(f"'signed' needs a diverging colormap: {diverging}.")
-    return options.colormap
+    return request.colormap
 
 
-def _render_spec(options: ExplainOptions) -> RenderSpec:
+def _render_spec(request: Request) -> RenderSpec:
     return RenderSpec(
-        signed=options.signed,
-        outputs=frozenset(options.output),
-        size=options.size,
-        colormap=_colormap(options),
-        alpha=options.alpha,
-        threshold=options.threshold,
-        image_format=options.image_format,
-        max_side=options.max_side,
+        signed=request.signed,
+        outputs=frozenset(request.outputs),
+        size=request.size,
+        colormap=_colormap(request),
+        alpha=request.alpha,
+        threshold=request.threshold,
+        image_format=request.image_format,
+        max_side=request.max_side,
     )

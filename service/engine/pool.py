@@ -10,7 +10,7 @@ import itertools
 import time
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -34,11 +34,9 @@ if TYPE_CHECKING:
     from service.metrics import Ending, Metrics
     from service.models.info import ModelInfo, ModelKey
     from service.settings import ModelConfig, Settings
+    from service.vocabulary import WorkerState
 
-__all__ = ["Pool", "WorkerState", "WorkerStatus"]
-
-# Not started yet, no model yet, some model, or none that can be loaded.
-WorkerState = Literal["waiting", "loading", "ready", "failed"]
+__all__ = ["Pool", "WorkerStatus"]
 
 _MAX_ATTEMPTS = 2
 
@@ -309,7 +307,7 @@ class Pool:
             batch=next(self._numbers),
             lane=entries[0].lane,
             pixels=np.stack([entry.pixels for entry in entries]),  # (N, H, W, 3)
-            questions=tuple(entry.question for entry in entries),
+            targets=tuple(entry.targets for entry in entries),
             request_ids=tuple(entry.request_id for entry in entries),
         )
         self._running[run.batch] = _Batch(run.batch, slot.number, entries)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from service.errors import NotReady, UnknownModel
 from service.models.info import ModelKey
@@ -23,11 +23,9 @@ if TYPE_CHECKING:
 
     from service.models.info import ModelInfo
     from service.settings import ModelConfig
+    from service.vocabulary import ModelState, VersionState
 
-__all__ = ["ModelState", "ModelStatus", "Registry", "VersionState", "VersionStatus"]
-
-ModelState = Literal["loading", "ready", "failed"]
-VersionState = Literal["loading", "ready", "draining", "failed"]
+__all__ = ["ModelStatus", "Registry", "VersionStatus"]
 
 
 @dataclass(frozen=True)
@@ -240,7 +238,7 @@ class Registry:
     def _find(self, name: str | None) -> _Version:
         key = self._current.get(next(iter(self._current), "") if name is None else name)
         if key is None:
-            raise UnknownModel.among(str(name), self._current, "GET /api/v1/models lists them.")
+            raise UnknownModel.among(str(name), self._current)
         return self._versions[key]
 
     def _of(self, name: str) -> list[_Version]:

@@ -44,8 +44,8 @@ class Spans:
         self._tracer = tracer or NoOpTracer()
 
     @contextmanager
-    def picture(self, index: int, lane: Lane) -> Iterator[None]:
-        """Lead a picture through; what it raises is the span's error."""
+    def image(self, index: int, lane: Lane) -> Iterator[None]:
+        """Span of one image's way through; what it raises is the span's error."""
         attributes = {"camserve.index": index, **_asked(lane)}
         with self._tracer.start_as_current_span(
             "picture", attributes=attributes, record_exception=False, set_status_on_exception=False

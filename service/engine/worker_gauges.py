@@ -9,7 +9,7 @@ import resource
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from service.engine.pool import WorkerState
+from service.vocabulary import WorkerState
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

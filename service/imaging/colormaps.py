@@ -9,7 +9,7 @@ Matplotlib.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from service.errors import UnknownColormap
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from service.vocabulary import ColormapKind
 
 __all__ = ["COLORMAPS", "Colormap", "colormap"]
 
@@ -29,7 +31,7 @@ class Colormap:
         kind: "sequential", from nothing to much; or "diverging", from against through nothing to for.
     """
 
-    def __init__(self, name: str, kind: Literal["sequential", "diverging"], anchors: str) -> None:
+    def __init__(self, name: str, kind: ColormapKind, anchors: str) -> None:
         self.name = name
         self.kind = kind
         self._anchors = anchors

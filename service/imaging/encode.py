@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["EncodedImage", "ImageFormat", "encode_grey", "encode_indexed", "encode_photo", "indexed"]
+    from service.vocabulary import ImageFormat
 
-ImageFormat = Literal["auto", "png", "jpeg", "webp"]
+__all__ = ["EncodedImage", "encode_grey", "encode_indexed", "encode_photo", "indexed"]
 
 # Registering here spares Image.save from importing every plugin there is.
 _PLUGINS = {"png": PngImagePlugin, "jpeg": JpegImagePlugin, "webp": WebPImagePlugin}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,10 +14,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from service.imaging.geometry import Geometry
+    from service.vocabulary import Size
 
-__all__ = ["Axis", "Grid", "Size", "grid_for"]
-
-Size = Literal["picture", "model", "layer"]
+__all__ = ["Axis", "Grid", "grid_for"]
 
 
 @dataclass(frozen=True, slots=True)

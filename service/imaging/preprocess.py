@@ -13,15 +13,15 @@ import numpy as np
 from PIL import Image
 
 from service.imaging.geometry import Geometry
+from service.vocabulary import Fitting
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from service.imaging.decode import DecodedImage
 
-__all__ = ["Interpolation", "Mode", "Prepared", "PreprocessSpec", "geometry_for", "needed_scale", "preprocess"]
+__all__ = ["Interpolation", "Prepared", "PreprocessSpec", "geometry_for", "needed_scale", "preprocess"]
 
-Mode = Literal["crop", "squash", "pad"]
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 
 _RESAMPLE: dict[Interpolation, Image.Resampling] = {
@@ -55,7 +55,7 @@ class PreprocessSpec:
         fill: the colour (RGB, 0–255) around the picture in mode "pad".
     """
 
-    mode: Mode = "crop"
+    mode: Fitting = "crop"
     height: int = 224
     width: int = 224
     resize: int | None = None
@@ -66,7 +66,7 @@ class PreprocessSpec:
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, with a ValueError that names the field."""
-        _require(self.mode in get_args(Mode), f"mode must be one of {get_args(Mode)}, not {self.mode!r}")
+        _require(self.mode in get_args(Fitting), f"mode must be one of {get_args(Fitting)}, not {self.mode!r}")
         _require(
             self.height > 0 and self.width > 0, f"height and width must be positive, not {self.height}×{self.width}"
         )

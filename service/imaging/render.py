@@ -8,17 +8,19 @@ the plain picture in an overlay.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from PIL import Image
 
 from service.imaging.colormaps import colormap
-from service.imaging.encode import EncodedImage, ImageFormat, encode_grey, encode_indexed, encode_photo, indexed
+from service.imaging.encode import EncodedImage, encode_grey, encode_indexed, encode_photo, indexed
 from service.imaging.geometry import Point
-from service.imaging.grid import Grid, Size, grid_for
+from service.imaging.grid import Grid, grid_for
 from service.imaging.regions import Region, regions_of
 from service.imaging.sampling import resample
+from service.options import DEFAULT_COLORMAP, Options
+from service.vocabulary import ImageFormat, Output, Size
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
     from service.imaging.geometry import Geometry
 
 __all__ = [
-    "Output",
     "RenderSpec",
     "Rendered",
     "base_for",
@@ -38,8 +39,6 @@ __all__ = [
 ]
 
 _BAND_PIXELS = 1_000_000
-
-Output = Literal["heatmap", "overlay", "mask", "map", "regions"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +56,14 @@ class RenderSpec:
         signed: show what is below zero, too: zero in the middle of the colormap, and 128 in a mask.
     """
 
-    outputs: frozenset[Output] | tuple[Output, ...] = ("heatmap",)
-    size: Size = "picture"
-    colormap: str = "turbo"
-    alpha: float = 0.5
-    threshold: float = 0.5
-    image_format: ImageFormat = "auto"
-    max_side: int = 1024
-    signed: bool = False
+    outputs: frozenset[Output] | tuple[Output, ...] = Options.outputs
+    size: Size = Options.size
+    colormap: str = DEFAULT_COLORMAP
+    alpha: float = Options.alpha
+    threshold: float = Options.threshold
+    image_format: ImageFormat = Options.image_format
+    max_side: int = Options.max_side
+    signed: bool = Options.signed
 
     def __post_init__(self) -> None:
         """Refuse what cannot be drawn: UnknownColormap, or a ValueError that names the field."""

@@ -1,7 +1,7 @@
 """The default target layer per family: the last block whose output still has rows and columns.
 
 A family's row is a pattern on layer names; the last layer in forward order that matches wins. Where none matches, or
-the match is down to 1×1 (a small input), the last layer of the trunk that still is a grid serves.
+the match is down to 1×1 (a small input), the last grid that lies on every path to the logits serves.
 """
 
 from __future__ import annotations
@@ -58,18 +58,18 @@ def default_layer(architecture: str, layers: Sequence[Layer]) -> str:
         matching = [layer.name for layer in usable if re.fullmatch(FAMILIES[family], layer.name)]
         if matching:
             return matching[-1]
-    trunk = [layer.name for layer in usable if layer.trunk]
-    if not (trunk or usable):
+    on_every_path = [layer.name for layer in usable if layer.on_every_path]
+    if not (on_every_path or usable):
         raise ModelLoadError("No layer of this model has an output with rows and columns, so it cannot be explained.")
-    return (trunk or [layer.name for layer in usable])[-1]
+    return (on_every_path or [layer.name for layer in usable])[-1]
 
 
 def recommended(layers: Sequence[Layer], default: str) -> tuple[str, ...]:
     """Name layers worth trying: the default, then one of a finer grid and one of a coarser grid where there are such.
 
-    Finer is where the trunk leaves the next finer grid, coarser where it leaves the next coarser one: the last of the
-    outermost blocks with that grid, or of the outermost layers if no block has it, as in VGG. Where the whole trunk has
-    one grid, as in a ViT, the alternative is the default's counterpart two thirds of the way up the network: same name,
+    Of the layers on every path to the logits, finer is the last of the outermost blocks with the next finer grid, and
+    coarser the same for the next coarser one; outermost layers if no block has it, as in VGG. Where they all have one
+    grid, as in a ViT, the alternative is the default's counterpart two thirds of the way up the network: same name,
     smaller number.
 
     Args:
@@ -77,13 +77,13 @@ def recommended(layers: Sequence[Layer], default: str) -> tuple[str, ...]:
         default: the default layer's name.
     """
     chosen = next(layer for layer in layers if layer.name == default)
-    trunk = [layer for layer in layers if layer.explainable and layer.trunk]
-    sizes = {_cells(layer) for layer in trunk}
+    on_every_path = [layer for layer in layers if layer.explainable and layer.on_every_path]
+    sizes = {_cells(layer) for layer in on_every_path}
     finer = min((size for size in sizes if size > _cells(chosen)), default=None)
     coarser = max((size for size in sizes if size < _cells(chosen)), default=None)
     if finer is None and coarser is None:
         return default, *_counterpart(layers, default)
-    found = [_last([layer for layer in trunk if _cells(layer) == size]) for size in (finer, coarser) if size]
+    found = [_last([layer for layer in on_every_path if _cells(layer) == size]) for size in (finer, coarser) if size]
     return default, *found
 
 

@@ -6,57 +6,67 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from service.cam.catalogue import probe_layers
+from service.cam.eager import EagerNetwork
 from service.cam.explain import explain, predict
-from service.cam.heads import Headed, find_heads
+from service.cam.heads import find_heads
 from service.cam.methods import METHODS
-from service.cam.questions import PLAIN, Variant
+from service.cam.targets import PLAIN, CamOptions
 from service.errors import ModelLoadError, ModelOutputError
 from service.models.defaults import default_layer, recommended
+from service.models.fair_lock import FairLock
 from service.models.info import ModelInfo
 from service.models.labels import read_labels
 from service.models.sources.table import find_source
-from service.models.turns import Turns
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
+    from torch import nn
 
-    from service.cam.explain import Answer, Between
-    from service.cam.questions import Question
+    from service.cam.explain import Checkpoint, Explained
+    from service.cam.network import Network
+    from service.cam.targets import Targets
     from service.imaging.preprocess import PreprocessSpec
-    from service.models.sources.source import Downloads, Loaded
+    from service.models.sources.source import Downloads, LoadedModel
     from service.settings import ModelConfig
 
 __all__ = ["HowTo", "ModelHost", "load_model"]
 
-# How much a picture's logits may move, relative to their range, when another picture is computed beside it: rounding.
+# How much an image's logits may move, relative to their range, when another image is computed beside it: rounding.
 _ROW_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
 
 @dataclass(frozen=True)
 class HowTo:
-    """How a batch is explained: the same layers, methods, variant and head for all its pictures, all by name."""
+    """How a batch is explained: the same layers, methods, options and head for all its images, all by name."""
 
     layers: tuple[str, ...]
     methods: tuple[str, ...]
-    variant: Variant = PLAIN
+    options: CamOptions = PLAIN
     head: str | None = None
 
 
 class ModelHost:
-    """One model on one device. Batches take turns; a slow one lets others go first between its steps."""
+    """One model on one device: computes one batch at a time, in order of arrival; slow ones yield between steps."""
 
-    def __init__(self, module: nn.Module, info: ModelInfo, device: torch.device) -> None:
+    def __init__(self, networks: Mapping[str | None, Network], info: ModelInfo, device: torch.device) -> None:
+        """Take over a model.
+
+        Args:
+            networks: one per head, by name; that of a model with one output under None.
+            info: what is known of it.
+            device: where it lives.
+        """
         self.info = info
-        self._module = module
+        self._networks = networks
         self._device = device
         self._dtype = getattr(torch, info.dtype)
-        self._turns = Turns()
+        self._lock = FairLock()
         self._layers = {layer.name: layer for layer in info.layers}
         spec = info.preprocess
         # (pixels / 255 - mean) / std as one multiplication and one addition per pixel
@@ -66,43 +76,42 @@ class ModelHost:
 
     def predict(self, pixels: NDArray[np.uint8], head: str | None = None) -> Tensor:
         """Return float32 logits (N, classes) on the CPU for ``pixels`` (N, H, W, 3) uint8 RGB."""
-        with self._turns:
-            return predict(self._seen_through(head), self._normalise(pixels))
+        with self._lock:
+            return predict(self._network(head), self._normalise(pixels))
 
     def explain(
         self,
         pixels: NDArray[np.uint8],
-        questions: Sequence[Question],
+        targets: Sequence[Targets],
         how: HowTo,
-        between: Between = lambda _done, _total: None,
-    ) -> list[Answer]:
-        """Answer one question per picture; see :func:`service.cam.explain.explain`.
+        checkpoint: Checkpoint = lambda _done, _total: None,
+    ) -> list[Explained]:
+        """Explain the classes that each image asks for; see :func:`service.cam.explain.explain`.
 
         Args:
             pixels: (N, H, W, 3) uint8 RGB, at the model's input size.
-            questions: N of them.
-            how: the same for all pictures.
-            between: called between the steps of slow answers, while others have their turn.
+            targets: N of them.
+            how: the same for all images.
+            checkpoint: called between the steps of slow answers, after others that wait have computed.
         """
 
-        def give_way(done: int, total: int) -> None:
-            self._turns.give_way()
-            between(done, total)
+        def yield_to_waiting(done: int, total: int) -> None:
+            self._lock.yield_to_waiting()
+            checkpoint(done, total)
 
-        with self._turns:
+        with self._lock:
             return explain(
-                self._seen_through(how.head),
+                self._network(how.head),
                 self._normalise(pixels),
-                questions,
+                targets,
                 [self._layers[name] for name in how.layers],
                 how.methods,
-                how.variant,
-                give_way,
+                how.options,
+                yield_to_waiting,
             )
 
-    def _seen_through(self, head: str | None) -> nn.Module:
-        chosen = head or self.info.default_head
-        return self._module if chosen is None else Headed(self._module, chosen)
+    def _network(self, head: str | None) -> Network:
+        return self._networks[head or self.info.default_head]
 
     def _normalise(self, pixels: NDArray[np.uint8]) -> Tensor:
         batch = torch.from_numpy(pixels).to(self._device).permute(0, 3, 1, 2)  # (N, 3, H, W)
@@ -119,11 +128,11 @@ def load_model(config: ModelConfig, device: str, downloads: Downloads) -> ModelH
     place = torch.device(device)
     module = loaded.module.eval().requires_grad_(requires_grad=False).to(place, dtype=getattr(torch, config.dtype))
     spec = _preprocess(config, loaded.preprocess)
-    probe = _probe_pictures(spec, place, getattr(torch, config.dtype))
+    probe = _probe_images(spec, place, getattr(torch, config.dtype))
     heads, head = _heads(config, module, probe)
-    seen = module if head is None else Headed(module, head)
-    classes = _check_rows(seen, probe)
-    layers = tuple(probe_layers(seen, probe))
+    networks: dict[str | None, Network] = {name: EagerNetwork(module, name) for name in heads or [None]}
+    classes = _check_rows(networks[head], probe)
+    layers = tuple(probe_layers(networks[head], probe))
     default = default_layer(config.architecture, layers)
     info = ModelInfo(
         name=config.name,
@@ -137,19 +146,19 @@ def load_model(config: ModelConfig, device: str, downloads: Downloads) -> ModelH
         device=str(place),
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         recommended=recommended(layers, default),
-        refused_methods={name: reason for name, row in METHODS.items() if (reason := row.refuses(module))},
+        refused_methods={name: reason for name, row in METHODS.items() if (reason := row.refuses(networks[head]))},
         multi_label=config.multi_label,
         heads=heads,
         default_head=head,
     )
-    return ModelHost(module, _with_chosen_layer(info, config.layer), place)
+    return ModelHost(networks, _with_chosen_layer(info, config.layer), place)
 
 
-def _heads(config: ModelConfig, module: nn.Module, pictures: Tensor) -> tuple[dict[str, int], str | None]:
+def _heads(config: ModelConfig, module: nn.Module, images: Tensor) -> tuple[dict[str, int], str | None]:
     """Find the model's heads and the one that answers by default; none of either for a single tensor."""
     with torch.inference_mode():
-        output = _run(module, pictures)
-    heads = find_heads(output, len(pictures))
+        output = _run(module, images)
+    heads = find_heads(output, len(images))
     if not heads or config.head in heads:
         return heads, config.head if heads else None
     if config.head is not None:
@@ -157,11 +166,11 @@ def _heads(config: ModelConfig, module: nn.Module, pictures: Tensor) -> tuple[di
     return heads, next(iter(heads))
 
 
-def _run(module: nn.Module, pictures: Tensor) -> object:
+def _run(module: nn.Module, images: Tensor) -> object:
     try:
-        return module(pictures)
+        return module(images)
     except Exception as error:  # a model may raise anything: ViT asserts its input size, for one
-        height, width = pictures.shape[2:]
+        height, width = images.shape[2:]
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ModelLoadError(f"The model cannot compute a picture of {height}×{width} pixels: {reason}") from error
 
@@ -192,7 +201,7 @@ def _preprocess(config: ModelConfig, spec: PreprocessSpec) -> PreprocessSpec:
         raise ModelLoadError(f"Model {config.name!r} has impossible preprocessing: {error}.") from error
 
 
-def _labels(config: ModelConfig, loaded: Loaded, classes: int) -> tuple[str, ...]:
+def _labels(config: ModelConfig, loaded: LoadedModel, classes: int) -> tuple[str, ...]:
     labels = read_labels(config.labels) if config.labels is not None else loaded.labels
     if labels is None:
         return tuple(f"class {index}" for index in range(classes))
@@ -202,26 +211,26 @@ def _labels(config: ModelConfig, loaded: Loaded, classes: int) -> tuple[str, ...
     return labels
 
 
-def _probe_pictures(spec: PreprocessSpec, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Two different random pictures, (2, 3, H, W), the same at every start."""
+def _probe_images(spec: PreprocessSpec, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Two different random images, (2, 3, H, W), the same at every start."""
     noise = torch.rand(2, 3, spec.height, spec.width, generator=torch.Generator().manual_seed(0))
     mean, std = torch.tensor(spec.mean).view(3, 1, 1), torch.tensor(spec.std).view(3, 1, 1)
     return ((noise - mean) / std).to(device, dtype)
 
 
-def _check_rows(module: nn.Module, pictures: Tensor) -> int:
-    """Refuse a model whose answer for a picture depends on the pictures beside it; return the number of classes.
+def _check_rows(network: Network, images: Tensor) -> int:
+    """Refuse a model whose answer for an image depends on the images beside it; return the number of classes.
 
     Raises:
         ModelLoadError: the rows are not independent, so that batches would answer wrongly; or there are no logits.
     """
     try:
-        together = predict(module, pictures)
-        alone = torch.cat([predict(module, picture[None]) for picture in pictures])
+        together = predict(network, images)
+        alone = torch.cat([predict(network, image[None]) for image in images])
     except ModelOutputError as error:
         raise ModelLoadError(error.message) from error
     spread = float(together.max() - together.min())
-    if float((together - alone).abs().max()) > _ROW_TOLERANCE[pictures.dtype] * max(spread, 1e-6):
+    if float((together - alone).abs().max()) > _ROW_TOLERANCE[images.dtype] * max(spread, 1e-6):
         raise ModelLoadError(
             "The model's answer for a picture changes with the other pictures in the batch, so it cannot be batched. "
             "Look for a layer that mixes rows, such as a normalisation over the batch that is active in eval mode."

@@ -34,7 +34,7 @@ class ModelInfo:
         version: of the weights.
         architecture: such as ``resnet50``.
         labels: one per class, in the order of the logits.
-        preprocess: how a picture becomes the input.
+        preprocess: how an image becomes the input.
         layers: the catalogue, in forward order.
         default_layer: its row that is explained when the caller names none.
         dtype: what the model computes in.
@@ -81,7 +81,7 @@ class ModelInfo:
         # ImageNet has two cranes and two maillots: the first of equal labels wins, the others go by index.
         return {label.casefold(): index for index, label in reversed(list(enumerate(self.labels)))}
 
-    def seen_through(self, head: str | None) -> ModelInfo:
+    def head_view(self, head: str | None) -> ModelInfo:
         """Describe the model as it is with another head; labels are kept where their number fits.
 
         Raises:
@@ -91,7 +91,7 @@ class ModelInfo:
             return self
         if head not in self.heads:
             has = f"It has {', '.join(self.heads)}." if self.heads else "It has one output; leave the head out."
-            raise UnknownHead.among(head, self.heads, has)
+            raise UnknownHead.among(head, self.heads, has, model=self.name)
         classes = self.heads[head]
         labels = self.labels if classes == len(self.labels) else tuple(f"class {index}" for index in range(classes))
         return replace(self, labels=labels, default_head=head)
@@ -106,13 +106,9 @@ class ModelInfo:
         layer = self._layers_by_name.get(self.default_layer if name == "default" else name)
         if layer is None:
             known = [layer.name for layer in self.layers if layer.explainable]
-            raise UnknownLayer.among(name, known, f"GET /api/v1/models/{self.name}/layers lists them.")
+            raise UnknownLayer.among(name, known, model=self.name)
         if not layer.explainable:
-            raise LayerNotExplainable(
-                f"Layer {layer.name!r} of model {self.name!r} cannot be explained: {layer.note}. "
-                f"Try {self.default_layer!r}, or GET /api/v1/models/{self.name}/layers?explainable=true.",
-                suggestions=[self.default_layer],
-            )
+            raise LayerNotExplainable.because(layer.name, self.name, layer.note, self.default_layer)
         return layer
 
     def class_index(self, target: str | int) -> int:
@@ -131,8 +127,7 @@ class ModelInfo:
             raise UnknownLabel(f"Class index {shorten(text)} is out of range: model {self.name!r} has 0 to {last}.")
         found = self._classes_by_label.get(text.casefold())
         if found is None:
-            hint = f"GET /api/v1/models/{self.name}/classes?q=… searches the labels."
-            raise UnknownLabel.among(text, self.labels, hint)
+            raise UnknownLabel.among(text, self.labels, model=self.name)
         return found
 
     def search_labels(self, query: str, limit: int) -> list[int]:

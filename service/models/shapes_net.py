@@ -48,7 +48,7 @@ class BasicBlock(nn.Module):
 
 
 class ShapesNet(nn.Module):
-    """Classifies `(N, 3, 96, 96)` normalised pictures into `num_classes` silhouettes.
+    """Classifies `(N, 3, 96, 96)` normalised images into `num_classes` silhouettes.
 
     Modules carry torchvision's ResNet names: `stem`, `layer1` to `layer4` (blocks `layer3.0`, `layer3.1`, …),
     `avgpool`, `fc`. The stages' grids are 48, 24, 12 and 12 cells wide.

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
+from tests.browser.ready import wait_until_painted, wait_until_ready
 from tests.server import running_server
 
 if TYPE_CHECKING:
@@ -52,31 +53,50 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def open_page(browser: Browser, server: str) -> Iterator[Callable[..., Page]]:
-    """Open a path of the server, in a context of its own made with any options of ``Browser.new_context``.
+def open_document(browser: Browser, server: str) -> Iterator[Callable[..., Page]]:
+    """Open a path of the server, or an address, in a context of its own made with options of ``Browser.new_context``.
 
-    ``expect_errors=True`` is for tests that make the server fail: browsers write failed requests to the console.
+    ``before(page)`` is called before anything is loaded. ``expect_errors=True`` is for tests that make the server fail:
+    browsers write failed requests to the console. What is returned has been drawn.
     """
     contexts = []
     complaints: list[str] = []
 
-    def open_page(path: str = "/", *, expect_errors: bool = False, **options: object) -> Page:
+    def open_document(
+        path: str, *, expect_errors: bool = False, before: Callable[[Page], object] | None = None, **options: object
+    ) -> Page:
         context = browser.new_context(**options)  # type: ignore[arg-type]
         contexts.append(context)
         context.set_default_timeout(TIMEOUT_MS)
         page = context.new_page()
+        # Chromium hands file choosers over to whoever has asked for them by then, and otherwise closes them at once:
+        # asked for no sooner than by `expect_file_chooser`, that is a race with the key that opens one.
+        page.on("filechooser", lambda _: None)
         if not expect_errors:
             page.on("console", lambda said: complaints.append(said.text) if said.type in {"error", "warning"} else None)
         page.on("pageerror", lambda error: complaints.append(str(error)))
+        if before is not None:
+            before(page)
         page.goto(path if "://" in path else f"{server}{path}")
-        # Before its first frame a page hears no keys, clicks or drags: nobody could have meant what they do not see.
-        page.evaluate("() => new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
+        wait_until_painted(page)
         return page
 
-    yield open_page
+    yield open_document
     for context in contexts:
         context.close()
     assert complaints == []
+
+
+@pytest.fixture
+def open_page(open_document: Callable[..., Page]) -> Callable[..., Page]:
+    """As ``open_document``, for the page and ``/embed``: what is returned listens, too."""
+
+    def open_page(path: str = "/", **options: object) -> Page:
+        page = open_document(path, **options)
+        wait_until_ready(page)
+        return page
+
+    return open_page
 
 
 @pytest.fixture

@@ -3,38 +3,49 @@
 from __future__ import annotations
 
 import base64
+import re
 import shutil
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
+from tests.browser.ready import wait_until_ready
 from tests.docs.documents import ROOT
 from tests.docs.test_blocks import EXAMPLE_URL
 from tests.server import running_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
-    from playwright.sync_api import Frame, Page
+    from playwright.sync_api import Frame, Page, Response
 
     OpenPage = Callable[..., Page]
 
 EXAMPLES = ROOT / "docs" / "examples"
+STATIC = (ROOT / "service" / "web" / "static").resolve()
 STAR = ROOT / "service" / "demo" / "samples" / "03-star.png"
 
 # A page that keeps what the frame in it says.
 EMPTY = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Elsewhere</title>
-<link rel="icon" href="data:,"><iframe id="frame" title="camserve" width="600" height="600"></iframe>
+<link rel="icon" href="data:,"><h1>Elsewhere</h1><iframe id="frame" title="camserve" width="600" height="600"></iframe>
 <script>window.said = []; addEventListener("message", (event) => said.push([event.origin, event.data]));</script></html>
+"""
+
+# A page under the strictest policy that docs/embedding.md promises to do with: {service} is all that it allows.
+STRICT = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Strict</title><link rel="icon" href="data:,">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src {service};
+ connect-src 'self' {service}; img-src data:; require-trusted-types-for 'script'">
+<script type="module" src="{service}/static/camserve-viewer.js"></script>
+<h1>Strict</h1><camserve-viewer src="picture.png" mode="swipe" regions></camserve-viewer></html>
 """
 
 
@@ -85,6 +96,7 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sites]:
             assert EXAMPLE_URL in text
             served = text.replace(EXAMPLE_URL, running.url).replace("<head>", '<head><link rel="icon" href="data:,">')
             (folder / example.name).write_text(served, encoding="utf-8")
+        (folder / "strict.html").write_text(STRICT.format(service=running.url), encoding="utf-8")
         (folder / "empty.html").write_text(EMPTY, encoding="utf-8")
         shutil.copy(STAR, folder / "picture.png")
         yield Sites(running.url, tool, stranger)
@@ -93,11 +105,11 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sites]:
 def embedded(page: Page, address: str) -> Frame:
     """Load an address into the frame of an empty page, and wait until it listens."""
     page.evaluate("(address) => (document.getElementById('frame').src = address)", address)
-    frame = page.frame_locator("#frame")
-    expect(frame.get_by_role("heading", name="Where the model looked")).to_be_attached()
+    expect(page.frame_locator("#frame").get_by_role("heading", name="Where the model looked")).to_be_attached()
     [found] = page.main_frame.child_frames
-    found.wait_for_load_state()
-    # After the page's own listener: what this one has seen, that one has, too.
+    wait_until_ready(found)
+    # After the page's own listener: what this one has seen, that one has, too. Whoever waits for it gives a function:
+    # the page's policy forbids to evaluate a text more than once.
     found.evaluate("window.seen = 0; addEventListener('message', () => window.seen++)")
     return found
 
@@ -127,8 +139,8 @@ def data_url() -> str:
     return f"data:image/png;base64,{base64.b64encode(STAR.read_bytes()).decode()}"
 
 
-def test_the_example_with_a_frame(open_page: OpenPage, sites: Sites) -> None:
-    page = open_page(f"{sites.tool}/embed-iframe.html")
+def test_the_example_with_a_frame(open_document: OpenPage, sites: Sites) -> None:
+    page = open_document(f"{sites.tool}/embed-iframe.html")
     frame = page.frame_locator("#looked")
     expect(frame.get_by_role("img", name="Heatmap for “star”")).to_be_visible()
     expect(page.locator("#said")).to_contain_text("shapes: star")
@@ -136,8 +148,8 @@ def test_the_example_with_a_frame(open_page: OpenPage, sites: Sites) -> None:
     expect(frame.get_by_role("img", name="rather than “disk”")).to_be_visible()
 
 
-def test_the_example_with_the_web_component(open_page: OpenPage, sites: Sites) -> None:
-    page = open_page(f"{sites.tool}/web-component.html")
+def test_the_example_with_the_web_component(open_document: OpenPage, sites: Sites) -> None:
+    page = open_document(f"{sites.tool}/web-component.html")
     expect(page.get_by_role("img", name="Heatmap for “star”")).to_be_visible()
     expect(page.locator("#said")).to_contain_text("shapes: star")
     page.get_by_label("Hide what is below").fill("0.5")
@@ -145,11 +157,42 @@ def test_the_example_with_the_web_component(open_page: OpenPage, sites: Sites) -
     assert page.evaluate("[looked.threshold, looked.regions]") == [0.5, True]
 
 
-def test_an_origin_that_is_not_allowed_can_neither_frame_it_nor_ask_it(open_page: OpenPage, sites: Sites) -> None:
-    page = open_page(f"{sites.stranger}/embed-iframe.html", expect_errors=True)
+def test_every_module_of_the_component_comes_to_a_strict_page_of_another_origin(
+    open_document: OpenPage, sites: Sites
+) -> None:
+    modules: list[Response] = []
+
+    def note(response: Response) -> None:
+        if response.request.resource_type == "script":
+            modules.append(response)
+
+    page = open_document(f"{sites.tool}/strict.html", before=lambda page: page.on("response", note))
+    expect(page.get_by_role("img", name="Heatmap for “star”")).to_be_visible()
+    expect(page.get_by_role("slider", name="Divider")).to_be_visible()
+    assert {urlsplit(module.url).path for module in modules} == set(modules_of("camserve-viewer.js"))
+    for module in modules:
+        assert module.url.startswith(sites.service)
+        assert module.headers["access-control-allow-origin"] == "*"
+        assert module.headers["cross-origin-resource-policy"] == "cross-origin"
+
+
+def modules_of(entry: str) -> set[str]:
+    """The paths of a module and of all that it imports; those of the page are no part of the component."""
+    found, waiting = set[Path](), [(STATIC / entry).resolve()]
+    while waiting:
+        module = waiting.pop()
+        found.add(module)
+        imported = re.findall(r'from "(\.[\w./-]+)"', module.read_text(encoding="utf-8"))
+        waiting += [path for name in imported if (path := (module.parent / name).resolve()) not in found]
+    assert not any((STATIC / "page") in module.parents for module in found)
+    return {f"/static/{module.relative_to(STATIC).as_posix()}" for module in found}
+
+
+def test_an_origin_that_is_not_allowed_can_neither_frame_it_nor_ask_it(open_document: OpenPage, sites: Sites) -> None:
+    page = open_document(f"{sites.stranger}/embed-iframe.html", expect_errors=True)
     [frame] = page.main_frame.child_frames
     frame.wait_for_url("chrome-error://**")
-    page = open_page(f"{sites.stranger}/web-component.html", expect_errors=True)
+    page = open_document(f"{sites.stranger}/web-component.html", expect_errors=True)
     expect(page.locator("#said")).to_contain_text("does not allow this page to ask it")
 
 
@@ -161,8 +204,8 @@ def test_a_picture_by_its_address_from_another_origin(open_page: OpenPage, sites
     assert page.evaluate(looks) == ["side", True, 0.3]
 
 
-def test_the_conversation(open_page: OpenPage, sites: Sites) -> None:
-    page = open_page(f"{sites.tool}/empty.html")
+def test_the_conversation(open_document: OpenPage, sites: Sites) -> None:
+    page = open_document(f"{sites.tool}/empty.html")
     embedded(page, f"{sites.service}/embed?origin={sites.tool}")
     wait_for(page, "ready")
     send(page, {"type": "camserve:explain", "picture": data_url(), "target": 3, "layer": "layer4"}, sites.service)
@@ -178,8 +221,8 @@ def test_the_conversation(open_page: OpenPage, sites: Sites) -> None:
     assert {origin for origin, _ in page.evaluate("said")} == {sites.service}
 
 
-def test_what_the_server_refuses_is_told(open_page: OpenPage, sites: Sites) -> None:
-    page = open_page(f"{sites.tool}/empty.html", expect_errors=True)
+def test_what_the_server_refuses_is_told(open_document: OpenPage, sites: Sites) -> None:
+    page = open_document(f"{sites.tool}/empty.html", expect_errors=True)
     embedded(page, f"{sites.service}/embed?origin={sites.tool}")
     send(page, {"type": "camserve:explain", "picture": data_url(), "target": "nothing"})
     assert wait_for(page, "error")["code"] == "unknown_label"
@@ -187,8 +230,8 @@ def test_what_the_server_refuses_is_told(open_page: OpenPage, sites: Sites) -> N
     assert wait_for(page, "explained")["explanation"]["target"]["label"] == "star"
 
 
-def test_a_key_comes_by_message(open_page: OpenPage, sites: Sites) -> None:
-    page = open_page(f"{sites.tool}/empty.html")
+def test_a_key_comes_by_message(open_document: OpenPage, sites: Sites) -> None:
+    page = open_document(f"{sites.tool}/empty.html")
     embedded(page, f"{sites.service}/embed?origin={sites.tool}")
     with page.expect_request("**/api/v1/explain") as asked:
         send(page, {"type": "camserve:explain", "picture": data_url(), "key": "secret"})
@@ -197,8 +240,8 @@ def test_a_key_comes_by_message(open_page: OpenPage, sites: Sites) -> None:
     wait_for(page, "explained")
 
 
-def test_bytes_and_files_are_pictures_too(open_page: OpenPage, sites: Sites) -> None:
-    page = open_page(f"{sites.tool}/empty.html")
+def test_bytes_and_files_are_pictures_too(open_document: OpenPage, sites: Sites) -> None:
+    page = open_document(f"{sites.tool}/empty.html")
     embedded(page, f"{sites.service}/embed?origin={sites.tool}")
     for count, how in enumerate(("arrayBuffer", "blob"), start=1):
         page.evaluate(
@@ -261,19 +304,19 @@ def framed(browser: Any, sites: Sites) -> Iterator[tuple[Page, Frame]]:
     "partner", ["", "?origin={stranger}", "?origin=*", "?origin=null", "?origin={tool}/", "?origin=tool"]
 )
 def test_messages_of_another_origin_are_ignored_and_it_gets_none(
-    open_page: OpenPage, sites: Sites, partner: str
+    open_document: OpenPage, sites: Sites, partner: str
 ) -> None:
-    page = open_page(f"{sites.tool}/empty.html", expect_errors=True)  # it warns of an origin that is none
+    page = open_document(f"{sites.tool}/empty.html", expect_errors=True)  # it warns of an origin that is none
     frame = embedded(page, f"{sites.service}/embed{partner.format(tool=sites.tool, stranger=sites.stranger)}")
     send(page, {"type": "camserve:set", "mode": "heatmap"})
     send(page, {"type": "nonsense"})
-    frame.wait_for_function("seen === 2")
+    frame.wait_for_function("() => seen === 2")
     assert "mode" not in attributes(frame)
     assert page.evaluate("said") == []
 
 
-def test_messages_of_other_windows_are_ignored(open_page: OpenPage, sites: Sites) -> None:
-    page = open_page(f"{sites.tool}/empty.html")
+def test_messages_of_other_windows_are_ignored(open_document: OpenPage, sites: Sites) -> None:
+    page = open_document(f"{sites.tool}/empty.html")
     frame = embedded(page, f"{sites.service}/embed?origin={sites.tool}")
     page.evaluate(
         """async () => {
@@ -285,7 +328,7 @@ def test_messages_of_other_windows_are_ignored(open_page: OpenPage, sites: Sites
           sibling.contentDocument.body.append(script);
         }"""
     )
-    frame.wait_for_function("seen === 1")
+    frame.wait_for_function("() => seen === 1")
     assert "mode" not in attributes(frame)
 
 

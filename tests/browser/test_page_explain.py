@@ -100,13 +100,9 @@ def drop(page: Page, *paths: Path) -> None:
     def send(kind: str) -> None:
         session.send("Input.dispatchDragEvent", {"type": kind, "x": 300, "y": 300, "data": data})
 
-    # Before its first frame a page hears nothing, and without having heard that it is dragged over it no drop.
-    for _ in range(100):
-        send("dragEnter")
-        send("dragOver")
-        if page.locator("body.dragging").count():
-            break
-        page.wait_for_timeout(100)
+    send("dragEnter")
+    send("dragOver")
+    expect(page.locator("body")).to_have_class(re.compile("dragging"))
     send("drop")
 
 
@@ -160,6 +156,19 @@ def test_any_class_is_found_by_its_label(explained: Page) -> None:
     expect(explained.locator("#sentence")).to_contain_text("“hourglass”")
     assert asked.forms[-1]["target"] == ["7"]
     expect(explained.get_by_role("list", name="Predictions").get_by_role("listitem")).to_have_count(6)
+
+
+def test_what_is_typed_is_taken_though_its_list_comes_late(explained: Page) -> None:
+    def answer_late(route: Route) -> None:
+        explained.keyboard.press("Enter")
+        route.continue_()
+
+    explained.route(re.compile("q=hour"), answer_late)
+    explained.get_by_role("button", name="Explaining").click()
+    expect(options(explained).first).to_be_visible()
+    search(explained).fill("hour")
+
+    expect(explained.locator("#sentence")).to_contain_text("“hourglass”")
 
 
 def test_any_class_can_be_compared_with(explained: Page) -> None:

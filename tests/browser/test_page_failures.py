@@ -10,6 +10,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser.asked import Asked
+from tests.browser.ready import wait_until_ready
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +39,11 @@ def page(open_page: Callable[..., Page]) -> Page:
     page = open_page(expect_errors=True)
     expect(page.get_by_role("button", name="Layer")).to_have_text("layer4")
     return page
+
+
+def cut_off(page: Page) -> None:
+    """Let nothing of the API be reached."""
+    page.route(API, lambda route: route.abort())
 
 
 def take_the_star(page: Page) -> None:
@@ -73,23 +79,24 @@ def test_waiting_is_shown_and_can_be_cancelled(page: Page) -> None:
 
 
 def test_a_model_that_loads_is_waited_for_in_one_place(open_page: Callable[..., Page]) -> None:
-    page = open_page("/docs", expect_errors=True)
     loading = problem(503, "model_loading", "Model 'shapes' is loading.", **{"Retry-After": "1"})
-    page.route(re.compile("/explain$|/layers$"), lambda route: route.fulfill(**loading))
-    page.goto(page.url.replace("/docs", "/?sample=03-star.png"))
+    asked = re.compile("/explain$|/layers$")
+
+    def refuse(page: Page) -> None:
+        page.route(asked, lambda route: route.fulfill(**loading))
+
+    page = open_page("/?sample=03-star.png", expect_errors=True, before=refuse)
     for place in ("#scene", "#panel-problems"):
         expect(page.locator(f"{place} > .waiting [role=status]")).to_contain_text("Model 'shapes' is loading.")
     expect(page.locator("#scene > .waiting [role=status]")).to_be_visible()
     expect(page.locator("#panel-problems > .waiting [role=status]")).to_be_hidden()
-    page.unroute(re.compile("/explain$|/layers$"))
+    page.unroute(asked)
 
     is_explained(page)
 
 
 def test_a_server_that_comes_back_is_asked_again_what_it_offers(open_page: Callable[..., Page]) -> None:
-    page = open_page("/docs", expect_errors=True)
-    page.route(API, lambda route: route.abort())
-    page.goto(page.url.replace("/docs", "/?sample=03-star.png"))
+    page = open_page("/?sample=03-star.png", expect_errors=True, before=cut_off)
     expect(page.locator("#panel-problems .problem")).to_contain_text("The server cannot be reached.")
     expect(page.get_by_role("alert").filter(visible=True)).to_have_count(1)
     expect(page.get_by_role("button", name="Use the defaults")).to_be_hidden()
@@ -114,11 +121,12 @@ def test_nothing_is_waited_for_without_an_end(open_page: Callable[..., Page]) ->
 
 
 def test_a_busy_server_is_asked_again(page: Page) -> None:
-    answers = [problem(503, "not_ready", "The model is loading.", **{"Retry-After": "1"})]
-    page.route(EXPLAIN, lambda route: route.fulfill(**answers.pop()) if answers else route.continue_())
+    loading = problem(503, "not_ready", "The model is loading.", **{"Retry-After": "1"})
+    page.route(EXPLAIN, lambda route: route.fulfill(**loading))
     take_the_star(page)
+    expect(page.get_by_text("The model is loading. Trying again in 1 s.")).to_be_visible()
+    page.unroute(EXPLAIN)
 
-    expect(page.get_by_text("The model is loading. Trying again every 1 s.")).to_be_visible()
     is_explained(page)
 
 
@@ -150,9 +158,7 @@ def test_a_file_that_is_no_picture(page: Page) -> None:
 
 
 def test_a_server_that_is_gone_from_the_start(open_page: Callable[..., Page]) -> None:
-    page = open_page("/docs", expect_errors=True)
-    page.route(API, lambda route: route.abort())
-    page.goto(page.url.replace("/docs", "/"))
+    page = open_page(expect_errors=True, before=cut_off)
     expect(page.locator("#options").get_by_role("alert")).to_have_text("The server cannot be reached.")
     page.unroute(API)
     page.locator("#options").get_by_role("button", name="Try again").click()
@@ -170,10 +176,7 @@ def locked(open_page: Callable[..., Page]) -> Page:
         else:
             route.fulfill(**problem(401, "unauthorized", "Send an API key."))
 
-    page = open_page("/docs", expect_errors=True)
-    page.route(API, ask)
-    page.goto(page.url.replace("/docs", "/?sample=03-star.png"))
-    return page
+    return open_page("/?sample=03-star.png", expect_errors=True, before=lambda page: page.route(API, ask))
 
 
 def test_a_key_is_asked_for_and_kept_for_this_tab(locked: Page) -> None:
@@ -187,6 +190,7 @@ def test_a_key_is_asked_for_and_kept_for_this_tab(locked: Page) -> None:
     locked.get_by_role("button", name="Use this key").click()
     is_explained(locked)
     locked.reload()
+    wait_until_ready(locked)
 
     is_explained(locked)
     expect(dialog).to_be_hidden()

@@ -90,6 +90,7 @@ def share(text: str) -> float:
 
 def test_a_picture_opens_in_the_single_view(open_page: Callable[..., Page]) -> None:
     page = open_page("/?tab=gallery&samples=true")
+    expect(page.locator("#gallery-count")).to_have_text("15 pictures")  # what is under way would be asked again
     page.get_by_role("button", name="✓ as expected 03-star.png").click()
 
     expect(page.locator("#sentence")).to_contain_text("“star”")

@@ -108,6 +108,8 @@ def test_layers_are_listed_in_forward_order_within_their_stage(page: Page) -> No
         ("smooth=-1", "smooth", 0),
         ("tab=nowhere", "tab", "explain"),
         ("signed=true", "signed", True),
+        ("fuse=sum", "fuse", ""),
+        ("fuse=mean", "fuse", "mean"),
         ("row=a&row=b", "row", ["a", "b"]),
     ],
 )
@@ -118,8 +120,8 @@ def test_addresses_are_read_with_care(page: Page, query: str, name: str, value: 
 def test_what_is_written_is_read(page: Page) -> None:
     values = {
         "tab": "grid", "sample": "a b&c.png", "model": "m", "head": "h", "layer": "l.0:1", "method": "gradcam++",
-        "target": "3", "against": "4", "signed": True, "smooth": 8, "flip": True, "mode": "swipe", "opacity": 0.25,
-        "threshold": 0.5,
+        "target": "3", "against": "4", "signed": True, "smooth": 8, "flip": True, "fuse": "max",
+        "mode": "swipe", "opacity": 0.25, "threshold": 0.5,
         "regions": True, "colormap": "hot", "samples": True, "by": "classes", "row": ["x", "y"], "column": ["1"],
         "sort": "least", "show": "wrong",
     }  # fmt: skip

@@ -8,6 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 from playwright.sync_api import expect
 
 from tests.browser.asked import SAMPLES, Asked
+from tests.browser.ready import wait_until_ready
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,6 +55,7 @@ def test_a_picture_of_ones_own_stays_out_of_the_address(page: Page) -> None:
     page.go_back()
     expect(page.locator("#sentence")).to_contain_text("“star”")
     page.reload()
+    wait_until_ready(page)
     expect(page.get_by_text("This address was made with a picture that is not on this server.")).to_be_visible()
 
 

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from service.cam.catalogue import probe_layers
+from service.cam.eager import EagerNetwork
 from service.cam.methods import METHODS
 from service.models.torchvision_adapter import torchvision
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from service.cam.explain import Explained
     from service.cam.layers import Layer
 
 
@@ -131,22 +133,27 @@ def prepared(family: str) -> tuple[nn.Module, tuple[Layer, ...]]:
 
 def allowed() -> list[tuple[str, str]]:
     """List every (family, method) whose method applies to the family's model."""
-    return [(f, m) for f in FAMILIES for m, method in METHODS.items() if method.refuses(prepared(f)[0]) is None]
+    return [
+        (f, m)
+        for f in FAMILIES
+        for m, method in METHODS.items()
+        if method.refuses(EagerNetwork(prepared(f)[0])) is None
+    ]
 
 
-def pictures(n: int = 4, seed: int = 1) -> Tensor:
+def images(n: int = 4, seed: int = 1) -> Tensor:
     """Random inputs, (n, 3, 32, 32)."""
     return torch.randn(n, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
 
 
 def layers_of(model: nn.Module, *names: str) -> list[Layer]:
     """Rows of the catalogue, by name."""
-    by_name = {layer.name: layer for layer in probe_layers(model, pictures(2))}
+    by_name = {layer.name: layer for layer in probe_layers(EagerNetwork(model), images(2))}
     return [by_name[name] for name in names]
 
 
-def reference_gradcam(model: nn.Module, picture: Tensor, layer: Layer, target: int) -> Tensor:
-    """Grad-CAM as a textbook has it: one picture, full backward pass, no cut. Returns (h, w)."""
+def reference_gradcam(model: nn.Module, image: Tensor, layer: Layer, target: int, *, signed: bool = False) -> Tensor:
+    """Grad-CAM as a textbook has it: one image, full backward pass, no cut. Returns (h, w)."""
     kept: list[Tensor] = []
 
     def keep(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
@@ -156,10 +163,47 @@ def reference_gradcam(model: nn.Module, picture: Tensor, layer: Layer, target: i
 
     handle = model.get_submodule(layer.call.module).register_forward_hook(keep)
     try:
-        model(picture[None].clone().requires_grad_())[0, target].backward()
+        model(image[None].clone().requires_grad_())[0, target].backward()
     finally:
         handle.remove()
     activation = kept[layer.call.call]
     assert activation.grad is not None
     a, g = layer.to_nchw(activation.detach())[0], layer.to_nchw(activation.grad)[0]  # (C, h, w)
-    return (g.mean((1, 2))[:, None, None] * a).sum(0).relu()
+    found = (g.mean((1, 2))[:, None, None] * a).sum(0)
+    return found if signed else found.relu()
+
+
+def nested(answer: Explained) -> list[list[Tensor]]:
+    """Maps as ``[layer][method]``, each (targets, h, w); the layers and methods of ``answer`` differ."""
+    found: dict[str, dict[str, list[Tensor]]] = {}
+    for raw in answer.maps:
+        found.setdefault(raw.layer, {}).setdefault(raw.method, []).append(raw.values)
+    return [[torch.stack(values) for values in by_method.values()] for by_method in found.values()]
+
+
+class Head(nn.Module):
+    """A layer that gives out the image itself, and any function of it as logits."""
+
+    def __init__(self, head: Callable[[Tensor], Tensor], layer: nn.Module | None = None) -> None:
+        super().__init__()
+        self.layer = layer or nn.Identity()
+        self.head = head
+        self.eval().requires_grad_(requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.layer(x))
+
+
+def linear(weights: Tensor, bias: float = 0.0) -> Callable[[Tensor], Tensor]:
+    """Two classes: the image times ``weights`` (C, h, w) plus ``bias``, and its negative."""
+
+    def head(x: Tensor) -> Tensor:
+        score = (x * weights).sum((1, 2, 3)) + bias
+        return torch.stack([score, -score], dim=1)
+
+    return head
+
+
+def only_layer(model: nn.Module, image: Tensor, name: str = "layer") -> Layer:
+    found = probe_layers(EagerNetwork(model), torch.rand(2, *image.shape))
+    return next(layer for layer in found if layer.name == name)

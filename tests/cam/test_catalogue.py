@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from service.cam.catalogue import probe_layers
+from service.cam.eager import EagerNetwork
 from service.cam.layers import Layout, find_layout
-from tests.cam.models import ChannelsLast, Plain, Residual, Tokens, frozen, pictures
+from tests.cam.models import ChannelsLast, Plain, Residual, Tokens, frozen, images
 
 
 @pytest.mark.parametrize(
@@ -20,12 +21,14 @@ from tests.cam.models import ChannelsLast, Plain, Residual, Tokens, frozen, pict
         ((2, 197, 768), (224, 224), Layout("tokens", 14, 14, prefix=1)),
         ((2, 196, 768), (224, 224), Layout("tokens", 14, 14)),
         ((2, 201, 768), (224, 224), Layout("tokens", 14, 14, prefix=5)),
+        ((2, 204, 768), (224, 224), Layout("tokens", 14, 14, prefix=8)),
+        ((2, 205, 768), (224, 224), None),  # nine special tokens are more than any transformer has
         ((2, 64, 7, 10), (224, 320), Layout("nchw", 7, 10)),
         ((2, 7, 11, 64), (224, 336), Layout("nhwc", 7, 11)),
         ((2, 71, 64), (224, 320), Layout("tokens", 7, 10, prefix=1)),
         ((2, 64, 49, 96), (224, 224), None),  # windows of tokens
         ((2, 1000), (224, 224), None),
-        ((2, 64, 300, 300), (224, 224), None),  # finer than the picture: not a grid of it
+        ((2, 64, 300, 300), (224, 224), None),  # finer than the image: not a grid of it
     ],
 )
 def test_grids_are_recognised(shape: tuple[int, ...], input_size: tuple[int, int], layout: Layout | None) -> None:
@@ -71,7 +74,7 @@ def test_channels_last_become_channels_first() -> None:
 
 
 def test_rows_come_in_forward_order_with_shapes_and_strides() -> None:
-    layers = probe_layers(frozen(Plain()), pictures(2))
+    layers = probe_layers(EagerNetwork(frozen(Plain())), images(2))
     assert [layer.name for layer in layers] == [
         "first.0", "first.1", "first.2", "first", "second.0", "second.1", "second.2", "second", "head",
     ]  # fmt: skip
@@ -84,19 +87,19 @@ def test_rows_come_in_forward_order_with_shapes_and_strides() -> None:
     assert all(layer.note is None for layer in layers[:-1])
 
 
-def test_branches_are_told_from_the_trunk() -> None:
-    by_name = {layer.name: layer for layer in probe_layers(frozen(Residual()), pictures(2))}
+def test_branches_are_told_from_layers_on_every_path() -> None:
+    by_name = {layer.name: layer for layer in probe_layers(EagerNetwork(frozen(Residual())), images(2))}
     assert "parallel paths" in (by_name["branch"].note or "")
     assert by_name["stem"].note is None
     assert by_name["block"].note is None
-    # The second call sits in the branch, the others in the trunk.
+    # The second call sits in the branch, the others on every path.
     assert by_name["relu:0"].note == "call 0 of 3 of this module"
     assert "parallel paths" in (by_name["relu:1"].note or "")
     assert by_name["relu:2"].note == "call 2 of 3 of this module"
 
 
 def test_layers_behind_which_only_the_class_token_is_read_are_refused() -> None:
-    by_name = {layer.name: layer for layer in probe_layers(frozen(Tokens()), pictures(2))}
+    by_name = {layer.name: layer for layer in probe_layers(EagerNetwork(frozen(Tokens())), images(2))}
     assert by_name["norm1"].explainable
     assert by_name["norm1"].shape == (8, 4, 4)
     assert not by_name["norm2"].explainable
@@ -105,7 +108,7 @@ def test_layers_behind_which_only_the_class_token_is_read_are_refused() -> None:
 
 
 def test_channels_last_grids_have_their_channels_first_in_the_catalogue() -> None:
-    by_name = {layer.name: layer for layer in probe_layers(frozen(ChannelsLast()), pictures(2))}
+    by_name = {layer.name: layer for layer in probe_layers(EagerNetwork(frozen(ChannelsLast())), images(2))}
     assert by_name["mlp"].shape == (7, 8, 8)
     assert by_name["mlp"].explainable
 
@@ -132,7 +135,7 @@ class Refused(nn.Module):
 
 
 def test_every_refusal_says_why() -> None:
-    layers = probe_layers(frozen(Refused()), pictures(2))
+    layers = probe_layers(EagerNetwork(frozen(Refused())), images(2))
     notes = {layer.name: layer.note for layer in layers if not layer.explainable}
     assert notes == {
         "aside": "not on the way to the logits",
@@ -178,7 +181,7 @@ class Holder(nn.Module):
 
 
 def test_attention_is_no_grid_though_its_numbers_fit() -> None:
-    by_name = {layer.name: layer for layer in probe_layers(frozen(Attends()), pictures(2))}
+    by_name = {layer.name: layer for layer in probe_layers(EagerNetwork(frozen(Attends())), images(2))}
     assert by_name["stem"].shape == (4, 16, 16)
     assert by_name["norm"].shape == (4, 4, 4)
     assert by_name["attention_dropout"].note == "its axes are not the rows and columns of the picture: [1, 16, 16]"
@@ -186,7 +189,7 @@ def test_attention_is_no_grid_though_its_numbers_fit() -> None:
 
 
 def test_a_layer_that_is_not_called_may_still_be_used() -> None:
-    by_name = {layer.name: layer for layer in probe_layers(frozen(Attends()), pictures(2))}
+    by_name = {layer.name: layer for layer in probe_layers(EagerNetwork(frozen(Attends())), images(2))}
     assert by_name["projection.inner"].note == (
         "never called in the forward pass (the layer that holds it may use its weights)"
     )
@@ -196,9 +199,9 @@ def test_a_layer_that_is_not_called_may_still_be_used() -> None:
 
 @pytest.mark.parametrize("build", [Plain, Residual, Tokens, ChannelsLast])
 def test_probing_leaves_no_trace(build: type[nn.Module]) -> None:
-    model, inputs = frozen(build()), pictures(2)
+    model, inputs = frozen(build()), images(2)
     before = model(inputs)
-    probe_layers(model, inputs)
+    probe_layers(EagerNetwork(model), inputs)
     assert not any(module._forward_hooks for module in model.modules())
     assert all(parameter.grad is None for parameter in model.parameters())
     assert not inputs.requires_grad
@@ -217,7 +220,7 @@ def test_an_identity_on_a_skip_connection_is_not_taken_for_the_layer_before_it()
             logits: Tensor = self.head(self.second(self.body(x) + self.skip(x)).mean((2, 3)))
             return logits
 
-    by_name = {layer.name: layer for layer in probe_layers(frozen(Skip()), pictures(2))}
-    assert by_name["first"].trunk
-    assert not by_name["skip"].trunk
+    by_name = {layer.name: layer for layer in probe_layers(EagerNetwork(frozen(Skip())), images(2))}
+    assert by_name["first"].on_every_path
+    assert not by_name["skip"].on_every_path
     assert "parallel paths" in (by_name["skip"].note or "")

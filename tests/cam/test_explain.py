@@ -6,12 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from service.cam.capture import capture, gradients
-from service.cam.explain import Answer, explain, predict
+from service.cam.capture import gradients
+from service.cam.eager import EagerNetwork
+from service.cam.explain import Explained, explain, predict
 from service.cam.layers import LayerCall
-from service.cam.questions import Question, Top
+from service.cam.targets import Targets, Top
 from service.errors import ModelOutputError
-from tests.cam.models import FAMILIES, Plain, Residual, frozen, layers_of, pictures, reference_gradcam
+from tests.cam.models import FAMILIES, Plain, Residual, frozen, images, layers_of, nested, reference_gradcam
 
 
 class Captum(nn.Module):
@@ -40,15 +41,15 @@ class Captum(nn.Module):
 INPUT = torch.arange(16.0).view(1, 1, 4, 4)
 
 
-def one_map(answer: Answer, layer: int = 0, method: int = 0, target: int = 0) -> list[list[float]]:
-    found: list[list[float]] = answer.maps[layer][method][target].tolist()
+def one_map(answer: Explained, layer: int = 0, method: int = 0, target: int = 0) -> list[list[float]]:
+    found: list[list[float]] = nested(answer)[layer][method][target].tolist()
     return found
 
 
 def hand_layers(*names: str) -> list[object]:
     from service.cam.catalogue import probe_layers
 
-    by_name = {layer.name: layer for layer in probe_layers(Captum(), INPUT.repeat(2, 1, 1, 1))}
+    by_name = {layer.name: layer for layer in probe_layers(EagerNetwork(Captum()), INPUT.repeat(2, 1, 1, 1))}
     return [by_name[name] for name in names]
 
 
@@ -57,94 +58,94 @@ def test_gradcam_before_the_relu_by_hand() -> None:
     # [1, 1, 1, 1] and [1, 3, 3, 3]; the ReLU passes cells 1-3 of channel 0 and cells 2-3 of channel 1, so the
     # gradients are [0, 1, 1, 1] and [0, 0, 3, 3], their means 0.75 and 1.5, and the sum
     # [-3.75 - 45, 3 - 31.5, 23.25 + 9, 30 + 22.5] = [-48.75, -28.5, 32.25, 52.5].
-    (answer,) = explain(Captum(), INPUT, [Question((0,))], hand_layers("conv"), ["gradcam"])  # type: ignore[arg-type]
+    (answer,) = explain(EagerNetwork(Captum()), INPUT, [Targets((0,))], hand_layers("conv"), ["gradcam"])  # type: ignore[arg-type]
     assert one_map(answer) == [[0.0, 0.0], [32.25, 52.5]]
 
 
 def test_gradcam_behind_the_relu_by_hand() -> None:
     # Activations [0, 4, 31, 40] and [0, 0, 6, 15]; gradients [1, 1, 1, 1] and [1, 3, 3, 3], their means 1 and 2.5:
     # [0, 4, 31 + 15, 40 + 37.5].
-    (answer,) = explain(Captum(), INPUT, [Question((0,))], hand_layers("relu"), ["gradcam"])  # type: ignore[arg-type]
+    (answer,) = explain(EagerNetwork(Captum()), INPUT, [Targets((0,))], hand_layers("relu"), ["gradcam"])  # type: ignore[arg-type]
     assert one_map(answer) == [[0.0, 4.0], [46.0, 77.5]]
     assert answer.logits.tolist() == [75.0 + 63.0, -96.0]  # 4+31+40 = 75; 3·(6+15) = 63; all cells sum to 96
 
 
 def test_evidence_against_a_class_is_an_empty_map() -> None:
-    (answer,) = explain(Captum(), INPUT, [Question((1,))], hand_layers("relu"), ["gradcam"])  # type: ignore[arg-type]
+    (answer,) = explain(EagerNetwork(Captum()), INPUT, [Targets((1,))], hand_layers("relu"), ["gradcam"])  # type: ignore[arg-type]
     assert one_map(answer) == [[0.0, 0.0], [0.0, 0.0]]
 
 
 def test_against_explains_the_difference_of_two_logits() -> None:
     # Weights of logit 0 minus those of logit 1: [2, 2, 2, 2] and [2, 4, 4, 4], their means 2 and 3.5.
-    (answer,) = explain(Captum(), INPUT, [Question((0,), against=1)], hand_layers("relu"), ["gradcam"])  # type: ignore[arg-type]
+    (answer,) = explain(EagerNetwork(Captum()), INPUT, [Targets((0,), against=1)], hand_layers("relu"), ["gradcam"])  # type: ignore[arg-type]
     assert one_map(answer) == [[0.0, 8.0], [62.0 + 21.0, 80.0 + 52.5]]
 
 
 def test_targets_resolve_by_rank_and_keep_their_order() -> None:
-    question = Question((3, Top(1), Top(2)))
-    assert question.resolve([7, 2]) == (3, 7, 7, 2)
+    targets = Targets((3, Top(1), Top(2)))
+    assert targets.resolve([7, 2]) == (3, 7, 7, 2)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_equals_a_textbook_implementation(family: str) -> None:
     build, names = FAMILIES[family]
-    model, inputs = frozen(build()), pictures()
+    model, inputs = frozen(build()), images()
     layers = layers_of(model, *names)
-    answers = explain(model, inputs, [Question((0, 3))] * len(inputs), layers, ["gradcam"])
-    for picture, answer in zip(inputs, answers, strict=True):
-        for layer, maps in zip(layers, answer.maps, strict=True):
+    answers = explain(EagerNetwork(model), inputs, [Targets((0, 3))] * len(inputs), layers, ["gradcam"])
+    for image, answer in zip(inputs, answers, strict=True):
+        for layer, maps in zip(layers, nested(answer), strict=True):
             for target, found in zip((0, 3), maps[0], strict=True):
-                expected = reference_gradcam(model, picture, layer, target)
+                expected = reference_gradcam(model, image, layer, target)
                 torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_layers_together_equal_layers_alone(family: str) -> None:
     build, names = FAMILIES[family]
-    model, inputs = frozen(build()), pictures(3)
+    model, inputs = frozen(build()), images(3)
     layers = layers_of(model, *names)
-    questions = [Question((Top(2),))] * 3
-    together = explain(model, inputs, questions, layers, ["gradcam"])
+    targets = [Targets((Top(2),))] * 3
+    together = explain(EagerNetwork(model), inputs, targets, layers, ["gradcam"])
     for i, layer in enumerate(layers):
-        alone = explain(model, inputs, questions, [layer], ["gradcam"])
+        alone = explain(EagerNetwork(model), inputs, targets, [layer], ["gradcam"])
         for one, other in zip(together, alone, strict=True):
-            torch.testing.assert_close(one.maps[i], other.maps[0], rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(nested(one)[i], nested(other)[0], rtol=1e-4, atol=1e-6)
 
 
 def test_works_inside_no_grad_and_inference_mode() -> None:
-    model, inputs = frozen(Plain()), pictures(1)
+    model, inputs = frozen(Plain()), images(1)
     layers = layers_of(model, "second")
-    (expected,) = explain(model, inputs, [Question((0,))], layers, ["gradcam"])
+    (expected,) = explain(EagerNetwork(model), inputs, [Targets((0,))], layers, ["gradcam"])
     for mode in (torch.no_grad(), torch.inference_mode()):
         with mode:
-            (found,) = explain(model, inputs, [Question((0,))], layers, ["gradcam"])
-        assert torch.equal(found.maps[0][0], expected.maps[0][0])
+            (found,) = explain(EagerNetwork(model), inputs, [Targets((0,))], layers, ["gradcam"])
+        assert torch.equal(nested(found)[0][0], nested(expected)[0][0])
 
 
 def test_the_graph_begins_at_the_first_target_layer() -> None:
     model = frozen(Plain())
-    captured = capture(model, pictures(2), [LayerCall("second"), LayerCall("second.1")])
+    captured = EagerNetwork(model).capture(images(2), [LayerCall("second"), LayerCall("second.1")])
     first, last = captured.activations[LayerCall("second.1")], captured.activations[LayerCall("second")]
     assert first.is_leaf
     assert not last.is_leaf
     # A layer before the cut is not recorded at all.
     assert captured.logits.grad_fn is not None
-    alone = capture(model, pictures(2), [LayerCall("second")])
+    alone = EagerNetwork(model).capture(images(2), [LayerCall("second")])
     assert alone.activations[LayerCall("second")].is_leaf
 
 
 def test_in_place_successors_do_not_change_what_was_captured() -> None:
-    model, inputs = frozen(Plain()), pictures(2)
-    captured = capture(model, inputs, [LayerCall("first.1")])
+    model, inputs = frozen(Plain()), images(2)
+    captured = EagerNetwork(model).capture(inputs, [LayerCall("first.1")])
     expected = model.get_submodule("first.1")(model.get_submodule("first.0")(inputs))
     assert torch.equal(captured.activations[LayerCall("first.1")], expected)
     assert expected.min() < 0  # otherwise the ReLU would have nothing to spoil
 
 
 def test_each_call_of_a_repeated_module_is_captured() -> None:
-    model, inputs = frozen(Residual()), pictures(2)
+    model, inputs = frozen(Residual()), images(2)
     calls = [LayerCall("relu", call) for call in range(3)]
-    captured = capture(model, inputs, calls)
+    captured = EagerNetwork(model).capture(inputs, calls)
     after_stem = model.get_submodule("stem")(inputs).relu()
     assert torch.equal(captured.activations[calls[0]], after_stem)
     in_branch = model.get_submodule("branch")(after_stem).relu()
@@ -155,7 +156,7 @@ def test_each_call_of_a_repeated_module_is_captured() -> None:
 
 def test_a_call_that_never_happens_is_an_error() -> None:
     with pytest.raises(ModelOutputError, match="call 3 of layer 'relu'"):
-        capture(frozen(Residual()), pictures(1), [LayerCall("relu", 3)])
+        EagerNetwork(frozen(Residual())).capture(images(1), [LayerCall("relu", 3)])
 
 
 def test_a_score_that_does_not_depend_on_the_layer_has_gradient_zero() -> None:
@@ -164,7 +165,7 @@ def test_a_score_that_does_not_depend_on_the_layer_has_gradient_zero() -> None:
             super().forward(x)
             return torch.ones(len(x), 5)
 
-    captured = capture(frozen(Constant()), pictures(2), [LayerCall("second")])
+    captured = EagerNetwork(frozen(Constant())).capture(images(2), [LayerCall("second")])
     (found,) = gradients(captured, torch.ones(2, 5)).values()
     assert found.shape == (2, 6, 8, 8)
     assert not found.any()
@@ -180,16 +181,16 @@ def test_what_is_not_logits_is_refused(output: object) -> None:
             return found
 
     with pytest.raises(ModelOutputError, match=r"logits of shape \(batch, classes\)"):
-        predict(frozen(Odd()), pictures(2))
+        predict(EagerNetwork(frozen(Odd())), images(2))
 
 
 def test_nan_becomes_an_error_that_names_the_layer() -> None:
-    model, inputs = frozen(Plain()), pictures(2)
+    model, inputs = frozen(Plain()), images(2)
     layers = layers_of(model, "second")
     bad = inputs.clone()
     bad[1] = float("nan")
     with pytest.raises(ModelOutputError, match="logits are not finite"):
-        explain(model, bad, [Question((0,))] * 2, layers, ["gradcam"])
+        explain(EagerNetwork(model), bad, [Targets((0,))] * 2, layers, ["gradcam"])
 
     class Huge(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
@@ -199,20 +200,20 @@ def test_nan_becomes_an_error_that_names_the_layer() -> None:
     scaled.head = nn.Sequential(Huge(), nn.Linear(6, 5), Huge())
     frozen(scaled)
     with pytest.raises(ModelOutputError, match="not finite"):
-        explain(scaled, inputs, [Question((0,))] * 2, layers, ["gradcam"])
+        explain(EagerNetwork(scaled), inputs, [Targets((0,))] * 2, layers, ["gradcam"])
 
 
 @given(shift=st.floats(-5, 5), scale=st.floats(0.1, 10))
 @settings(max_examples=20, deadline=None)
 def test_gradcam_is_linear_in_the_score(shift: float, scale: float) -> None:
     """A constant added to the logits changes nothing; a factor on them is a factor on the map."""
-    model, inputs = frozen(Plain()), pictures(2)
+    model, inputs = frozen(Plain()), images(2)
     layers = layers_of(model, "second")
-    before = explain(model, inputs, [Question((2,))] * 2, layers, ["gradcam"])
+    before = explain(EagerNetwork(model), inputs, [Targets((2,))] * 2, layers, ["gradcam"])
     head = model.get_submodule("head")
     assert isinstance(head, nn.Linear)
     head.weight.mul_(scale)
     head.bias.mul_(scale).add_(shift)
-    after = explain(model, inputs, [Question((2,))] * 2, layers, ["gradcam"])
+    after = explain(EagerNetwork(model), inputs, [Targets((2,))] * 2, layers, ["gradcam"])
     for one, other in zip(after, before, strict=True):
-        torch.testing.assert_close(one.maps[0][0], other.maps[0][0] * scale, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(nested(one)[0][0], nested(other)[0][0] * scale, rtol=1e-3, atol=1e-5)

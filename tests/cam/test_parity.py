@@ -20,9 +20,11 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from service.cam.catalogue import probe_layers
+from service.cam.eager import EagerNetwork
 from service.cam.explain import explain, predict
-from service.cam.questions import Question, Variant
+from service.cam.targets import CamOptions, Targets
 from service.models.torchvision_adapter import torchvision
+from tests.cam.models import nested
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,8 +33,8 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
-SIGNED = Variant(signed=True)
-TARGETS = (3, 7)  # of the first picture, of the second
+SIGNED = CamOptions(signed=True)
+TARGETS = (3, 7)  # of the first image, of the second
 
 
 def peer(name: str) -> Any:
@@ -74,7 +76,7 @@ NETS: dict[str, Net] = {
 
 @cache
 def network(name: str) -> tuple[nn.Module, Tensor, dict[str, Layer]]:
-    """A frozen network with ten classes, BatchNorm statistics as after training, two pictures, and its layers."""
+    """A frozen network with ten classes, BatchNorm statistics as after training, two images, and its layers."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         size = {"image_size": NETS[name].size[0]} if name.startswith("vit") else {}
@@ -92,24 +94,24 @@ def network(name: str) -> tuple[nn.Module, Tensor, dict[str, Layer]]:
         nn.init.normal_(last.bias, std=0.1)
         with torch.no_grad():
             model.train()(torch.randn(4, 3, *NETS[name].size))
-        pictures = torch.randn(2, 3, *NETS[name].size)
+        images = torch.randn(2, 3, *NETS[name].size)
     model.eval().requires_grad_(requires_grad=False)
-    return model, pictures, {layer.name: layer for layer in probe_layers(model, pictures)}
+    return model, images, {layer.name: layer for layer in probe_layers(EagerNetwork(model), images)}
 
 
 def ours(name: str, layer: str, methods: list[str]) -> dict[str, Tensor]:
     """Raw signed maps (2, h, w) by method."""
-    model, pictures, layers = network(name)
-    questions = [Question((target,)) for target in TARGETS]
-    answers = explain(model, pictures, questions, [layers[layer]], methods, SIGNED)
-    return {m: torch.stack([answer.maps[0][j][0] for answer in answers]) for j, m in enumerate(methods)}
+    model, images, layers = network(name)
+    targets = [Targets((target,)) for target in TARGETS]
+    answers = explain(EagerNetwork(model), images, targets, [layers[layer]], methods, SIGNED)
+    return {m: torch.stack([nested(answer)[0][j][0] for answer in answers]) for j, m in enumerate(methods)}
 
 
 def theirs(cls: str, name: str, layer: str) -> tuple[Tensor, Tensor]:
     """``grad-cam``'s raw maps (2, h, w) and its normalised ones (2, H, W)."""
     pgc = peer("pytorch_grad_cam")
     targets_module = peer("pytorch_grad_cam.utils.model_targets")
-    model, pictures, _ = network(name)
+    model, images, _ = network(name)
     # The second derivative of fused attention is not implemented.
     kernels = sdpa_kernel(SDPBackend.MATH) if cls == "ShapleyCAM" else nullcontext()
     with kernels, getattr(pgc, cls)(model, [model.get_submodule(layer)], NETS[name].reshape) as cam:
@@ -117,7 +119,7 @@ def theirs(cls: str, name: str, layer: str) -> tuple[Tensor, Tensor]:
         targets = [targets_module.ClassifierOutputTarget(target) for target in TARGETS]
         # The parameters are frozen: without this, there would be no gradient at all.
         try:
-            drawn = cam(pictures.clone().requires_grad_(), targets)
+            drawn = cam(images.clone().requires_grad_(), targets)
         finally:  # ShapleyCAM keeps views, which its own way of letting go of them cannot detach
             cam.activations_and_grads.gradients.clear()
             cam.activations_and_grads.activations.clear()
@@ -139,7 +141,7 @@ def _recorded(cam: Any) -> list[Any]:
 
 def forward_keeping(name: str, layer: str) -> tuple[Tensor, list[Tensor]]:
     """Logits, and the layer's output in a list, with the graph between them: plain autograd."""
-    model, pictures, _ = network(name)
+    model, images, _ = network(name)
     outputs: list[Tensor] = []
 
     def keep(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
@@ -148,7 +150,7 @@ def forward_keeping(name: str, layer: str) -> tuple[Tensor, list[Tensor]]:
 
     handle = model.get_submodule(layer).register_forward_hook(keep)
     try:
-        return model(pictures.clone().requires_grad_()), outputs
+        return model(images.clone().requires_grad_()), outputs
     finally:
         handle.remove()
 
@@ -251,8 +253,8 @@ IN_PLACE = [
 )
 def test_equals_captum(name: str, layer: str) -> None:
     attr = peer("captum.attr")
-    model, pictures, _ = network(name)
-    found = attr.LayerGradCam(model, model.get_submodule(layer)).attribute(pictures, target=list(TARGETS))
+    model, images, _ = network(name)
+    found = attr.LayerGradCam(model, model.get_submodule(layer)).attribute(images, target=list(TARGETS))
     assert_equal(ours(name, layer, ["gradcam"])["gradcam"], found.detach()[:, 0])
 
 
@@ -334,7 +336,7 @@ def test_scorecam_is_the_papers(name: str, layer: str) -> None:
 
     ``grad-cam`` aligns the corners of the grids, so its masks are stretched to the edges, and scales them afterwards.
     """
-    model, pictures, _ = network(name)
+    model, images, _ = network(name)
     activations = kept(name, layer)[0].float()
 
     def stretch(maps: Tensor) -> Tensor:
@@ -343,8 +345,8 @@ def test_scorecam_is_the_papers(name: str, layer: str) -> None:
 
     def formula(masks: Tensor) -> Tensor:
         scores = [
-            predict(model, picture * mask[:, None])[:, target].double()
-            for picture, mask, target in zip(pictures, masks, TARGETS, strict=True)
+            predict(EagerNetwork(model), image * mask[:, None])[:, target].double()
+            for image, mask, target in zip(images, masks, TARGETS, strict=True)
         ]
         return weighted(torch.stack(scores).softmax(1), activations.double())
 
@@ -363,9 +365,9 @@ def test_ablationcam_is_the_papers(name: str, layer: str) -> None:
     last channel it ablated in the same batch of 32 has made 1e7 lower already. It divides by the score, so that what
     pulls a negative score up counts against the class.
     """
-    model, pictures, _ = network(name)
+    model, images, _ = network(name)
     activations = kept(name, layer)[0].float()
-    before = torch.stack([predict(model, pictures)[n, target] for n, target in enumerate(TARGETS)]).double()
+    before = torch.stack([predict(EagerNetwork(model), images)[n, target] for n, target in enumerate(TARGETS)]).double()
 
     def drops(values: Callable[[Tensor], Tensor]) -> Tensor:
         """What each score loses, (2, C), if channel c of activations (C, h, w) is set to the c-th of ``values``."""
@@ -381,7 +383,7 @@ def test_ablationcam_is_the_papers(name: str, layer: str) -> None:
 
         handle = model.get_submodule(layer).register_forward_hook(replace)
         try:
-            return predict(model, pictures[row].expand(len(values), -1, -1, -1))[:, TARGETS[row]].double()
+            return predict(EagerNetwork(model), images[row].expand(len(values), -1, -1, -1))[:, TARGETS[row]].double()
         finally:
             handle.remove()
 
@@ -397,12 +399,12 @@ def test_ablationcam_is_the_papers(name: str, layer: str) -> None:
 
 @pytest.mark.parametrize("name", ["resnet18", "vgg16"])
 def test_fullgrad_is_the_papers(name: str) -> None:
-    """Eq. 5: ψ scales a layer's evidence to 0-1 for the picture as a whole.
+    """Eq. 5: ψ scales a layer's evidence to 0-1 for the image as a whole.
 
     ``grad-cam`` scales every channel by itself, so that channels of no weight count as much as those of the greatest.
     """
-    model, pictures, _ = network(name)
-    inputs = pictures.clone().requires_grad_()
+    model, images, _ = network(name)
+    inputs = images.clone().requires_grad_()
     biases: list[Tensor] = []
     outputs: list[Tensor] = []
 
@@ -443,7 +445,7 @@ def test_fullgrad_is_the_papers(name: str) -> None:
     assert_equal(ours(name, layer, ["fullgrad"])["fullgrad"], formula((1, 2, 3)), 1e-4)
     pgc, targets_module = peer("pytorch_grad_cam"), peer("pytorch_grad_cam.utils.model_targets")
     with pgc.FullGrad(model, []) as cam:
-        found = cam(pictures, [targets_module.ClassifierOutputTarget(target) for target in TARGETS])
+        found = cam(images, [targets_module.ClassifierOutputTarget(target) for target in TARGETS])
     expected = formula((2, 3))
     expected = expected - expected.amin((1, 2), keepdim=True)
     assert_equal(torch.from_numpy(found), expected / expected.amax((1, 2), keepdim=True), 1e-4)
@@ -473,7 +475,7 @@ def test_finercam_is_the_papers(name: str, layer: str) -> None:
     ``grad-cam`` takes the same three, at strength 1, weighted by their probabilities, and lets the weights have
     gradients of their own.
     """
-    model, pictures, layers = network(name)
+    model, images, layers = network(name)
     logits, outputs = forward_keeping(name, layer)
     winners = logits.argmax(1).tolist()
     to_nchw = layers[layer].to_nchw
@@ -493,13 +495,13 @@ def test_finercam_is_the_papers(name: str, layer: str) -> None:
         return (shares * (row[winner] - row[others])).sum() / (shares.sum() + 1e-9)
 
     answers = explain(
-        model, pictures, [Question((winner,)) for winner in winners], [layers[layer]], ["finercam"], SIGNED
+        EagerNetwork(model), images, [Targets((winner,)) for winner in winners], [layers[layer]], ["finercam"], SIGNED
     )
-    found = torch.stack([answer.maps[0][0][0] for answer in answers])
+    found = torch.stack([nested(answer)[0][0][0] for answer in answers])
     assert_equal(found, formula(lambda row, winner, others: row[winner] - 0.6 * row[others].mean()))
 
     pgc = peer("pytorch_grad_cam")
     with pgc.FinerCAM(model, [model.get_submodule(layer)], NETS[name].reshape) as cam:
         raw = _recorded(cam.base_cam)
-        cam(pictures.clone().requires_grad_())
+        cam(images.clone().requires_grad_())
     assert_equal(torch.as_tensor(raw[0]), formula(peers), 1e-4)

@@ -53,7 +53,7 @@ class Scene:
 
     def some(self, n: int) -> tuple[int, ...]:
         """Choose ``n`` good pictures, with repetition."""
-        return tuple(self.traffic.rng.choices(sorted(self.traffic.pictures), k=n))
+        return tuple(self.traffic.rng.choices(sorted(self.traffic.images), k=n))
 
 
 async def _kill(scene: Scene, number: signal.Signals, *, everyone: bool = False) -> None:

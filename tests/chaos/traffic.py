@@ -91,13 +91,13 @@ class Traffic:
         self.counts: dict[str, Counter[Verdict]] = {}
         self.codes: Counter[str] = Counter()
         self.complaints: list[str] = []
-        self.pictures = {seed: picture(seed) for seed in range(pictures)}
+        self.images = {seed: picture(seed) for seed in range(pictures)}
         self._quiet: dict[tuple[str, int, str, str], NDArray[np.float32]] = {}
 
     async def learn(self) -> None:
         """Ask for every picture alone and in quiet: that is what is right from now on."""
         for model in MODELS:
-            for seed, data in self.pictures.items():
+            for seed, data in self.images.items():
                 form = {"layer": list(LAYERS), "method": [*METHODS, SLOW_METHOD], "output": "map"}
                 path = f"/api/v1/models/{model}/explain"
                 response = await self.client.post(path, files={"image": ("p.png", data)}, data=form)
@@ -108,7 +108,7 @@ class Traffic:
     def any_request(self) -> Asked:
         """Draw a request as users send them."""
         rng = self.rng
-        seeds = tuple(rng.sample(sorted(self.pictures), rng.choice((1, 1, 1, 2, 4))))
+        seeds = tuple(rng.sample(sorted(self.images), rng.choice((1, 1, 1, 2, 4))))
         return Asked(rng.choice(MODELS), rng.choice(LAYERS), rng.choice(METHODS), seeds, json=rng.random() < 0.3)
 
     async def ask(self, asked: Asked, timeout_ms: int | None = None) -> Answered:
@@ -136,7 +136,7 @@ class Traffic:
             self.complaints.append(f"{during}: {answered.verdict}: {answered.why}")
 
     async def _send(self, asked: Asked, timeout_ms: int | None) -> httpx.Response:
-        files = [self.pictures[seed] for seed in asked.seeds] + list(asked.files)
+        files = [self.images[seed] for seed in asked.seeds] + list(asked.files)
         options: dict[str, Any] = {"layer": [asked.layer], "method": [asked.method], "output": ["map"]}
         headers = {"X-Request-Timeout-Ms": str(timeout_ms)} if timeout_ms else {}
         path = f"/api/v1/models/{asked.model}/explain"

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from service import __version__, wire
-from service.client import AsyncClient, Client, Options
+from service.client import AsyncClient, Client
+from service.options import OPTIONS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,7 +49,7 @@ def test_every_option_is_sent_under_its_own_name(call: Any, server: Any) -> None
         "augment": "flip",
         "fuse": "mean",
     }
-    assert options.keys() == Options.__annotations__.keys() == wire.ExplainOptions.model_fields.keys()
+    assert options.keys() == OPTIONS.keys()
     server.answers = [server.answer()]
     call("explain", b"bytes", model="a b/c", **options)
     assert server.requests[0].url.raw_path == b"/api/v1/models/a%20b%2Fc/explain"
@@ -72,6 +73,16 @@ def test_every_option_is_sent_under_its_own_name(call: Any, server: Any) -> None
         "fuse": ["mean"],
     }
     wire.ExplainOptions.model_validate({k: v if len(v) > 1 else v[0] for k, v in server.form.items()})
+
+
+def test_predict_has_options_of_its_own(call: Any, server: Any) -> None:
+    server.answers = [server.answer()]
+    call("predict", b"bytes", top_k=3, head="fine")
+    assert server.form == {"top_k": ["3"], "head": ["fine"]}
+    with pytest.raises(TypeError, match="predict has no option 'layer'"):
+        call("predict", b"bytes", layer="layer4")
+    with pytest.raises(TypeError, match="Did you mean 'top_k'"):
+        call("predict_many", [b"bytes"], topk=3)
 
 
 def test_files_keep_their_names(call: Any, server: Any, tmp_path: Path) -> None:

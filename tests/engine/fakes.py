@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from service.cam.questions import Question
+from service.cam.targets import Targets
 from service.engine.entry import Computed, Entry
 from service.engine.messages import Hello, Lane, ModelFailed, ModelLoaded, ModelUnloaded, Ran, RowAnswer
 from service.engine.pool import Pool
@@ -99,7 +99,7 @@ class FakeWorker:
         return next(key for key in reversed(self.loads) if key.name == name)
 
     def answer(self, run: Run, outcomes: list[Any] | None = None, fits: int | None = None) -> None:
-        rows = [RowAnswer(np.array([question.targets[0]], np.float32), (), [], []) for question in run.questions]
+        rows = [RowAnswer(np.array([question.classes[0]], np.float32)) for question in run.targets]
         self.say(Ran(run.batch, outcomes or cast("list[Any]", rows), 0.01, fits, 0))
 
     def die(self, how: str = "exited with code 1", ending: Ending = "exited") -> None:
@@ -191,7 +191,7 @@ def entry(number: int = 0, model: str = "m", revision: int = 1) -> Entry:
     pixels = np.full((8, 8, 3), number, np.uint8)
     future: asyncio.Future[Computed] = loop.create_future()
     future.add_done_callback(lambda done: done.cancelled() or done.exception())  # counts as retrieved
-    return Entry(Lane(ModelKey(model, revision), "explain"), pixels, Question((number,)), future, loop.time())
+    return Entry(Lane(ModelKey(model, revision), "explain"), pixels, Targets((number,)), future, loop.time())
 
 
 def number_of(done: Entry) -> int:

@@ -6,18 +6,18 @@ import asyncio
 import os
 import signal
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import pytest_asyncio
 
-from service.engine.answers import Upload
 from service.engine.explainer import Explainer
+from service.engine.request import Request, Upload
 from service.errors import DeadlineExceeded, InvalidImage, NoImage, NotReady, Overloaded, TooManyImages
 from service.metrics import Metrics
 from service.settings import ModelConfig, load_settings
-from service.wire import ExplainOptions, PredictOptions
 from tests.toys import png
 from tests.web.application import until
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-MAPS = ExplainOptions(output=["map"], target=["top-2"])
+MAPS = Request(outputs=("map",), targets=("top-2",))
 
 
 async def started(**changes: Any) -> Explainer:
@@ -49,47 +49,47 @@ def scenes(n: int) -> list[Upload]:
 
 
 async def ask(engine: Explainer, upload: Upload) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
-    answer = await engine.answer([upload], MAPS)
-    return [explanation.raw for explanation in answer.pictures[0].explanations]
+    answer = await engine.answer(replace(MAPS, images=[upload]))
+    return [explanation.raw for explanation in answer.images[0].explanations]
 
 
 async def test_together_equals_alone_in_fewer_batches(engine: Explainer) -> None:
     uploads = scenes(20)
     alone = [await ask(engine, upload) for upload in uploads]
-    answer = await engine.answer(uploads, MAPS)
-    assert max(picture.times.batch_size for picture in answer.pictures) > 1
-    for picture, expected in zip(answer.pictures, alone, strict=True):
+    answer = await engine.answer(replace(MAPS, images=uploads))
+    assert max(picture.times.batch_size for picture in answer.images) > 1
+    for picture, expected in zip(answer.images, alone, strict=True):
         for explanation, raw in zip(picture.explanations, expected, strict=True):
             np.testing.assert_allclose(explanation.raw, raw, atol=1e-4 * max(1.0, float(raw.max())))
 
 
 async def test_one_bad_picture_among_good_ones_fails_alone(engine: Explainer) -> None:
     uploads = [*scenes(3), Upload(b"not a picture", "bad.png"), Upload(scenes(1)[0].data[:300], "cut.png")]
-    answer = await engine.answer(uploads, MAPS)
-    assert [type(picture.error) for picture in answer.pictures] == [type(None)] * 3 + [InvalidImage] * 2
-    assert [picture.index for picture in answer.pictures] == [0, 1, 2, 3, 4]
-    assert all(picture.explanations for picture in answer.pictures[:3])
+    answer = await engine.answer(replace(MAPS, images=uploads))
+    assert [type(picture.error) for picture in answer.images] == [type(None)] * 3 + [InvalidImage] * 2
+    assert [picture.index for picture in answer.images] == [0, 1, 2, 3, 4]
+    assert all(picture.explanations for picture in answer.images[:3])
 
 
 async def test_if_all_are_bad_the_error_is_raised(engine: Explainer) -> None:
     with pytest.raises(InvalidImage):
-        await engine.answer([Upload(b"x"), Upload(b"y")], MAPS)
+        await engine.answer(replace(MAPS, images=[Upload(b"x"), Upload(b"y")]))
     with pytest.raises(NoImage):
-        await engine.answer([], MAPS)
+        await engine.answer(replace(MAPS, images=[]))
     with pytest.raises(TooManyImages):
-        await engine.answer(scenes(1) * 33, MAPS)
+        await engine.answer(replace(MAPS, images=scenes(1) * 33))
 
 
 async def test_a_deadline_that_passes_leaves_nothing_behind(engine: Explainer) -> None:
     with pytest.raises(DeadlineExceeded):
-        await engine.answer(scenes(8), MAPS, timeout_s=0.001)
+        await engine.answer(replace(MAPS, images=scenes(8), timeout_s=0.001))
     assert engine.admission.inside == 0
     await asyncio.sleep(0.05)
     assert await ask(engine, scenes(1)[0])
 
 
 async def test_the_queue_is_bounded(engine: Explainer) -> None:
-    requests = [engine.answer(scenes(16), MAPS) for _ in range(6)]
+    requests = [engine.answer(replace(MAPS, images=scenes(16))) for _ in range(6)]
     outcomes = await asyncio.gather(*requests, return_exceptions=True)
     refused = [outcome for outcome in outcomes if isinstance(outcome, Overloaded)]
     assert len(refused) == 2  # 64 of 96 pictures have room
@@ -99,9 +99,9 @@ async def test_the_queue_is_bounded(engine: Explainer) -> None:
 
 async def test_a_cancelled_request_disturbs_nobody(engine: Explainer) -> None:
     expected = await ask(engine, scenes(1)[0])
-    others = [asyncio.ensure_future(engine.answer(scenes(4), PredictOptions())) for _ in range(4)]
-    victim = asyncio.ensure_future(engine.answer(scenes(8), MAPS))
-    await asyncio.sleep(0.02)
+    others = [asyncio.ensure_future(engine.answer(Request(scenes(4), op="predict"))) for _ in range(4)]
+    victim = asyncio.ensure_future(engine.answer(replace(MAPS, images=scenes(8))))
+    await until(lambda: engine.workers()[0].batches)  # those before it are computed first
     victim.cancel()
     with pytest.raises(asyncio.CancelledError):
         await victim
@@ -112,28 +112,28 @@ async def test_a_cancelled_request_disturbs_nobody(engine: Explainer) -> None:
 
 
 async def test_predictions_alone_have_no_maps(engine: Explainer) -> None:
-    answer = await engine.answer(scenes(1), PredictOptions(top_k=3))
-    (picture,) = answer.pictures
+    answer = await engine.answer(Request(scenes(1), op="predict", top_k=3))
+    (picture,) = answer.images
     assert len(picture.predictions) == 3
     assert picture.explanations == ()
-    explained = await engine.answer(scenes(1), ExplainOptions(output=["map"]))
+    explained = await engine.answer(Request(scenes(1), outputs=("map",)))
     assert [score.index for score in picture.predictions] == [
-        score.index for score in explained.pictures[0].predictions[:3]
+        score.index for score in explained.images[0].predictions[:3]
     ]
-    assert explained.pictures[0].explanations[0].target == explained.pictures[0].predictions[0]
+    assert explained.images[0].explanations[0].target == explained.images[0].predictions[0]
 
 
 async def test_a_worker_killed_in_mid_batch_is_replaced_and_its_pictures_answered(engine: Explainer) -> None:
     uploads = scenes(12)
     expected = [await ask(engine, upload) for upload in uploads]
     (worker,) = engine.workers()
-    request = asyncio.ensure_future(engine.answer(uploads, MAPS))
+    request = asyncio.ensure_future(engine.answer(replace(MAPS, images=uploads)))
     while not engine.workers()[0].batches:  # noqa: ASYNC110  # the moment in mid-batch has no event
         await asyncio.sleep(0.001)
     assert worker.pid is not None
     os.kill(worker.pid, signal.SIGKILL)
     answer = await request
-    for picture, raws in zip(answer.pictures, expected, strict=True):
+    for picture, raws in zip(answer.images, expected, strict=True):
         assert picture.error is None
         np.testing.assert_allclose(picture.explanations[0].raw, raws[0], rtol=1e-3, atol=1e-5)
     assert [each.pid for each in engine.workers()] != [worker.pid]
@@ -168,14 +168,14 @@ async def test_pictures_wait_for_room_and_leave_it_whatever_becomes_of_them() ->
 
         watching = asyncio.create_task(watch())
         uploads = [*scenes(6), Upload(b"not a picture"), Upload(scenes(1)[0].data[:300])]
-        answer = await engine.answer(uploads, ExplainOptions(output=["overlay"]))
-        assert [picture.error is None for picture in answer.pictures] == [True] * 6 + [False] * 2
+        answer = await engine.answer(Request(uploads, outputs=("overlay",)))
+        assert [picture.error is None for picture in answer.images] == [True] * 6 + [False] * 2
         with pytest.raises(DeadlineExceeded):
-            await engine.answer(scenes(6), MAPS, timeout_s=0.001)
+            await engine.answer(replace(MAPS, images=scenes(6), timeout_s=0.001))
         watching.cancel()
         assert most == 120 * 90
         await until(lambda: engine._capacity.used == 0)
-        assert (await engine.answer(scenes(1), MAPS)).pictures[0].explanations
+        assert (await engine.answer(replace(MAPS, images=scenes(1)))).images[0].explanations
     finally:
         await engine.stop()
 
@@ -191,7 +191,7 @@ async def test_stopping_answers_pictures_in_every_stage(monkeypatch: pytest.Monk
         return open_picture(*arguments)
 
     monkeypatch.setattr(engine, "_open", slowly)
-    requests = [asyncio.create_task(engine.answer(scenes(2), MAPS)) for _ in range(3)]
+    requests = [asyncio.create_task(engine.answer(replace(MAPS, images=scenes(2)))) for _ in range(3)]
     await asyncio.to_thread(decoding.wait, 20)
     try:
         stopping = asyncio.create_task(engine.stop())
@@ -204,8 +204,8 @@ async def test_stopping_answers_pictures_in_every_stage(monkeypatch: pytest.Monk
 
 
 async def test_an_error_does_not_hold_on_to_its_picture(engine: Explainer) -> None:
-    answer = await engine.answer([*scenes(1), Upload(scenes(1)[0].data[:300])], MAPS)
-    error = answer.pictures[1].error
+    answer = await engine.answer(replace(MAPS, images=[*scenes(1), Upload(scenes(1)[0].data[:300])]))
+    error = answer.images[1].error
     assert error is not None
     assert (error.__traceback__, error.__cause__, error.__context__) == (None, None, None)
 
@@ -217,7 +217,7 @@ async def test_weights_that_cannot_be_fetched_say_why(tmp_path: Path) -> None:
         with pytest.raises(
             NotReady, match=r"'net' cannot be loaded: .*squeezenet1_1-\w+\.pth cannot be reached .*No such"
         ):
-            await engine.answer(scenes(1), MAPS)
+            await engine.answer(replace(MAPS, images=scenes(1)))
         assert list((tmp_path / "cache").iterdir()) == []
     finally:
         await engine.stop()

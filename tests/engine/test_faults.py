@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import pytest_asyncio
 
-from service.engine.answers import Upload
 from service.engine.explainer import Explainer
+from service.engine.request import Request, Upload
 from service.errors import InternalError, ModelOutputError, NotReady
 from service.metrics import Metrics
 from service.settings import load_settings
-from service.wire import ExplainOptions
 from tests.faults import MODEL, Fault, picture
 from tests.web.application import until
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from service.engine.answers import Answer, PictureAnswer
+    from service.engine.answers import Answer, ImageAnswer
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.slow]
 
-MAPS = ExplainOptions(output=["map"], target=["top-2"])
 DEADLINE_S = 60.0
+MAPS = Request(outputs=("map",), targets=("top-2",), timeout_s=DEADLINE_S)
 
 
 @pytest.fixture(scope="module")
@@ -55,26 +55,26 @@ async def _recovered(engine: Explainer) -> AsyncIterator[None]:
     """After every test, whatever it did, the next picture is answered."""
     yield
     await engine.pool.settled()
-    assert (await ask(engine, 1)).pictures[0].error is None
+    assert (await ask(engine, 1)).images[0].error is None
 
 
 async def ask(engine: Explainer, *seeds: int, bad: bytes | None = None) -> Answer:
     uploads = [Upload(picture(seed)) for seed in seeds]
     if bad is not None:
         uploads.insert(len(uploads) // 2, Upload(bad))
-    return await engine.answer(uploads, MAPS, timeout_s=DEADLINE_S)
+    return await engine.answer(replace(MAPS, images=uploads))
 
 
-def maps(answered: PictureAnswer) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
+def maps(answered: ImageAnswer) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
     return [explanation.raw for explanation in answered.explanations]
 
 
 async def assert_right(engine: Explainer, answer: Answer, *seeds: int) -> None:
     """The pictures' answers are those that each gets alone while nothing else happens."""
-    answered = [each for each in answer.pictures if each.error is None]
+    answered = [each for each in answer.images if each.error is None]
     assert len(answered) == len(seeds)
     for each, seed in zip(answered, seeds, strict=True):
-        alone = (await ask(engine, seed)).pictures[0]
+        alone = (await ask(engine, seed)).images[0]
         np.testing.assert_allclose(maps(each), maps(alone), rtol=1e-4, atol=1e-4)
 
 
@@ -84,7 +84,7 @@ SEEDS = range(10, 41)
 @pytest.mark.parametrize("fault", [Fault.RAISE, Fault.NAN, Fault.SYSTEM_EXIT])
 async def test_one_poisoned_picture_of_32_fails_alone(engine: Explainer, fault: Fault) -> None:
     answer = await ask(engine, *SEEDS, bad=picture(5, fault))
-    (failed,) = [each for each in answer.pictures if each.error is not None]
+    (failed,) = [each for each in answer.images if each.error is not None]
     assert isinstance(failed.error, ModelOutputError if fault == Fault.NAN else InternalError)
     await assert_right(engine, answer, *SEEDS)
 
@@ -92,7 +92,7 @@ async def test_one_poisoned_picture_of_32_fails_alone(engine: Explainer, fault: 
 @pytest.mark.parametrize("fault", [Fault.EXIT, Fault.SEGFAULT, Fault.DEVICE_ASSERT, Fault.HANG])
 async def test_a_worker_lost_once_costs_nobody_the_answer(engine: Explainer, fault: Fault) -> None:
     answer = await ask(engine, *SEEDS, bad=picture(100 + fault, fault, times=1))
-    assert [each.error for each in answer.pictures] == [None] * 32
+    assert [each.error for each in answer.images] == [None] * 32
 
 
 async def test_a_picture_that_kills_every_worker_is_tried_twice_and_takes_nobody_with_it(
@@ -100,7 +100,7 @@ async def test_a_picture_that_kills_every_worker_is_tried_twice_and_takes_nobody
 ) -> None:
     before = happened(folder)
     answer = await ask(engine, *SEEDS, bad=picture(200, Fault.EXIT, times=9))
-    (failed,) = [each for each in answer.pictures if each.error is not None]
+    (failed,) = [each for each in answer.images if each.error is not None]
     assert isinstance(failed.error, InternalError)
     assert "Two workers died" in failed.error.message
     assert happened(folder) - before == 2
@@ -129,7 +129,7 @@ async def test_a_batch_too_big_for_the_device_is_answered_in_parts(engine: Expla
         again = await ask(engine, *SEEDS)
     finally:
         (folder / "memory").unlink()
-    assert max(each.times.batch_size for each in again.pictures) <= 4
+    assert max(each.times.batch_size for each in again.images) <= 4
     await assert_right(engine, answer, *SEEDS)
 
 

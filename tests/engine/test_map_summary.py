@@ -8,7 +8,7 @@ from service.engine.map_summary import caveat, summarise
 
 
 @pytest.mark.parametrize(
-    ("raw", "signed", "flat", "reason"),
+    ("raw", "signed", "zero_gradient", "reason"),
     [
         ([[0, 1], [2, 3]], False, False, None),
         ([[0, 0], [0, 0]], False, False, "no_positive_evidence"),
@@ -21,12 +21,12 @@ from service.engine.map_summary import caveat, summarise
         ([[0, 0], [0, 0]], True, False, "no_positive_evidence"),
     ],
 )
-def test_an_empty_map_says_why(raw: list[list[float]], signed: bool, flat: bool, reason: str | None) -> None:
-    assert summarise(np.array(raw, np.float32), signed=signed, flat=flat).reason == reason
+def test_an_empty_map_says_why(raw: list[list[float]], signed: bool, zero_gradient: bool, reason: str | None) -> None:
+    assert summarise(np.array(raw, np.float32), signed=signed, zero_gradient=zero_gradient).reason == reason
 
 
 def test_numbers_of_a_map() -> None:
-    summary = summarise(np.array([[-1, 0], [2, 3]], np.float32), signed=True, flat=False)
+    summary = summarise(np.array([[-1, 0], [2, 3]], np.float32), signed=True, zero_gradient=False)
     assert (summary.minimum, summary.maximum, summary.sum) == (-1, 3, 4)
 
 

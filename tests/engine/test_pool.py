@@ -22,9 +22,9 @@ async def test_a_lone_entry_leaves_at_once_and_a_burst_fills_the_next_batch(pool
     entries = [entry(number) for number in range(5)]
     for each in entries:
         pool.submit(each)
-    assert [len(run.questions) for run in worker.sent] == [1]
+    assert [len(run.targets) for run in worker.sent] == [1]
     worker.answer(worker.sent[0])
-    assert [len(run.questions) for run in worker.sent] == [1, 4]
+    assert [len(run.targets) for run in worker.sent] == [1, 4]
     assert worker.sent[1].pixels[:, 0, 0, 0].tolist() == [1, 2, 3, 4]
     worker.answer(worker.sent[1])
     assert [number_of(each) for each in entries] == [0, 1, 2, 3, 4]
@@ -89,7 +89,7 @@ async def test_a_dead_workers_entries_are_computed_once_more_and_each_alone(pool
     replacement.load_done("m")
     for _ in range(3):
         replacement.answer(replacement.sent[-1])
-    assert [len(run.questions) for run in replacement.sent] == [1, 1, 1]
+    assert [len(run.targets) for run in replacement.sent] == [1, 1, 1]
     assert [number_of(each) for each in entries] == [0, 1, 2, 3]
 
 
@@ -156,6 +156,19 @@ async def test_abandoned_entries_are_neither_sent_nor_answered(pool: FakedPool) 
     assert number_of(after) == 2
 
 
+async def test_a_running_batch_is_given_up_when_the_last_of_its_clients_has_left(pool: FakedPool) -> None:
+    worker = pool.worker
+    worker.load_done("m")
+    entries = [entry(number) for number in range(3)]
+    for each in entries:
+        pool.submit(each)  # the first is computed alone, the others after it
+    worker.answer(worker.sent[0])
+    for staying, leaving in enumerate(entries):
+        leaving.future.cancel()
+        pool.withdraw(leaving)
+        assert worker.cancelled == ([worker.sent[1].batch] if staying == 2 else [])
+
+
 async def test_an_error_reaches_only_its_row(pool: FakedPool) -> None:
     worker = pool.worker
     worker.load_done("m")
@@ -164,7 +177,7 @@ async def test_an_error_reaches_only_its_row(pool: FakedPool) -> None:
     pool.submit(good)
     pool.submit(bad)
     worker.answer(worker.sent[0])
-    row = RowAnswer(np.array([7], np.float32), (), [], [])
+    row = RowAnswer(np.array([7], np.float32))
     worker.answer(worker.sent[1], [row, InternalError("no")])
     assert number_of(good) == 7
     with pytest.raises(InternalError, match="no"):
@@ -177,7 +190,7 @@ async def test_what_fits_on_the_device_is_remembered(pool: FakedPool) -> None:
     for number in range(9):
         pool.submit(entry(number))
     worker.answer(worker.sent[0], fits=3)
-    assert [len(run.questions) for run in worker.sent] == [1, 3]
+    assert [len(run.targets) for run in worker.sent] == [1, 3]
 
 
 async def test_a_model_that_cannot_be_loaded_says_why(pool: FakedPool) -> None:

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from service.engine.answers import Upload
 from service.engine.explainer import Explainer
+from service.engine.request import Request, Upload
 from service.engine.workers.in_process import InProcessWorker
 from service.metrics import Metrics
 from service.settings import ModelConfig, load_settings
-from service.wire import PredictOptions
 from tests.engine.fakes import entry, number_of, settings, settle, start
 from tests.toys import png
 from tests.web.application import until
@@ -114,8 +113,8 @@ async def test_under_load_every_request_is_answered_by_one_version_or_the_other(
 
     async def ask_until(stop: asyncio.Event) -> None:
         while not stop.is_set():
-            answer = await explainer.answer([Upload(png(size=(96, 96)))], PredictOptions())
-            assert answer.pictures[0].error is None
+            answer = await explainer.answer(Request([Upload(png(size=(96, 96)))], op="predict"))
+            assert answer.images[0].error is None
             versions.append(answer.model.version)
 
     stop = asyncio.Event()

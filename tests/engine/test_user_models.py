@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
-from service.engine.answers import Upload
 from service.engine.explainer import Explainer
+from service.engine.request import Request, Upload
 from service.errors import InvalidOption, UnknownHead, UnknownLabel
 from service.metrics import Metrics
 from service.settings import load_settings
-from service.wire import ExplainOptions, PredictOptions
 from tests.toys import png
 
 if TYPE_CHECKING:
@@ -39,25 +38,25 @@ async def engine() -> AsyncIterator[Explainer]:
 
 async def test_the_first_head_answers_unless_another_is_asked_for(engine: Explainer) -> None:
     for head, classes in ((None, 3), ("coarse", 3), ("fine", 7)):
-        answer = await engine.answer([PICTURE], ExplainOptions(head=head, output=["map"]), "heads")
-        (picture,) = answer.pictures
+        answer = await engine.answer(Request([PICTURE], model="heads", head=head, outputs=("map",)))
+        (picture,) = answer.images
         assert len(picture.predictions) == min(5, classes)
         assert picture.explanations[0].target.index < classes
         assert picture.error is None
 
 
 async def test_classes_are_those_of_the_head(engine: Explainer) -> None:
-    answer = await engine.answer([PICTURE], ExplainOptions(head="fine", target=[6], output=["map"]), "heads")
-    assert answer.pictures[0].explanations[0].target.label == "class 6"
+    answer = await engine.answer(Request([PICTURE], model="heads", head="fine", targets=(6,), outputs=("map",)))
+    assert answer.images[0].explanations[0].target.label == "class 6"
     with pytest.raises(UnknownLabel):
-        await engine.answer([PICTURE], ExplainOptions(target=[6]), "heads")
+        await engine.answer(Request([PICTURE], model="heads", targets=(6,)))
     with pytest.raises(InvalidOption, match="only 3 classes"):
-        await engine.answer([PICTURE], PredictOptions(top_k=7), "heads")
+        await engine.answer(Request([PICTURE], op="predict", model="heads", top_k=7))
     with pytest.raises(UnknownHead, match="It has coarse, fine"):
-        await engine.answer([PICTURE], PredictOptions(head="embedding"), "heads")
+        await engine.answer(Request([PICTURE], op="predict", model="heads", head="embedding"))
 
 
 async def test_multi_label_probabilities_are_independent_sigmoids(engine: Explainer) -> None:
-    answer = await engine.answer([PICTURE], PredictOptions(), "labels")
-    for score in answer.pictures[0].predictions:
+    answer = await engine.answer(Request([PICTURE], op="predict", model="labels"))
+    for score in answer.images[0].predictions:
         assert score.probability == pytest.approx(1 / (1 + math.exp(-score.logit)))

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any, get_args
 import pytest
 
 from service.engine import worker_gauges
-from service.engine.pool import WorkerState, WorkerStatus
+from service.engine.pool import WorkerStatus
 from service.engine.registry import ModelStatus
 from service.metrics import Metrics
 from service.settings import ModelConfig
+from service.vocabulary import WorkerState
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from service.engine.registry import ModelState
+    from service.vocabulary import ModelState
 
 
 def worker(number: int = 0, **state: Any) -> WorkerStatus:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import pytest
 
-from service.cam.questions import Question
+from service.cam.targets import Targets
 from service.engine.messages import (
     Hello,
     Lane,
@@ -95,9 +95,7 @@ async def worker(request: pytest.FixtureRequest, ear: Ear, tmp_path: Path) -> As
 def run(batch: int, *, slow: bool = False, key: ModelKey = SHAPES) -> Run:
     pixels = np.random.default_rng(0).integers(0, 256, (2, 96, 96, 3), np.uint8)
     methods = ("scorecam",) * 20 if slow else ("gradcam",)
-    return Run(
-        batch, Lane(key, "explain", ("layer4",), methods), pixels, (Question((0, 1)), Question((2,))), ("a", "b")
-    )
+    return Run(batch, Lane(key, "explain", ("layer4",), methods), pixels, (Targets((0, 1)), Targets((2,))), ("a", "b"))
 
 
 async def loaded(worker: Worker, ear: Ear) -> None:
@@ -122,7 +120,7 @@ async def test_from_hello_to_the_last_answer(worker: Worker, ear: Ear) -> None:
     worker.send(run(7))
     ran = await ear.next(Ran)
     assert ran.batch == 7
-    assert [row.targets for row in ran.outcomes if isinstance(row, RowAnswer)] == [(0, 1), (2,)]
+    assert [[raw.target for raw in row.maps] for row in ran.outcomes if isinstance(row, RowAnswer)] == [[0, 1], [2]]
 
     await worker.stop(5.0)
     assert not worker.snapshot.connected
@@ -186,7 +184,7 @@ async def test_all_compute_the_same(tmp_path: Path) -> None:
         worker = launch(WorkerSpec(0, Start("cpu", 2, 1, Downloads(tmp_path)), 30.0), ear)
         await loaded(worker, ear)
         worker.send(run(1))
-        maps.append([row.maps[0][0] for row in (await ear.next(Ran)).outcomes if isinstance(row, RowAnswer)])
+        maps.append([row.maps[0].values for row in (await ear.next(Ran)).outcomes if isinstance(row, RowAnswer)])
         await worker.stop(5.0)
     for one, other in zip(*maps, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5)

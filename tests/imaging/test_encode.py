@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from service.imaging.colormaps import colormap
-from service.imaging.encode import EncodedImage, ImageFormat, encode_grey, encode_indexed, encode_photo, indexed
+from service.imaging.encode import EncodedImage, encode_grey, encode_indexed, encode_photo, indexed
+from service.vocabulary import ImageFormat
 
 LEVELS = np.arange(256, dtype=np.uint8).reshape(8, 32)
 PALETTE = colormap("turbo").palette

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.imaging.geometry import Box, Geometry
-from service.imaging.preprocess import Mode, PreprocessSpec, geometry_for
+from service.imaging.preprocess import PreprocessSpec, geometry_for
+from service.vocabulary import Fitting
 
 SIDES = st.integers(1, 5000)
 INPUTS = st.integers(1, 600)
@@ -14,7 +15,7 @@ INPUTS = st.integers(1, 600)
 
 @st.composite
 def geometries(draw: st.DrawFn) -> Geometry:
-    mode: Mode = draw(st.sampled_from(["crop", "squash", "pad"]))
+    mode: Fitting = draw(st.sampled_from(["crop", "squash", "pad"]))
     resize = draw(st.none() | st.integers(1, 600)) if mode == "crop" else None
     spec = PreprocessSpec(mode, draw(INPUTS), draw(INPUTS), resize)
     return geometry_for(spec, draw(SIDES), draw(SIDES))

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.imaging.grid import Size, grid_for
-from service.imaging.preprocess import Mode, PreprocessSpec, geometry_for
+from service.imaging.grid import grid_for
+from service.imaging.preprocess import PreprocessSpec, geometry_for
+from service.vocabulary import Fitting, Size
 
 CROP = geometry_for(PreprocessSpec("crop", 224, 224, 256), 640, 480)
 PAD = geometry_for(PreprocessSpec("pad", 224, 224), 640, 480)
@@ -60,7 +61,7 @@ def test_a_view_thinner_than_a_pixel_is_one_pixel() -> None:
     st.integers(1, 2000),
 )
 def test_the_grid_of_anything_has_pixels_that_are_seen(
-    mode: Mode, size: Size, width: int, height: int, model: int, resize: int, h: int, w: int, max_side: int
+    mode: Fitting, size: Size, width: int, height: int, model: int, resize: int, h: int, w: int, max_side: int
 ) -> None:
     geometry = geometry_for(PreprocessSpec(mode, model, model, resize if mode == "crop" else None), width, height)
     grid = grid_for(size, geometry, (h, w), max_side)

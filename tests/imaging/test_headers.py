@@ -41,9 +41,9 @@ def test_gif_frames_are_counted_up_to_the_limit(save: Any) -> None:
 
 def test_counting_stops_at_the_limit() -> None:
     data = b"GIF89a" + bytes(7) + b",\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0" * 1_000_000
-    began = time.perf_counter()
+    began = time.thread_time()  # not the clock's, which goes on while others have the processor
     assert count_frames("GIF", data, 10) == 11
-    assert time.perf_counter() - began < 0.1
+    assert time.thread_time() - began < 0.1
 
 
 @given(name=st.sampled_from(["GIF", "TIFF"]), data=st.binary(max_size=200))

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.imaging.geometry import Box
-from service.imaging.preprocess import Mode, PreprocessSpec, geometry_for
+from service.imaging.preprocess import PreprocessSpec, geometry_for
 from service.imaging.regions import MAX_REGIONS, regions_of
+from service.vocabulary import Fitting
 
 # A 640×320 picture squashed onto 64×64: a map of 8×8 cells has cells of 80×40 picture pixels.
 WIDE = geometry_for(PreprocessSpec("squash", 64, 64), 640, 320)
@@ -91,9 +92,9 @@ def test_a_flat_map_is_one_region() -> None:
 def test_noise_gives_the_strongest_regions_in_bounded_time() -> None:
     saliency = np.random.default_rng(0).random((112, 112)) ** 4
     saliency /= saliency.max()
-    began = time.perf_counter()
+    began = time.thread_time()  # not the clock's, which goes on while others have the processor
     regions = regions_of(saliency, WIDE, 0.3)
-    assert time.perf_counter() - began < 3
+    assert time.thread_time() - began < 3
     assert len(regions) == MAX_REGIONS
     assert regions[0].score == pytest.approx(1)
     assert [region.score for region in regions] == sorted((region.score for region in regions), reverse=True)
@@ -108,7 +109,7 @@ def test_noise_gives_the_strongest_regions_in_bounded_time() -> None:
 )
 @settings(deadline=None)
 def test_regions_lie_in_the_view_and_hold_what_they_say(
-    mode: Mode, width: int, height: int, h: int, w: int, threshold: float, seed: int
+    mode: Fitting, width: int, height: int, h: int, w: int, threshold: float, seed: int
 ) -> None:
     geometry = geometry_for(PreprocessSpec(mode, 64, 64, 70 if mode == "crop" else None), width, height)
     saliency = np.random.default_rng(seed).random((h, w)).round(1)

@@ -13,15 +13,14 @@ from service.errors import UnknownColormap
 from service.imaging.colormaps import COLORMAPS, colormap
 from service.imaging.decode import DecodedImage, DecodeLimits, decode
 from service.imaging.geometry import Point
-from service.imaging.preprocess import Mode, PreprocessSpec, geometry_for
+from service.imaging.preprocess import PreprocessSpec, geometry_for
 from service.imaging.render import RenderSpec, base_for, needed_scale_for_render, pixels_for, reduce_for, render
+from service.vocabulary import Fitting, Output, Size
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from service.imaging.encode import EncodedImage
-    from service.imaging.grid import Size
-    from service.imaging.render import Output
 
 CROP = PreprocessSpec("crop", 224, 224, 256)
 PAD = PreprocessSpec("pad", 224, 224)
@@ -291,7 +290,7 @@ def test_a_bright_cell_lies_on_the_pixels_it_came_from(
 )
 @settings(deadline=None, max_examples=80)
 def test_any_map_on_any_picture_can_be_drawn(
-    mode: Mode, width: int, height: int, h: int, w: int, size: Any, max_side: int
+    mode: Fitting, width: int, height: int, h: int, w: int, size: Any, max_side: int
 ) -> None:
     preprocess = PreprocessSpec(mode, 64, 48, 70 if mode == "crop" else None)
     geometry = geometry_for(preprocess, width, height)

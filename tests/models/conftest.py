@@ -9,7 +9,7 @@ import torch
 
 from service.imaging.preprocess import PreprocessSpec
 from service.models.host import ModelHost, load_model
-from service.models.sources.source import Downloads, Loaded, Source
+from service.models.sources.source import Downloads, LoadedModel, Source
 from service.models.sources.table import SOURCES
 from service.settings import ModelConfig
 
@@ -44,7 +44,7 @@ def load_toy(monkeypatch: pytest.MonkeyPatch, offline: Downloads) -> LoadToy:
         labels: tuple[str, ...] | None = None,
         **configuration: Any,
     ) -> ModelHost:
-        loaded = Loaded(module, spec or PreprocessSpec(height=8, width=8), labels, "toy-1")
+        loaded = LoadedModel(module, spec or PreprocessSpec(height=8, width=8), labels, "toy-1")
         source = Source("Toys", lambda: ("toy",), lambda name: name == "toy", lambda _config, _downloads: loaded)
         monkeypatch.setitem(SOURCES, "toys", source)
         return load_model(ModelConfig(architecture="toy", **configuration), "cpu", offline)

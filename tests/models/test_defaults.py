@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from service.cam.layers import Layer, LayerCall, Layout
-from service.cam.questions import Question, Top
+from service.cam.targets import Targets, Top
 from service.errors import ModelLoadError
 from service.models.defaults import FAMILIES, default_layer
 from service.models.host import HowTo, ModelHost, load_model
-from service.models.sources import zoo
+from service.models.sources import torchvision_models
 from service.models.sources.source import Downloads
 from service.models.torchvision_adapter import torchvision
 from service.settings import ModelConfig
@@ -84,22 +84,22 @@ class TestEveryFamily:
 
     def test_its_map_shows_a_place(self, host: ModelHost) -> None:
         spec = host.info.preprocess
-        picture = np.random.default_rng(0).integers(0, 256, (1, spec.height, spec.width, 3), dtype=np.uint8)
+        image = np.random.default_rng(0).integers(0, 256, (1, spec.height, spec.width, 3), dtype=np.uint8)
 
         # With random weights a bias can make a class win without evidence, and its map is empty: look at some more.
-        (answer,) = host.explain(picture, [Question((Top(8),))], HowTo((host.info.default_layer,), ("gradcam",)))
+        (answer,) = host.explain(image, [Targets((Top(8),))], HowTo((host.info.default_layer,), ("gradcam",)))
 
-        maps = answer.maps[0][0]
+        maps = torch.stack([raw.values for raw in answer.maps])
         assert maps.shape[1:] == CONVENTIONAL[host.info.architecture][1][1:]
         spread = (maps.amax((1, 2)) - maps.amin((1, 2))) / maps.amax((1, 2)).clamp_min(1e-30)
         assert float(spread.max()) > 0.05
-        assert len(set(answer.targets)) == 8
+        assert len({raw.target for raw in answer.maps}) == 8
         assert (maps != maps[0]).any(), "classes have maps of their own"
 
 
 class TestFamilies:
     def test_every_classification_model_belongs_to_one(self) -> None:
-        assert [name for name in zoo.architectures() if family(name) is None] == []
+        assert [name for name in torchvision_models.architectures() if family(name) is None] == []
 
     def test_every_family_has_a_representative_here(self) -> None:
         assert {family(name) for name in CONVENTIONAL} == set(FAMILIES) - {"shapes"}
@@ -116,7 +116,7 @@ class TestFamilies:
 
 def models_without_memory() -> Iterator[tuple[str, torch.nn.Module]]:
     """Every model but the RegNets, which cannot be built without memory; they are all of one class."""
-    for name in zoo.architectures():
+    for name in torchvision_models.architectures():
         if not name.startswith("regnet"):
             with torch.device("meta"):
                 options = {"init_weights": False} if name in {"googlenet", "inception_v3"} else {}
@@ -154,7 +154,7 @@ class TestRules:
 
         assert default_layer("vit_b_16", layers) == "encoder.layers.encoder_layer_0.ln_1"
 
-    def test_the_trunk_serves_where_the_familys_layer_is_refused(self) -> None:
+    def test_a_layer_on_every_path_serves_where_the_familys_is_refused(self) -> None:
         layers = [
             layer("layer2"),
             layer("layer3"),
@@ -164,7 +164,7 @@ class TestRules:
 
         assert default_layer("resnet18", layers) == "layer3"
 
-    def test_the_trunk_serves_an_unknown_family(self) -> None:
+    def test_a_layer_on_every_path_serves_an_unknown_family(self) -> None:
         assert default_layer("mine", [layer("a"), layer("b"), layer("b.left", branch=True)]) == "b"
 
     def test_a_branch_is_better_than_nothing(self) -> None:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from service.cam.questions import Question, Top
+from service.cam.targets import Targets, Top
 from service.errors import LayerNotExplainable, ModelLoadError, UnknownLayer
 from service.imaging.preprocess import PreprocessSpec
 from service.models import host as host_module
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from service.models.sources.source import Downloads
     from tests.models.conftest import LoadToy
 
-PREDICTED = Question((Top(1),))
+PREDICTED = Targets((Top(1),))
 
 
 class MeanColour(nn.Module):
@@ -48,7 +48,7 @@ class MeanColour(nn.Module):
 
 
 def plain(*colours: tuple[int, int, int], side: int = 8) -> NDArray[np.uint8]:
-    """One picture per colour, (N, side, side, 3)."""
+    """One image per colour, (N, side, side, 3)."""
     return np.stack([np.full((side, side, 3), colour, dtype=np.uint8) for colour in colours])
 
 
@@ -70,18 +70,18 @@ class TestNumbers:
 
         np.testing.assert_allclose(logits.numpy(), [[1.0, 2.0, -4.0]], atol=1e-6)
 
-    def test_a_map_has_its_picture_the_right_way_up(self, load_toy: LoadToy) -> None:
+    def test_a_map_has_its_image_the_right_way_up(self, load_toy: LoadToy) -> None:
         toy = load_toy(MeanColour(), mean=0, std=1)
         pixels = plain((0, 0, 0))
         pixels[0, 2, 5, 1] = 255
 
-        (answer,) = toy.explain(pixels, [Question((1, 0))], HowTo(("pixels",), ("gradcam",)))
+        (answer,) = toy.explain(pixels, [Targets((1, 0))], HowTo(("pixels",), ("gradcam",)))
 
         # d mean / d pixel = 1/64 everywhere, so the one green pixel of value 1 weighs 1/64; there is no red one.
         expected = np.zeros((2, 8, 8))
         expected[0, 2, 5] = 1 / 64
-        np.testing.assert_allclose(answer.maps[0][0].numpy(), expected, atol=1e-8)
-        assert answer.targets == (1, 0)
+        np.testing.assert_allclose(np.stack([raw.values for raw in answer.maps]), expected, atol=1e-8)
+        assert [raw.target for raw in answer.maps] == [1, 0]
 
     def test_prediction_and_explanation_agree(self, load_toy: LoadToy) -> None:
         toy, pixels = load_toy(MeanColour()), plain((10, 200, 30), (90, 80, 70))
@@ -227,7 +227,7 @@ class TestDefaultLayer:
         torch.manual_seed(0)
         return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
-    def test_is_the_last_grid_of_the_trunk(self, load_toy: LoadToy) -> None:
+    def test_is_the_last_grid_on_every_path(self, load_toy: LoadToy) -> None:
         assert load_toy(self.module()).info.default_layer == "1"
 
     def test_can_be_configured(self, load_toy: LoadToy) -> None:
@@ -235,6 +235,23 @@ class TestDefaultLayer:
 
         assert info.default_layer == "0"
         assert info.layer("default").name == "0"
+
+    @pytest.mark.parametrize(
+        ("layer", "recommended"),
+        [(None, ("4", "3")), ("0", ("0", "3")), ("2", ("2", "1", "4")), ("1", ("1", "3"))],
+        ids=str,
+    )
+    def test_what_is_recommended_follows_it(
+        self, layer: str | None, recommended: tuple[str, ...], load_toy: LoadToy
+    ) -> None:
+        """Grids of 16×16, 16×16, 8×8, 8×8 and 4×4: the layer, then where a finer grid ends and where a coarser one."""
+        torch.manual_seed(0)
+        grids = [nn.Conv2d(3, 4, 1), nn.ReLU(), nn.AvgPool2d(2), nn.Conv2d(4, 4, 1), nn.AvgPool2d(2)]
+        module = nn.Sequential(*grids, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+        info = load_toy(module, PreprocessSpec(height=16, width=16), layer=layer).info
+
+        assert info.recommended == recommended
 
     def test_a_wrong_name_comes_with_the_closest(self, load_toy: LoadToy) -> None:
         with pytest.raises(UnknownLayer, match=r"There is no layer 'pixel'\. Did you mean 'pixels'") as caught:
@@ -273,8 +290,8 @@ class TestInfo:
 @pytest.fixture(scope="module")
 def star() -> NDArray[np.uint8]:
     """The demo's star at the model's input size, (1, 96, 96, 3)."""
-    with Image.open(embedded._FILES / "samples" / "03-star.png") as picture:
-        return np.asarray(picture.convert("RGB").resize((96, 96)))[None].copy()
+    with Image.open(embedded._FILES / "samples" / "03-star.png") as image:
+        return np.asarray(image.convert("RGB").resize((96, 96)))[None].copy()
 
 
 class TestReducedPrecision:
@@ -290,8 +307,8 @@ class TestReducedPrecision:
             host.explain(star, [PREDICTED], HowTo(("layer4",), ("gradcam",))) for host in (full, reduced)
         )
 
-        raw, wanted = answer.maps[0][0], expected.maps[0][0]
-        assert answer.targets == expected.targets == (3,)
+        raw, wanted = answer.maps[0].values, expected.maps[0].values
+        assert answer.maps[0].target == expected.maps[0].target == 3
         assert answer.logits.dtype == raw.dtype == torch.float32
         assert float((raw - wanted).abs().max()) < tolerance * float(wanted.max())
         assert not torch.equal(raw, wanted), "computed in float32 after all"
@@ -307,7 +324,7 @@ class TestLeavesNoTrace:
 
         toy = load_toy(module)
         toy.predict(plain((1, 2, 3)))
-        toy.explain(plain((1, 2, 3), (4, 5, 6)), [PREDICTED, Question((0, 1))], HowTo(("0", "2"), ("gradcam",)))
+        toy.explain(plain((1, 2, 3), (4, 5, 6)), [PREDICTED, Targets((0, 1))], HowTo(("0", "2"), ("gradcam",)))
 
         assert not any(part.training for part in module.modules())
         assert not any(parameter.requires_grad for parameter in module.parameters())
@@ -360,17 +377,17 @@ class TestLock:
         def ask(number: int) -> Tensor:
             if number < 4:
                 barrier.wait(10)
-            picture = plain(colours[number])
+            image = plain(colours[number])
             if number % 2:
-                return toy.predict(picture)[0]
-            return toy.explain(picture, [PREDICTED], HowTo(("pixels",), ("gradcam",)))[0].logits
+                return toy.predict(image)[0]
+            return toy.explain(image, [PREDICTED], HowTo(("pixels",), ("gradcam",)))[0].logits
 
         with ThreadPoolExecutor(4) as threads:
             answers = list(threads.map(ask, range(24)))
 
         assert module.passes == 24
         assert module.most == 1
-        assert torch.equal(torch.stack(answers), expected), "every thread has its own picture's answer"
+        assert torch.equal(torch.stack(answers), expected), "every thread has its own image's answer"
 
     def test_two_models_do_run_side_by_side(self, load_toy: LoadToy) -> None:
         modules = Meeting(), Meeting()

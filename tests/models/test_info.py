@@ -20,7 +20,7 @@ def layer(name: str, order: int, *, call: LayerCall | None = None, refused: str 
         layout=Layout("nchw", 7, 7),
         stride=32,
         order=order,
-        trunk=True,
+        on_every_path=True,
         explainable=refused is None,
         note=refused,
     )
@@ -68,7 +68,8 @@ class TestLayer:
             INFO.layer("avgpool")
 
         assert "1×1 output: no position is left to show" in caught.value.message
-        assert "Try 'layer4'" in caught.value.message
+        assert caught.value.message.endswith("Try 'layer4'.")
+        assert caught.value.model == "birds"
         assert caught.value.details == {"suggestions": ["layer4"]}
 
     def test_an_unknown_layer_comes_with_the_closest_that_can_be_explained(self) -> None:
@@ -77,7 +78,7 @@ class TestLayer:
 
         assert caught.value.details["suggestions"][0] == "layer4"
         assert "There is no layer 'layer_4'. Did you mean 'layer4'" in caught.value.message
-        assert "GET /api/v1/models/birds/layers" in caught.value.message
+        assert (caught.value.kind, caught.value.name, caught.value.model) == ("layer", "layer_4", "birds")
 
     def test_a_refused_layer_is_never_suggested(self) -> None:
         with pytest.raises(UnknownLayer) as caught:
@@ -95,6 +96,7 @@ class TestLayer:
             INFO.layer("x" * 1_000_000)
 
         assert len(caught.value.message) < 500
+        assert len(caught.value.name or "") < 100
 
 
 class TestClassIndex:
@@ -128,6 +130,7 @@ class TestClassIndex:
             INFO.class_index(target)
 
         assert len(caught.value.message) < 200
+        assert caught.value.name is None, "it was an index"
 
     @pytest.mark.parametrize("target", ["--3", "3-", "3.0", "1e0", "+-3", "-", "", "²"])
     def test_what_is_no_number_is_a_label(self, target: str) -> None:
@@ -140,7 +143,7 @@ class TestClassIndex:
 
         assert caught.value.details["suggestions"][0] == "tiger cat"
         assert "Did you mean 'tiger cat'" in caught.value.message
-        assert "GET /api/v1/models/birds/classes" in caught.value.message
+        assert (caught.value.kind, caught.value.name, caught.value.model) == ("class", "tigercat", "birds")
 
 
 class TestSearch:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from service.cam.questions import Question, Top
+from service.cam.targets import Targets, Top
 from service.errors import ModelLoadError, UnknownHead
 from service.models.host import HowTo, ModelHost, load_model
 from service.models.sources.source import Downloads
@@ -17,7 +17,7 @@ from tests import user_models
 if TYPE_CHECKING:
     from pathlib import Path
 
-PICTURES = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+IMAGES = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
 
 
 def load(tmp_path: Path, text: str) -> ModelHost:
@@ -30,14 +30,14 @@ def test_a_function_by_its_dotted_name(tmp_path: Path) -> None:
     assert host.info.version == "code"
     assert host.info.heads == {}
     assert host.info.default_layer == "body"
-    assert host.predict(PICTURES).shape == (2, 3)
+    assert host.predict(IMAGES).shape == (2, 3)
 
 
 def test_weights_fill_what_the_function_returns(tmp_path: Path) -> None:
     state = {name: torch.ones_like(value) for name, value in user_models.one_head().state_dict().items()}
     save_file(state, tmp_path / "ones.safetensors")
     host = load(tmp_path, f"mine=tests.user_models.one_head:{tmp_path / 'ones.safetensors'},size=32")
-    logits = host.predict(PICTURES)
+    logits = host.predict(IMAGES)
     assert torch.equal(logits[:, 0], logits[:, 2])  # equal weights, equal logits
     assert host.info.version != "code"
 
@@ -61,8 +61,8 @@ class TestHeads:
         host = load(tmp_path, "mine=tests.user_models.two_heads,size=32")
         assert (host.info.heads, host.info.default_head) == ({"coarse": 3, "fine": 7}, "coarse")
         assert len(host.info.labels) == 3
-        assert host.predict(PICTURES).shape == (2, 3)
-        assert host.predict(PICTURES, "fine").shape == (2, 7)
+        assert host.predict(IMAGES).shape == (2, 3)
+        assert host.predict(IMAGES, "fine").shape == (2, 7)
 
     def test_the_configuration_chooses_another(self, tmp_path: Path) -> None:
         host = load(tmp_path, "mine=tests.user_models.two_heads,size=32,head=fine")
@@ -73,20 +73,20 @@ class TestHeads:
     def test_each_has_its_own_maps(self, tmp_path: Path) -> None:
         host = load(tmp_path, "mine=tests.user_models.two_heads,size=32")
         alone = load(tmp_path, "mine=tests.user_models.one_head,size=32")
-        questions = [Question((Top(1), 0))] * 2
+        targets = [Targets((Top(1), 0))] * 2
         coarse, fine = (
-            host.explain(PICTURES, questions, HowTo(("body",), ("gradcam",), head=head)) for head in ("coarse", "fine")
+            host.explain(IMAGES, targets, HowTo(("body",), ("gradcam",), head=head)) for head in ("coarse", "fine")
         )
-        expected = alone.explain(PICTURES, questions, HowTo(("body",), ("gradcam",)))
+        expected = alone.explain(IMAGES, targets, HowTo(("body",), ("gradcam",)))
         for found, same, other in zip(coarse, expected, fine, strict=True):
-            assert torch.equal(found.maps[0][0], same.maps[0][0])
+            assert torch.equal(found.maps[0].values, same.maps[0].values)
             assert len(other.logits) == 7
 
-    def test_info_seen_through_another_head(self, tmp_path: Path) -> None:
+    def test_info_of_a_view_on_another_head(self, tmp_path: Path) -> None:
         info = load(tmp_path, "mine=tests.user_models.two_heads,size=32").info
-        assert info.seen_through(None) is info
-        assert info.seen_through("fine").labels[6] == "class 6"
+        assert info.head_view(None) is info
+        assert info.head_view("fine").labels[6] == "class 6"
         with pytest.raises(UnknownHead, match="Did you mean 'coarse'"):
-            info.seen_through("course")
+            info.head_view("course")
         with pytest.raises(UnknownHead, match="one output"):
-            load(tmp_path, "mine=tests.user_models.one_head,size=32").info.seen_through("fine")
+            load(tmp_path, "mine=tests.user_models.one_head,size=32").info.head_view("fine")

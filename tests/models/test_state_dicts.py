@@ -211,13 +211,13 @@ class TestRefusing:
 class TestLoading:
     def test_the_module_computes_as_the_one_that_was_saved(self, state: dict[str, Tensor], tmp_path: Path) -> None:
         torch.manual_seed(2)
-        saved, fresh, pictures = small_net().eval(), small_net().eval(), torch.randn(2, 3, 6, 6)
+        saved, fresh, images = small_net().eval(), small_net().eval(), torch.randn(2, 3, 6, 6)
         saved.load_state_dict(state)
-        assert not torch.equal(fresh(pictures), saved(pictures))
+        assert not torch.equal(fresh(images), saved(images))
 
         load_into(fresh, read_state_dict(save(state, tmp_path / "w.safetensors")), "w.safetensors")
 
-        assert torch.equal(fresh(pictures), saved(pictures))
+        assert torch.equal(fresh(images), saved(images))
 
     def test_half_precision_files_load_into_a_float32_module(self, state: dict[str, Tensor]) -> None:
         net = small_net()

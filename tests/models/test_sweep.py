@@ -1,4 +1,4 @@
-"""The layer catalogue of every classification model of torchvision, with random weights and small pictures."""
+"""The layer catalogue of every classification model of torchvision, with random weights and small images."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from service.cam.catalogue import probe_layers
+from service.cam.eager import EagerNetwork
 from service.cam.explain import explain
-from service.cam.questions import Question, Top, Variant
+from service.cam.targets import CamOptions, Targets, Top
 from service.models.defaults import default_layer, recommended
-from service.models.sources.zoo import architectures
+from service.models.sources.torchvision_models import architectures
 from service.models.torchvision_adapter import torchvision
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def build(name: str) -> nn.Module:
     return model.eval().requires_grad_(requires_grad=False)
 
 
-def pictures(name: str, n: int) -> Tensor:
+def images(name: str, n: int) -> Tensor:
     size = size_of(name)
     return torch.randn(n, 3, size, size, generator=torch.Generator().manual_seed(1))
 
@@ -67,7 +68,7 @@ UNCALLED = "never called in the forward pass"
 USED = f"{UNCALLED} (the layer that holds it may use its weights)"
 
 CALLS = {f"call {call} of 2 of this module" for call in (0, 1)}
-SLOW = pytest.param("maxvit_t", marks=pytest.mark.slow)  # no small pictures: its windows have to fit
+SLOW = pytest.param("maxvit_t", marks=pytest.mark.slow)  # no small images: its windows have to fit
 
 # One small model per family: some layers (kind, shape, stride, a part of the note), and what is recommended.
 Row = tuple[str, tuple[int, ...], int | None, str | None]
@@ -295,7 +296,7 @@ FAMILIES: dict[str, tuple[dict[str, Row], tuple[str, ...]]] = {
 @pytest.mark.parametrize("name", [*(each for each in FAMILIES if each != "maxvit_t"), SLOW])
 def test_the_catalogue_of_each_family(name: str) -> None:
     model = build(name)
-    layers = probe_layers(model, pictures(name, 2))
+    layers = probe_layers(EagerNetwork(model), images(name, 2))
     rows, wanted = FAMILIES[name]
     by_name = {layer.name: layer for layer in layers}
     for layer_name, (kind, shape, stride, note) in rows.items():
@@ -310,7 +311,7 @@ def test_auxiliary_heads_are_off() -> None:
     """Published weights of GoogLeNet and Inception bring them; they have no part in the answer."""
     with patch.multiple(nn.init, trunc_normal_=lambda tensor, *_, **__: tensor):
         model = torchvision.models.get_model("googlenet", weights=None, init_weights=False, aux_logits=True)
-    layers = probe_layers(model.eval().requires_grad_(requires_grad=False), pictures("googlenet", 2))
+    layers = probe_layers(EagerNetwork(model.eval().requires_grad_(requires_grad=False)), images("googlenet", 2))
     heads = [layer for layer in layers if layer.name.startswith("aux")]
     assert {"aux1", "aux1.conv.conv", "aux2.fc2"} <= {layer.name for layer in heads}
     assert {layer.note for layer in heads} == {UNCALLED}
@@ -328,12 +329,12 @@ def memory() -> Iterator[None]:
 @pytest.mark.parametrize("name", architectures())
 def test_every_layer_is_explained_or_refused_with_a_reason(name: str) -> None:
     model = build(name)
-    layers = probe_layers(model, pictures(name, 2))
+    layers = probe_layers(EagerNetwork(model), images(name, 2))
     default = default_layer(name, layers)
 
     assert [layer.name for layer in layers if not (layer.explainable or layer.note)] == []
     possible = [layer for layer in layers if layer.explainable]
-    maps = explain_all(model, pictures(name, 1), possible)
+    maps = explain_all(model, images(name, 1), possible)
     for layer in possible:
         assert maps[layer.name].shape == layer.shape[1:], layer
         assert maps[layer.name].isfinite().all(), layer
@@ -343,7 +344,7 @@ def test_every_layer_is_explained_or_refused_with_a_reason(name: str) -> None:
     assert len(set(recommended(layers, default))) > 1, "there is always something to compare with"
 
 
-def explain_all(model: nn.Module, picture: Tensor, layers: list[Layer]) -> dict[str, Tensor]:
+def explain_all(model: nn.Module, image: Tensor, layers: list[Layer]) -> dict[str, Tensor]:
     """Grad-CAM of the predicted class at all layers: one pass forward, one back. Signed, lest the ReLU hide faults."""
-    (answer,) = explain(model, picture, [Question((Top(1),))], layers, ("gradcam",), Variant(signed=True))
-    return {layer.name: by_method[0][0] for layer, by_method in zip(layers, answer.maps, strict=True)}
+    (answer,) = explain(EagerNetwork(model), image, [Targets((Top(1),))], layers, ("gradcam",), CamOptions(signed=True))
+    return {raw.layer: raw.values for raw in answer.maps}

@@ -6,12 +6,14 @@ import asyncio
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import numpy as np
 
 from service.cam.layers import Layer, LayerCall, Layout
+from service.cam.raw_map import RawMap
 from service.engine.explainer import Explainer
 from service.engine.messages import ModelLoaded, ModelUnloaded, Ran, RowAnswer
 from service.imaging.preprocess import PreprocessSpec
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
     from starlette.types import Message, Receive, Scope, Send
 
-    from service.cam.questions import Question
+    from service.cam.targets import Targets
     from service.engine.explainer import Explainer
     from service.engine.lifecycle import Lifecycle
     from service.engine.messages import Lane, Run
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
     from service.models.info import ModelKey
     from service.protocols import WireProtocol
 
-    Outcome = Callable[[Lane, Question], "RowAnswer | ServiceError"]
+    Outcome = Callable[[Lane, Targets], "RowAnswer | ServiceError"]
 
 LOAD_TIMEOUT_S = 60.0
 
@@ -93,10 +95,12 @@ async def served(**settings: Any) -> AsyncIterator[Application]:
 
 
 @asynccontextmanager
-async def faked(protocols: Sequence[WireProtocol] = PROTOCOLS, /, **settings: Any) -> AsyncIterator[Application]:
-    """The application with :class:`AnsweringWorker` in place of processes; its model ``pets`` is loaded."""
+async def faked(
+    protocols: Sequence[WireProtocol] = PROTOCOLS, /, known: ModelInfo | None = None, **settings: Any
+) -> AsyncIterator[Application]:
+    """The application with :class:`AnsweringWorker` in place of processes; ``pets``, or ``known``, is loaded."""
     settings = {"models": (ModelConfig(name="pets", architecture="shapes"),), "decode_threads": 2, **settings}
-    app = create_app(Settings(**settings), launch=AnsweringWorker, protocols=protocols)
+    app = create_app(Settings(**settings), protocols=protocols, launch=partial(AnsweringWorker, known=known or PETS))
     async with app.router.lifespan_context(app) as state:
         application = Application(app, state)
         await application.explainer.settled()
@@ -112,8 +116,9 @@ class AnsweringWorker(FakeWorker):
         outcome: what a picture's answer is.
     """
 
-    def __init__(self, spec: WorkerSpec, listener: Listener) -> None:
+    def __init__(self, spec: WorkerSpec, listener: Listener, known: ModelInfo | None = None) -> None:
         super().__init__(spec, listener)
+        self._known = known or PETS
         self.held = False
         self.outcome: Outcome = answer_row
         self.running: list[Run] = []
@@ -124,7 +129,7 @@ class AnsweringWorker(FakeWorker):
 
     def load(self, key: ModelKey, config: ModelConfig) -> None:
         super().load(key, config)
-        known = replace(PETS, name=key.name, revision=key.revision)
+        known = replace(self._known, name=key.name, revision=key.revision)
         asyncio.get_running_loop().call_soon(self.say, ModelLoaded(key, known))
 
     def send(self, run: Run) -> None:
@@ -137,7 +142,7 @@ class AnsweringWorker(FakeWorker):
         """Answer everything that was given and not yet answered."""
         running, self.running = self.running, []
         for run in running:
-            outcomes = [self.outcome(run.lane, question) for question in run.questions]
+            outcomes = [self.outcome(run.lane, question) for question in run.targets]
             self.say(Ran(run.batch, outcomes, 0.001, None, 0))
 
     def lose(self, name: str, reason: str | None = None) -> None:
@@ -151,7 +156,7 @@ class AnsweringWorker(FakeWorker):
         self.running.clear()
 
 
-_LAYER = partial(Layer, type="Conv2d", kind="conv", stride=8, trunk=True, explainable=True, note=None)
+_LAYER = partial(Layer, type="Conv2d", kind="conv", stride=8, on_every_path=True, explainable=True, note=None)
 
 PETS = ModelInfo(
     name="pets",
@@ -173,7 +178,7 @@ PETS = ModelInfo(
             None,
             None,
             2,
-            trunk=True,
+            on_every_path=True,
             explainable=False,
             note="no grid",
         ),
@@ -185,17 +190,13 @@ PETS = ModelInfo(
 )
 
 
-def answer_row(lane: Lane, question: Question) -> RowAnswer:
+def answer_row(lane: Lane, question: Targets) -> RowAnswer:
     """Logits 1, 3, 2; every map is 0 to 15 over its 4 × 4 cells."""
-    targets = question.resolve([1, 2, 0])
-    maps = np.tile(np.arange(16, dtype=np.float32).reshape(1, 4, 4), (len(targets), 1, 1))  # (targets, h, w)
-    flags = (False,) * len(targets)
-    return RowAnswer(
-        np.array([1, 3, 2], np.float32),
-        targets,
-        [[maps for _ in lane.methods] for _ in lane.layers],
-        [[flags for _ in lane.methods] for _ in lane.layers],
-    )
+    values = np.arange(16, dtype=np.float32).reshape(4, 4)
+    layers = ["+".join(lane.layers)] if lane.cam_options.fuse else lane.layers
+    asked = product(layers, lane.methods, question.resolve([1, 2, 0]))
+    maps = tuple(RawMap(layer, method, target, values, zero_gradient=False) for layer, method, target in asked)
+    return RowAnswer(np.array([1, 3, 2], np.float32), maps)
 
 
 class Exchange:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 async def application() -> AsyncIterator[Application]:
     """An application with a fake worker, small limits and one picture at a time in the queue."""
-    limits = {"max_queue": 2, "max_images": 2, "max_body_bytes": 100_000, "max_image_pixels": 10_000}
+    limits: dict[str, Any] = {"max_queue": 2, "max_images": 2, "max_body_bytes": 100_000, "max_image_pixels": 10_000}
     async with faked(**limits) as application:
         yield application
 

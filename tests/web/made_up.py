@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from fastapi import APIRouter, Request
+import fastapi
 
-from service.engine.answers import Upload
+from service.engine.request import Request, Upload
 from service.protocols import OpenApiPart, WireProtocol, key_scope
-from service.wire import PredictOptions
 
 if TYPE_CHECKING:
     from service.errors import ServiceError
 
 __all__ = ["MADE_UP"]
 
-router = APIRouter(prefix="/made-up", tags=["made up"])
+router = fastapi.APIRouter(prefix="/made-up", tags=["made up"])
 
 
 @router.get("/hello")
@@ -26,9 +25,9 @@ async def hello(times: int = 1) -> str:
 
 @router.post("/look")
 @key_scope("infer")
-async def look(request: Request) -> dict[str, str]:
-    answer = await request.state.explainer.answer([Upload(await request.body())], PredictOptions())
-    return {"saw": answer.pictures[0].predictions[0].label}
+async def look(request: fastapi.Request) -> dict[str, str]:
+    answer = await request.state.explainer.answer(Request([Upload(await request.body())], op="predict"))
+    return {"saw": answer.images[0].predictions[0].label}
 
 
 def oops(error: ServiceError, request_id: str) -> tuple[bytes, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from pydantic import ValidationError
@@ -27,7 +27,7 @@ EXPLAIN = "/api/v1/explain"
 
 @pytest.fixture
 async def application() -> AsyncIterator[Application]:
-    limits = {"max_queue": 2, "max_images": 2, "max_body_bytes": 100_000, "max_image_pixels": 10_000}
+    limits: dict[str, Any] = {"max_queue": 2, "max_images": 2, "max_body_bytes": 100_000, "max_image_pixels": 10_000}
     async with faked(cors_origins=f"{LABELS} http://127.0.0.1:9000", **limits) as application:
         yield application
 

@@ -23,7 +23,7 @@ PROBES = ("livez", "readyz", "metrics")
 
 
 @pytest.fixture
-async def server(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Listening]:
+async def server() -> AsyncIterator[Listening]:
     async with listening() as server:
         server.application.worker.held = True
         yield server
@@ -65,7 +65,35 @@ async def test_new_work_is_refused_while_the_probes_are_answered(server: Listeni
     assert statuses == [200, 503, 200]
 
 
-async def test_in_the_delay_work_is_still_taken_but_connections_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_metrics_say_what_readyz_says(server: Listening) -> None:
+    async def told() -> tuple[int, float]:
+        status = (await (await server.call(READYZ)).reply()).status
+        await (await server.call(head("/metrics", "GET"))).reply()
+        return status, server.application.metric("camserve_ready")
+
+    await server.call(PREDICT)  # so that it does not end at once
+    await until(lambda: server.application.worker.running)
+    assert await told() == (200, 1)
+    terminate(server)
+    assert await told() == (503, 0)
+    await closed(server)
+    assert await told() == (503, 0)
+
+
+async def test_below_a_prefix_the_probes_are_answered_and_new_work_is_refused(server: Listening) -> None:
+    server.server.config.root_path = "/cam"  # which is put before every path, as a proxy would leave it there
+    await server.call(PREDICT)
+    await until(lambda: server.application.worker.running)
+    terminate(server)
+    await closed(server)
+    statuses = [(await (await server.call(head(f"/{probe}", "GET"))).reply()).status for probe in PROBES]
+    assert statuses == [200, 503, 200]
+    for data in (PREDICT, head("/api/v1/models", "GET"), head("/version", "GET")):
+        reply = await (await server.call(data)).reply()
+        assert (reply.status, reply.problem["code"]) == (503, "not_ready")
+
+
+async def test_in_the_delay_work_is_still_taken_but_connections_are_not_kept() -> None:
     async with listening(drain_delay_s=2) as server:
         kept = await server.call(LIVEZ)
         assert "connection" not in (await kept.reply()).headers
@@ -122,9 +150,7 @@ async def test_a_large_upload_that_is_refused_hears_of_it(server: Listening) -> 
     assert (await upload.reply()).status == 503
 
 
-async def test_what_takes_too_long_is_cut_off_with_an_answer(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_what_takes_too_long_is_cut_off_with_an_answer(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     async with listening(drain_timeout_s=0.3) as server:
         server.application.worker.held = True
@@ -142,7 +168,7 @@ async def test_what_takes_too_long_is_cut_off_with_an_answer(
     assert not [record for record in caplog.records if record.exc_info], "one line for each event, no traceback"
 
 
-async def test_a_signal_during_the_start_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_signal_during_the_start_ends_it() -> None:
     async with listening() as server:
         server.server.started = False
         terminate(server)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import math
 import re
 from collections import Counter
@@ -118,6 +120,46 @@ async def test_histograms_are_cumulative_and_agree_with_their_count(
             assert (total > 0) == (count > 0)
             checked += count > 0
     assert checked >= 6
+
+
+async def test_times_are_told_apart_from_a_millisecond_to_five_minutes(
+    application: Application, client: httpx.AsyncClient
+) -> None:
+    await traffic(application, client)
+    times = [
+        family for family in await scrape(client) if family.name.endswith("_seconds") and family.type == "histogram"
+    ]
+    assert {family.name.removeprefix("camserve_") for family in times} >= {
+        "request_seconds",
+        "stage_seconds",
+        "batch_seconds",
+    }
+    for family in times:
+        for samples in by_labels(family).values():
+            bounds = [float(sample.labels["le"]) for sample in samples if "le" in sample.labels][:-1]
+            assert (bounds[0], bounds[-1]) == (0.001, 300.0), family.name
+            assert all(after <= 5 * before for before, after in itertools.pairwise(bounds)), family.name
+
+
+async def test_a_request_is_counted_with_the_time_that_it_took(
+    application: Application, client: httpx.AsyncClient
+) -> None:
+    application.worker.held = True
+    asking = asyncio.create_task(client.post(EXPLAIN, content=png(), headers=IMAGE))
+    await until(lambda: application.worker.running)
+    await asyncio.sleep(0.06)
+    application.worker.finish()
+    await asking
+    assert application.metric("camserve_request_seconds_bucket", route=EXPLAIN, le="0.05") == 0
+    assert application.metric("camserve_request_seconds_count", route=EXPLAIN) == 1
+    assert 0.05 < application.metric("camserve_request_seconds_sum", route=EXPLAIN) < 30
+
+
+async def test_batches_are_told_apart_by_powers_of_two(client: httpx.AsyncClient) -> None:
+    await client.post(EXPLAIN, content=png(), headers=IMAGE)
+    (family,) = [family for family in await scrape(client) if family.name == "camserve_batch_size"]
+    bounds = [sample.labels["le"] for sample in family.samples if "le" in sample.labels]
+    assert bounds == ["1.0", "2.0", "4.0", "8.0", "16.0", "32.0", "64.0", "128.0", "+Inf"]
 
 
 def by_labels(family: Metric) -> dict[frozenset[tuple[str, str]], list[Sample]]:

@@ -7,6 +7,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urljoin
 
 import httpx
 import pytest
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 STATIC = Path(pages.__file__).parent / "static"
 ASSETS = [f"/static/{path.relative_to(STATIC).as_posix()}" for path in STATIC.rglob("*") if path.suffix != ".html"]
 ASSETS = sorted(path for path in ASSETS if "." in path)
-SCRIPTS = [path for path in ASSETS if path.startswith("/static/page/") and path.endswith(".js")]
+SCRIPTS = [path for path in ASSETS if path.endswith(".js") and path != "/static/reference.js"]  # that one is Swagger's
+ENTRIES = ["/static/page/main.js", "/static/embed.js"]
 TYPES = {
     "js": {"text/javascript", "application/javascript"},
     "css": {"text/css"},
@@ -91,6 +93,9 @@ async def test_assets_have_their_content_type(client: httpx.AsyncClient, path: s
     assert response.status_code == 200
     assert media_type(response) in TYPES[path.rpartition(".")[2]]
     assert response.headers["cache-control"] == "no-cache"
+    # Pages of any origin import the component and its modules.
+    assert response.headers["access-control-allow-origin"] == "*"
+    assert response.headers["cross-origin-resource-policy"] == "cross-origin"
     assert response.content
 
 
@@ -100,7 +105,7 @@ async def test_nothing_comes_from_elsewhere(client: httpx.AsyncClient, path: str
     for address in NO_REQUEST:
         text = text.replace(address, "")
     assert not re.search(r"(?:https?:|wss?:|[\"'(=]\s*)//", text)
-    assert not re.search(r"@import|\bimport\s*\(|\bfrom\s+[\"'](?!\./)", text)
+    assert not re.search(r"@import|\bimport\s*\(|\bfrom\s+[\"'](?!\.{1,2}/)", text)
 
 
 async def test_the_page_refers_to_files_that_are_served(client: httpx.AsyncClient, page: Elements) -> None:
@@ -123,21 +128,28 @@ async def test_the_page_has_no_inline_script_or_style(page: Elements) -> None:
             assert not "".join(text).strip()
 
 
-async def test_every_module_is_reached_from_the_page(client: httpx.AsyncClient) -> None:
-    reached, waiting = set[str](), ["main.js"]
+async def test_every_module_is_reached_from_the_page_or_the_frame(client: httpx.AsyncClient) -> None:
+    reached, waiting = set[str](), [*ENTRIES]
     while waiting:
-        name = waiting.pop()
-        reached.add(f"/static/page/{name}")
-        text = (await client.get(f"/static/page/{name}")).text
-        waiting += [
-            other for other in re.findall(r'from "\./([\w-]+\.js)"', text) if f"/static/page/{other}" not in reached
-        ]
+        path = waiting.pop()
+        reached.add(path)
+        imported = re.findall(r'\bimport (?:[^;]*? from )?"(\.[\w./-]+)"', (await client.get(path)).text)
+        waiting += [other for name in imported if (other := urljoin(path, name)) not in reached]
     assert sorted(reached) == SCRIPTS
+
+
+@pytest.mark.parametrize("path", ["/", "/embed"])
+async def test_what_modules_import_is_asked_for_with_the_document(client: httpx.AsyncClient, path: str) -> None:
+    """Otherwise each is found when the one that imports it has come: five round trips in place of two."""
+    found = Elements((await client.get(path)).text).found
+    preloaded = [attributes["href"] for _, attributes, _ in found if attributes.get("rel") == "modulepreload"]
+    deep = [path for path in SCRIPTS if path.startswith(("/static/shared/", "/static/viewer/"))]
+    assert [f"/{address}" for address in preloaded] == deep
 
 
 @pytest.mark.parametrize("path", SCRIPTS)
 async def test_modules_are_small_enough_to_be_read(client: httpx.AsyncClient, path: str) -> None:
-    assert len((await client.get(path)).text.splitlines()) < 250
+    assert len((await client.get(path)).text.splitlines()) < 300
 
 
 @pytest.mark.parametrize("path", SCRIPTS)
@@ -151,7 +163,7 @@ async def test_the_scripts_write_no_markup(client: httpx.AsyncClient, path: str)
 async def test_scripts_and_page_agree_on_the_ids(client: httpx.AsyncClient, page: Elements) -> None:
     ids = [value for _, attributes, _ in page.found if (value := attributes.get("id"))]
     assert len(ids) == len(set(ids))
-    texts = [(await client.get(path)).text for path in SCRIPTS]
+    texts = [(await client.get(path)).text for path in SCRIPTS if path.startswith("/static/page/")]
     used = {name for text in texts for name in re.findall(r"\$\(\"([\w-]+)\"\)", text)}
     assert used
     assert used <= set(ids)

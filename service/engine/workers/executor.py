@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from service import logs
+from service.cam.raw_map import RawMap
 from service.engine.messages import (
     Cancel,
     Hello,
@@ -39,7 +40,11 @@ from service.models.host import HowTo, load_model
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from service.cam.explain import Between
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from service.cam.explain import Checkpoint
     from service.engine.messages import FromWorker, Start, ToWorker
     from service.models.host import ModelHost
     from service.models.info import ModelKey
@@ -157,24 +162,24 @@ class Executor:
         host = self._hosts.get(run.lane.model)
         if host is None:
             gone = InternalError("The model was dropped before this picture was computed.")
-            return Ran(run.batch, [gone] * len(run.questions), 0.0, None, 0)
-        between = self._between(run)
+            return Ran(run.batch, [gone] * len(run.targets), 0.0, None, 0)
+        checkpoint = self._checkpoint(run)
 
         def compute(rows: range) -> list[RowAnswer]:
-            return _answer(host, run, rows, between)
+            return _answer(host, run, rows, checkpoint)
 
-        isolated = run_isolated(compute, range(len(run.questions)), _is_out_of_memory, _release)  # type: ignore[arg-type]
+        isolated = run_isolated(compute, range(len(run.targets)), _is_out_of_memory, _release)  # type: ignore[arg-type]
         outcomes = []
         for request, outcome in zip(run.request_ids, isolated.outcomes, strict=True):
             with logs.about(request):
                 outcomes.append(self._presentable(outcome, run))
         return Ran(run.batch, outcomes, time.monotonic() - began, isolated.fits, isolated.splits)
 
-    def _between(self, run: Run) -> Between:
-        """Between the steps of a slow answer: give up if nobody waits any more, and tell how far it is."""
+    def _checkpoint(self, run: Run) -> Checkpoint:
+        """Return what is called between the steps of an answer: gives up if nobody waits, and tells how far it is."""
         told = time.monotonic()
 
-        def between(done: int, total: int) -> None:
+        def checkpoint(done: int, total: int) -> None:
             nonlocal told
             if run.batch in self._cancelled:
                 raise InternalError("Nobody waits for this answer any more.")
@@ -182,7 +187,7 @@ class Executor:
                 told = time.monotonic()
                 self._tell(Progress(run.batch, done / total))
 
-        return between
+        return checkpoint
 
     def _presentable(self, outcome: RowAnswer | Exception, run: Run) -> RowAnswer | ServiceError:
         if isinstance(outcome, RowAnswer | ServiceError):
@@ -196,23 +201,19 @@ class Executor:
         return InternalError("The model failed on this picture; the log of the service has the reason.")
 
 
-def _answer(host: ModelHost, run: Run, rows: range, between: Between) -> list[RowAnswer]:
+def _answer(host: ModelHost, run: Run, rows: range, checkpoint: Checkpoint) -> list[RowAnswer]:
     pixels, lane = run.pixels[rows.start : rows.stop], run.lane
     if lane.op == "predict":
-        return [RowAnswer(logits, (), [], []) for logits in host.predict(pixels, lane.head).numpy()]
-    questions = run.questions[rows.start : rows.stop]
-    how = HowTo(lane.layers, lane.methods, lane.variant, lane.head)
-    answers = host.explain(pixels, questions, how, between)
-    return [
-        # Copies: a row's view would drag the whole batch's array through the pickle.
-        RowAnswer(
-            row.logits.numpy().copy(),
-            row.targets,
-            [[raw.numpy().copy() for raw in by_method] for by_method in row.maps],
-            row.flat,
-        )
-        for row in answers
-    ]
+        return [RowAnswer(logits) for logits in host.predict(pixels, lane.head).numpy()]
+    targets = run.targets[rows.start : rows.stop]
+    how = HowTo(lane.layers, lane.methods, lane.cam_options, lane.head)
+    answers = host.explain(pixels, targets, how, checkpoint)
+    return [RowAnswer(row.logits.numpy().copy(), tuple(_as_numpy(raw) for raw in row.maps)) for row in answers]
+
+
+def _as_numpy(raw: RawMap[Tensor]) -> RawMap[NDArray[np.float32]]:
+    # A copy: a row's view would drag the whole batch's array through the pickle.
+    return RawMap(raw.layer, raw.method, raw.target, raw.values.numpy().copy(), raw.zero_gradient)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -9,7 +9,7 @@ from service.errors import ModelLoadError
 from service.imaging.preprocess import PreprocessSpec
 from service.models.labels import read_labels
 from service.models.shapes_net import INPUT_SIZE, MEAN, STD, ShapesNet
-from service.models.sources.source import Downloads, Loaded
+from service.models.sources.source import Downloads, LoadedModel
 from service.models.state_dicts import digest, load_into, read_state_dict
 
 if TYPE_CHECKING:
@@ -26,11 +26,11 @@ def architectures() -> tuple[str, ...]:
 
 
 def has(architecture: str) -> bool:
-    """Tell the embedded models' names."""
+    """Return whether an embedded model has that name."""
     return architecture in architectures()
 
 
-def load(config: ModelConfig, _downloads: Downloads) -> Loaded:
+def load(config: ModelConfig, _downloads: Downloads) -> LoadedModel:
     """Load an embedded model.
 
     Raises:
@@ -51,4 +51,4 @@ def load(config: ModelConfig, _downloads: Downloads) -> Loaded:
         mean=MEAN,
         std=STD,
     )
-    return Loaded(module, preprocess, labels, digest(file))
+    return LoadedModel(module, preprocess, labels, digest(file))

@@ -10,7 +10,7 @@ from torch import nn
 
 from service.errors import ModelLoadError
 from service.imaging.preprocess import PreprocessSpec
-from service.models.sources.source import Downloads, Loaded
+from service.models.sources.source import Downloads, LoadedModel
 from service.models.state_dicts import digest, load_into, read_state_dict
 
 if TYPE_CHECKING:
@@ -20,11 +20,11 @@ __all__ = ["has", "load"]
 
 
 def has(architecture: str) -> bool:
-    """Tell dotted names: no other source has any."""
+    """Return whether the name is dotted; names of other sources never are."""
     return "." in architecture
 
 
-def load(config: ModelConfig, _downloads: Downloads) -> Loaded:
+def load(config: ModelConfig, _downloads: Downloads) -> LoadedModel:
     """Call ``config.architecture`` without arguments; fill the model it returns from ``config.weights`` if given.
 
     Raises:
@@ -37,7 +37,7 @@ def load(config: ModelConfig, _downloads: Downloads) -> Loaded:
         load_into(module, read_state_dict(file), file.name)
         version = digest(file)
     # The customary ImageNet preprocessing; the configuration overrides it.
-    return Loaded(module, PreprocessSpec("crop", 224, 224, resize=256), None, version)
+    return LoadedModel(module, PreprocessSpec("crop", 224, 224, resize=256), None, version)
 
 
 def _build(name: str) -> nn.Module:

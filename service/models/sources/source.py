@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from service.imaging.preprocess import PreprocessSpec
     from service.settings import ModelConfig
 
-__all__ = ["Downloads", "Loaded", "Source"]
+__all__ = ["Downloads", "LoadedModel", "Source"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Downloads:
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedModel:
     """A model as its source gives it, before the configuration's overrides.
 
     ``labels`` is None where the source does not know them; ``module`` maps (N, 3, H, W) to logits (N, classes).
@@ -55,4 +55,4 @@ class Source:
     title: str
     architectures: Callable[[], Sequence[str]]
     has: Callable[[str], bool]
-    load: Callable[[ModelConfig, Downloads], Loaded]
+    load: Callable[[ModelConfig, Downloads], LoadedModel]

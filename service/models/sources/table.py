@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from service.errors import ModelLoadError, closest
-from service.models.sources import embedded, python, zoo
+from service.models.sources import embedded, python, torchvision_models
 from service.models.sources.source import Source
 
 __all__ = ["SOURCES", "find_source"]
 
 SOURCES: dict[str, Source] = {
     "embedded": Source("Embedded in this package", embedded.architectures, embedded.has, embedded.load),
-    "torchvision": Source("torchvision classification models", zoo.architectures, zoo.has, zoo.load),
+    "torchvision": Source(
+        "torchvision classification models",
+        torchvision_models.architectures,
+        torchvision_models.has,
+        torchvision_models.load,
+    ),
     "python": Source("Your own code, by dotted name: mypackage.nets.build", list, python.has, python.load),
 }
 

@@ -196,12 +196,10 @@ ANSWERS: Mapping[str, Any] = {
 
 # What any operation can meet.
 READING_ERRORS = (
-    ErrorExample(
-        "There is no such model.", UnknownModel.among("resnet5", ["resnet50"], "GET /api/v1/models lists them.")
-    ),
+    ErrorExample("There is no such model.", UnknownModel.among("resnet5", ["resnet50"])),
     ErrorExample(
         "An option is unknown or out of range.",
-        UnknownLayer.among("layer44", ["layer4"], "GET /api/v1/models/resnet50/layers lists them."),
+        UnknownLayer.among("layer44", ["layer4"], model="resnet50"),
     ),
     ErrorExample(
         "The headers are over the limit.",

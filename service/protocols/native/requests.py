@@ -1,17 +1,17 @@
-"""The three encodings of a native request, read into the same options and pictures."""
+"""The three encodings of a native request, read into what the engine is asked."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import re
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from service.engine.answers import Upload
+from service.engine.request import Request, Upload
 from service.errors import (
     BodyTooLarge,
     InvalidImage,
@@ -23,22 +23,22 @@ from service.errors import (
     closest,
     shorten,
 )
-from service.wire import ExplainRequest, PredictOptions, PredictRequest
+from service.options import OPTIONS, attributes_of
+from service.wire import ExplainOptions, ExplainRequest, PredictOptions, PredictRequest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from starlette.datastructures import FormData, ImmutableMultiDict
-    from starlette.requests import Request
+    from starlette.requests import Request as HttpRequest
 
     from service.settings import Settings
-    from service.wire import ImageInput
+    from service.vocabulary import ImageFormat, Operation
+    from service.wire import ImageInput, NativeOptions, NativeRequest
 
-__all__ = ["accepted_picture", "read_options_and_pictures", "request_timeout_s"]
+__all__ = ["accepted_format", "read_request"]
 
-Options = TypeVar("Options", bound=PredictOptions)
-
-_REPEATABLE = {"layer", "target", "method", "output"}
+_REPEATABLE = {name for name, option in OPTIONS.items() if option.repeatable}
 _MAX_FIELDS = 1000
 _MAX_FIELD_BYTES = 16 * 1024
 _MAX_VALUES = 20_000
@@ -46,13 +46,17 @@ _MAX_WORDED = 5
 _SLASHES = re.compile(r"[/\\]")
 _DRIVE = re.compile(r"[A-Za-z]:")
 _DATA_URI = re.compile(r"data:[^,]{0,200};base64,")
-_PICTURE_TYPES = {"image/png": "png", "image/jpeg": "jpeg", "image/webp": "webp"}
+_FORMATS: Mapping[str, ImageFormat] = {"image/png": "png", "image/jpeg": "jpeg", "image/webp": "webp"}
 
 
-async def read_options_and_pictures(
-    request: Request, options_type: type[Options], json_type: type[ExplainRequest | PredictRequest]
-) -> tuple[Options, list[Upload]]:
-    """Read a request in whichever encoding it comes.
+_MODELS: Mapping[Operation, tuple[type[NativeOptions], type[NativeRequest]]] = {
+    "predict": (PredictOptions, PredictRequest),
+    "explain": (ExplainOptions, ExplainRequest),
+}
+
+
+async def read_request(http: HttpRequest, op: Operation, model: str | None) -> Request:
+    """Read a request for ``model`` in whichever encoding it comes.
 
     Options may stand in the query string with every encoding; where the body has the same option, the body's counts.
 
@@ -61,6 +65,13 @@ async def read_options_and_pictures(
         InvalidRequest, InvalidImage, NoImage, TooManyImages, BodyTooLarge: the body cannot be used.
         InvalidOption: an option is unknown or out of range.
     """
+    options, uploads = await _read(http, *_MODELS[op])
+    return Request(uploads, op=op, model=model, timeout_s=_timeout_s(http), **attributes_of(options.given()))
+
+
+async def _read(
+    request: HttpRequest, options_type: type[NativeOptions], json_type: type[NativeRequest]
+) -> tuple[NativeOptions, list[Upload]]:
     _refuse_encoded(request)
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     settings: Settings = request.state.settings
@@ -80,7 +91,7 @@ async def read_options_and_pictures(
     )
 
 
-def _refuse_encoded(request: Request) -> None:
+def _refuse_encoded(request: HttpRequest) -> None:
     """Pictures are compressed already, and a body that is inflated here could be of any size."""
     encoding = request.headers.get("content-encoding", "").strip().lower()
     if encoding not in {"", "identity"}:
@@ -89,7 +100,7 @@ def _refuse_encoded(request: Request) -> None:
         )
 
 
-def request_timeout_s(request: Request) -> float | None:
+def _timeout_s(request: HttpRequest) -> float | None:
     """Read ``X-Request-Timeout-Ms``; None where it was not sent.
 
     Raises:
@@ -103,20 +114,20 @@ def request_timeout_s(request: Request) -> float | None:
     return int(text) / 1000
 
 
-def accepted_picture(request: Request) -> str | None:
-    """Return ``png``, ``jpeg`` or ``webp`` if the client accepts such a picture and no JSON, otherwise None."""
+def accepted_format(request: HttpRequest) -> ImageFormat | None:
+    """Return ``png``, ``jpeg`` or ``webp`` if the client accepts such an image and no JSON, otherwise None."""
     accepted = [part.partition(";")[0].strip().lower() for part in request.headers.get("accept", "").split(",")]
     if {"application/json", "application/*", "*/*"} & set(accepted):
         return None
-    return next((_PICTURE_TYPES[kind] for kind in accepted if kind in _PICTURE_TYPES), None)
+    return next((_FORMATS[kind] for kind in accepted if kind in _FORMATS), None)
 
 
-async def _body(request: Request) -> bytes:
+async def _body(request: HttpRequest) -> bytes:
     """Read the body. ``request.body()`` would hold on to it until the answer is sent, beside the pictures in it."""
     return b"".join([chunk async for chunk in request.stream()])
 
 
-async def _read_form(request: Request, max_images: int) -> tuple[dict[str, Any], list[Upload]]:
+async def _read_form(request: HttpRequest, max_images: int) -> tuple[dict[str, Any], list[Upload]]:
     parser = _FormParser(
         request.headers,
         request.stream(),
@@ -216,11 +227,11 @@ def _single(fields: Mapping[str, list[str]]) -> dict[str, Any]:
 
 
 async def _read_json(
-    request: Request,
-    options_type: type[Options],
-    json_type: type[ExplainRequest | PredictRequest],
+    request: HttpRequest,
+    options_type: type[NativeOptions],
+    json_type: type[NativeRequest],
     query: dict[str, Any],
-) -> tuple[Options, list[Upload]]:
+) -> tuple[NativeOptions, list[Upload]]:
     try:
         body = json_type.model_validate_json(_of_few_values(await _body(request)))
     except ValidationError as error:
@@ -237,9 +248,7 @@ def _of_few_values(body: bytes) -> bytes:
     return body
 
 
-def _json_error(
-    error: ValidationError, json_type: type[ExplainRequest | PredictRequest]
-) -> InvalidRequest | InvalidOption:
+def _json_error(error: ValidationError, json_type: type[NativeRequest]) -> InvalidRequest | InvalidOption:
     if any(not detail["loc"] for detail in error.errors()):
         return InvalidRequest(
             'The body is not a JSON object such as {"images": [{"b64": "…"}], "target": ["predicted"]}.'
@@ -265,14 +274,14 @@ def _upload_of(image: ImageInput, index: int) -> Upload:
         return Upload(b"", filename, error)
 
 
-def _validate(options_type: type[Options], fields: dict[str, Any]) -> Options:
+def _validate(options_type: type[NativeOptions], fields: dict[str, Any]) -> NativeOptions:
     try:
         return options_type.model_validate(fields)
     except ValidationError as error:
         raise option_error(error, options_type) from error
 
 
-def option_error(error: ValidationError, options_type: type[Any]) -> InvalidOption:
+def option_error(error: ValidationError, options_type: type[NativeOptions]) -> InvalidOption:
     """Word a validation error: which option, what is wrong, and what was probably meant."""
     problems = []
     suggestions: list[str] = []

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from starlette.requests import ClientDisconnect
@@ -14,10 +15,11 @@ from service.cam.methods import METHODS
 from service.engine.explainer import Explainer
 from service.errors import InvalidOption
 from service.imaging.colormaps import COLORMAPS
+from service.options import DEFAULT_COLORMAP, Options
 from service.protocols import key_scope
-from service.protocols.native.requests import accepted_picture, read_options_and_pictures, request_timeout_s
-from service.protocols.native.wording import input_size, layer_entry, model_entry, to_wire
-from service.wire import ExplainOptions, PredictOptions
+from service.protocols.native.requests import accepted_format, read_request
+from service.protocols.native.responses import input_size, layer_entry, model_entry, to_wire
+from service.vocabulary import LayerKind
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -78,20 +80,19 @@ async def predict_with(model: str, request: Request, engine: Engine) -> Response
 
 async def _explain(request: Request, engine: Explainer, model: str | None) -> Response:
     engine.refuse_early(model)
-    options, uploads = await read_options_and_pictures(request, ExplainOptions, wire.ExplainRequest)
-    picture = accepted_picture(request)
-    if picture is not None:
-        options = options.model_copy(update={"output": ["overlay"], "image_format": picture})
-    answer = await _unless_gone(request, engine.answer(uploads, options, model, request_timeout_s(request)))
-    if picture is not None:
-        return _picture_response(answer)
-    return _json(to_wire(answer, request.state.request_id, with_maps="map" in options.output))
+    asked = await read_request(request, "explain", model)
+    image_format = accepted_format(request)
+    if image_format is not None:
+        asked = replace(asked, outputs=("overlay",), image_format=image_format)
+    answer = await _unless_gone(request, engine.answer(asked))
+    if image_format is not None:
+        return _overlay_alone(answer)
+    return _json(to_wire(answer, request.state.request_id, with_maps="map" in asked.outputs))
 
 
 async def _predict(request: Request, engine: Explainer, model: str | None) -> Response:
     engine.refuse_early(model)
-    options, uploads = await read_options_and_pictures(request, PredictOptions, wire.PredictRequest)
-    answer = await _unless_gone(request, engine.answer(uploads, options, model, request_timeout_s(request)))
+    answer = await _unless_gone(request, engine.answer(await read_request(request, "predict", model)))
     return _json(to_wire(answer, request.state.request_id))
 
 
@@ -140,7 +141,7 @@ async def layers(
     engine: Engine,
     explainable: Annotated[bool | None, Query(description="Only layers that can, or cannot, be explained.")] = None,
     kind: Annotated[
-        Literal["conv", "norm", "activation", "pool", "attention", "linear", "block", "other"] | None,
+        LayerKind | None,
         Query(description="Only layers of this kind."),
     ] = None,
 ) -> wire.LayerList:
@@ -165,7 +166,7 @@ async def classes(
     ] = None,
 ) -> wire.ClassList:
     """Classes whose label contains the query, those that begin with it first."""
-    info = engine.ready_info(model).seen_through(head)
+    info = engine.ready_info(model).head_view(head)
     found = [wire.ClassEntry(index=index, label=info.labels[index]) for index in info.search_labels(q, limit)]
     return wire.ClassList(model=info.name, total=len(info.labels), classes=found)
 
@@ -174,7 +175,7 @@ async def classes(
 async def methods() -> wire.MethodList:
     """The methods that may be asked for."""
     return wire.MethodList(
-        default="gradcam",
+        default=Options.methods[0],
         methods=[
             wire.MethodEntry(
                 name=name,
@@ -199,7 +200,7 @@ async def colormaps() -> wire.ColormapList:
         wire.ColormapEntry(name=name, kind=row.kind, table=base64.b64encode(row.table.tobytes()).decode("ascii"))
         for name, row in COLORMAPS.items()
     ]
-    return wire.ColormapList(default="turbo", colormaps=entries)
+    return wire.ColormapList(default=DEFAULT_COLORMAP, colormaps=entries)
 
 
 def _json(body: BaseModel) -> Response:
@@ -207,12 +208,12 @@ def _json(body: BaseModel) -> Response:
     return Response(body.__pydantic_serializer__.to_json(body), media_type="application/json")
 
 
-def _picture_response(answer: Answer) -> Response:
-    explanations = [explanation for picture in answer.pictures for explanation in picture.explanations]
-    overlay = explanations[0].rendered.overlay if len(explanations) == 1 and len(answer.pictures) == 1 else None
+def _overlay_alone(answer: Answer) -> Response:
+    explanations = [explanation for picture in answer.images for explanation in picture.explanations]
+    overlay = explanations[0].rendered.overlay if len(explanations) == 1 and len(answer.images) == 1 else None
     if overlay is None:
         raise InvalidOption(
             "'Accept: image/…' needs exactly one picture and one explanation, and there are "
-            f"{len(answer.pictures)} and {len(explanations)}. Ask for fewer, or accept application/json."
+            f"{len(answer.images)} and {len(explanations)}. Ask for fewer, or accept application/json."
         )
     return Response(overlay.data, media_type=overlay.media_type)

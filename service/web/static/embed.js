@@ -2,12 +2,10 @@
 // It listens to one origin and speaks to one origin, the parameter `origin`; without it to nobody. It keeps nothing.
 
 import "./camserve-viewer.js";
+import { ASKED, VIEW } from "./shared/options.js";
+import { announceReady } from "./shared/ready.js";
 
-const WORDS = ["model", "head", "layer", "target", "against", "method", "colormap", "mode"];
-const SHARES = ["opacity", "threshold"];
-const SWITCHES = ["regions", "signed"];
-const CLASSES = ["target", "against"]; // by label or by index
-const OPTIONS = [...WORDS, ...SHARES, ...SWITCHES];
+const OPTIONS = { ...ASKED, ...VIEW };
 const LONGEST = 300; // characters of an option: labels are long, but not longer
 const PICTURES = ["heatmap", "overlay", "mask", "map", "regions"]; // of an explanation: large, and not for messages
 
@@ -33,14 +31,17 @@ function tell(type, content = {}) {
 
 /** Say what is wrong with an option, or nothing. Null stands for the default. */
 function complaint(name, value) {
-  if (!OPTIONS.includes(name)) return `there is no option “${name}”`;
+  if (!Object.hasOwn(OPTIONS, name)) return `there is no option “${name}”`;
   if (value === null) return "";
-  const index = CLASSES.includes(name) && Number.isInteger(value);
+  const { kind, least, most } = OPTIONS[name];
+  if (kind === "switch") return typeof value === "boolean" ? "" : `“${name}” is not true or false`;
+  if (kind === "number") {
+    const within = typeof value === "number" && value >= least && value <= most;
+    return within ? "" : `“${name}” is not a number from ${least} to ${most}`;
+  }
+  const index = kind === "class" && Number.isInteger(value);
   const short = typeof value === "string" && value.length <= LONGEST;
-  if (WORDS.includes(name) && !index && !short) return `“${name}” is not a short text`;
-  if (SHARES.includes(name) && !(value >= 0 && value <= 1 && typeof value === "number")) return `“${name}” is not a number from 0 to 1`;
-  if (SWITCHES.includes(name) && typeof value !== "boolean") return `“${name}” is not true or false`;
-  return "";
+  return index || short ? "" : `“${name}” is not a short text`;
 }
 
 function apply(options) {
@@ -97,9 +98,11 @@ viewer.addEventListener("camserve-explained", ({ detail: { answer, result, expla
 viewer.addEventListener("camserve-error", ({ detail }) => tell("error", detail));
 viewer.addEventListener("camserve-hover", ({ detail }) => tell("hover", detail));
 
-for (const name of [...WORDS, ...SHARES]) {
-  if (parameters.get(name)) viewer.setAttribute(name, parameters.get(name));
+for (const [name, { kind }] of Object.entries(OPTIONS)) {
+  const given = parameters.get(name);
+  if (kind === "switch") viewer.toggleAttribute(name, ["", "1", "true"].includes(given));
+  else if (given) viewer.setAttribute(name, given);
 }
-for (const name of SWITCHES) viewer.toggleAttribute(name, ["", "1", "true"].includes(parameters.get(name)));
 if (parameters.get("src")) start(parameters.get("src"));
 tell("ready");
+announceReady();

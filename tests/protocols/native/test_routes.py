@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from service.cam.methods import METHODS
+from service.engine.answers import Answer, StageTimes
 from service.imaging.colormaps import COLORMAPS
 from service.wire import MethodEntry
 from tests.protocols.native.pictures import STAR, array, ask, explain, opened, star, wide
 
 if TYPE_CHECKING:
     import httpx
+
+    from tests.web.application import Application
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -156,6 +160,29 @@ async def test_the_timing_adds_up(client: httpx.AsyncClient) -> None:
     assert timing["compute_ms"] > 0
     parts = sum(timing[name] for name in TIMES - {"total_ms"})
     assert parts <= timing["total_ms"] + 0.1
+
+
+async def test_the_timing_of_several_images_is_that_of_the_slowest_in_each_stage(
+    application: Application, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = application.explainer.answer
+
+    async def timed(*arguments: Any) -> Answer:
+        found = await answer(*arguments)
+        times = [StageTimes(0.001, 0.020, 0.3, 0.4, 1), StageTimes(0.002, 0.010, 0.1, 0.5, 2)]
+        images = zip(found.images, times, strict=True)
+        return replace(found, images=tuple(replace(picture, times=each) for picture, each in images), total_s=0.9)
+
+    monkeypatch.setattr(application.explainer, "answer", timed)
+    files = [("image", ("a.png", star())), ("image", ("b.png", star()))]
+    assert (await client.post("/api/v1/explain", files=files)).json()["timing"] == {
+        "total_ms": 900,
+        "decode_ms": 2,
+        "queue_ms": 20,
+        "compute_ms": 300,
+        "render_ms": 500,
+        "batch_size": 2,
+    }
 
 
 async def test_answers_do_not_change_from_call_to_call(client: httpx.AsyncClient) -> None:

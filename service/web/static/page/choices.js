@@ -1,6 +1,6 @@
 // What the pickers list: the catalogue's rows as groups of choices, in words.
 
-import { percent, plural } from "./dom.js";
+import { percent, plural } from "../shared/numbers.js";
 
 const QUICK = 4; // forward passes per picture
 
@@ -43,10 +43,10 @@ function layerOption({ name, type, shape, explainable, recommended, note }, stan
 }
 
 /** Methods by what they cost; those that do not go with the model or with the question last, with the reason. */
-export function methodGroups(methods, model, standard, { against = "", signed = false } = {}) {
+export function methodGroups(methods, model, standard, { against = "", signed = false, fuse = "" } = {}) {
   const groups = { quick: [], slow: [], refused: [] };
   for (const method of methods) {
-    const refused = refusal(method, model, { against, signed });
+    const refused = refusal(method, model, { against, signed, fuse });
     const slow = method.forwards === null || method.forwards > QUICK;
     groups[refused ? "refused" : slow ? "slow" : "quick"].push({
       value: method.name, name: method.title, note: method.summary, refused,
@@ -63,11 +63,13 @@ export function methodGroups(methods, model, standard, { against = "", signed = 
 const costs = ({ forwards }) => (forwards === null ? "seconds to minutes" : `≈ ${forwards} × the time`);
 
 /** Why a method does not go with a model and with what else is asked, or nothing. */
-export function refusal({ name, signed: hasSign, class_specific: knowsClasses }, model, { against, signed }) {
+export function refusal({ name, signed: hasSign, class_specific: knowsClasses, uses_layer: usesLayer }, model, asked) {
+  const { against, signed, fuse } = asked;
   const reason = model?.refused_methods[name];
   if (reason) return reason;
   if (against && !knowsClasses) return "it knows no classes, so it cannot tell one from another";
   if (signed && !hasSign) return "its maps have no sign; switch “for and against” off";
+  if (fuse && !usesLayer) return "it looks at the whole network, so there are no layers to fuse";
   return undefined;
 }
 

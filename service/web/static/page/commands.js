@@ -1,7 +1,9 @@
 // What is on screen as a command to copy. Keys are named, never written out.
 
+import { REQUEST } from "../shared/request.js";
+
 const KEY = "CAM_API_KEY";
-const NUMBERS = new Set(["target", "against", "smooth", "alpha", "threshold", "top_k", "max_side"]);
+const NUMBERS = Object.keys(REQUEST).filter((name) => ["number", "class"].includes(REQUEST[name].kind));
 
 // Each command is made of {base, model, options: [[name, value]], pictures: [{name, sample}], key}: what the answer on
 // screen was asked with. Samples are fetched from the server, other pictures are expected in the working directory.
@@ -75,5 +77,5 @@ function gathered(options) {
 
 function literal(name, value) {
   if (value === true || value === "true") return "True";
-  return NUMBERS.has(name) && /^[\d.]+$/.test(value) ? String(value) : JSON.stringify(String(value));
+  return NUMBERS.includes(name) && /^[\d.]+$/.test(value) ? String(value) : JSON.stringify(String(value));
 }

@@ -1,10 +1,14 @@
 // The single view: one picture, one explanation.
 
-import { explain, Problem } from "./api.js";
-import { $, source } from "./dom.js";
+import { dataUrl } from "../shared/base64.js";
+import { PICTURE_ITSELF } from "../shared/options.js";
+import { problemOfResult } from "../shared/problems.js";
+import { explain } from "./api.js";
+import { $ } from "./dom.js";
+import { read } from "./layers.js";
 import { displayable, find } from "./pictures.js";
 import { show as showPredictions } from "./predictions.js";
-import { caption, drawing, modelName, question } from "./questions.js";
+import { drawing, modelName, question, sentence } from "./questions.js";
 import { state } from "./state.js";
 import { Task } from "./task.js";
 import { paint } from "./viewing.js";
@@ -13,7 +17,7 @@ const LARGEST = 1024; // a map is smooth: finer pictures of it cost time and sho
 
 let onScreen = null; // {picture, question, key, answer}; null before the first answer
 
-const forget = { head: "", layer: "", method: "", target: "", against: "", signed: false, smooth: 0, flip: false, model: "" };
+const forget = { head: "", layer: "", method: "", target: "", against: "", signed: false, smooth: 0, flip: false, fuse: "", model: "" };
 let task;
 let tell;
 let visible = ""; // the id of the picture in the viewer
@@ -32,16 +36,16 @@ export async function update() {
     signal.throwIfAborted(); // something newer is on its way to the screen
     present(picture, direct);
     if (!picture) return;
+    if (state.fuse) await read({ say });
     const asked = { picture, question: question() };
     const key = JSON.stringify([picture.id, state.model, asked.question]);
     if (onScreen?.key === key) return; // back from another tab
-    const extra = direct ? [] : [["output", "overlay"], ["alpha", "0"]];
-    const drawn = [["output", "mask"], ["max_side", String(size())], ...extra];
+    const drawn = [["output", "mask"], ["max_side", String(size())], ...(direct ? [] : PICTURE_ITSELF)];
     $("scene").ariaBusy = "true";
     const answer = await explain(modelName(), [picture.file], [...asked.question, ...drawn], { signal, say });
     signal.throwIfAborted();
     const [result] = answer.results;
-    if (result.error) throw new Problem(result.error.detail, result.error);
+    if (result.error) throw problemOfResult(result.error);
     show({ ...asked, key, answer }, result, direct);
   });
   if (!task.running) $("scene").ariaBusy = "false";
@@ -80,10 +84,10 @@ function clear() {
 function show(shown, { image, view, predictions, explanations: [explanation] }, direct) {
   onScreen = shown;
   const viewer = $("viewer");
-  if (!direct) viewer.picture = source(explanation.overlay);
+  if (!direct) viewer.picture = dataUrl(explanation.overlay);
   viewer.explained = { image, view, explanation };
   paint();
-  $("sentence").textContent = caption(explanation, shown.answer.model.name);
+  $("sentence").textContent = sentence(explanation, shown.answer.model.name);
   showPredictions(predictions, explanation);
   const { total_ms: total, compute_ms: compute } = shown.answer.timing;
   $("timing").textContent = `Answered in ${total.toFixed(0)} ms, ${compute.toFixed(0)} ms of it in the model.`;

@@ -39,6 +39,7 @@ const shown = () => ({ explain: single.asked, grid: grid.asked, gallery: gallery
 function offer(text) {
   $("command").textContent = text;
   $("command").hidden = false;
+  $("copied").textContent = ""; // of the text before
   copy(text, $("command"), $("copied"));
 }
 

@@ -1,9 +1,13 @@
 // Several pictures at once, right ones beside wrong ones: that is how people find shortcuts.
 
+import { dataUrl } from "../shared/base64.js";
+import { make } from "../shared/elements.js";
+import { percent, plural } from "../shared/numbers.js";
 import { explainAll } from "./batches.js";
 import { labelsOf, load, offered } from "./catalogue.js";
-import { $, make, percent, plural, refill, source } from "./dom.js";
+import { $, refill } from "./dom.js";
 import { howRead, reader } from "./expected.js";
+import { ofOne, read } from "./layers.js";
 import { find } from "./pictures.js";
 import { colormap, modelName, variant } from "./questions.js";
 import { save } from "./save.js";
@@ -58,10 +62,11 @@ export async function update() {
     $("gallery-bar").hidden = !items.length;
     if (!items.length) return;
     await load({ say });
+    if (state.fuse) await read({ say });
     forgetOtherQuestions();
-    const read = reader(await labelsOf(state, { say }));
+    const expectedIn = reader(await labelsOf(state, { say }));
     signal.throwIfAborted();
-    for (const item of items) item.expected = read(item.picture.path);
+    for (const item of items) item.expected = expectedIn(item.picture.path);
     $("how-read").textContent = howRead(items.map(({ expected }) => expected));
     arrange();
     const open = items.filter(({ result, error }) => !result && !error);
@@ -84,7 +89,7 @@ function forgetOtherQuestions() {
 
 function question() {
   return [
-    ["layer", state.layer || "default"],
+    ...ofOne(),
     ["method", state.method || offered.method],
     ...variant(),
     ["output", "overlay"], ["colormap", colormap()], ["alpha", String(state.opacity)],
@@ -153,7 +158,7 @@ function button({ picture, result, expected }, name) {
     return image;
   };
   const words = result ? verdictWords(result, expected) : [make("span", { className: "note" }, "waiting…")];
-  const image = result ? make("img", { src: source(result.explanations[0].overlay), alt: "" }) : waiting();
+  const image = result ? make("img", { src: dataUrl(result.explanations[0].overlay), alt: "" }) : waiting();
   const frame = make("span", { className: "frame" }, image);
   const made = make("button", { type: "button", onclick: () => enlarge(picture) }, frame, ...words, name);
   made.dataset.key = picture.id;

@@ -1,10 +1,15 @@
 // One picture seen at several layers by several methods, or for several classes: one request.
 
+import { dataUrl } from "../shared/base64.js";
+import { className, goal } from "../shared/captions.js";
+import { make } from "../shared/elements.js";
+import { plural } from "../shared/numbers.js";
 import { explain } from "./api.js";
-import { knownLayers, layersOf, load, modelNamed, offered, searchClasses } from "./catalogue.js";
-import { classGroups, filtered, layerGroups, methodGroups, refusal } from "./choices.js";
-import { $, make, percent, plural, refill, source } from "./dom.js";
+import { modelNamed, offered, searchClasses } from "./catalogue.js";
+import { classGroups, filtered, methodGroups, refusal } from "./choices.js";
+import { $, refill } from "./dom.js";
 import { Picker } from "./picker.js";
+import { areFused, ofSeveral, read, several, toggled } from "./layers.js";
 import { find } from "./pictures.js";
 import { colormap, modelName, variant } from "./questions.js";
 import { change, state } from "./state.js";
@@ -24,12 +29,8 @@ export const asked = () => onScreen;
 /** Called once; `answered()` is called after every answer. */
 export function control(answered) {
   tell = answered;
-  const forget = { row: [], column: [], against: "", signed: false };
+  const forget = { row: [], column: [], against: "", signed: false, fuse: "" };
   task = new Task($("grid-problems"), $("grid-problems"), update, { defaults: forget });
-  new Picker($("rows"), {
-    title: "Layers of the grid", multiple: true, chosen: rows, choose: (layer) => change({ row: toggled(rows(), layer) }),
-    groups: async (query) => filtered(layerGroups(await layersOf(state.model)), query),
-  });
   new Picker($("columns"), {
     title: "Columns of the grid", multiple: true, chosen: columns, groups: columnGroups,
     choose: (value) => change({ column: toggled(columns(), value) }),
@@ -37,14 +38,6 @@ export function control(answered) {
   for (const radio of document.querySelectorAll("[name=by]")) {
     radio.addEventListener("change", () => change({ by: radio.value, column: [] }));
   }
-}
-
-const toggled = (list, value) => (list.includes(value) ? list.filter((one) => one !== value) : [...list, value]);
-
-function rows() {
-  if (state.row.length) return state.row;
-  const catalogue = knownLayers(state.model);
-  return (catalogue?.layers ?? []).filter((layer) => layer.recommended || layer.name === catalogue.default).map(({ name }) => name);
 }
 
 function columns() {
@@ -69,7 +62,7 @@ function question() {
   const methods = classes ? [state.method || offered.method] : columns();
   const targets = classes ? (state.column.length ? state.column : [FIRST_CLASSES]) : [state.target || "predicted"];
   return [
-    ...rows().map((layer) => ["layer", layer]),
+    ...ofSeveral(),
     ...methods.map((method) => ["method", method]),
     ...targets.map((target) => ["target", target]),
     ...(state.against && !targets.includes(state.against) ? [["against", state.against]] : []),
@@ -87,8 +80,7 @@ export async function update() {
     signal.throwIfAborted(); // something newer is on its way to the screen
     $("grid-vacant").hidden = Boolean(picture);
     if (!picture) return clear();
-    await load({ say });
-    await layersOf(state.model, { say }); // the rows are chosen from it
+    await read({ say });
     signal.throwIfAborted();
     const asks = { picture, pictures: [picture], model: modelName(), options: question(), by: state.by };
     const key = JSON.stringify([picture.id, asks.model, asks.options]);
@@ -96,8 +88,8 @@ export async function update() {
     $("table").ariaBusy = "true";
     const { results: [result] } = await explain(asks.model, [picture.file], asks.options, { signal, say });
     signal.throwIfAborted();
-    const width = result.explanations.length / rows().length;
-    onScreen = { ...asks, key, width, explanations: result.explanations, predictions: result.predictions };
+    const width = result.explanations.length / (areFused() ? 1 : several().length);
+    onScreen = { ...asks, key, fused: areFused(), width, explanations: result.explanations, predictions: result.predictions };
     show();
     tell();
   });
@@ -114,38 +106,37 @@ function clear() {
 /** Bring the controls in line with the state. */
 export function showControls() {
   for (const radio of document.querySelectorAll("[name=by]")) radio.checked = radio.value === state.by;
-  $("rows").textContent = plural(rows().length, "layer");
+  $("rows").textContent = plural(several().length, "layer");
   $("columns").textContent = plural(columns().length, ...(state.by === "methods" ? ["method"] : ["class", "classes"]));
 }
 
 function show() {
   const { explanations, width, by, picture } = onScreen;
   const first = explanations.slice(0, width);
-  const heads = first.map((one) => make("th", { scope: "col" }, by === "methods" ? title(one.method) : named(one.target)));
+  const heads = first.map((one) => make("th", { scope: "col" }, by === "methods" ? title(one.method) : className(one.target)));
   const body = [];
   for (let start = 0; start < explanations.length; start += width) {
     const cells = explanations.slice(start, start + width).map((one, at) => make("td", {}, cell(one, start + at)));
     body.push(make("tr", {}, make("th", { scope: "row" }, ...breakable(explanations[start].layer)), ...cells));
   }
   refill($("table"), [make("thead", {}, make("tr", {}, make("td", {}), ...heads)), make("tbody", {}, ...body)]);
-  const [{ target, against }] = explanations;
-  const goal = by === "methods" ? `Evidence for ${named(target)}` : `Evidence by ${title(first[0].method)}`;
-  const rather = against ? ` rather than “${against.label}”` : "";
-  $("grid-caption").textContent = `${goal}${rather} in ${picture.file.name}. Click a cell to see it large.`;
+  const { against } = first[0];
+  const rather = against ? ` rather than ${className(against)}` : "";
+  const what = by === "methods" ? `for ${goal(first[0])}` : `by ${title(first[0].method)}${rather}`;
+  $("grid-caption").textContent = `Evidence ${what} in ${picture.file.name}. Click a cell to see it large.`;
   showControls();
 }
 
-/** A layer's name that may go on in the next line behind a dot or an underscore, rather than within a word. */
-const breakable = (name) => name.split(/(?<=[._])/).flatMap((part) => [make("wbr"), part]);
+/** A layer's name that may go on in the next line behind a dot, an underscore or a plus, rather than within a word. */
+const breakable = (name) => name.split(/(?<=[._+])/).flatMap((part) => [make("wbr"), part]);
 
 const title = (method) => offered.methods.find(({ name }) => name === method)?.title ?? method;
-const named = ({ label, probability }) => `“${label}” (${percent(probability)})`;
 
 function cell(explanation, at) {
   const { layer, method, target, overlay, empty } = explanation;
   const what = `${layer}, ${title(method)}, ${target.label}${empty ? ": an empty map" : ""}`;
   const button = make("button", { type: "button", className: "cell", title: what, onclick: () => enlarge(explanation) },
-    make("img", { src: source(overlay), alt: what, width: overlay.width, height: overlay.height }),
+    make("img", { src: dataUrl(overlay), alt: what, width: overlay.width, height: overlay.height }),
     empty && make("span", { className: "badge", ariaHidden: "true" }, "empty"));
   button.dataset.key = `cell-${at}`;
   return button;
@@ -153,5 +144,5 @@ function cell(explanation, at) {
 
 function enlarge({ layer, method, target }) {
   const predicted = onScreen.predictions[0]?.index === target.index;
-  change({ tab: "explain", layer, method, target: predicted ? "" : String(target.index) });
+  change({ tab: "explain", ...(onScreen.fused ? {} : { layer }), method, target: predicted ? "" : String(target.index) });
 }

@@ -1,6 +1,7 @@
 // How pictures come in: chosen, dropped, pasted, as a folder, or as a sample.
 
-import { $, make } from "./dom.js";
+import { make } from "../shared/elements.js";
+import { $ } from "./dom.js";
 
 const isPicture = ({ type, name }) => type.startsWith("image/") || /\.tiff?$/i.test(name);
 

@@ -1,5 +1,6 @@
 // The page: reads its state from the address, and brings the view in line with it whenever it changes.
 
+import { announceReady } from "../shared/ready.js";
 import { layersOf, load, offered, reloadModels } from "./catalogue.js";
 import { $ } from "./dom.js";
 import * as explain from "./explain.js";
@@ -7,6 +8,7 @@ import * as exporting from "./exports.js";
 import * as gallery from "./gallery.js";
 import * as grid from "./grid.js";
 import { markSample, receive, showSamples, sorted } from "./incoming.js";
+import * as layers from "./layers.js";
 import * as panel from "./panel.js";
 import { keep } from "./pictures.js";
 import * as predictions from "./predictions.js";
@@ -103,7 +105,7 @@ async function pollLoading() {
 reading = new Task($("panel-problems"), $("panel-problems"), readCatalogue);
 follow();
 for (const view of [explain, grid]) view.control(answered);
-for (const part of [panel, predictions, exporting]) part.control();
+for (const part of [layers, panel, predictions, exporting]) part.control();
 controlView();
 controlTabs();
 const samples = showSamples(takeSample);
@@ -116,7 +118,10 @@ $("skip").addEventListener("click", (event) => {
 });
 $("vacant").addEventListener("click", (event) => event.target.closest("button, label") || $("file").click());
 onChange(react);
-samples.then(() => markSample(state.sample));
 react(new Set(["picture"]));
+samples.then(() => {
+  markSample(state.sample);
+  announceReady();
+});
 readCatalogue();
 setInterval(pollLoading, POLL_MS);

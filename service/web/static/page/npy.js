@@ -1,6 +1,6 @@
 // A raw map as a file that numpy.load reads: NPY format 1.0.
 
-import { bytes } from "./dom.js";
+import { bytes } from "../shared/base64.js";
 
 const ALIGNED = 64; // where the data begins
 

@@ -1,8 +1,11 @@
 // Which model, which layer, which method: the pickers beside the picture, and the model's card.
 
+import { make } from "../shared/elements.js";
+import { REQUEST } from "../shared/request.js";
 import { knownLayers, layersOf, methodNamed, modelNamed, offered } from "./catalogue.js";
 import { filtered, headGroups, layerGroups, methodGroups, modelGroups } from "./choices.js";
-import { $, make } from "./dom.js";
+import { $ } from "./dom.js";
+import { several } from "./layers.js";
 import { Picker } from "./picker.js";
 import { change, state } from "./state.js";
 
@@ -28,7 +31,11 @@ export function control() {
     $(name).addEventListener("change", () => change({ [name]: $(name).checked }));
   }
   $("smooth").addEventListener("change", () => change({ smooth: Number($("smooth").value) }));
+  $("fuse").append(...REQUEST.fuse.choices.map((how) => new Option(FUSED[how] ?? how, how)));
+  $("fuse").addEventListener("change", () => change({ fuse: $("fuse").value }));
 }
+
+const FUSED = { max: "the strongest of them", mean: "their mean", product: "where all agree" };
 
 /** Class 3 or layer4 of another model is something else; methods are the same, unless it refuses one. */
 function chooseModel(model) {
@@ -60,7 +67,18 @@ export function show() {
   $("signed").disabled = !state.signed && method?.signed === false;
   $("flip").checked = state.flip;
   $("smooth").value = String(state.smooth);
+  showFuse(method);
   showCard(model);
+}
+
+/** Where maps are fused, there are several layers to choose, in whatever view. */
+function showFuse(method) {
+  $("fuse").value = state.fuse;
+  $("fuse").disabled = !state.fuse && method?.uses_layer === false;
+  $("layer-field").hidden = Boolean(state.fuse);
+  $("layers-field").hidden = !state.fuse;
+  $("layers").textContent = several().join(" + ") || "…";
+  $("fuse-note").hidden = !state.fuse || several().length !== 1;
 }
 
 const layerNote = ({ type, shape, note }) =>

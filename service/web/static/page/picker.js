@@ -1,7 +1,7 @@
 // A button that opens a list to choose from: searchable, grouped, with a line of explanation for each choice, and with
 // the reason where something cannot be chosen. A <select> has room for none of this.
 
-import { make } from "./dom.js";
+import { make } from "../shared/elements.js";
 
 let count = 0;
 
@@ -16,6 +16,7 @@ export class Picker {
       type: "search", placeholder: "Type to search", autocomplete: "off", spellcheck: false, ariaLabel: `Search: ${title}`,
       attributes: { role: "combobox", "aria-autocomplete": "list", "aria-controls": `${this.id}-list`, "aria-expanded": "true" },
     });
+    this.filled = Promise.resolve(); // settles when the list is of what has been typed
     this.list = make("div", {
       id: `${this.id}-list`, className: "options", ariaLabel: title,
       attributes: { role: "listbox", ...(multiple && { "aria-multiselectable": "true" }) },
@@ -66,8 +67,12 @@ export class Picker {
     style.setProperty("--height", `${Math.min(480, (up ? box.top : below) - 16)}px`);
   }
 
-  async #fill() {
-    const query = this.filter.value.trim();
+  #fill() {
+    this.filled = this.#list(this.filter.value.trim());
+    return this.filled;
+  }
+
+  async #list(query) {
     let groups;
     try {
       groups = await this.groups(query);
@@ -124,8 +129,12 @@ export class Picker {
       this.#mark(options[Math.max(0, Math.min(steps[event.key], options.length - 1))]);
     } else if (event.key === "Enter" && event.target === this.filter) {
       event.preventDefault();
-      this.#take(options[at]);
+      this.filled.then(() => this.#takeMarked()); // of what was typed, not of a list before it
     }
+  }
+
+  #takeMarked() {
+    if (this.popup.matches(":popover-open")) this.#take(this.list.querySelector(".active"));
   }
 
   #take(option) {

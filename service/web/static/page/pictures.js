@@ -1,6 +1,6 @@
 // The pictures of this visit, by id: samples come from the server, the others stay in the browser's memory.
 
-import { Problem } from "./api.js";
+import { download } from "../shared/api.js";
 
 const kept = new Map();
 const visit = Date.now().toString(36); // a reload forgets the pictures, but not the history that names them
@@ -20,10 +20,8 @@ export async function find(id) {
 
 async function fetched(id) {
   const sample = id.slice("sample:".length);
-  const response = await fetch(`static/samples/${encodeURIComponent(sample)}`).catch(() => null);
-  if (!response) throw new Problem("The server cannot be reached.");
-  if (!response.ok) throw new Problem(`There is no sample ${sample}. Take one of those above.`);
-  const data = await response.blob();
+  const missing = () => `There is no sample ${sample}. Take one of those above.`;
+  const data = await download(`static/samples/${encodeURIComponent(sample)}`, { missing });
   return { id, file: new File([data], sample, { type: data.type }), path: sample, sample };
 }
 

@@ -1,8 +1,10 @@
 // The classes of the picture on screen: which is explained, and rather than which other.
 
+import { make } from "../shared/elements.js";
+import { percent } from "../shared/numbers.js";
 import { searchClasses } from "./catalogue.js";
 import { classGroups } from "./choices.js";
-import { $, make, percent, refill } from "./dom.js";
+import { $, refill } from "./dom.js";
 import { Picker } from "./picker.js";
 import { change, state } from "./state.js";
 

@@ -1,16 +1,16 @@
 // The state as the options of a request, and as words.
 
-import { colormapNamed, methodNamed, modelNamed, offered } from "./catalogue.js";
-import { percent } from "./dom.js";
+import { caption } from "../shared/captions.js";
+import { fitting, usual } from "../shared/colormaps.js";
+import { REQUEST } from "../shared/request.js";
+import { methodNamed, modelNamed, offered } from "./catalogue.js";
+import { ofOne } from "./layers.js";
 import { state } from "./state.js";
 
-const DIVERGING = "coolwarm"; // as the server chooses for maps with a sign
-
-const EMPTY = { // what it means that there is nothing to see, and what to do
-  no_positive_evidence: "Nothing in this layer speaks for the class; whatever there is speaks against it. Try another " +
-    "class or layer, or “For and against” among the options.",
-  zero_gradient: "The class does not depend on this layer at all. Try another layer.",
-  constant: "Every place counts the same, so none stands out. Try another layer or method.",
+const ADVICE = { // what to do where there is nothing to see
+  no_positive_evidence: "Whatever there is speaks against it. Try another class or layer, or “For and against” among the options.",
+  zero_gradient: "Try another layer.",
+  constant: "None stands out. Try another layer or method.",
 };
 
 /** The options that several views share; the rest is theirs. */
@@ -26,9 +26,9 @@ export function variant() {
 /** What the single view asks. */
 export function question() {
   return [
-    ["layer", state.layer || "default"],
-    ["method", state.method || offered.method || "gradcam"],
-    ["target", state.target || "predicted"],
+    ...ofOne(),
+    ["method", state.method || offered.method || REQUEST.method.standard],
+    ["target", state.target || REQUEST.target.standard],
     ...(state.against ? [["against", state.against]] : []),
     ...variant(),
   ];
@@ -40,25 +40,19 @@ export function drawing() {
     ["output", "overlay"],
     ["colormap", colormap()],
     ["alpha", String(state.opacity)],
-    ...(state.regions ? [["output", "regions"], ["threshold", String(state.threshold || 0.5)]] : []),
+    ...(state.regions ? [["output", "regions"], ["threshold", String(state.threshold || REQUEST.threshold.standard)]] : []),
   ];
 }
 
-/** The colormap in force: a map with a sign needs one with two sides. */
+/** The name of the colormap in force: a map with a sign needs one with two sides. */
 export function colormap() {
-  const chosen = colormapNamed(state.colormap);
-  if (state.signed) return chosen?.kind === "diverging" ? chosen.name : DIVERGING;
-  return chosen?.name ?? "turbo";
+  const { colormaps, colormap: standard } = offered;
+  const chosen = fitting(colormaps, state.signed).find(({ name }) => name === state.colormap);
+  return (chosen ?? usual({ colormaps, standard }, state.signed))?.name ?? REQUEST.colormap.standard;
 }
 
 export const modelName = () => modelNamed(state.model)?.name ?? state.model;
 
 /** What an explanation shows, in a sentence or two. */
-export function caption({ target, against, layer, method, signed, empty, reason, note }, model) {
-  const goal = `“${target.label}” (${percent(target.probability)})`;
-  const rather = against ? ` rather than “${against.label}” (${percent(against.probability)})` : "";
-  const how = `at ${layer}, by ${methodNamed(method)?.title ?? method}`;
-  if (empty) return `The map for ${goal}${rather} ${how} is empty. ${EMPTY[reason] ?? ""}`;
-  const sides = signed ? "for (red) and against (blue)" : "for";
-  return [`Where ${model} finds evidence ${sides} ${goal}${rather}, ${how}.`, note].filter(Boolean).join(" ");
-}
+export const sentence = (explanation, model) =>
+  caption(explanation, { model, method: methodNamed(explanation.method)?.title ?? explanation.method, advice: ADVICE });

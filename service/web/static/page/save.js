@@ -1,6 +1,6 @@
 // Files and texts that leave the page.
 
-import { make } from "./dom.js";
+import { make } from "../shared/elements.js";
 
 /** Give the browser a file to save; `content` is a Blob, or what one is made of. */
 export function save(content, name, type) {

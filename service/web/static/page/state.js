@@ -1,6 +1,9 @@
 // What is on screen, as far as it can be shared. It lives in the address, so that a link, a reload and the back button
 // all lead to the same view. A picture of one's own is the exception: it never leaves the browser by a link.
 
+import { VIEW } from "../shared/options.js";
+import { REQUEST } from "../shared/request.js";
+
 const DEFAULTS = {
   tab: "explain",
   sample: "",
@@ -10,17 +13,18 @@ const DEFAULTS = {
   method: "",
   target: "", // a class index
   against: "",
-  signed: false,
-  smooth: 0,
+  signed: REQUEST.signed.standard,
+  smooth: REQUEST.smooth.standard,
   flip: false,
-  mode: "overlay",
-  opacity: 0.55,
-  threshold: 0,
-  regions: false,
+  fuse: "", // empty: every layer has its own map
+  mode: VIEW.mode.standard,
+  opacity: VIEW.opacity.standard,
+  threshold: VIEW.threshold.standard,
+  regions: VIEW.regions.standard,
   colormap: "",
   samples: false, // the gallery is of all samples
   by: "methods", // what the grid's columns are
-  row: [],
+  row: [], // the layers where there are several: the grid's rows, and what is fused
   column: [],
   sort: "added",
   show: "all",
@@ -28,13 +32,14 @@ const DEFAULTS = {
 
 const CHOICES = {
   tab: ["explain", "grid", "gallery"],
-  mode: ["overlay", "heatmap", "original", "side", "swipe"],
+  mode: VIEW.mode.choices,
+  fuse: REQUEST.fuse.choices,
   by: ["methods", "classes"],
   sort: ["added", "surest", "least", "name"],
   show: ["all", "wrong", "right", "failed"],
 };
 
-const BOUNDS = { opacity: [0, 1], threshold: [0, 1], smooth: [0, 64] };
+const BOUNDS = { opacity: VIEW.opacity, threshold: VIEW.threshold, smooth: REQUEST.smooth };
 
 export const state = { ...DEFAULTS, picture: "" };
 
@@ -56,7 +61,7 @@ function readOne(given, name) {
   const text = given.get(name);
   if (typeof standard === "boolean") return text === "true";
   if (name in BOUNDS) {
-    const [least, most] = BOUNDS[name];
+    const { least, most } = BOUNDS[name];
     const number = Number(text || NaN);
     return number >= least && number <= most ? number : standard;
   }

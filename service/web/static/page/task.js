@@ -1,7 +1,7 @@
 // Something that takes time: says that it runs, can be cancelled, and ends in a result or in a problem with a way out.
 
-import { Problem } from "./api.js";
-import { make } from "./dom.js";
+import { make } from "../shared/elements.js";
+import { Problem, words } from "../shared/problems.js";
 import { change, changes } from "./state.js";
 
 const QUIET_MS = 400; // what is over sooner shows no progress
@@ -79,7 +79,7 @@ export class Task {
 
   #fail(error) {
     if (!(error instanceof Problem) && error.name !== "AbortError") console.error(error);
-    this.text.textContent = error.name === "AbortError" ? "Cancelled." : error.message;
+    this.text.textContent = words(error);
     this.reset.hidden = !changes(this.defaults).length; // otherwise it is of no use
     this.problem.hidden = false;
   }

@@ -1,11 +1,15 @@
 // How the single view looks: nothing here asks the server for anything.
 
+import { make } from "../shared/elements.js";
+import { wholePercent } from "../shared/numbers.js";
+import { VIEW as LOOKS } from "../shared/options.js";
 import { colormapNamed, offered } from "./catalogue.js";
-import { $, make } from "./dom.js";
+import { $ } from "./dom.js";
 import { colormap } from "./questions.js";
 import { change, state } from "./state.js";
 
-export const VIEW = ["mode", "opacity", "threshold", "regions", "colormap"];
+/** What changes the view and asks for nothing. */
+export const VIEW = [...Object.keys(LOOKS), "colormap"];
 
 const SLIDERS = ["opacity", "threshold"];
 
@@ -31,9 +35,8 @@ export function paint(values = state) {
   Object.assign(viewer, { mode, opacity, threshold, regions });
   for (const radio of document.querySelectorAll("[name=mode]")) radio.checked = radio.value === mode;
   for (const name of SLIDERS) {
-    const text = `${Math.round(values[name] * 100)}%`;
     $(name).value = Math.round(values[name] * 100);
-    $(`${name}-value`).textContent = name === "threshold" && !values[name] ? "off" : text;
+    $(`${name}-value`).textContent = name === "threshold" && !values[name] ? "off" : wholePercent(values[name]);
   }
   $("regions").checked = regions;
   $("opacity-row").hidden = mode === "original" || mode === "heatmap";

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from service.errors import ModelLoadError
 from service.models.host import load_model
-from service.models.sources import zoo
+from service.models.sources import torchvision_models
 from service.models.sources.source import Downloads
 from service.models.sources.table import SOURCES, find_source
 from service.models.state_dicts import digest
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from service.models.sources.source import Loaded
+    from service.models.sources.source import LoadedModel
 
 HEAVY = {"alexnet", "vgg11", "vit_b_16", "wide_resnet50_2"}  # files of 230 to 520 MB
 REPRESENTATIVES = [
@@ -73,18 +73,18 @@ def build(architecture: str, classes: int, *, seed: int = 7, **options: Any) -> 
     return module.eval()
 
 
-def picture(side: int, seed: int = 3) -> Tensor:
+def image(side: int, seed: int = 3) -> Tensor:
     return torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(seed))
 
 
 def logits(module: nn.Module, side: int) -> Tensor:
     with torch.inference_mode():
-        output: Tensor = module.eval()(picture(side))
+        output: Tensor = module.eval()(image(side))
     return output
 
 
-def load(architecture: str, weights: str | Path | None, downloads: Downloads) -> Loaded:
-    return zoo.load(ModelConfig(architecture=architecture, weights=weights and str(weights)), downloads)
+def load(architecture: str, weights: str | Path | None, downloads: Downloads) -> LoadedModel:
+    return torchvision_models.load(ModelConfig(architecture=architecture, weights=weights and str(weights)), downloads)
 
 
 class TestFiles:
@@ -137,7 +137,7 @@ class TestFiles:
 
         assert load("squeezenet1_1", file, offline).version == digest(file)
 
-    def test_pictures_are_prepared_as_fine_tuning_recipes_do(self, tmp_path: Path, offline: Downloads) -> None:
+    def test_images_are_prepared_as_fine_tuning_recipes_do(self, tmp_path: Path, offline: Downloads) -> None:
         save_file(build("mobilenet_v2", classes=7).state_dict(), tmp_path / "w.safetensors")
 
         spec = load("mobilenet_v2", tmp_path / "w.safetensors", offline).preprocess
@@ -246,7 +246,11 @@ class TestTable:
         assert all(name in find_source(name).architectures() for name in names)
 
     def test_detection_and_segmentation_models_are_left_out(self) -> None:
-        assert not [name for name in zoo.architectures() if re.search(r"rcnn|ssd|retina|fcos|deeplab|raft|r3d", name)]
+        assert not [
+            name
+            for name in torchvision_models.architectures()
+            if re.search(r"rcnn|ssd|retina|fcos|deeplab|raft|r3d", name)
+        ]
 
 
 # -- downloads --------------------------------------------------------------------------------------------------------
@@ -374,10 +378,16 @@ class TestDownloads:
         assert loaded.version == (entry or "IMAGENET1K_V2")
 
     def test_every_published_file_is_on_the_site_and_names_its_checksum(self) -> None:
-        urls = [entry.url for name in zoo.architectures() for entry in torchvision.models.get_model_weights(name)]
+        urls = [
+            entry.url
+            for name in torchvision_models.architectures()
+            for entry in torchvision.models.get_model_weights(name)
+        ]
 
         assert len(urls) > 80
-        assert [url for url in urls if not re.fullmatch(rf"{zoo._SITE}/[^/]+-[0-9a-f]{{8,64}}\.pth", url)] == []
+        assert [
+            url for url in urls if not re.fullmatch(rf"{torchvision_models._SITE}/[^/]+-[0-9a-f]{{8,64}}\.pth", url)
+        ] == []
 
 
 @pytest.mark.usefixtures("published")

@@ -1,4 +1,4 @@
-"""A lock that serves in order of arrival, and whose holder can let others go first."""
+"""A lock that threads get in order of arrival, and whose holder can let those that wait go first."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["Turns"]
+__all__ = ["FairLock"]
 
 
-class Turns:
-    """First come, first served; ``threading.Lock`` would let a holder that comes back at once overtake who waits."""
+class FairLock:
+    """Serves threads in order of arrival; with ``threading.Lock``, one that comes back at once overtakes them."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
@@ -38,8 +38,8 @@ class Turns:
             else:
                 self._held = False
 
-    def give_way(self) -> None:
-        """Let everybody who waits now go first; called by the holder, who holds it again afterwards."""
+    def yield_to_waiting(self) -> None:
+        """Let all threads that wait now go first; the caller holds the lock, and holds it again afterwards."""
         if self._waiting:
             self.__exit__(None, None, None)
             self.__enter__()

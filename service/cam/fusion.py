@@ -1,4 +1,4 @@
-"""What is done with raw maps: sign, upsampling, fusion."""
+"""Fusion: one map of those of several layers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn import functional
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from service.cam.questions import Fuse
+    from service.vocabulary import Fuse
 
 __all__ = ["fuse"]
 

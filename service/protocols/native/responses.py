@@ -11,7 +11,7 @@ from service.problems import problem_for
 
 if TYPE_CHECKING:
     from service.cam.layers import Layer
-    from service.engine.answers import Answer, ClassScore, MapAnswer, PictureAnswer
+    from service.engine.answers import Answer, ClassScore, ImageAnswer, MapAnswer
     from service.engine.registry import ModelStatus
     from service.imaging.encode import EncodedImage
     from service.imaging.geometry import Box
@@ -25,13 +25,13 @@ def to_wire(answer: Answer, request_id: str, *, with_maps: bool = False) -> wire
     return wire.ExplainResponse(
         id=request_id,
         model=wire.ModelReference(name=answer.model.name, version=answer.model.version),
-        results=[_result(picture, request_id, with_maps=with_maps) for picture in answer.pictures],
+        results=[_result(picture, request_id, with_maps=with_maps) for picture in answer.images],
         timing=_timing(answer),
     )
 
 
 def _timing(answer: Answer) -> wire.Timing:
-    times = [picture.times for picture in answer.pictures]
+    times = [picture.times for picture in answer.images]
     return wire.Timing(
         total_ms=_ms(answer.total_s),
         decode_ms=_ms(max(each.decode_s for each in times)),
@@ -46,7 +46,7 @@ def _ms(seconds: float) -> float:
     return round(seconds * 1000, 2)
 
 
-def _result(picture: PictureAnswer, request_id: str, *, with_maps: bool) -> wire.PictureResult:
+def _result(picture: ImageAnswer, request_id: str, *, with_maps: bool) -> wire.PictureResult:
     return wire.PictureResult(
         image=wire.ImageInfo(
             index=picture.index,

@@ -1,16 +1,16 @@
-"""What can be asked about a picture, and how. Needs no torch to import."""
+"""Which classes are explained, and how maps are made. Needs no torch to import."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["PLAIN", "Fuse", "Question", "Top", "Variant"]
+    from service.vocabulary import Fuse
 
-Fuse = Literal["max", "mean", "product"]
+__all__ = ["PLAIN", "CamOptions", "Targets", "Top"]
 
 
 @dataclass(frozen=True)
@@ -21,28 +21,28 @@ class Top:
 
 
 @dataclass(frozen=True)
-class Question:
-    """What one picture is asked: these classes, each rather than ``against`` where that is given."""
+class Targets:
+    """The classes that are explained for one image, each compared with the class ``against`` where that is given."""
 
-    targets: tuple[int | Top, ...]
+    classes: tuple[int | Top, ...]
     against: int | None = None
 
     def resolve(self, ranking: Sequence[int]) -> tuple[int, ...]:
-        """Return the class indices asked for, given this row's classes by falling logit."""
+        """Return the class indices, given this row's classes by falling logit."""
         found: list[int] = []
-        for target in self.targets:
+        for target in self.classes:
             found.extend(ranking[: target.k] if isinstance(target, Top) else [target])
         return tuple(found)
 
 
 @dataclass(frozen=True)
-class Variant:
-    """How maps are made, the same for all pictures of a batch.
+class CamOptions:
+    """How maps are made, the same for all images of a batch.
 
     Attributes:
         signed: keep what speaks against the class, as values below zero.
-        smooth: average over so many noisy copies of the picture; 0 for none.
-        flip: average over the picture and its mirror image.
+        smooth: average over so many noisy copies of the image; 0 for none.
+        flip: average over the image and its mirror image.
         fuse: make one map of those of several layers.
     """
 
@@ -53,8 +53,8 @@ class Variant:
 
     @property
     def views(self) -> int:
-        """How many times the model sees each picture."""
+        """How many times the model sees each image."""
         return max(1, self.smooth) * (2 if self.flip else 1)
 
 
-PLAIN = Variant()
+PLAIN = CamOptions()

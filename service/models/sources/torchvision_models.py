@@ -13,7 +13,7 @@ from torch import nn
 from service.errors import ModelLoadError
 from service.imaging.preprocess import PreprocessSpec
 from service.models.sources.download import fetch
-from service.models.sources.source import Downloads, Loaded
+from service.models.sources.source import Downloads, LoadedModel
 from service.models.state_dicts import StateDict, digest, load_into, read_state_dict
 from service.models.torchvision_adapter import torchvision
 
@@ -32,11 +32,11 @@ def architectures() -> list[str]:
 
 
 def has(architecture: str) -> bool:
-    """Tell torchvision's names."""
+    """Return whether torchvision has a classification model of that name."""
     return architecture in architectures()
 
 
-def load(config: ModelConfig, downloads: Downloads) -> Loaded:
+def load(config: ModelConfig, downloads: Downloads) -> LoadedModel:
     """Build ``config.architecture`` and fill it.
 
     ``config.weights``: None fetches torchvision's default weights, an entry name such as ``IMAGENET1K_V1`` fetches that
@@ -56,24 +56,24 @@ def load(config: ModelConfig, downloads: Downloads) -> Loaded:
     return _from_file(config.architecture, Path(config.weights), entries)
 
 
-def _random(architecture: str, entries: Any) -> Loaded:
+def _random(architecture: str, entries: Any) -> LoadedModel:
     torch.manual_seed(0)
     entry = _first(entries)
     module = _build(architecture, _IMAGENET_CLASSES, aux=False, side=entry.transforms().crop_size[0])
     head = next((layer for layer in reversed(list(module.modules())) if isinstance(layer, nn.Linear | nn.Conv2d)), None)
     if head is not None and not head.weight.any():
         nn.init.normal_(head.weight, std=0.02)  # ViT's head begins at zero: no class would differ from another
-    return Loaded(module, _preprocess(entry), tuple(entry.meta["categories"]), "random")
+    return LoadedModel(module, _preprocess(entry), tuple(entry.meta["categories"]), "random")
 
 
-def _published(architecture: str, entry: Any, downloads: Downloads) -> Loaded:
+def _published(architecture: str, entry: Any, downloads: Downloads) -> LoadedModel:
     state = _fetch(architecture, entry, downloads)
     module = _build(architecture, len(entry.meta["categories"]), aux=_has_aux(state), side=_side(state))
     load_into(module, state, str(entry))
-    return Loaded(module, _preprocess(entry), tuple(entry.meta["categories"]), entry.name)
+    return LoadedModel(module, _preprocess(entry), tuple(entry.meta["categories"]), entry.name)
 
 
-def _from_file(architecture: str, file: Path, entries: Any) -> Loaded:
+def _from_file(architecture: str, file: Path, entries: Any) -> LoadedModel:
     state = read_state_dict(file)
     classes = _count_classes(architecture, state)
     side = _side(state)
@@ -84,7 +84,7 @@ def _from_file(architecture: str, file: Path, entries: Any) -> Loaded:
     if side is not None and side != spec.height:
         spec = replace(spec, height=side, width=side, resize=side)
     labels = tuple(entry.meta["categories"]) if classes == _IMAGENET_CLASSES else None
-    return Loaded(module, spec, labels, digest(file))
+    return LoadedModel(module, spec, labels, digest(file))
 
 
 def _first(entries: Any) -> Any:

@@ -1,0 +1,103 @@
+"""What a method gets to see: one layer of one forward pass, one score per row, and ways to ask the network for more."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from service.cam.capture import Capture, gradients
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from service.cam.layers import Layer, LayerCall
+    from service.cam.network import Network
+
+__all__ = ["ForwardPass", "LayerContext"]
+
+# Bound on the elements of the largest tensor made of a chunk of perturbed rows: 32 Mi float32 are 128 MiB.
+_CHUNK_ELEMENTS = 32 * 2**20
+
+
+def _go_on(_done: int, _total: int) -> None:
+    """Do nothing at a checkpoint."""
+
+
+@dataclass
+class ForwardPass:
+    """One forward pass over a batch, and one score per row: its logits weighted by ``logit_weights`` (N, classes)."""
+
+    network: Network
+    inputs: Tensor
+    captured: Capture
+    logit_weights: Tensor
+    checkpoint: Callable[[int, int], None] = field(default=_go_on)
+
+    @cached_property
+    def gradients(self) -> dict[LayerCall, Tensor]:
+        """Gradients of the scores with respect to every captured activation, from one backward pass."""
+        return gradients(self.captured, self.logit_weights)
+
+
+@dataclass
+class LayerContext:
+    """One layer of a pass. Tensors are float32 and channels-first, whatever the network's dtype and layout."""
+
+    forward_pass: ForwardPass
+    layer: Layer
+
+    @property
+    def raw_activations(self) -> Tensor:
+        """The layer's output as the network made it, with its graph."""
+        return self.forward_pass.captured.activations[self.layer.call]
+
+    @cached_property
+    def activations(self) -> Tensor:
+        """The layer's output, (N, C, h, w)."""
+        return self.layer.to_nchw(self.raw_activations.detach()).float()
+
+    @cached_property
+    def gradients(self) -> Tensor:
+        """Gradient of each row's score with respect to its activations, (N, C, h, w)."""
+        return self.layer.to_nchw(self.forward_pass.gradients[self.layer.call]).float()
+
+    def scores(self, logits: Tensor, row: int) -> Tensor:
+        """Scores (M,) of row ``row``'s target for other logits (M, classes)."""
+        return logits.detach().float() @ self.forward_pass.logit_weights[row].to(logits.device)
+
+    def chunks(self, total: int, elements: int, done: int = 0, overall: int | None = None) -> Iterator[slice]:
+        """Cut ``total`` perturbed rows into chunks of bounded memory; others may compute between them.
+
+        Args:
+            total: rows.
+            elements: how many numbers one row takes in the largest tensor that is made of it.
+            done: rows finished before these, for the report of progress.
+            overall: rows in all; ``total`` if None.
+        """
+        step = max(1, min(total, _CHUNK_ELEMENTS // max(1, elements)))
+        for begin in range(0, total, step):
+            self.forward_pass.checkpoint(done + begin, overall or total)
+            yield slice(begin, min(begin + step, total))
+
+    def resume(self, row: int, activations: Tensor) -> Tensor:
+        """Return logits (M, classes) if the layer gave out ``activations`` (M, C, h, w) for row ``row``."""
+        forward_pass = self.forward_pass
+        replacement = self._in_the_networks_layout(row, activations)
+        return forward_pass.network.resume(forward_pass.inputs[row : row + 1], self.layer, replacement)
+
+    def _in_the_networks_layout(self, row: int, activations: Tensor) -> Tensor:
+        """Bring (M, C, h, w) back to the layer's own layout and dtype; special tokens stay as they were."""
+        like = self.raw_activations
+        layout = self.layer.layout
+        assert layout is not None
+        if layout.kind == "nchw":
+            return activations.to(like)
+        if layout.kind == "nhwc":
+            return activations.permute(0, 2, 3, 1).to(like)
+        patches = activations.flatten(2).transpose(1, 2).to(like)  # (M, h*w, C)
+        special = like[row, : layout.prefix].detach().expand(len(activations), -1, -1)
+        return torch.cat([special, patches], dim=1)

@@ -1,0 +1,50 @@
+"""FullGrad, which looks at the whole network, not at one layer. Signature as in ``gradient``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from service.cam.context import LayerContext
+    from service.cam.layers import LayerCall
+
+__all__ = ["fullgrad"]
+
+
+def fullgrad(context: LayerContext) -> Tensor:
+    """FullGrad, eq. 5: the input times its gradient, and every bias times its gradient, each scaled to 0-1 and summed.
+
+    The map is as fine as the input. Biases meet their gradients call by call, so the order in which a model defines its
+    layers plays no part.
+    """
+    network, logit_weights = context.forward_pass.network, context.forward_pass.logit_weights
+    inputs = context.forward_pass.inputs.detach().requires_grad_()
+    biases = network.biases()
+    outputs: list[tuple[Tensor, Tensor]] = []
+
+    def keep(call: LayerCall, output: object, _node: object) -> None:
+        if isinstance(output, Tensor) and output.ndim == 4:
+            outputs.append((biases[call.module].view(1, -1, 1, 1), output))
+
+    logits = network.observe(inputs, biases, keep)
+    found = torch.autograd.grad(
+        logits, [inputs, *(output for _, output in outputs)], logit_weights.to(logits), materialize_grads=True
+    )
+    saliency = _scaled(inputs.detach() * found[0], inputs.shape)
+    for (bias, _), gradient in zip(outputs, found[1:], strict=True):
+        saliency = saliency + _scaled(bias * gradient, inputs.shape)
+    return saliency
+
+
+def _scaled(evidence: Tensor, size: torch.Size) -> Tensor:
+    """Absolute values scaled to 0-1 per row, brought to the input's size and summed over channels: (N, H, W)."""
+    magnitude = evidence.float().abs()
+    low = magnitude.amin((1, 2, 3), keepdim=True)
+    magnitude = magnitude - low
+    magnitude = magnitude / magnitude.amax((1, 2, 3), keepdim=True).clamp(min=1e-12)
+    # Upsampling is linear: the channels may be summed before it.
+    return functional.interpolate(magnitude.sum(1, keepdim=True), tuple(size[2:]), mode="bilinear")[:, 0]

@@ -1,0 +1,46 @@
+"""What the engine is asked, by whatever protocol: images, options, model and time.
+
+Runs in the front process.
+"""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+from typing import TYPE_CHECKING
+
+from service.options import Options
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from service.errors import ServiceError
+    from service.vocabulary import Operation
+
+__all__ = ["Request", "Upload"]
+
+
+@dataclass(frozen=True)
+class Upload:
+    """An image's file as it came in, or why it could not be had from the request."""
+
+    data: bytes
+    filename: str | None = None
+    error: ServiceError | None = None
+
+
+@dataclass(frozen=True)
+class Request(Options):
+    """A request, its options within the bounds that their table states; names are looked up when it is planned.
+
+    Attributes:
+        images: what it is about.
+        op: ``predict`` lists classes alone; the options that only ``explain`` has then mean nothing.
+        model: name of the model; the default one if None.
+        timeout_s: time allowed for all of it; the configured default if None.
+    """
+
+    images: Sequence[Upload] = ()
+    _: KW_ONLY
+    op: Operation = "explain"
+    model: str | None = None
+    timeout_s: float | None = None

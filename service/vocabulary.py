@@ -1,0 +1,64 @@
+"""The closed vocabularies: words that mean one thing wherever they stand, each list of them written once."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+__all__ = [
+    "Augment",
+    "ColormapKind",
+    "EmptyReason",
+    "Fitting",
+    "Fuse",
+    "ImageFormat",
+    "LayerKind",
+    "ModelState",
+    "Operation",
+    "Output",
+    "Size",
+    "VersionState",
+    "WorkerState",
+]
+
+# -- what may be asked -------------------------------------------------------------------------------------------------
+
+Operation = Literal["predict", "explain"]
+"""What is done with images."""
+
+Output = Literal["heatmap", "overlay", "mask", "map", "regions"]
+"""What may be returned of an explanation."""
+
+Size = Literal["picture", "model", "layer"]
+"""The grid of what is drawn: the image's own, the model's input, or the layer's cells."""
+
+ImageFormat = Literal["auto", "png", "jpeg", "webp"]
+"""The format of what is drawn; ``auto`` is the cheapest that loses nothing that matters."""
+
+Augment = Literal["none", "flip"]
+"""Over which views of the image a map is averaged."""
+
+Fuse = Literal["max", "mean", "product"]
+"""How the maps of several layers become one."""
+
+# -- what is told ------------------------------------------------------------------------------------------------------
+
+LayerKind = Literal["conv", "norm", "activation", "pool", "attention", "linear", "block", "other"]
+"""What a layer of the catalogue does."""
+
+ColormapKind = Literal["sequential", "diverging"]
+"""From nothing to much, or from against through nothing to for."""
+
+EmptyReason = Literal["no_positive_evidence", "zero_gradient", "constant"]
+"""Why a map shows nothing."""
+
+ModelState = Literal["loading", "ready", "failed"]
+"""How far a model is, whatever its versions are."""
+
+VersionState = Literal["loading", "ready", "draining", "failed"]
+"""How far one version of a model is; one that drains serves what has begun with it."""
+
+WorkerState = Literal["waiting", "loading", "ready", "failed"]
+"""Not started yet, no model yet, some model, or none that can be loaded."""
+
+Fitting = Literal["crop", "squash", "pad"]
+"""How an image is fitted to a model's input."""

@@ -1,0 +1,192 @@
+"""Who is computed together, seen from the clients: what they may differ in and what not, and how many there are."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from tests.toys import png
+from tests.web.application import PETS, Exchange, answer_row, faked, until
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    import httpx
+
+    from service.cam.targets import Targets
+    from service.engine.messages import Lane, RowAnswer
+    from tests.web.application import Application
+
+EXPLAIN, PREDICT = "/api/v1/explain", "/api/v1/predict"
+IMAGE = {"Content-Type": "image/png"}
+TWO_HEADS = replace(PETS, heads={"coarse": 3, "fine": 7}, default_head="coarse")
+
+
+def by_head(lane: Lane, question: Targets) -> RowAnswer:
+    """Three logits, or the seven of the other head, the last of them the highest."""
+    row = answer_row(lane, question)
+    return replace(row, logits=np.arange(7, dtype=np.float32)) if lane.head == "fine" else row
+
+
+@asynccontextmanager
+async def busy(**settings: Any) -> AsyncIterator[tuple[Application, httpx.AsyncClient]]:
+    """An application whose worker computes already: what comes now waits, and may share the next batch."""
+    async with faked(known=TWO_HEADS, **settings) as application, application.client(headers=IMAGE) as client:
+        application.worker.outcome = by_head
+        application.worker.held = True
+        first = Exchange(EXPLAIN, png(), content_type="image/png")
+        task = first.start(application)
+        await until(lambda: application.worker.sent)
+        yield application, client
+        await task
+
+
+async def answers_of(
+    application: Application, client: httpx.AsyncClient, *asked: tuple[str, dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Ask one after the other while the worker is busy, then let it compute; return the results."""
+    tasks = []
+    for waiting, (path, query) in enumerate(asked, start=1):
+        tasks.append(asyncio.create_task(client.post(path, params=query, content=png())))
+        await until(lambda: application.metric("camserve_queue_depth") == waiting)  # noqa: B023 - it is called at once
+    application.worker.held = False
+    application.worker.finish()
+    responses = [await task for task in tasks]
+    assert [response.status_code for response in responses] == [200] * len(asked), responses[-1].text
+    return [response.json()["results"][0] for response in responses]
+
+
+def sizes(application: Application) -> list[int]:
+    """How many pictures each batch had, without the one that kept the worker busy."""
+    return [len(run.targets) for run in application.worker.sent][1:]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"target": "dog"},
+        {"target": "top-2", "against": "owl"},
+        {"output": "regions"},
+        {"colormap": "viridis", "alpha": 1, "max_side": 16, "size": "layer", "image_format": "webp"},
+        {"top_k": 1},
+        {"head": "coarse"},
+        {"layer": "conv2"},
+        {"augment": "none", "smooth": 0},
+    ],
+    ids=str,
+)
+async def test_what_differs_in_the_question_or_the_drawing_goes_together(options: dict[str, Any]) -> None:
+    async with busy() as (application, client):
+        await answers_of(application, client, (EXPLAIN, {}), (EXPLAIN, options))
+        assert sizes(application) == [2]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"layer": "conv1"},
+        {"layer": ["conv1", "conv2"]},
+        {"method": "layercam"},
+        {"signed": True},
+        {"smooth": 2},
+        {"augment": "flip"},
+        {"layer": ["conv1", "conv2"], "fuse": "max"},
+        {"head": "fine"},
+    ],
+    ids=str,
+)
+async def test_what_differs_in_the_computation_does_not(options: dict[str, Any]) -> None:
+    async with busy() as (application, client):
+        await answers_of(application, client, (EXPLAIN, {}), (EXPLAIN, options), (PREDICT, {}))
+        assert sizes(application) == [1, 1, 1]
+
+
+async def test_ways_to_fuse_do_not_go_together() -> None:
+    layers = {"layer": ["conv1", "conv2"]}
+    asked = [(EXPLAIN, {**layers, "fuse": how}) for how in ("max", "mean", "product")]
+    async with busy() as (application, client):
+        await answers_of(application, client, *asked)
+        assert sizes(application) == [1, 1, 1]
+
+
+@pytest.mark.parametrize("path", [EXPLAIN, PREDICT])
+async def test_two_heads_asked_at_once_answer_each_for_itself(path: str) -> None:
+    async with busy() as (application, client):
+        heads = ["coarse", "fine", "coarse", "fine"]
+        results = await answers_of(application, client, *[(path, {"head": head}) for head in heads])
+        assert sizes(application) == [2, 2]
+    found = [result["predictions"][0]["label"] for result in results]
+    assert found == ["dog", "class 6", "dog", "class 6"]
+
+
+# -- how many ---------------------------------------------------------------------------------------------------------
+
+INPUT_PIXELS = PETS.preprocess.height * PETS.preprocess.width
+
+
+@pytest.mark.parametrize(("pixels", "expected"), [(3 * INPUT_PIXELS, [3, 1]), (3 * INPUT_PIXELS - 1, [2, 2])])
+async def test_a_batch_has_as_many_pixels_as_it_may(pixels: int, expected: list[int]) -> None:
+    async with busy(max_batch_pixels=pixels) as (application, client):
+        await answers_of(application, client, *[(PREDICT, {})] * 4)
+        assert sizes(application) == expected
+
+
+async def test_a_batch_has_as_many_pictures_as_it_may() -> None:
+    async with busy(max_batch_size=3) as (application, client):
+        await answers_of(application, client, *[(PREDICT, {})] * 4)
+        assert sizes(application) == [3, 1]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"smooth": 4}, [2]),
+        ({"smooth": 2, "augment": "flip"}, [2]),
+        ({"smooth": 5}, [1, 1]),
+        ({"smooth": 3, "augment": "flip"}, [1, 1]),
+    ],
+    ids=str,
+)
+async def test_four_views_are_quick_and_five_are_slow(options: dict[str, Any], expected: list[int]) -> None:
+    """A slow picture is computed alone."""
+    async with busy() as (application, client):
+        # A slow batch runs beside a quick one: that of another request of the kind keeps the worker busy.
+        application.worker.finish()
+        application.worker.sent.clear()
+        task = asyncio.create_task(client.post(EXPLAIN, params=options, content=png()))
+        await until(lambda: application.worker.sent)
+        await answers_of(application, client, *[(EXPLAIN, options)] * 2)
+        await task
+        assert sizes(application) == expected
+
+
+# -- room -------------------------------------------------------------------------------------------------------------
+
+SIDE = 100
+
+
+@pytest.mark.parametrize(("output", "together"), [("map", True), ("overlay", False)])
+async def test_a_picture_that_waits_holds_no_more_room_than_it_still_needs(*, output: str, together: bool) -> None:
+    """Of a picture that nothing is drawn on, a pixel is kept; an overlay needs all of it."""
+    async with faked(max_open_pixels=SIDE * SIDE + 1) as application:
+        application.worker.held = True
+        data = png(np.zeros((SIDE, SIDE, 3), np.uint8))
+        tasks = []
+        for _ in range(2):
+            exchange = Exchange(EXPLAIN, data, content_type="image/png")
+            exchange.scope["query_string"] = f"output={output}".encode()
+            tasks.append(exchange.start(application))
+        await until(lambda: application.worker.running)
+        if together:
+            await until(lambda: application.metric("camserve_queue_depth") == 1)
+        else:
+            await asyncio.sleep(0.1)  # the other one would have come
+            assert application.metric("camserve_queue_depth") == 0
+        application.worker.held = False
+        application.worker.finish()
+        await asyncio.gather(*tasks)
