@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -62,26 +62,23 @@ def create_app(
     table = ProtocolTable((*protocols, *_ALWAYS))
     metrics, lifecycle = Metrics(), Lifecycle(settings.drain_delay_s, settings.drain_timeout_s)
     provider = _tracer_provider(settings)
+    state = {"settings": settings, "metrics": metrics, "lifecycle": lifecycle, "protocols": table}
+
+    def make_explainer() -> Explainer:
+        spans = Spans(provider.get_tracer("camserve", __version__) if provider else None)
+        return Explainer(settings, metrics, spans, launch, lifecycle)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:
-        spans = Spans(provider.get_tracer("camserve", __version__) if provider else None)
-        explainer = Explainer(settings, metrics, spans, launch, lifecycle)
-        await explainer.start()
-        lifecycle.start()
-        try:
-            yield {
-                "settings": settings,
-                "explainer": explainer,
-                "metrics": metrics,
-                "lifecycle": lifecycle,
-                "protocols": table,
-            }
-        finally:
-            await lifecycle.drain(delay_s=0)  # whoever ends the lifespan has stopped sending requests
-            await explainer.stop()
+        async with AsyncExitStack() as at_the_end:
             if provider:
-                await asyncio.to_thread(provider.shutdown)  # sends what is left
+                at_the_end.push_async_callback(asyncio.to_thread, provider.shutdown)  # sends what is left
+            explainer = make_explainer()
+            await explainer.start()
+            at_the_end.push_async_callback(explainer.stop)
+            lifecycle.start()
+            at_the_end.push_async_callback(lifecycle.drain, delay_s=0)  # a host that ends this sends no more requests
+            yield {**state, "explainer": explainer}
 
     app = FastAPI(
         title="camserve",
@@ -90,28 +87,11 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,  # it would send people to whatever the Host header says, and without a proxy's TLS
-        middleware=[
-            Middleware(
-                SecurityHeaders,
-                embedded=pages.EMBED,
-                public=pages.STATIC,
-                frame_ancestors=settings.frame_ancestors,
-            ),
-            *_cross_origin(settings),
-            Middleware(RequestContext, metrics=metrics, table=table),
-            Middleware(AdmissionControl, lifecycle=lifecycle, table=table),
-            Middleware(Authentication, table=table, keys=settings.keys),
-            Middleware(
-                BodyLimit,
-                max_bytes=settings.max_body_bytes,
-                max_inflight=settings.max_inflight_bytes,
-                stall_s=settings.stall_timeout_s,
-                whole_s=settings.transfer_timeout_s,
-            ),
-        ],
+        middleware=_middleware(settings, metrics, lifecycle, table),
         generate_unique_id_function=_operation_id,
         telemetry=_telemetry(provider, table),
     )
+    app.state.lifecycle = lifecycle
     for row in table.rows:
         app.include_router(row.router)
     app.mount(f"{pages.STATIC}/swagger", pages.swagger_files())
@@ -119,9 +99,28 @@ def create_app(
     app.add_exception_handler(ServiceError, _on_service_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, partial(_on_http_error, table))
-    app.state.lifecycle = lifecycle
     app.openapi = _cached_document(app, table)  # type: ignore[method-assign]  # FastAPI's documented way
     return app
+
+
+def _middleware(settings: Settings, metrics: Metrics, lifecycle: Lifecycle, table: ProtocolTable) -> list[Middleware]:
+    """Return what a request passes on its way to a route, outermost first."""
+    return [
+        Middleware(
+            SecurityHeaders, embedded=pages.EMBED, public=pages.STATIC, frame_ancestors=settings.frame_ancestors
+        ),
+        *_cross_origin(settings),
+        Middleware(RequestContext, metrics=metrics, table=table),
+        Middleware(AdmissionControl, lifecycle=lifecycle, table=table),
+        Middleware(Authentication, table=table, keys=settings.keys),
+        Middleware(
+            BodyLimit,
+            max_bytes=settings.max_body_bytes,
+            max_inflight=settings.max_inflight_bytes,
+            stall_s=settings.stall_timeout_s,
+            whole_s=settings.transfer_timeout_s,
+        ),
+    ]
 
 
 def _cross_origin(settings: Settings) -> list[Middleware]:

@@ -96,10 +96,10 @@ class Connection(HttpToolsProtocol):
         self._unsent = 0
         self._sends_since = self._taken_at = 0.0
 
-    # -- what comes in ------------------------------------------------------------------------------------------------
+    # -- arriving -----------------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        """Take the connection, or refuse it where there are too many."""
+        """Accept the connection, or refuse it where there are too many."""
         super().connection_made(transport)
         self._head_since = self.loop.time()
         excess = len(self.connections) - self._settings.max_connections
@@ -143,7 +143,7 @@ class Connection(HttpToolsProtocol):
         self._count(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Measure a header; one behind the body is none, though uvicorn takes it for one."""
+        """Measure a header; drop trailers, which come after the body and which uvicorn takes for headers."""
         if self._head_begun:
             super().on_header(name, value)
         self._count(len(name) + len(value))
@@ -186,7 +186,7 @@ class Connection(HttpToolsProtocol):
                 self.transport.close()
 
     def on_response_complete(self) -> None:
-        """Note whether the client owes something now: the rest of its request, or nothing."""
+        """Start to wait for the rest of the request if some is missing, otherwise for the next one."""
         if self.pipeline:
             self._running, _ = self.pipeline[-1]
             super().on_response_complete()
@@ -202,10 +202,10 @@ class Connection(HttpToolsProtocol):
         return cycle is None or (cycle.response_complete and not cycle.more_body)
 
     def _cycle(self) -> RequestResponseCycle | None:
-        """The latest request whose head has come; uvicorn does not say that there may be none."""
+        """Return the latest request whose head has come; None if none has, which uvicorn's type leaves out."""
         return self.cycle
 
-    # -- how it ends --------------------------------------------------------------------------------------------------
+    # -- ending -------------------------------------------------------------------------------------------------------
 
     def check(self) -> None:
         """Close the connection if its client takes too long over what it owes; called twice a second."""
@@ -220,7 +220,7 @@ class Connection(HttpToolsProtocol):
             self._end("linger")
 
     def _stands_still(self, now: float) -> bool:
-        """Whether the client has not taken a byte of what waits for it, or not all of it, for too long."""
+        """Whether the client has read nothing of its answer for too long, or takes too long over all of it."""
         before, self._unsent = self._unsent, self.transport.get_write_buffer_size()
         if not before:
             self._sends_since = now

@@ -1,4 +1,4 @@
-"""API keys: who may pass, what for, and how often. Asked before anything of the body is read.
+"""API keys: whom they admit, for what, and how often. Checked before anything of a body is read.
 
 A key is 256 random bits, so its digest cannot be searched for, however fast the hash is. A slow hash, which passwords
 need, would only cost every request some milliseconds, and strangers could make the service spend them.
@@ -45,7 +45,7 @@ def digest_of(key: str) -> str:
 
 
 class Authentication:
-    """Lets requests pass that may, and tells the routes what they may see: ``request.state.scopes``.
+    """Admits requests by their API key, and tells routes what the key is good for: ``request.state.scopes``.
 
     It stands before the routes and denies by default, so that a new route cannot be left open by oversight. Where there
     are no keys, everybody may do everything.
@@ -70,8 +70,8 @@ class Authentication:
             return
         key = self._known(Headers(scope=scope).getlist("authorization"))
         scope["state"] |= {"key": key.config.name, "scopes": key.config.scopes} if key else {"scopes": self._for_all}
-        needed = self._table.scope_needed(scope["method"], route_path(scope))
-        if needed is None or needed in self._for_all:
+        needed = self._table.scope_needed(scope["method"], route_path(scope)) if self._keys else None
+        if needed is None:
             await self._app(scope, receive, send)
             return
         try:
@@ -108,7 +108,7 @@ def _admitted(key: _Key | None, needed: settings.Scope) -> _Key:
 
 
 class _Key:
-    """A key, and how much of what it may is used up. Requests are counted, because pictures are not known yet."""
+    """A key, and how much of its limits is used up. Requests are counted, because pictures are not known yet."""
 
     def __init__(self, config: KeyConfig, clock: Callable[[], float]) -> None:
         self.config = config
@@ -131,7 +131,7 @@ class _Key:
         self._running += 1
 
     def leave(self) -> None:
-        """A request is over."""
+        """Count a request as over."""
         self._running -= 1
 
     def _take(self, rate: int) -> None:

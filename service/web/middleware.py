@@ -33,7 +33,7 @@ log = logging.getLogger("camserve.access")
 
 _CLIENT_GONE = 499  # nginx's number for a client that did not wait; nobody reads it but the log and the metrics
 
-# Not the caller's mistake in what it asks, but more than it may or than fits.
+# Statuses of requests that are sound, but more than the caller may ask or than fits.
 _REFUSALS = {401, 403, 408, 413, 429, 503}
 
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -50,7 +50,7 @@ def error_response(request: Request, error: ServiceError) -> Response:
 
 
 def route_path(scope: Scope) -> str:
-    """Return the path as the routes know it: without what a server that this is mounted in puts before it."""
+    """Return the path as the routes know it: without the prefix below which a server mounts the application."""
     path: str = scope["path"]
     prefix: str = scope.get("root_path", "").rstrip("/")
     return path.removeprefix(prefix) if path.startswith(f"{prefix}/") else path
@@ -158,7 +158,7 @@ class AdmissionControl:
 
 
 class BodyLimit:
-    """Refuses bodies that are too long, announced or streamed, that there is no room for, or that stall.
+    """Refuses bodies that are too long, that exceed the room for all bodies together, or that stall.
 
     Args:
         app: what to protect.
@@ -191,7 +191,7 @@ class BodyLimit:
         async def receive_within_limits() -> Message:
             nonlocal received, complete
             if complete:
-                return await receive()  # that the client goes away, for which there is no time
+                return await receive()  # waits for the client to go away, for as long as that takes
             message = await self._in_time(receive, latest)
             more = len(message.get("body", b""))
             complete = not message.get("more_body", False)

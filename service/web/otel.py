@@ -38,7 +38,7 @@ def make_provider() -> TracerProvider:
 
 
 class _WithItsPictures(Sampler):
-    """Keeps a batch where a picture in it is kept; decides as ``usual`` otherwise."""
+    """Samples a batch if a picture in it is sampled; decides as ``usual`` otherwise."""
 
     def __init__(self, usual: Sampler) -> None:
         self._usual = usual

@@ -1,4 +1,4 @@
-"""What a person sees: the page, the API reference, and what an error means. All of it works offline."""
+"""Pages for people: the page itself, the API reference, and the meaning of errors. All of them work offline."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The table of protocols, asked by path: whose errors are spoken there, what a key needs, whether it is a probe.
 
-Every path here is as the routes know it: without what a server in which the application is mounted puts before it.
+Paths are as the routes know them: without the prefix below which a server mounts the application.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class ProtocolTable:
         return problem_body if row is None else row.error_body
 
     def is_probe(self, path: str) -> bool:
-        """Whether ``path`` is asked by those who watch over the service, and answered whatever its state."""
+        """Whether supervisors ask ``path``; it is answered whatever state the service is in."""
         return _match(self._probes, path)
 
     def scope_needed(self, method: str, path: str) -> Scope | None:

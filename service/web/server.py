@@ -54,7 +54,7 @@ def serve(settings: Settings, greet: Callable[[int], None]) -> int:
         greet: called with the port once there is one.
     """
     _allow_open_files()
-    # What it says of requests that it does not understand, Connection says with a request id.
+    # uvicorn warns of requests that it cannot parse; Connection logs these itself, with a request id.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     server = Server(create_app(settings), settings, greet)
     server.run()
@@ -70,7 +70,7 @@ def _allow_open_files() -> None:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, with another end and a watch over its connections."""
+    """uvicorn's server, which also drains before it ends and closes connections that are too slow."""
 
     def __init__(self, app: FastAPI, settings: Settings, greet: Callable[[int], None]) -> None:
         config = uvicorn.Config(
