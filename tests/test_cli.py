@@ -237,6 +237,19 @@ class TestKey:
         assert "camserve key NAME" in ran.err
 
 
+class TestServe:
+    @pytest.mark.parametrize(
+        ("host", "shown"),
+        [("0.0.0.0", "127.0.0.1"), ("::", "[::1]"), ("127.0.0.1", "127.0.0.1"), ("camserve.test", "camserve.test")],
+    )
+    def test_the_address_that_it_shows_can_be_opened(
+        self, host: str, shown: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        cli._announce(load_settings(host=host), 8123)
+
+        assert f"http://{shown}:8123/docs" in capsys.readouterr().out
+
+
 class TestPredict:
     def test_one_line_per_picture(self) -> None:
         ran = run("predict", SAMPLES / "03-star.png", SAMPLES / "08-heart.png", "--top-k", "2", "--model", "shapes")
@@ -257,6 +270,21 @@ class TestPredict:
         assert [each["rank"] for each in answer["predictions"]] == list(range(1, 13))
         assert answer["predictions"][0]["label"] == "disk"
         assert sum(each["probability"] for each in answer["predictions"]) == pytest.approx(1)
+
+    def test_every_picture_has_its_line_however_many_are_computed_at_once(self) -> None:
+        files = sorted(SAMPLES.glob("*.png"))[:5]
+
+        ran = run("predict", *files, "--top-k", "1", "--model", "shapes", "--max-batch-size", "2")
+
+        assert ran.code == 0
+        assert [line.partition(":")[0] for line in ran.out.splitlines()] == [str(file) for file in files]
+
+    def test_of_the_head_that_is_asked_for(self) -> None:
+        options = ["--head", "fine", "--top-k", "7", "--model", "heads=tests.user_models.two_heads,size=32"]
+
+        ran = run("predict", SAMPLES / "00-disk.png", *options)
+
+        assert (ran.code, ran.out.count("%")) == (0, 7)
 
     def test_a_model_that_cannot_be_loaded_says_why(self, tmp_path: Path) -> None:
         ran = run("predict", SAMPLES / "00-disk.png", "--model", f"resnet18:{tmp_path / 'gone.pth'}")

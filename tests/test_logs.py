@@ -23,6 +23,7 @@ from service.logs import JsonFormatter, about
 from service.web.keys import digest_of, make_key
 from tests.server import running_server
 from tests.toys import encode, png
+from tests.web.application import faked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -155,6 +156,25 @@ def secrets_of(key: str) -> list[str]:
     written = [repr(each)[2:-1] for each in raw] + [each.hex() for each in raw]
     encoded = [base64.b64encode(each).decode()[20:60] for each in (BLACK, png())]
     return [key[9:29], "secret-name", *written, *encoded]
+
+
+async def test_probes_are_logged_where_somebody_looks_for_everything(caplog: pytest.LogCaptureFixture) -> None:
+    async with faked() as application, application.client() as client:
+        with caplog.at_level(logging.DEBUG, "camserve.access"):
+            for path in ("/livez", "/readyz", "/metrics", "/version", "/nowhere"):
+                await client.get(path)
+    told = [
+        (record.getMessage().split()[1], record.levelname)
+        for record in caplog.records
+        if record.name == "camserve.access"
+    ]
+    assert told == [
+        ("/livez", "DEBUG"),
+        ("/readyz", "DEBUG"),
+        ("/metrics", "DEBUG"),
+        ("/version", "INFO"),
+        ("unknown", "INFO"),
+    ]
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -87,14 +88,14 @@ def test_fusion_brings_maps_to_the_finest_grid() -> None:
     torch.testing.assert_close(found, grid(0.5, 0.625, 0.875, 1))
 
 
-def test_fused_layers_are_their_raw_maps_fused() -> None:
+@pytest.mark.parametrize("signed", [True, False])
+def test_fused_layers_are_their_raw_maps_fused(signed: bool) -> None:
     model, layers = prepared("plain")
     inputs = images()
     targets = [Targets((0, 3))] * 4
-    apart = explain(EagerNetwork(model), inputs, targets, layers, ["gradcam", "hirescam"], SIGNED)
-    fused = explain(
-        EagerNetwork(model), inputs, targets, layers, ["gradcam", "hirescam"], CamOptions(signed=True, fuse="max")
-    )
+    methods, options = ["gradcam", "hirescam"], CamOptions(signed=signed)
+    apart = explain(EagerNetwork(model), inputs, targets, layers, methods, options)
+    fused = explain(EagerNetwork(model), inputs, targets, layers, methods, replace(options, fuse="max"))
     for one, other in zip(fused, apart, strict=True):
         assert {raw.layer for raw in one.maps} == {"+".join(layer.name for layer in layers)}
         for j in range(2):
@@ -161,6 +162,21 @@ def test_flipping_averages_with_the_mirror_image(method: str) -> None:
             expected = (nested(one)[i][0] + nested(other)[i][0].flip(2)) / 2
             torch.testing.assert_close(nested(found)[i][0], expected)
             assert not torch.allclose(expected, nested(one)[i][0])
+
+
+def test_every_view_is_told_before_it_is_computed() -> None:
+    model, layers = prepared("plain")
+    told: list[tuple[int, int]] = []
+    explain(
+        EagerNetwork(model),
+        images(1),
+        [Targets((0,))],
+        layers[:1],
+        ["gradcam"],
+        CamOptions(smooth=3, flip=True),
+        lambda done, total: told.append((done, total)),
+    )
+    assert [each for each in told if each[1] > 1] == [(view, 6) for view in range(6)]
 
 
 @pytest.mark.parametrize("method", ["gradcam", "layercam", "ablationcam", "activation"])

@@ -114,6 +114,16 @@ def test_pauses(call: Any, server: Any, said: str | None, slept: list[float]) ->
     assert call.slept == slept
 
 
+@pytest.mark.parametrize(
+    ("status", "code"), [(500, "internal_error"), (504, "deadline_exceeded"), (413, "body_too_large")]
+)
+def test_what_would_go_the_same_way_again_is_not_asked_again(call: Any, server: Any, status: int, code: str) -> None:
+    server.answers = [server.problem(status, code)]
+    with pytest.raises(errors.ServiceError):
+        call("models")
+    assert (len(server.requests), call.slept) == (1, [])
+
+
 def test_the_last_refusal_is_raised(call: Any, server: Any) -> None:
     server.answers = [server.problem(429, "overloaded", headers={"Retry-After": "2"})]
     with pytest.raises(errors.Overloaded) as caught:

@@ -29,6 +29,14 @@ def test_only_what_is_given_is_sent(call: Any, server: Any) -> None:
     assert server.files == [("image-0", b"bytes")]
 
 
+def test_predict_sends_top_k_only_if_it_is_given(call: Any, server: Any) -> None:
+    server.answers = [server.answer(), server.answer()]
+    call("predict", b"bytes")
+    assert server.form == {}
+    call("predict", b"bytes", top_k=3)
+    assert server.form == {"top_k": ["3"]}
+
+
 def test_every_option_is_sent_under_its_own_name(call: Any, server: Any) -> None:
     options: dict[str, Any] = {
         "layer": ["layer3", "layer4"],

@@ -40,5 +40,15 @@ def test_retry_after_follows_the_rate_of_departures() -> None:
     assert "100 of 100" in refused.value.message
 
 
+def test_retry_after_follows_pictures_not_requests() -> None:
+    clock = Clock()
+    admission = Admission(100, clock)
+    for _ in range(4):  # ten pictures leave per second, all at once
+        with admission.admit(10):
+            clock.now += 1
+    with admission.admit(100):
+        assert admission.retry_after_s() == 4  # half of 100 at 40 in 3 s
+
+
 def test_without_experience_retry_after_is_a_second() -> None:
     assert Admission(1, Clock()).retry_after_s() == 1

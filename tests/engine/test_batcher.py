@@ -119,6 +119,14 @@ def test_a_resubmitted_job_goes_first_and_alone() -> None:
     assert batcher.next_batch(anything) == waiting[1:]
 
 
+def test_what_goes_alone_does_not_join_those_before_it() -> None:
+    batcher: Batcher[Fake] = Batcher(8, 1000)
+    jobs = [Fake("a"), Fake("a"), Fake("a", alone=True), Fake("a")]
+    for job in jobs:
+        batcher.submit(job)
+    assert [batcher.next_batch(anything) for _ in range(3)] == [jobs[:2], [jobs[2]], [jobs[3]]]
+
+
 def test_resubmitted_jobs_keep_their_order() -> None:
     """A dead worker's entries are given back last first, so that the first of them is first again."""
     batcher: Batcher[Fake] = Batcher(8, 1000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, get_args
 
 import numpy as np
@@ -167,6 +168,43 @@ async def test_a_running_batch_is_given_up_when_the_last_of_its_clients_has_left
         leaving.future.cancel()
         pool.withdraw(leaving)
         assert worker.cancelled == ([worker.sent[1].batch] if staying == 2 else [])
+
+
+async def test_who_gave_up_is_not_computed_again_when_the_worker_dies(pool: FakedPool) -> None:
+    pool.worker.load_done("m")
+    pool.submit(leaving := entry(0))
+    leaving.future.cancel()
+    pool.worker.die()
+    await settle()
+    assert pool._metrics.registry.get_sample_value("camserve_retried_total", {"reason": "exited"}) == 0
+    pool.worker.load_done("m")
+    assert pool.worker.sent == []
+
+
+async def test_the_least_busy_worker_is_served_first() -> None:
+    async for pool in start(settings(names=("a", "b"), workers=2, concurrency=2)):
+        for worker in pool.launched:
+            worker.load_done("a", "b")
+        for model in ("a", "b"):
+            pool.submit(entry(model=model, revision=pool.launched[0].key(model).revision))
+        assert [[run.lane.model.name for run in worker.sent] for worker in pool.launched] == [["a"], ["b"]]
+
+
+async def test_a_worker_computes_one_slow_batch_at_a_time_beside_the_quick_ones() -> None:
+    async for pool in start(settings(names=("a", "b", "c"), concurrency=2)):
+        worker = pool.worker
+        worker.load_done("a", "b", "c")
+        for model, method in (("a", "scorecam"), ("b", "scorecam"), ("a", "gradcam"), ("b", "gradcam")):
+            waiting = entry(model=model, revision=worker.key(model).revision)
+            waiting.lane = replace(waiting.lane, methods=(method,))
+            pool.submit(waiting)
+        assert [(run.lane.model.name, run.lane.slow) for run in worker.sent] == [
+            ("a", True),
+            ("a", False),
+            ("b", False),
+        ]
+        worker.answer(worker.sent[0])
+        assert [(run.lane.model.name, run.lane.slow) for run in worker.sent[3:]] == [("b", True)]
 
 
 async def test_an_error_reaches_only_its_row(pool: FakedPool) -> None:

@@ -5,11 +5,16 @@ from __future__ import annotations
 import asyncio
 import itertools
 from functools import partial
+from typing import TYPE_CHECKING
 
 import pytest
 
 from service.errors import NotReady
+from service.models.sources.source import Downloads
 from tests.engine.fakes import FakedPool, FakeWorker, entry, number_of, settings, settle, start
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 async def test_a_worker_that_keeps_dying_is_started_less_and_less_often(pool: FakedPool) -> None:
@@ -68,6 +73,15 @@ async def test_workers_share_the_cores_that_the_container_may_use(
     monkeypatch.setattr("service.engine.supervisor.available_cores", lambda: cores)
     async for pool in start(settings(workers=workers, threads=asked)):
         assert [worker.spec.start.threads for worker in pool.workers] == [threads] * workers
+
+
+async def test_a_worker_is_told_what_the_settings_say(tmp_path: Path) -> None:
+    chosen = {"concurrency": 3, "log_level": "error", "log_format": "json", "device": "cuda:1"}
+    downloads = {"cache_dir": tmp_path, "allow_download": False, "weights_mirror": "https://mirror.test"}
+    async for pool in start(settings(**chosen, **downloads)):
+        told = pool.worker.spec.start
+        assert {name: getattr(told, name) for name in chosen} == chosen
+        assert told.downloads == Downloads(tmp_path, allowed=False, mirror="https://mirror.test")
 
 
 # -- models that kill -------------------------------------------------------------------------------------------------

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import pytest
 import pytest_asyncio
 
 from service.engine.explainer import Explainer
 from service.engine.request import Request, Upload
-from service.errors import InvalidOption, UnknownHead, UnknownLabel
+from service.errors import InternalError, InvalidOption, UnknownHead, UnknownLabel
 from service.metrics import Metrics
 from service.settings import load_settings
 from tests.toys import png
+from tests.web.application import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from service.engine.answers import ImageAnswer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -28,10 +34,11 @@ async def engine() -> AsyncIterator[Explainer]:
     models = [
         "heads=tests.user_models.two_heads,size=32",
         "labels=tests.user_models.one_head,size=32,multi_label=true",
+        "dark=tests.user_models.fails_on_black,size=32,resize=32",
     ]
     explainer = Explainer(load_settings(models=models), Metrics())
     await explainer.start()
-    await explainer.settled("labels")
+    await explainer.settled("dark")
     yield explainer
     await explainer.stop()
 
@@ -60,3 +67,35 @@ async def test_multi_label_probabilities_are_independent_sigmoids(engine: Explai
     answer = await engine.answer(Request([PICTURE], op="predict", model="labels"))
     for score in answer.images[0].predictions:
         assert score.probability == pytest.approx(1 / (1 + math.exp(-score.logit)))
+
+
+@pytest.mark.parametrize("op", ["explain", "predict"])
+async def test_pictures_beside_a_bad_one_have_the_answers_that_they_have_alone(
+    engine: Explainer, op: Literal["explain", "predict"]
+) -> None:
+    """A batch that fails is cut in two, and again: rows keep their pixels and their classes."""
+    images = [Upload(png(size=(40, 32), seed=seed)) for seed in range(12)]
+    asked = [
+        Request([image], op=op, model="dark", outputs=("map",), targets=(n % 3,)) for n, image in enumerate(images)
+    ]
+    alone = [(await engine.answer(each)).images[0] for each in asked]
+    asked[5] = replace(asked[5], images=[Upload(png(np.zeros((32, 40, 3), np.uint8)))])
+
+    # While another batch of the model computes, these gather.
+    busy = asyncio.ensure_future(engine.answer(replace(asked[0], op="explain", smooth=4)))
+    await until(lambda: engine.workers()[0].batches)
+    ended = await asyncio.gather(*(engine.answer(each) for each in asked), return_exceptions=True)
+    await busy
+    assert [index for index, answer in enumerate(ended) if isinstance(answer, InternalError)] == [5]
+    for answer, expected in zip(ended, alone, strict=True):
+        if isinstance(answer, BaseException):
+            continue
+        (found,) = answer.images
+        assert logits_of(found) == pytest.approx(logits_of(expected), abs=1e-4)
+        for one, other in zip(found.explanations, expected.explanations, strict=True):
+            assert one.target.index == other.target.index
+            np.testing.assert_allclose(one.raw, other.raw, atol=1e-5)
+
+
+def logits_of(image: ImageAnswer) -> dict[int, float]:
+    return {score.index: score.logit for score in image.predictions}

@@ -99,7 +99,29 @@ class TestLayer:
         assert len(caught.value.name or "") < 100
 
 
+class TestHeadView:
+    TWO = replace(INFO, heads={"birds": 8, "others": 8, "coarse": 2}, default_head="birds")
+
+    def test_labels_stay_where_their_number_fits(self) -> None:
+        seen = self.TWO.head_view("others")
+        assert (seen.labels, seen.default_head) == (LABELS, "others")
+
+    def test_others_are_numbered(self) -> None:
+        seen = self.TWO.head_view("coarse")
+        assert (seen.labels, seen.default_head) == (("class 0", "class 1"), "coarse")
+
+    @pytest.mark.parametrize("head", [None, "birds"])
+    def test_its_own_head_changes_nothing(self, head: str | None) -> None:
+        assert self.TWO.head_view(head) is self.TWO
+
+
 class TestClassIndex:
+    def test_an_unknown_label_comes_with_the_closest_whatever_the_case(self) -> None:
+        with pytest.raises(UnknownLabel) as caught:
+            INFO.class_index("TABBI")
+
+        assert caught.value.details["suggestions"] == ["tabby"]
+
     @pytest.mark.parametrize("target", [3, "3", " 3 ", "003", "0000000000000003"])
     def test_by_index(self, target: str | int) -> None:
         assert INFO.class_index(target) == 3

@@ -117,11 +117,24 @@ async def test_ways_to_fuse_do_not_go_together() -> None:
 @pytest.mark.parametrize("path", [EXPLAIN, PREDICT])
 async def test_two_heads_asked_at_once_answer_each_for_itself(path: str) -> None:
     async with busy() as (application, client):
-        heads = ["coarse", "fine", "coarse", "fine"]
+        heads = ["coarse", "fine", "coarse", " fine "]
         results = await answers_of(application, client, *[(path, {"head": head}) for head in heads])
         assert sizes(application) == [2, 2]
     found = [result["predictions"][0]["label"] for result in results]
     assert found == ["dog", "class 6", "dog", "class 6"]
+
+
+async def test_a_batch_knows_whose_each_picture_is() -> None:
+    async with busy() as (application, client):
+        tasks = []
+        for waiting, name in enumerate(("first", "second", "third"), start=1):
+            headers = {"X-Request-ID": name}
+            tasks.append(asyncio.create_task(client.post(PREDICT, content=png(), headers=headers)))
+            await until(lambda: application.metric("camserve_queue_depth") == waiting)  # noqa: B023 - called at once
+        application.worker.held = False
+        application.worker.finish()
+        assert [(await task).headers["X-Request-ID"] for task in tasks] == ["first", "second", "third"]
+        assert application.worker.sent[-1].request_ids == ("first", "second", "third")
 
 
 # -- how many ---------------------------------------------------------------------------------------------------------
@@ -167,19 +180,28 @@ async def test_four_views_are_quick_and_five_are_slow(options: dict[str, Any], e
 
 # -- room -------------------------------------------------------------------------------------------------------------
 
-SIDE = 100
 
-
-@pytest.mark.parametrize(("output", "together"), [("map", True), ("overlay", False)])
-async def test_a_picture_that_waits_holds_no_more_room_than_it_still_needs(*, output: str, together: bool) -> None:
-    """Of a picture that nothing is drawn on, a pixel is kept; an overlay needs all of it."""
-    async with faked(max_open_pixels=SIDE * SIDE + 1) as application:
+@pytest.mark.parametrize(
+    ("side", "room", "options", "together"),
+    [
+        (100, 10_001, "output=map", True),
+        (100, 10_001, "output=overlay", False),
+        (10, 1124, "size=picture", True),
+        (10, 1124, "size=model", False),
+        (10, 2048, "size=model", True),
+    ],
+)
+async def test_a_picture_that_waits_holds_as_much_room_as_it_still_needs(
+    *, side: int, room: int, options: str, together: bool
+) -> None:
+    """Where nothing is drawn on it a pixel, for an overlay all of it, and for what is drawn larger than it that."""
+    async with faked(max_open_pixels=room) as application:
         application.worker.held = True
-        data = png(np.zeros((SIDE, SIDE, 3), np.uint8))
+        data = png(np.zeros((side, side, 3), np.uint8))
         tasks = []
         for _ in range(2):
             exchange = Exchange(EXPLAIN, data, content_type="image/png")
-            exchange.scope["query_string"] = f"output={output}".encode()
+            exchange.scope["query_string"] = options.encode()
             tasks.append(exchange.start(application))
         await until(lambda: application.worker.running)
         if together:

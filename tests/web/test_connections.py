@@ -280,6 +280,14 @@ async def test_a_body_that_stops_or_drips_is_refused(hasty: Listening, data: byt
     await still_serves(hasty)
 
 
+async def test_a_body_in_drops_has_so_long_for_all_of_it() -> None:
+    async with listening(stall_timeout_s=600, transfer_timeout_s=0.5) as server:
+        caller = await server.call(UPLOADS["body"])
+        dripping = asyncio.create_task(caller.trickle(2000 * b"x", 0.02))
+        assert (await caller.reply()).status == 408
+        dripping.cancel()
+
+
 async def test_a_slow_body_that_keeps_coming_is_answered() -> None:
     async with listening(stall_timeout_s=1.0) as server:
         caller = await server.call(PREDICT[:-5])

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -7,7 +9,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from service import __version__
+from service.engine.messages import Progress
+from service.imaging.preprocess import PreprocessSpec
 from tests.toys import png
+from tests.web.application import PETS, faked, until
 
 if TYPE_CHECKING:
     import httpx
@@ -48,6 +53,46 @@ async def test_ready_with_a_loaded_model(client: httpx.AsyncClient) -> None:
             }
         ],
     }
+
+
+async def test_readyz_tells_of_a_worker_that_works_in_the_place_of_a_dead_one(
+    application: Application, client: httpx.AsyncClient
+) -> None:
+    application.worker.die("killed by SIGKILL", "signal")
+    await until(lambda: application.metric("camserve_worker_restarts_total", reason="signal"))
+    await until(lambda: application.explainer.models()[0].state == "ready")
+    application.worker.held = True
+    asking = asyncio.create_task(client.post("/api/v1/explain", content=png(), headers=IMAGE))
+    await until(lambda: application.worker.running)
+    batch = application.worker.running[0].batch
+    application.worker.say(Progress(batch, 0.5))
+    (worker,) = (await client.get("/readyz")).json()["workers"]
+    assert (worker["deaths"], worker["last_exit"]) == (1, "killed by SIGKILL")
+    assert (worker["batches"], worker["progress"]) == (1, {str(batch): 0.5})
+    application.worker.finish()
+    await asking
+    (worker,) = (await client.get("/readyz")).json()["workers"]
+    assert (worker["batches"], worker["progress"]) == (0, {})
+
+
+async def test_a_model_is_described_as_it_is() -> None:
+    known = replace(
+        PETS,
+        preprocess=PreprocessSpec("squash", 48, 32),
+        multi_label=True,
+        heads={"coarse": 3, "fine": 7},
+        default_head="coarse",
+        dtype="bfloat16",
+        device="cuda:1",
+    )
+    async with faked(known=known) as application, application.client() as client:
+        entry = (await client.get("/api/v1/models/pets")).json()
+        layers = (await client.get("/api/v1/models/pets/layers")).json()
+        assert entry["input"] == layers["input"] == {"height": 48, "width": 32}
+        assert (entry["multi_label"], entry["heads"], entry["default_head"]) == (True, known.heads, "coarse")
+        assert (entry["dtype"], entry["device"]) == ("bfloat16", "cuda:1")
+        classes = (await client.get("/api/v1/models/pets/classes", params={"head": "fine"})).json()
+        assert (classes["total"], classes["classes"][6]["label"]) == (7, "class 6")
 
 
 @pytest.mark.parametrize("why", ["loading", "failed", "no worker", "draining"])
@@ -116,6 +161,7 @@ async def test_metrics_are_in_the_prometheus_format_and_count(
     assert samples["camserve_rejected_total", ("code", "image_too_large")] == 1
     assert samples["camserve_batch_size_sum", ("model", "pets"), ("op", "explain")] == 3
     assert samples["camserve_batch_size_sum", ("model", "pets"), ("op", "predict")] == 1
+    assert samples["camserve_batch_seconds_sum", ("model", "pets"), ("op", "explain")] == pytest.approx(0.003)
     assert samples["camserve_stage_seconds_count", ("stage", "decode")] == 4
     assert samples["camserve_stage_seconds_count", ("stage", "queue")] == 4
     assert samples["camserve_workers_ready",] == 1

@@ -343,6 +343,18 @@ def test_a_minutes_worth_comes_back_within_a_minute() -> None:
     assert asks(8) == [0] * 6 + [10, 10], "what is not used does not add up beyond a minute"
 
 
+def test_who_asked_too_often_does_not_count_as_running() -> None:
+    now = 0.0
+    used = keys_module._Key(key("k", requests_per_minute=1, max_concurrent=1), lambda: now)
+    used.enter()
+    used.leave()
+    for _ in range(3):
+        with pytest.raises(RateLimited, match="1 times a minute"):
+            used.enter()
+    now = 60.0
+    used.enter()
+
+
 async def test_refused_requests_use_nothing_up() -> None:
     keys = (key("watches", scopes="metrics", requests_per_minute=1),)
     async with faked(keys=keys) as application, application.client() as client:

@@ -269,6 +269,7 @@ async def test_a_deadline_is_kept_in_every_stage(
         await task
     assert exchange.status == 504
     assert application.metric("camserve_expired_total", stage=stage) == 1
+    assert (application.explainer._capacity.used > 0) == (stage != "compute"), "held while a thread works on it"
 
     go_on.set()
     application.worker.held = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import logging
 import tempfile
@@ -302,6 +303,20 @@ async def test_hostile_json(client: httpx.AsyncClient, name: str) -> None:
         check(await send_json(client, content, "/api/v1/predict"), status, code, says)
 
 
+@pytest.mark.parametrize(("values", "status"), [(20_000, 422), (20_001, 413)])
+async def test_so_many_values_are_read_and_no_more(client: httpx.AsyncClient, values: int, status: int) -> None:
+    """Counted are commas and opening brackets; so many targets are read, and then are too many."""
+    others = 4  # two objects, two lists, and a comma between the members, without those among the targets
+    targets = ",".join("1" * (values - others))
+    response = await send_json(client, f'{{"images": [{PICTURE}], "target": [{targets}]}}'.encode())
+    assert response.status_code == status
+
+
+async def test_a_body_that_says_it_is_as_it_is_is_read(client: httpx.AsyncClient) -> None:
+    headers = {"Content-Type": "image/png", "Content-Encoding": "Identity"}
+    assert (await client.post(EXPLAIN, content=SMALL, headers=headers)).status_code == 200
+
+
 async def test_one_bad_base64_fails_alone(client: httpx.AsyncClient) -> None:
     images = f'[{PICTURE}, {{"b64": "QUJ", "filename": "b.png"}}, {PICTURE}]'
     response = await send_json(client, f'{{"images": {images}}}'.encode())
@@ -438,6 +453,8 @@ async def test_bad_ones_among_good_ones_in_every_encoding(client: httpx.AsyncCli
         assert [len(each["explanations"]) for each in results] == [0, 1, 0, 1, 0]
         assert [len(each["predictions"]) for each in results] == [0, 5, 0, 5, 0]
         assert {each["error"]["request_id"] for each in results if each["error"]} == {response.json()["id"]}
+        assert [each["image"]["sha256"] for each in results] == [hashlib.sha256(data).hexdigest() for data in pictures]
+        assert [each["image"]["filename"] for each in results] == ["a.png"] * 5
 
 
 async def test_after_all_that_it_still_answers(client: httpx.AsyncClient) -> None:

@@ -101,6 +101,12 @@ async def test_what_does_not_go_together_says_why(
     assert says in refused.json()["detail"]
 
 
+async def test_a_layer_is_not_fused_with_itself(client: httpx.AsyncClient) -> None:
+    options = {"layer": ["layer4", "default"], "fuse": "max"}
+    refused = await client.post(EXPLAIN, files={"image": star()}, data=options)
+    assert (refused.status_code, refused.json()["code"]) == (422, "invalid_option")
+
+
 async def test_a_class_with_next_to_no_probability_still_gets_its_map(client: httpx.AsyncClient) -> None:
     explanations = await explain(client, target="top-12")
     least = explanations[-1]
