@@ -178,7 +178,6 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Close if only the rest of an answered request was waited for."""
         super().on_message_complete()
-        self.url = b""  # an error from here on is not about this request
         if self.cycle.response_complete:
             self.cycle.more_body = False
             self._answered_since = None
