@@ -49,9 +49,14 @@ def batches(draw: st.DrawFn) -> tuple[list[int], list[Targets]]:
     return rows, targets
 
 
+# Their formula divides by a sum that passes through zero where activations are negative: it magnifies rounding without
+# bound for some rows, so that in float32 no tolerance is good for all.
+ILL_CONDITIONED = {"gradcam++", "smoothgradcam++"}
+
+
 @cache
 def in_float64(family: str) -> tuple[nn.Module, tuple[Layer, ...]]:
-    """A family's model whose rounding no formula magnifies, however ill-conditioned its quotient is for a row."""
+    """A family's model with little to magnify."""
     _, layers = prepared(family)
     return frozen(FAMILIES[family][0]()).double(), layers
 
@@ -61,9 +66,9 @@ def in_float64(family: str) -> tuple[nn.Module, tuple[Layer, ...]]:
 @given(batch=batches())
 def test_a_row_does_not_depend_on_its_batch(family: str, method: str, batch: tuple[list[int], list[Targets]]) -> None:
     """Any order, any mix of targets, any batch-mates: the same as one image and one target alone."""
-    model, layers = in_float64(family)
+    model, layers = in_float64(family) if method in ILL_CONDITIONED else prepared(family)
     rows, targets = batch
-    inputs = images(6).double()
+    inputs = images(6).double() if method in ILL_CONDITIONED else images(6)
     together = explain(EagerNetwork(model), inputs[rows], targets, layers, [method], SIGNED)
     alone: dict[tuple[int, int, int | None], Explained] = {}
     for row, asked, answer in zip(rows, targets, together, strict=True):
