@@ -32,6 +32,7 @@ def test_numbers_of_a_map() -> None:
 
 def test_notes_say_what_to_keep_in_mind() -> None:
     assert caveat("gradcam", "cat", 0.5) is None
+    assert caveat("gradcam", "cat", 0.01) is None
     assert caveat("gradcam", "cat", 0.0001) == (
         "The model gives 'cat' 0.01% only; the map shows what little speaks for it."
     )

@@ -102,6 +102,16 @@ async def test_an_idle_connection_is_closed(hasty: Listening) -> None:
     assert hasty.connections == 0
 
 
+@pytest.mark.slow
+async def test_an_idle_connection_stays_for_as_long_as_the_settings_say() -> None:
+    async with listening(keep_alive_s=600) as server:
+        caller = await server.call(LIVEZ)
+        assert (await caller.reply()).status == 200
+        await asyncio.sleep(6)  # longer than uvicorn would keep it by itself
+        await caller.send(LIVEZ)
+        assert (await caller.reply()).status == 200
+
+
 BIG = {
     "a long header": head("/livez", "GET", x=200_000 * "a"),
     "many headers": head("/livez", "GET", **{f"x{number}": "a" * 100 for number in range(1000)}),
