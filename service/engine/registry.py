@@ -161,10 +161,12 @@ class Registry:
             self._forget_if_gone(version)
 
     def lost(self, worker: int) -> None:
-        """Note that a worker has ended, and holds nothing any more."""
+        """Note that a worker has ended, and holds nothing any more; what waited for it alone takes over."""
         for key in list(self._versions):
             self.unloaded(worker, key)
         self._told.pop(worker, None)
+        for name in self._current:
+            self._take_over(name)
 
     def missing(self, worker: int) -> list[ModelKey]:
         """Return what a worker was told to load and has neither loaded nor failed to load, in that order."""
