@@ -178,9 +178,9 @@ class Registry:
         return [key for key, version in self._versions.items() if worker in version.infos]
 
     def involved(self, key: ModelKey) -> set[int]:
-        """Return the workers that hold a version or are loading it."""
+        """Return the workers that hold a version, are loading it, or failed to: one that is only late still will."""
         version = self._versions[key]
-        return version.loading | set(version.infos)
+        return version.loading | set(version.infos) | set(version.failures)
 
     def failed_on(self, worker: int) -> list[ModelKey]:
         """Return what a worker could not load."""

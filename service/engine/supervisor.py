@@ -119,7 +119,7 @@ class Supervisor:
                 self._load(slot.worker, [(key, config)])
 
     def unload(self, key: ModelKey) -> None:
-        """Have every worker drop a model that it holds or is loading."""
+        """Have every worker drop a model that it holds or may come to hold."""
         for slot in self.slots:
             if slot.number in self._registry.involved(key):
                 slot.worker.unload(key)

@@ -105,6 +105,16 @@ async def test_a_worker_that_is_just_starting_is_told_once() -> None:
     await pool.stop()
 
 
+async def test_a_version_that_comes_late_and_is_superseded_is_dropped() -> None:
+    async for pool in start(settings(worker_start_timeout_s=0.1)):
+        worker = pool.worker
+        worker.load_done("m")
+        late = pool.load(NEW)
+        await until(lambda: pool.registry.failed_on(0))
+        pool.load(NEW)
+        assert worker.unloads == [late], "the worker may still be loading it"
+
+
 async def test_a_version_that_cannot_be_loaded_changes_nothing(pool: FakedPool) -> None:
     worker = pool.worker
     worker.load_done("m")
