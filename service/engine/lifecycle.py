@@ -26,7 +26,7 @@ _ORDER = get_args(State)
 
 
 class Lifecycle:
-    """How far the service is, and how many requests are inside. Lives in one event loop.
+    """How far the service is, and how many requests are inside. Lives in one event loop from one start to the next.
 
     States follow each other in this order, and none comes back but by :meth:`start`:
 
@@ -82,8 +82,12 @@ class Lifecycle:
                 self._empty.set()
 
     def start(self) -> None:
-        """Take requests; also after an end, for hosts that start an application again."""
-        self.state, self._drained = "serving", None
+        """Take requests; also after an end, for hosts that start an application again, be it in another event loop."""
+        if self._drained is not None:
+            self._drained.cancel()  # its caller did not wait for it: it would end what starts now
+        self.state, self._drained, self._empty = "serving", None, asyncio.Event()
+        if not self.inside:
+            self._empty.set()
 
     def when_closed(self, callback: Callable[[], None]) -> None:
         """Have ``callback`` called in the same step in which new requests begin to be refused."""

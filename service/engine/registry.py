@@ -129,7 +129,7 @@ class Registry:
         return [
             (key, version.config)
             for key, version in self._versions.items()
-            if not version.drained and (version.state != "failed" or self._current.get(key.name) == key)
+            if not version.drained and not self._given_up(version)
         ]
 
     # -- what workers hold --------------------------------------------------------------------------------------------
@@ -161,10 +161,13 @@ class Registry:
             self._forget_if_gone(version)
 
     def lost(self, worker: int) -> None:
-        """Note that a worker has ended, and holds nothing any more."""
-        for key in list(self._versions):
-            self.unloaded(worker, key)
+        """Note that a worker has ended, and holds nothing any more; what waited for it alone takes over."""
+        for version in list(self._versions.values()):
+            if not self._given_up(version):
+                self.unloaded(worker, version.key)
         self._told.pop(worker, None)
+        for name in self._current:
+            self._take_over(name)
 
     def missing(self, worker: int) -> list[ModelKey]:
         """Return what a worker was told to load and has neither loaded nor failed to load, in that order."""
@@ -175,9 +178,9 @@ class Registry:
         return [key for key, version in self._versions.items() if worker in version.infos]
 
     def involved(self, key: ModelKey) -> set[int]:
-        """Return the workers that hold a version or are loading it."""
+        """Return the workers that hold a version, are loading it, or failed to: one that is only late still will."""
         version = self._versions[key]
-        return version.loading | set(version.infos)
+        return version.loading | set(version.infos) | set(version.failures)
 
     def failed_on(self, worker: int) -> list[ModelKey]:
         """Return what a worker could not load."""
@@ -243,6 +246,10 @@ class Registry:
 
     def _of(self, name: str) -> list[_Version]:
         return [version for version in self._versions.values() if version.key.name == name]
+
+    def _given_up(self, version: _Version) -> bool:
+        """Whether it is a replacement that could not be loaded, and stays so."""
+        return version.state == "failed" and not version.loading and self._current.get(version.key.name) != version.key
 
     def _answered(self, worker: int, key: ModelKey) -> _Version | None:
         """Return the version that a worker speaks of; None if it was forgotten meanwhile."""

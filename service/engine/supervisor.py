@@ -113,13 +113,13 @@ class Supervisor:
         await asyncio.gather(*(slot.worker.stop(timeout_s=5.0) for slot in self.slots))
 
     def load(self, key: ModelKey, config: ModelConfig) -> None:
-        """Have every worker load a model; those that are not started yet will, anyway."""
+        """Have every worker load a model; those that cannot be told yet load what is wanted when they have started."""
         for slot in self.slots:
-            if slot.worker.snapshot.started:
-                self._spawn(self._load(slot.worker, [(key, config)]))
+            if slot.worker.snapshot.connected:
+                self._load(slot.worker, [(key, config)])
 
     def unload(self, key: ModelKey) -> None:
-        """Have every worker drop a model that it holds or is loading."""
+        """Have every worker drop a model that it holds or may come to hold."""
         for slot in self.slots:
             if slot.number in self._registry.involved(key):
                 slot.worker.unload(key)
@@ -165,19 +165,22 @@ class Supervisor:
             return
         # A suspect goes last: if it is to blame, the others are loaded first, which proves it.
         wanted = sorted(self._registry.wanted(), key=lambda each: self._deadly[each[0]])
-        await self._load(worker, [(key, config) for key, config in wanted if self._fatal[key] < KEEPS_DYING])
+        self._load(worker, [(key, config) for key, config in wanted if self._fatal[key] < KEEPS_DYING])
 
-    async def _load(self, worker: Worker, models: Sequence[tuple[ModelKey, ModelConfig]]) -> None:
+    def _load(self, worker: Worker, models: Sequence[tuple[ModelKey, ModelConfig]]) -> None:
         """Have a worker load models, and give up what it has not loaded in time."""
-        number = worker.snapshot.number
-        self._registry.told(number, [key for key, _ in models])
+        keys = [key for key, _ in models]
+        self._registry.told(worker.snapshot.number, keys)
         for key, config in models:
             worker.load(key, config)
-        limit_s = self._settings.worker_start_timeout_s
+        self._spawn(self._give_up_late(worker, keys))
+
+    async def _give_up_late(self, worker: Worker, keys: Sequence[ModelKey]) -> None:
+        number, limit_s = worker.snapshot.number, self._settings.worker_start_timeout_s
         await asyncio.sleep(limit_s)
         if all(slot.worker is not worker for slot in self.slots):
             return
-        late = [key for key, _ in models if key in self._registry.missing(number)]
+        late = [key for key in keys if key in self._registry.missing(number)]
         if late and not (self._registry.held_by(number) or self._registry.failed_on(number)):
             log.error("worker %s loaded nothing in %g s", worker.snapshot.pid, limit_s)
             worker.kill("start_timeout")

@@ -50,10 +50,13 @@ def error_response(request: Request, error: ServiceError) -> Response:
 
 
 def route_path(scope: Scope) -> str:
-    """Return the path as the routes know it: without the prefix below which a server mounts the application."""
+    """Return the path as the routes know it: without the prefix below which a server mounts the application.
+
+    Cut exactly as Starlette does, also below ``/`` and ``/cam/``: a key's scope is that of the route that is reached.
+    """
     path: str = scope["path"]
-    prefix: str = scope.get("root_path", "").rstrip("/")
-    return path.removeprefix(prefix) if path.startswith(f"{prefix}/") else path
+    below = path.removeprefix(scope.get("root_path", ""))
+    return below if below.startswith("/") else path
 
 
 class RequestContext:

@@ -140,8 +140,8 @@ class FakeLauncher:
 class FakedPool(Pool):
     """A pool of such workers; a replacement starts at once, and ``delays`` has what it would have waited."""
 
-    def __init__(self, chosen: Settings) -> None:
-        self.launcher = FakeLauncher()
+    def __init__(self, chosen: Settings, launcher: FakeLauncher | None = None) -> None:
+        self.launcher = launcher or FakeLauncher()
         self.delays: list[float] = []
         super().__init__(chosen, Metrics(), launch=self.launcher, backoff=self._at_once)
 

@@ -124,6 +124,31 @@ async def test_an_application_can_be_started_again() -> None:
     await drained
 
 
+async def test_a_drain_that_was_not_waited_for_does_not_end_what_starts_again() -> None:
+    lifecycle = serving(timeout_s=0.05)
+    with lifecycle.request():
+        impatient = asyncio.create_task(lifecycle.drain())
+        await turn()
+        impatient.cancel()
+        lifecycle.end()
+        lifecycle.start()
+        await asyncio.sleep(0.1)
+        assert lifecycle.state == "serving"
+
+
+def test_an_application_can_be_started_again_in_another_event_loop() -> None:
+    lifecycle = Lifecycle(timeout_s=0.01)
+
+    async def live() -> None:
+        lifecycle.start()
+        with lifecycle.request():
+            await lifecycle.drain()
+
+    for _ in range(2):
+        asyncio.run(live())
+        assert lifecycle.over
+
+
 async def test_a_pool_that_has_stopped_is_over_and_says_so() -> None:
     lifecycle = serving()
     pool = Pool(settings(), Metrics(), lifecycle=lifecycle)

@@ -110,7 +110,6 @@ def test_a_worker_that_dies_does_not_hold_the_new_version_up(drained: Drained) -
     drained.ready(new, 1)
     assert drained.serves() == 1
     drained.registry.lost(0)
-    drained.ready(new, 1)
     assert drained.serves() == 2
 
 
@@ -123,6 +122,21 @@ def test_a_version_that_fails_leaves_the_old_one_serving_and_is_not_tried_again(
     assert (drained.serves(), drained.states()) == (1, [(1, "ready"), (2, "failed")])
     assert [key for key, _ in drained.registry.wanted()] == [old]
     assert drained.registry.versions("m")[1].reason == "other classes"
+    for worker in (0, 1):
+        drained.registry.lost(worker)
+        assert [key for key, _ in drained.registry.wanted()] == [old]
+    assert drained.states() == [(1, "loading"), (2, "failed")]
+
+
+def test_a_version_that_one_worker_still_loads_is_not_given_up(drained: Drained) -> None:
+    drained.ready(drained.add())
+    new = drained.add()
+    drained.registry.failed(0, new, "no memory")
+    assert new in dict(drained.registry.wanted())
+    drained.registry.lost(0)
+    drained.registry.told(0, [new])
+    drained.ready(new)
+    assert drained.serves() == 2
 
 
 def test_a_version_serves_what_began_with_it_and_goes_after(drained: Drained) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 import pytest
 
@@ -12,12 +12,9 @@ from service.engine.request import Request, Upload
 from service.engine.workers.in_process import InProcessWorker
 from service.metrics import Metrics
 from service.settings import ModelConfig, load_settings
-from tests.engine.fakes import entry, number_of, settings, settle, start
+from tests.engine.fakes import FakedPool, FakeLauncher, FakeWorker, entry, number_of, settings, settle, start
 from tests.toys import png
 from tests.web.application import until
-
-if TYPE_CHECKING:
-    from tests.engine.fakes import FakedPool
 
 NEW = ModelConfig(name="m", architecture="toy", version="2")
 
@@ -75,6 +72,47 @@ async def test_a_worker_that_starts_meanwhile_loads_what_is_still_needed(pool: F
         pool.worker.answer(pool.worker.sent[0])
         assert number_of(waiting) == 7
     assert new in pool.registry.held_by(0)
+
+
+async def test_versions_that_are_superseded_at_once_go_again(pool: FakedPool) -> None:
+    worker = pool.worker
+    worker.load_done("m")
+    *superseded, latest = [pool.load(NEW) for _ in range(3)]
+    await settle()
+    assert (worker.loads[1:], worker.unloads) == ([*superseded, latest], superseded)
+    worker.unload_done()
+    worker.load_done("m")
+    assert (pool.ready_info("m").revision, pool.registry.missing(0)) == (latest.revision, [])
+
+
+async def test_a_worker_that_is_just_starting_is_told_once() -> None:
+    reachable = asyncio.Event()
+
+    class Starting(FakeWorker):
+        async def start(self) -> None:
+            self.snapshot = replace(self.snapshot, started=True)
+            await reachable.wait()
+            await super().start()
+
+    pool = FakedPool(settings(), FakeLauncher(Starting))
+    await pool.start()
+    await settle()
+    new = pool.load(NEW)
+    await settle()
+    reachable.set()
+    await settle()
+    assert (pool.worker.loads[1:], pool.registry.missing(0)) == ([new], pool.worker.loads)
+    await pool.stop()
+
+
+async def test_a_version_that_comes_late_and_is_superseded_is_dropped() -> None:
+    async for pool in start(settings(worker_start_timeout_s=0.1)):
+        worker = pool.worker
+        worker.load_done("m")
+        late = pool.load(NEW)
+        await until(lambda: pool.registry.failed_on(0))
+        pool.load(NEW)
+        assert worker.unloads == [late], "the worker may still be loading it"
 
 
 async def test_a_version_that_cannot_be_loaded_changes_nothing(pool: FakedPool) -> None:

@@ -155,6 +155,15 @@ async def test_an_application_below_a_prefix_knows_its_addresses(guarded: Applic
         assert exchange.status == status
 
 
+@pytest.mark.parametrize("prefix", ["/cam", "/cam/", "/"])
+async def test_the_scope_is_that_of_the_route_that_is_reached_below_a_prefix(guarded: Application, prefix: str) -> None:
+    for path, status in {"/livez": 200, "/metrics": 403}.items():
+        exchange = Exchange(f"{prefix}{path}", authorization="Bearer asks")  # as uvicorn puts the two together
+        exchange.scope.update(method="GET", root_path=prefix)
+        await exchange.start(guarded)
+        assert exchange.status == status
+
+
 @pytest.mark.parametrize("authorization", ["Bearer asks", "bearer asks", "BEARER  asks "])
 async def test_a_key_lets_in(client: httpx.AsyncClient, authorization: str) -> None:
     headers = {"Authorization": authorization, **PICTURE}
