@@ -36,9 +36,8 @@ def test_a_model_that_refers_to_itself_is_freed_when_it_is_dropped(
 
     monkeypatch.setattr(user_models, "noted", make, raising=False)
     said: SimpleQueue[FromWorker] = SimpleQueue()
-    executor = Executor(
-        Start("cpu", threads=1, concurrency=1, downloads=Downloads(tmp_path)), said.put, die=pytest.fail
-    )
+    start = Start("cpu", threads=1, concurrency=1, downloads=Downloads(tmp_path))
+    executor = Executor(start, said.put, die=lambda code: pytest.fail(f"it died: {code}"))
     key = ModelKey("m", 1)
     gc.disable()
     try:

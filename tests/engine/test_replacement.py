@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from dataclasses import replace
 
 import pytest
@@ -110,7 +111,7 @@ async def test_a_version_that_comes_late_and_is_superseded_is_dropped() -> None:
         worker = pool.worker
         worker.load_done("m")
         late = pool.load(NEW)
-        await until(lambda: pool.registry.failed_on(0))
+        await until(partial(pool.registry.failed_on, 0))
         pool.load(NEW)
         assert worker.unloads == [late], "the worker may still be loading it"
 
