@@ -7,6 +7,7 @@ Runs in the worker process, or in whatever process calls it.
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 import time
@@ -143,6 +144,7 @@ class Executor:
     def _unload(self, message: ToWorker) -> None:
         assert isinstance(message, Unload)
         self._hosts.pop(message.key, None)
+        gc.collect()  # a module that refers to itself, as users' own do, goes only now
         _release()
         self._tell(ModelUnloaded(message.key))
 
