@@ -142,6 +142,7 @@ class Pool:
 
     def _on_drained(self, key: ModelKey) -> None:
         self.supervisor.unload(key)
+        self._batcher.forget(lambda lane: lane.model == key)
 
     async def settled(self, name: str | None = None) -> None:
         """Wait until a model, by default the first, is no longer loading: it answers, or it failed."""

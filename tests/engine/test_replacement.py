@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -110,7 +111,7 @@ async def test_a_version_that_comes_late_and_is_superseded_is_dropped() -> None:
         worker = pool.worker
         worker.load_done("m")
         late = pool.load(NEW)
-        await until(lambda: pool.registry.failed_on(0))
+        await until(partial(pool.registry.failed_on, 0))
         pool.load(NEW)
         assert worker.unloads == [late], "the worker may still be loading it"
 
@@ -140,6 +141,24 @@ async def test_a_version_that_kills_the_worker_is_given_up_and_the_old_one_serve
     pool.worker.load_done("m")
     assert pool.ready_info("m").revision == 1
     assert [each.state for each in pool.registry.versions("m")] == ["ready", "failed"]
+
+
+async def test_nothing_is_kept_of_versions_that_are_gone(pool: FakedPool) -> None:
+    worker = pool.worker
+    worker.load_done("m")
+    for revision in (1, 2):
+        pool.submit(entry(revision=revision))
+        worker.answer(worker.sent[-1], fits=1)
+        pool.load(NEW)
+        worker.load_done("m")
+        worker.unload_done()
+    pool.load(NEW)
+    worker.die()
+    await settle()
+    pool.load(NEW)
+    supervisor, kept = pool.supervisor, {key for key, _ in pool.registry.wanted()}
+    assert [lane.model for lane in pool._batcher._caps] == []  # type: ignore[attr-defined]
+    assert {*supervisor._deadly, *supervisor._fatal} <= kept
 
 
 @pytest.mark.slow
