@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -65,7 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"camserve: the settings file is not TOML: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        return 130
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+        os._exit(130)  # Python would wait for the threads that load and compute, which nothing stops
     return code
 
 

@@ -6,8 +6,10 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -434,6 +436,24 @@ class TestUsage:
             os.close(writing)
 
         assert (done.returncode, done.stderr) == (141, b"")
+
+    def test_ctrl_c_ends_it_whatever_a_thread_does(self, tmp_path: Path) -> None:
+        code = "import pathlib, time\ndef make():\n    pathlib.Path('begun').touch()\n    time.sleep(60)\n"
+        (tmp_path / "slow_to_load.py").write_text(code)
+        command = [sys.executable, "-m", "service.cli", "explain", "--model", "m=slow_to_load.make", "--device", "cpu"]
+        environment = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[1])}
+        with subprocess.Popen(
+            [*command, str(SAMPLES / "03-star.png")], cwd=tmp_path, env=environment, stderr=subprocess.PIPE
+        ) as process:
+            try:
+                while not (tmp_path / "begun").exists():
+                    assert process.poll() is None
+                    time.sleep(0.05)
+                process.send_signal(signal.SIGINT)
+                _, said = process.communicate(timeout=20)
+            finally:
+                process.kill()
+        assert (process.returncode, said) == (130, b"")
 
     def test_version(self) -> None:
         assert run("--version") == Run(0, f"camserve {__version__}\n", "")

@@ -117,6 +117,10 @@ class Batcher(Generic[E]):
                 if 2 * cap.size >= self._max_size:
                     del self._caps[lane]
 
+    def forget(self, gone: Callable[[Any], bool]) -> None:
+        """Forget what was learned of lanes that are ``gone``."""
+        self._caps = {lane: cap for lane, cap in self._caps.items() if not gone(lane)}
+
     def next_batch(self, accepts: Callable[[Any], bool]) -> list[E]:
         """Take the next batch out, for a worker that ``accepts`` only some lanes.
 

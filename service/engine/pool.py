@@ -125,6 +125,7 @@ class Pool:
     async def stop(self) -> None:
         """End the workers. Entries without an answer, running or waiting, fail with NotReady."""
         self.lifecycle.end()
+        self._changed.set()
         unanswered = [entry for batch in self._running.values() for entry in batch.entries]
         while waiting := self._batcher.next_batch(lambda _lane: True):
             unanswered += waiting
@@ -142,10 +143,11 @@ class Pool:
 
     def _on_drained(self, key: ModelKey) -> None:
         self.supervisor.unload(key)
+        self._batcher.forget(lambda lane: lane.model == key)
 
     async def settled(self, name: str | None = None) -> None:
-        """Wait until a model, by default the first, is no longer loading: it answers, or it failed."""
-        while self.status(name).state == "loading":
+        """Wait until a model, by default the first, is no longer loading, or until this is stopped."""
+        while not self.lifecycle.over and self.status(name).state == "loading":
             self._changed.clear()
             await self._changed.wait()
 

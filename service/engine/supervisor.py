@@ -120,6 +120,8 @@ class Supervisor:
 
     def unload(self, key: ModelKey) -> None:
         """Have every worker drop a model that it holds or may come to hold."""
+        self._deadly.pop(key, None)
+        self._fatal.pop(key, None)
         for slot in self.slots:
             if slot.number in self._registry.involved(key):
                 slot.worker.unload(key)

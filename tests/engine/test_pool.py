@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING, get_args
 
@@ -257,3 +258,11 @@ async def test_stopping_ends_workers_and_fails_what_runs(pool: FakedPool) -> Non
             await each.future
     with pytest.raises(NotReady, match="shutting down"):
         pool.ready_info("m")
+
+
+async def test_whoever_waits_for_a_model_is_let_go_when_the_pool_stops(pool: FakedPool) -> None:
+    waiting = asyncio.create_task(pool.settled())
+    await settle()
+    assert not waiting.done()
+    await pool.stop()
+    await asyncio.wait_for(waiting, 10)

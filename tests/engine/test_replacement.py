@@ -143,6 +143,24 @@ async def test_a_version_that_kills_the_worker_is_given_up_and_the_old_one_serve
     assert [each.state for each in pool.registry.versions("m")] == ["ready", "failed"]
 
 
+async def test_nothing_is_kept_of_versions_that_are_gone(pool: FakedPool) -> None:
+    worker = pool.worker
+    worker.load_done("m")
+    for revision in (1, 2):
+        pool.submit(entry(revision=revision))
+        worker.answer(worker.sent[-1], fits=1)
+        pool.load(NEW)
+        worker.load_done("m")
+        worker.unload_done()
+    pool.load(NEW)
+    worker.die()
+    await settle()
+    pool.load(NEW)
+    supervisor, kept = pool.supervisor, {key for key, _ in pool.registry.wanted()}
+    assert [lane.model for lane in pool._batcher._caps] == []  # type: ignore[attr-defined]
+    assert {*supervisor._deadly, *supervisor._fatal} <= kept
+
+
 @pytest.mark.slow
 async def test_under_load_every_request_is_answered_by_one_version_or_the_other() -> None:
     explainer = Explainer(load_settings(models=["m=shapes"], device="cpu"), Metrics(), launch=InProcessWorker)
