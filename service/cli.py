@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-_PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 _TIMEOUT_S = 3600.0  # of one image: nobody waits for others behind it
 _SAMPLE = Path(__file__).parent / "demo" / "samples" / "03-star.png"
 
@@ -291,7 +291,7 @@ async def _answers(options: argparse.Namespace, asked: Request) -> AsyncIterator
     from service.metrics import Metrics  # noqa: PLC0415
 
     settings = _settings(options)
-    files = list(_find_pictures(options.files))
+    files = list(_find_images(options.files))
     _find_own_code()
     # The first model alone is asked; the others need not be loaded, nor by more than one worker per device.
     chosen = settings.model_copy(update={"models": settings.models[:1], "workers": 1})
@@ -335,12 +335,12 @@ def _read(file: Path) -> Upload:
         raise InvalidImage(f"The file cannot be read: {error.strerror}.") from error
 
 
-def _find_pictures(patterns: Sequence[str]) -> Iterator[Path]:
+def _find_images(patterns: Sequence[str]) -> Iterator[Path]:
     for pattern in patterns:
         path = Path(pattern)
         if path.is_dir():
             yield from sorted(
-                file for file in path.rglob("*") if file.suffix.lower() in _PICTURES and not file.is_dir()
+                file for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES and not file.is_dir()
             )
         elif path.is_file():
             yield path

@@ -48,15 +48,15 @@ class _Evidence:
 
     def heatmap(self) -> PIL.Image.Image:
         """Return the coloured map, transparent where the model did not look (``output="heatmap"``)."""
-        return _picture(_requested("heatmap", self._raw.heatmap))
+        return _image(_requested("heatmap", self._raw.heatmap))
 
     def overlay(self) -> PIL.Image.Image:
         """Return the map blended on the picture (``output="overlay"``)."""
-        return _picture(_requested("overlay", self._raw.overlay))
+        return _image(_requested("overlay", self._raw.overlay))
 
     def mask(self) -> PIL.Image.Image:
         """Return the map as an 8-bit grey picture (``output="mask"``)."""
-        return _picture(_requested("mask", self._raw.mask))
+        return _image(_requested("mask", self._raw.mask))
 
     def map(self) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
         """Return the raw map at the layer's resolution, as an array of your own (``output="map"``)."""
@@ -73,14 +73,14 @@ def _requested(output: str, value: T | None) -> T:
     return value
 
 
-def _picture(encoded: wire.EncodedPicture) -> PIL.Image.Image:
+def _image(encoded: wire.EncodedPicture) -> PIL.Image.Image:
     from PIL import Image  # noqa: PLC0415 -- the client works without Pillow until a picture is asked for
 
-    picture = Image.open(io.BytesIO(base64.b64decode(encoded.data)))
-    picture.load()
-    if picture.mode == "P":  # how a heatmap travels, not how anybody wants to work with it
-        return picture.convert("RGBA" if picture.has_transparency_data else "RGB")
-    return picture
+    image = Image.open(io.BytesIO(base64.b64decode(encoded.data)))
+    image.load()
+    if image.mode == "P":  # how a heatmap travels, not how anybody wants to work with it
+        return image.convert("RGBA" if image.has_transparency_data else "RGB")
+    return image
 
 
 @dataclass(frozen=True, repr=False)

@@ -251,7 +251,7 @@ class Explainer:
         drawn = pixels_for(todo.render, geometry_for(todo.info.preprocess, header.width, header.height))
         async with self._capacity.reserve(max(header.pixels, drawn)) as reserved:
             opened, decode_s = await self._timed("decode", reserved, lambda: self._open(upload.data, todo))
-            reserved.shrink_to(max(math.prod(opened.image.picture.size), drawn))
+            reserved.shrink_to(max(math.prod(opened.image.rgb.size), drawn))
             computed = await self._compute(opened.prepared.pixels, todo, progress)
             scores = _scores(computed.answer.logits, todo.info)
             explanations: tuple[MapAnswer, ...] = ()

@@ -72,16 +72,16 @@ class DecodedImage:
     """A picture, upright and in RGB.
 
     Attributes:
-        picture: the pixels, possibly at a reduced scale.
+        rgb: the pixels, possibly at a reduced scale.
         width: of the upright picture at full size, in pixels. All coordinates of the service refer to it.
         height: likewise.
         sha256: of the bytes, as hex.
         format: Pillow's name: JPEG, PNG, WEBP, GIF, BMP, TIFF.
-        extent: (left, top, right, bottom) of the full picture in pixels of ``picture``. A JPEG decoded at 1/8 has
-            ``ceil(width / 8)`` columns, of which one may lie partly outside; None means all of ``picture``.
+        extent: (left, top, right, bottom) of the full picture in pixels of ``rgb``. A JPEG decoded at 1/8 has
+            ``ceil(width / 8)`` columns, of which one may lie partly outside; None means all of ``rgb``.
     """
 
-    picture: Image.Image
+    rgb: Image.Image
     width: int
     height: int
     sha256: str
@@ -90,8 +90,8 @@ class DecodedImage:
 
     @property
     def box(self) -> tuple[float, float, float, float]:
-        """``extent``, or all of ``picture`` where it is None."""
-        return self.extent or (0.0, 0.0, float(self.picture.width), float(self.picture.height))
+        """``extent``, or all of ``rgb`` where it is None."""
+        return self.extent or (0.0, 0.0, float(self.rgb.width), float(self.rgb.height))
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,10 +152,10 @@ def decode(data: bytes, limits: DecodeLimits, scale_for: Callable[[int, int], fl
         orientation = _orientation(image) if name == "JPEG" else 1
         width, height = image.size[::-1] if orientation >= 5 else image.size
         factor = _reduction(scale_for(width, height)) if scale_for and name == "JPEG" else 1
-        picture, extent = _load(image, name, orientation, factor)
+        rgb, extent = _load(image, name, orientation, factor)
     if name != "JPEG":
-        width, height = picture.size
-    return DecodedImage(picture, width, height, hashlib.sha256(data).hexdigest(), name, extent)
+        width, height = rgb.size
+    return DecodedImage(rgb, width, height, hashlib.sha256(data).hexdigest(), name, extent)
 
 
 def _check(what: str, value: int, limit: int, note: str = "") -> None:
@@ -255,11 +255,11 @@ def _load(
         image.load()
         if name in ("PNG", "WEBP"):  # a PNG may carry its EXIF after the pixels; Pillow itself turns a TIFF upright
             orientation = _orientation(image)
-        picture = to_rgb(image)
-        extent = _extent(full, picture.size, image.decoderconfig, orientation) if factor > 1 else None
+        rgb = to_rgb(image)
+        extent = _extent(full, rgb.size, image.decoderconfig, orientation) if factor > 1 else None
         if orientation in _UPRIGHT:
-            picture = picture.transpose(_UPRIGHT[orientation])
-    return picture, extent
+            rgb = rgb.transpose(_UPRIGHT[orientation])
+    return rgb, extent
 
 
 def _extent(

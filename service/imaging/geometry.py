@@ -57,8 +57,8 @@ class Geometry:
         30.0
     """
 
-    picture_width: int
-    picture_height: int
+    image_width: int
+    image_height: int
     model_width: int
     model_height: int
     scale_x: float
@@ -70,14 +70,14 @@ class Geometry:
         """Map picture coordinates, numbers or arrays, to the model's."""
         return x * self.scale_x - self.left, y * self.scale_y - self.top
 
-    def to_picture(self, x: _Value, y: _Value) -> tuple[_Value, _Value]:
+    def to_image(self, x: _Value, y: _Value) -> tuple[_Value, _Value]:
         """Map model coordinates, numbers or arrays, to the picture's; the result may lie outside the picture."""
         return (x + self.left) / self.scale_x, (y + self.top) / self.scale_y
 
     @property
     def view(self) -> Box:
         """The part of the picture that the model saw, in picture pixels."""
-        left, top = self.to_picture(0.0, 0.0)
-        right, bottom = self.to_picture(float(self.model_width), float(self.model_height))
-        width, height = float(self.picture_width), float(self.picture_height)
+        left, top = self.to_image(0.0, 0.0)
+        right, bottom = self.to_image(float(self.model_width), float(self.model_height))
+        width, height = float(self.image_width), float(self.image_height)
         return Box(max(0.0, left), max(0.0, top), min(width, right), min(height, bottom))

@@ -74,10 +74,10 @@ def grid_for(size: Size, geometry: Geometry, cells: tuple[int, int], max_side: i
     seen = _seen_by_model(geometry)
     model_width, model_height = geometry.model_width, geometry.model_height
     if size == "picture":
-        width, height = _bounded(geometry.picture_width, geometry.picture_height, max_side)
+        width, height = _bounded(geometry.image_width, geometry.image_height, max_side)
         start_x, start_y = -geometry.left, -geometry.top
-        step_x = geometry.picture_width * geometry.scale_x / width
-        step_y = geometry.picture_height * geometry.scale_y / height
+        step_x = geometry.image_width * geometry.scale_x / width
+        step_y = geometry.image_height * geometry.scale_y / height
     else:
         height, width = cells if size == "layer" else (model_height, model_width)
         start_x = start_y = 0.0

@@ -97,8 +97,8 @@ def geometry_for(spec: PreprocessSpec, width: int, height: int) -> Geometry:
     """Return where an upright picture of ``width`` × ``height`` pixels goes in the model's input."""
     (resized_width, left), (resized_height, top) = _placement(spec, width, height)
     return Geometry(
-        picture_width=width,
-        picture_height=height,
+        image_width=width,
+        image_height=height,
         model_width=spec.width,
         model_height=spec.height,
         scale_x=resized_width / width,
@@ -125,7 +125,7 @@ def preprocess(image: DecodedImage, spec: PreprocessSpec) -> Prepared:
     placement = _placement(spec, image.width, image.height)
     (resized_width, left), (resized_height, top) = placement
     if resized_width * resized_height <= _MAX_RESIZED_PIXELS:
-        resized = image.picture.resize((resized_width, resized_height), _RESAMPLE[spec.interpolation], image.box)
+        resized = image.rgb.resize((resized_width, resized_height), _RESAMPLE[spec.interpolation], image.box)
         corner = (-left, -top)
     else:
         resized, corner = _resize_view(image, spec, placement)
@@ -182,7 +182,7 @@ def _resize_view(
         )
     )
     box = (span_x[0], span_y[0], span_x[1], span_y[1])
-    return image.picture.resize((columns, rows), _RESAMPLE[spec.interpolation], box), (left, top)
+    return image.rgb.resize((columns, rows), _RESAMPLE[spec.interpolation], box), (left, top)
 
 
 def _seen(size: int, offset: int, extent: int, low: float, high: float) -> tuple[int, int, float, float]:

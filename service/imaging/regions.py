@@ -75,7 +75,7 @@ def _sample(normalised: NDArray[Any], geometry: Geometry) -> tuple[NDArray[Any],
     longest = max(view.width, view.height)
     xs = _lines(left / per_cell_x, right / per_cell_x, width, view.width / longest)
     ys = _lines(top / per_cell_y, bottom / per_cell_y, height, view.height / longest)
-    columns, rows = geometry.to_picture(xs * per_cell_x, ys * per_cell_y)
+    columns, rows = geometry.to_image(xs * per_cell_x, ys * per_cell_y)
     return np.clip(columns, view.left, view.right), np.clip(rows, view.top, view.bottom), resample(normalised, xs, ys)
 
 
@@ -102,8 +102,8 @@ def _polygons(xs: NDArray[Any], ys: NDArray[Any], values: NDArray[Any], lowest: 
 
 
 def _region(polygon: Any, xs: NDArray[Any], ys: NDArray[Any], values: NDArray[Any], geometry: Geometry) -> Region:
-    picture_width, picture_height = geometry.picture_width, geometry.picture_height
-    tolerance = min(_TOLERANCE * max(picture_width, picture_height), _TIGHT * polygon.area**0.5)
+    image_width, image_height = geometry.image_width, geometry.image_height
+    tolerance = min(_TOLERANCE * max(image_width, image_height), _TIGHT * polygon.area**0.5)
     outline = shapely.Polygon(polygon.exterior).simplify(tolerance)
     if outline.is_empty or outline.geom_type != "Polygon":
         outline = polygon
@@ -114,7 +114,7 @@ def _region(polygon: Any, xs: NDArray[Any], ys: NDArray[Any], values: NDArray[An
         # Rounding may put two corners into one place.
         polygon=list(dict.fromkeys((round(x, digits), round(y, digits)) for x, y in outline.exterior.coords[:-1])),
         score=_score(polygon, xs, ys, values),
-        area=polygon.area / (picture_width * picture_height),
+        area=polygon.area / (image_width * image_height),
     )
 
 

@@ -130,19 +130,19 @@ def render(
     """
     maximum, normalised = _normalise(saliency, signed=spec.signed)
     grid = grid_for(spec.size, geometry, saliency.shape, spec.max_side)
-    pictures: dict[str, Any] = {}
+    drawn: dict[str, Any] = {}
     if {"heatmap", "overlay", "mask"} & set(spec.outputs):
         if base is None and "overlay" in spec.outputs:
             base = base_for(image, geometry, spec, saliency.shape)
         values = _values(normalised, grid, geometry)
-        pictures = _pictures((values + np.float32(1)) * np.float32(0.5) if spec.signed else values, base, grid, spec)
+        drawn = _drawn((values + np.float32(1)) * np.float32(0.5) if spec.signed else values, base, grid, spec)
     evidence = _evidence(normalised)
     return Rendered(
         empty=not normalised.any(),
         maximum=maximum,
         peak=_peak(evidence, geometry) if evidence.any() else None,
         signed=spec.signed,
-        **pictures,
+        **drawn,
         regions=regions_of(evidence, geometry, spec.threshold) if "regions" in spec.outputs else None,
     )
 
@@ -155,10 +155,10 @@ def base_for(image: DecodedImage, geometry: Geometry, spec: RenderSpec, cells: t
     grid = grid_for(spec.size, geometry, cells, spec.max_side)
     height, width = grid.shape
     if spec.size == "picture":
-        return np.asarray(image.picture.resize((width, height), Image.Resampling.BILINEAR, image.box))
+        return np.asarray(image.rgb.resize((width, height), Image.Resampling.BILINEAR, image.box))
     canvas = np.zeros((height, width, 3), np.uint8)
     shown = (grid.x.last - grid.x.first, grid.y.last - grid.y.first)
-    view = image.picture.resize(shown, Image.Resampling.BILINEAR, _source(image, geometry, grid))
+    view = image.rgb.resize(shown, Image.Resampling.BILINEAR, _source(image, geometry, grid))
     canvas[grid.seen] = np.asarray(view)
     return canvas
 
@@ -169,15 +169,13 @@ def reduce_for(image: DecodedImage, geometry: Geometry, spec: RenderSpec | None)
     What ``render`` and ``base_for`` make of it is the same, bit for bit. ``spec`` is None where nothing is drawn.
     """
     if spec is None or "overlay" not in spec.outputs:
-        return replace(image, picture=image.picture.crop((0, 0, 1, 1)), extent=None)
+        return replace(image, rgb=image.rgb.crop((0, 0, 1, 1)), extent=None)
     if spec.size != "picture":
         return image
     height, width = grid_for("picture", geometry, (1, 1), spec.max_side).shape
-    if (width, height) == image.picture.size and image.extent is None:
+    if (width, height) == image.rgb.size and image.extent is None:
         return image
-    return replace(
-        image, picture=image.picture.resize((width, height), Image.Resampling.BILINEAR, image.box), extent=None
-    )
+    return replace(image, rgb=image.rgb.resize((width, height), Image.Resampling.BILINEAR, image.box), extent=None)
 
 
 def pixels_for(spec: RenderSpec | None, geometry: Geometry) -> int:
@@ -221,7 +219,7 @@ def _evidence(normalised: NDArray[np.float64]) -> NDArray[np.float64]:
 def _peak(normalised: NDArray[np.float64], geometry: Geometry) -> Point:
     height, width = normalised.shape
     row, column = divmod(int(normalised.argmax()), width)
-    x, y = geometry.to_picture(
+    x, y = geometry.to_image(
         (column + 0.5) * geometry.model_width / width, (row + 0.5) * geometry.model_height / height
     )
     view = geometry.view
@@ -238,9 +236,7 @@ def _values(normalised: NDArray[np.float64], grid: Grid, geometry: Geometry) -> 
     )
 
 
-def _pictures(
-    values: NDArray[np.float32], base: NDArray[np.uint8] | None, grid: Grid, spec: RenderSpec
-) -> dict[str, Any]:
+def _drawn(values: NDArray[np.float32], base: NDArray[np.uint8] | None, grid: Grid, spec: RenderSpec) -> dict[str, Any]:
     """Draw and encode those pictures that are asked for, by the name of their field."""
     drawn: dict[str, Any] = {}
     if "mask" in spec.outputs:
@@ -278,11 +274,11 @@ def _blend(base: NDArray[np.uint8], heat: Image.Image, alpha: float, grid: Grid)
 
 
 def _source(image: DecodedImage, geometry: Geometry, grid: Grid) -> tuple[float, float, float, float]:
-    """Return what the seen pixels of the grid show, as a box in pixels of ``image.picture``."""
+    """Return what the seen pixels of the grid show, as a box in pixels of ``image.rgb``."""
     x0, y0, x1, y1 = image.box
     scale_x, scale_y = (x1 - x0) / image.width, (y1 - y0) / image.height
-    left, top = geometry.to_picture(grid.x.edge(grid.x.first), grid.y.edge(grid.y.first))
-    right, bottom = geometry.to_picture(grid.x.edge(grid.x.last), grid.y.edge(grid.y.last))
+    left, top = geometry.to_image(grid.x.edge(grid.x.first), grid.y.edge(grid.y.first))
+    right, bottom = geometry.to_image(grid.x.edge(grid.x.last), grid.y.edge(grid.y.last))
     return (
         max(x0, x0 + left * scale_x),
         max(y0, y0 + top * scale_y),

@@ -22,7 +22,7 @@ _CONTENT_POLICY = (
     "object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors {}"
 )
 # A page in a frame loads the picture that it is told to, from wherever that picture's own server allows it.
-_PICTURES_FROM_ANYWHERE = "'self' data: blob: http: https:"
+_IMAGES_FROM_ANYWHERE = "'self' data: blob: http: https:"
 
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -56,7 +56,7 @@ class SecurityHeaders:
         self._app = app
         self._embedded, self._public = embedded, f"{public}/"
         self._policy = _CONTENT_POLICY.format("'self'", "'none'")
-        self._embed_policy = _CONTENT_POLICY.format(_PICTURES_FROM_ANYWHERE, " ".join(("'self'", *frame_ancestors)))
+        self._embed_policy = _CONTENT_POLICY.format(_IMAGES_FROM_ANYWHERE, " ".join(("'self'", *frame_ancestors)))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""

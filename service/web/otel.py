@@ -32,12 +32,12 @@ def make_provider() -> TracerProvider:
         Resource.create().merge(named).merge(OTELResourceDetector().detect())
     )  # the environment has the last word
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-    provider.sampler = _WithItsPictures(provider.sampler)
+    provider.sampler = _WithItsImages(provider.sampler)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     return provider
 
 
-class _WithItsPictures(Sampler):
+class _WithItsImages(Sampler):
     """Samples a batch if a picture in it is sampled; decides as ``usual`` otherwise."""
 
     def __init__(self, usual: Sampler) -> None:

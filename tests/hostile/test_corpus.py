@@ -106,9 +106,9 @@ def judge(data: bytes) -> str:
         image = decode(data, LIMITS, lambda *_: 0.3)
     except (InvalidImage, ImageTooLarge) as error:
         return error.code
-    assert image.picture.mode == "RGB"
+    assert image.rgb.mode == "RGB"
     assert 1 <= image.width * image.height <= LIMITS.max_pixels
-    assert image.picture.width * image.picture.height <= max(header.pixels, 1)
+    assert image.rgb.width * image.rgb.height <= max(header.pixels, 1)
     assert preprocess(image, SPEC).pixels.shape == (64, 64, 3)
     return "read"
 

@@ -77,9 +77,9 @@ def test_every_format_is_read(name: str, photo: Any, save: Any, limits: DecodeLi
     image = decode(data, limits)
     assert (image.width, image.height, image.format) == (64, 48, name)
     assert image.sha256 == hashlib.sha256(data).hexdigest()
-    assert image.picture.mode == "RGB"
-    assert image.picture.size == (64, 48)
-    assert difference(image.picture, upright) < 12
+    assert image.rgb.mode == "RGB"
+    assert image.rgb.size == (64, 48)
+    assert difference(image.rgb, upright) < 12
 
 
 @pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP", "TIFF"])
@@ -89,8 +89,8 @@ def test_every_orientation_gives_the_same_upright_picture(
 ) -> None:
     upright = photo(33, 21)
     image = decode(with_orientation(upright, orientation, name, save), limits)
-    assert (image.width, image.height) == image.picture.size == (33, 21)
-    assert difference(image.picture, upright) < (4 if name == "JPEG" else 1e-9)
+    assert (image.width, image.height) == image.rgb.size == (33, 21)
+    assert difference(image.rgb, upright) < (4 if name == "JPEG" else 1e-9)
 
 
 @pytest.mark.parametrize("orientation", STORED)
@@ -111,10 +111,10 @@ def test_a_jpeg_is_decoded_at_the_smallest_sufficient_scale(
     image = decode(data, limits, scale_for)
     assert asked == [(401, 251)]
     assert (image.width, image.height) == (401, 251)
-    assert image.picture.size == (-(-401 // factor), -(-251 // factor))
+    assert image.rgb.size == (-(-401 // factor), -(-251 // factor))
     left, top, right, bottom = image.box
     assert (right - left, bottom - top) == (401 / factor, 251 / factor)
-    small = image.picture.resize((40, 25), Image.Resampling.BOX, image.box)
+    small = image.rgb.resize((40, 25), Image.Resampling.BOX, image.box)
     assert difference(small, upright.resize((40, 25), Image.Resampling.BOX)) < 1.5
 
 
@@ -131,17 +131,17 @@ def test_the_columns_beyond_a_reduced_jpeg_are_where_orientation_puts_them(
 def test_tiny_jpegs_survive_reduction(size: tuple[int, int], photo: Any, save: Any, limits: DecodeLimits) -> None:
     image = decode(save(photo(*size), "JPEG"), limits, lambda *_: 0.01)
     assert (image.width, image.height) == size
-    assert min(image.picture.size) >= 1
+    assert min(image.rgb.size) >= 1
 
 
 def test_other_formats_are_decoded_in_full(photo: Any, save: Any, limits: DecodeLimits) -> None:
-    assert decode(save(photo(64, 48), "PNG"), limits, lambda *_: 0.01).picture.size == (64, 48)
+    assert decode(save(photo(64, 48), "PNG"), limits, lambda *_: 0.01).rgb.size == (64, 48)
 
 
 def test_cmyk_jpegs_are_reduced_too(photo: Any, save: Any, limits: DecodeLimits) -> None:
     image = decode(save(photo(64, 48).convert("CMYK"), "JPEG"), limits, lambda *_: 0.25)
-    assert image.picture.size == (16, 12)
-    assert difference(image.picture, photo(64, 48).resize((16, 12), Image.Resampling.BOX)) < 6
+    assert image.rgb.size == (16, 12)
+    assert difference(image.rgb, photo(64, 48).resize((16, 12), Image.Resampling.BOX)) < 6
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_broken_exif_is_ignored(exif: bytes, name: str, photo: Any, save: Any, l
 def test_an_orientation_out_of_range_is_ignored(photo: Any, save: Any, limits: DecodeLimits) -> None:
     exif = Image.Exif()
     exif[274] = 99
-    assert decode(save(photo(20, 10), "JPEG", exif=exif.tobytes()), limits).picture.size == (20, 10)
+    assert decode(save(photo(20, 10), "JPEG", exif=exif.tobytes()), limits).rgb.size == (20, 10)
 
 
 def test_warnings_about_metadata_do_not_refuse_a_picture(photo: Any, save: Any, limits: DecodeLimits) -> None:
@@ -258,7 +258,7 @@ def animation(save: Any, name: str, frames: int, **options: Any) -> bytes:
 def test_the_first_frame_is_read_and_frames_are_limited(name: str, save: Any) -> None:
     data = animation(save, name, 6, **({"lossless": True} if name == "WEBP" else {}))
     image = decode(data, DecodeLimits(10**6, 10**6, 6))
-    assert image.picture.getpixel((4, 4)) == (0, 255, 9)
+    assert image.rgb.getpixel((4, 4)) == (0, 255, 9)
     with pytest.raises(ImageTooLarge, match="more frames than the limit of 5"):
         decode(data, DecodeLimits(10**6, 10**6, 5))
 
@@ -273,7 +273,7 @@ def test_a_gif_of_a_million_frames_is_refused_at_once(save: Any, limits: DecodeL
 def test_a_tiff_whose_directories_form_a_circle_ends(limits: DecodeLimits) -> None:
     data = bytearray(grey_tiff(10, 10))
     data[8 + 2 + 7 * 12 : 8 + 2 + 7 * 12 + 4] = struct.pack("<I", 8)
-    assert decode(bytes(data), limits).picture.size == (10, 10)
+    assert decode(bytes(data), limits).rgb.size == (10, 10)
 
 
 def test_an_error_of_the_caller_is_not_taken_for_a_broken_picture(photo: Any, save: Any, limits: DecodeLimits) -> None:
@@ -352,5 +352,5 @@ def test_damaged_pictures_raise_only_our_errors(data: st.DataObject, specimens: 
             del damaged[position : position + 4]
     with contextlib.suppress(ServiceError):
         image = decode(bytes(damaged), DecodeLimits(10**6, 10**6, 5), lambda *_: 0.3)
-        assert image.picture.mode == "RGB"
+        assert image.rgb.mode == "RGB"
         assert image.width >= 1

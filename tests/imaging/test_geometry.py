@@ -62,15 +62,15 @@ def test_box_has_a_size() -> None:
 
 @given(geometry=geometries(), x=st.floats(-100, 6000), y=st.floats(-100, 6000))
 def test_to_the_model_and_back_is_the_identity(geometry: Geometry, x: float, y: float) -> None:
-    assert geometry.to_picture(*geometry.to_model(x, y)) == pytest.approx((x, y), abs=1e-6)
-    assert geometry.to_model(*geometry.to_picture(x, y)) == pytest.approx((x, y), abs=1e-6)
+    assert geometry.to_image(*geometry.to_model(x, y)) == pytest.approx((x, y), abs=1e-6)
+    assert geometry.to_model(*geometry.to_image(x, y)) == pytest.approx((x, y), abs=1e-6)
 
 
 @given(geometry=geometries())
 def test_the_view_lies_in_the_picture_and_in_the_model(geometry: Geometry) -> None:
     view = geometry.view
-    assert 0 <= view.left < view.right <= geometry.picture_width
-    assert 0 <= view.top < view.bottom <= geometry.picture_height
+    assert 0 <= view.left < view.right <= geometry.image_width
+    assert 0 <= view.top < view.bottom <= geometry.image_height
     corners = [*geometry.to_model(view.left, view.top), *geometry.to_model(view.right, view.bottom)]
     assert min(corners) >= -1e-6
     assert max(corners[0], corners[2]) <= geometry.model_width + 1e-6

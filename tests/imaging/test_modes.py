@@ -67,7 +67,7 @@ def test_every_mode_becomes_the_right_colour(
     image: Image.Image, name: str, expected: Any, save: Any, limits: DecodeLimits
 ) -> None:
     options = {"lossless": True, "exact": True} if name == "WEBP" else {}
-    picture = decode(save(image, name, **options), limits).picture
+    picture = decode(save(image, name, **options), limits).rgb
     assert picture.mode == "RGB"
     pixels = np.asarray(picture, int)
     wanted = np.array(expected)
@@ -96,13 +96,13 @@ def test_a_png_with_one_transparent_colour_shows_white_there(mode: str, save: An
     image = Image.new(mode, (2, 1), 0 if mode == "L" else (0, 0, 0))
     image.putpixel((1, 0), 90 if mode == "L" else (90, 90, 90))
     data = save(image, "PNG", transparency=0 if mode == "L" else (0, 0, 0))
-    picture = decode(data, limits).picture
+    picture = decode(data, limits).rgb
     assert [picture.getpixel((x, 0)) for x in (0, 1)] == [WHITE, (90, 90, 90)]
 
 
 def test_a_gif_with_a_transparent_entry_shows_white_there(save: Any, limits: DecodeLimits) -> None:
     image = palette()
     image.putpixel((0, 0), 2)
-    picture = decode(save(image, "GIF", transparency=2), limits).picture
+    picture = decode(save(image, "GIF", transparency=2), limits).rgb
     assert picture.getpixel((0, 0)) == WHITE
     assert picture.getpixel((3, 3)) == RED

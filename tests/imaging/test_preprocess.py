@@ -36,7 +36,7 @@ def test_crop_is_bit_for_bit_torchvisions(
 ) -> None:
     image = noise(*size)
     ours = preprocess(image, PreprocessSpec("crop", crop, crop, resize, interpolation)).pixels
-    np.testing.assert_array_equal(ours, preset_pixels(image.picture, crop, resize, interpolation))
+    np.testing.assert_array_equal(ours, preset_pixels(image.rgb, crop, resize, interpolation))
 
 
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 80), st.integers(1, 80))
@@ -44,7 +44,7 @@ def test_crop_is_bit_for_bit_torchvisions(
 def test_crop_is_torchvisions_for_any_size(width: int, height: int, crop: int, resize: int) -> None:
     image = noise(width, height)
     ours = preprocess(image, PreprocessSpec("crop", crop, crop, resize)).pixels
-    np.testing.assert_array_equal(ours, preset_pixels(image.picture, crop, resize, "bilinear"))
+    np.testing.assert_array_equal(ours, preset_pixels(image.rgb, crop, resize, "bilinear"))
 
 
 def test_the_whole_preset_is_ours_normalised() -> None:
@@ -54,7 +54,7 @@ def test_the_whole_preset_is_ours_normalised() -> None:
     spec = PreprocessSpec("crop", 224, 224, 256)
     scaled = preprocess(image, spec).pixels.astype(np.float32) / np.float32(255)
     ours = (scaled - np.array(spec.mean, np.float32)) / np.array(spec.std, np.float32)
-    preset = ImageClassification(crop_size=224, resize_size=256)(image.picture).numpy()
+    preset = ImageClassification(crop_size=224, resize_size=256)(image.rgb).numpy()
     np.testing.assert_allclose(ours.transpose(2, 0, 1), preset, atol=1e-6)
 
 
@@ -113,7 +113,7 @@ def test_a_dot_drawn_in_the_picture_is_where_the_geometry_says(spec: PreprocessS
     brightness = prepared.pixels[..., 0].astype(float)
     rows, columns = np.mgrid[0:96, 0:96] + 0.5
     model = (columns * brightness).sum() / brightness.sum(), (rows * brightness).sum() / brightness.sum()
-    assert prepared.geometry.to_picture(*model) == pytest.approx((x, y), abs=0.2)
+    assert prepared.geometry.to_image(*model) == pytest.approx((x, y), abs=0.2)
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.mode)
@@ -126,7 +126,7 @@ def test_a_reduced_jpeg_gives_nearly_the_same_input(
     data = save(photo(1601, 1203), "JPEG", quality=95, exif=exif.tobytes())
     full = decode(data, LIMITS)
     reduced = decode(data, LIMITS, lambda width, height: needed_scale(spec, width, height))
-    assert reduced.picture.width < full.picture.width / 1.9
+    assert reduced.rgb.width < full.rgb.width / 1.9
     one, other = preprocess(full, spec), preprocess(reduced, spec)
     assert one.geometry == other.geometry
     assert np.abs(one.pixels.astype(int) - other.pixels).mean() < 1

@@ -68,7 +68,7 @@ def test_everything_at_once_is_what_each_is_alone() -> None:
 @pytest.mark.parametrize("outputs", [("overlay",), ("heatmap", "mask"), ("regions",)])
 def test_a_reduced_picture_draws_the_same(size: Size, outputs: tuple[Output, ...], save: Any) -> None:
     spec = RenderSpec(outputs, size=size, max_side=60)
-    data = save(noise(401, 251).picture, "JPEG")
+    data = save(noise(401, 251).rgb, "JPEG")
     image = decode(data, DecodeLimits(10**6, 10**6, 1), lambda *_: 0.25)
     assert image.extent is not None
     geometry = geometry_for(CROP, image.width, image.height)
@@ -77,9 +77,9 @@ def test_a_reduced_picture_draws_the_same(size: Size, outputs: tuple[Output, ...
     assert (reduced.width, reduced.height) == (401, 251)
     drawn = pixels_for(spec, geometry)
     if "overlay" not in outputs:
-        assert reduced.picture.size == (1, 1)
+        assert reduced.rgb.size == (1, 1)
     elif size == "picture":
-        assert reduced.picture.size == (60, 38)
+        assert reduced.rgb.size == (60, 38)
         assert drawn == 60 * 38
 
 
@@ -197,8 +197,8 @@ def test_outside_the_view_nothing_is_explained(image_format: Any) -> None:
         assert (pixels(drawn.heatmap, "RGBA")[..., 3] == np.where(inside, 255, 0)).all()
         assert (pixels(drawn.mask, "L") == np.where(inside, 255, 0)).all()
     if image_format == "png":
-        assert (pixels(drawn.overlay)[~inside] == np.asarray(image.picture)[~inside]).all()
-        assert (pixels(drawn.overlay)[inside] != np.asarray(image.picture)[inside]).any(axis=-1).mean() > 0.99
+        assert (pixels(drawn.overlay)[~inside] == np.asarray(image.rgb)[~inside]).all()
+        assert (pixels(drawn.overlay)[inside] != np.asarray(image.rgb)[inside]).any(axis=-1).mean() > 0.99
 
 
 def test_the_overlay_is_a_plain_blend() -> None:
@@ -210,7 +210,7 @@ def test_the_overlay_is_a_plain_blend() -> None:
         return pixels(render(saliency, image, geometry, spec).overlay)
 
     colours = pixels(render(saliency, image, geometry, RenderSpec(("heatmap",))).heatmap)
-    picture = np.asarray(image.picture)
+    picture = np.asarray(image.rgb)
     assert (overlay(0) == picture).all()
     assert (overlay(1) == colours).all()
     exact = 0.7 * picture + 0.3 * colours
@@ -243,7 +243,7 @@ def test_a_reduced_jpeg_lies_where_the_full_one_does(photo: Any, save: Any) -> N
     spec = RenderSpec(("overlay",), alpha=0, image_format="png", max_side=200)
     geometry = geometry_for(CROP, 1601, 1203)
     full, reduced = decode(data, limits), decode(data, limits, lambda w, h: needed_scale_for_render(spec, w, h))
-    assert reduced.picture.width == 401 // 2 + 1
+    assert reduced.rgb.width == 401 // 2 + 1
     one, other = (pixels(render(dot(3, 3), image, geometry, spec).overlay) for image in (full, reduced))
     assert np.abs(one.astype(int) - other).max() <= 5
 
@@ -267,7 +267,7 @@ def test_a_bright_cell_lies_on_the_pixels_it_came_from(
     mask = pixels(drawn.mask, "L").astype(float)
     rows, columns = np.mgrid[0 : size[1], 0 : size[0]] + 0.5
     centre = (columns * mask).sum() / mask.sum(), (rows * mask).sum() / mask.sum()
-    expected = geometry.to_picture((cell[1] + 0.5) * 32, (cell[0] + 0.5) * 32)
+    expected = geometry.to_image((cell[1] + 0.5) * 32, (cell[0] + 0.5) * 32)
     if not 0 < expected[1] < size[1]:  # the cell lies in the padding
         assert drawn.peak == Point(expected[0], min(max(expected[1], 0), size[1]))
         return

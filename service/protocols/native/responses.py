@@ -25,13 +25,13 @@ def to_wire(answer: Answer, request_id: str, *, with_maps: bool = False) -> wire
     return wire.ExplainResponse(
         id=request_id,
         model=wire.ModelReference(name=answer.model.name, version=answer.model.version),
-        results=[_result(picture, request_id, with_maps=with_maps) for picture in answer.images],
+        results=[_result(image, request_id, with_maps=with_maps) for image in answer.images],
         timing=_timing(answer),
     )
 
 
 def _timing(answer: Answer) -> wire.Timing:
-    times = [picture.times for picture in answer.images]
+    times = [image.times for image in answer.images]
     return wire.Timing(
         total_ms=_ms(answer.total_s),
         decode_ms=_ms(max(each.decode_s for each in times)),
@@ -46,24 +46,24 @@ def _ms(seconds: float) -> float:
     return round(seconds * 1000, 2)
 
 
-def _result(picture: ImageAnswer, request_id: str, *, with_maps: bool) -> wire.PictureResult:
+def _result(image: ImageAnswer, request_id: str, *, with_maps: bool) -> wire.PictureResult:
     return wire.PictureResult(
         image=wire.ImageInfo(
-            index=picture.index,
-            filename=picture.filename,
-            width=picture.width,
-            height=picture.height,
-            sha256=picture.sha256,
+            index=image.index,
+            filename=image.filename,
+            width=image.width,
+            height=image.height,
+            sha256=image.sha256,
         ),
-        view=None if picture.view is None else _box(picture.view),
+        view=None if image.view is None else _box(image.view),
         predictions=[
             wire.Prediction(
                 rank=rank, index=score.index, label=score.label, probability=score.probability, logit=score.logit
             )
-            for rank, score in enumerate(picture.predictions, start=1)
+            for rank, score in enumerate(image.predictions, start=1)
         ],
-        explanations=[_explanation(each, with_map=with_maps) for each in picture.explanations],
-        error=None if picture.error is None else problem_for(picture.error, request_id),
+        explanations=[_explanation(each, with_map=with_maps) for each in image.explanations],
+        error=None if image.error is None else problem_for(image.error, request_id),
     )
 
 
@@ -82,9 +82,9 @@ def _explanation(answer: MapAnswer, *, with_map: bool) -> wire.Explanation:
         maximum=answer.summary.maximum,
         sum=answer.summary.sum,
         peak=None if rendered.peak is None else wire.PointData(x=rendered.peak.x, y=rendered.peak.y),
-        heatmap=_picture(rendered.heatmap),
-        overlay=_picture(rendered.overlay),
-        mask=_picture(rendered.mask),
+        heatmap=_encoded(rendered.heatmap),
+        overlay=_encoded(rendered.overlay),
+        mask=_encoded(rendered.mask),
         map=_map(answer) if with_map else None,
         regions=None
         if rendered.regions is None
@@ -100,11 +100,11 @@ def _map(answer: MapAnswer) -> wire.ArrayData:
     return wire.ArrayData(shape=list(answer.raw.shape), data=_base64(little_endian.tobytes()))
 
 
-def _picture(picture: EncodedImage | None) -> wire.EncodedPicture | None:
-    if picture is None:
+def _encoded(image: EncodedImage | None) -> wire.EncodedPicture | None:
+    if image is None:
         return None
     return wire.EncodedPicture(
-        media_type=picture.media_type, width=picture.width, height=picture.height, data=_base64(picture.data)
+        media_type=image.media_type, width=image.width, height=image.height, data=_base64(image.data)
     )
 
 

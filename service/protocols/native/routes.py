@@ -209,7 +209,7 @@ def _json(body: BaseModel) -> Response:
 
 
 def _overlay_alone(answer: Answer) -> Response:
-    explanations = [explanation for picture in answer.images for explanation in picture.explanations]
+    explanations = [explanation for image in answer.images for explanation in image.explanations]
     overlay = explanations[0].rendered.overlay if len(explanations) == 1 and len(answer.images) == 1 else None
     if overlay is None:
         raise InvalidOption(
