@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import pytest
 
-from service.cam.targets import Targets
+from service.cam.targets import PLAIN, CamOptions, Targets
 from service.engine.messages import (
     Hello,
     Lane,
@@ -94,8 +94,15 @@ async def worker(request: pytest.FixtureRequest, ear: Ear, tmp_path: Path) -> As
 
 def run(batch: int, *, slow: bool = False, key: ModelKey = SHAPES) -> Run:
     pixels = np.random.default_rng(0).integers(0, 256, (2, 96, 96, 3), np.uint8)
-    methods = ("scorecam",) * 20 if slow else ("gradcam",)
-    return Run(batch, Lane(key, "explain", ("layer4",), methods), pixels, (Targets((0, 1)), Targets((2,))), ("a", "b"))
+    # Slow is minutes, so that no machine is through before it is told to stop.
+    method, options = ("scorecam", CamOptions(smooth=64, flip=True)) if slow else ("gradcam", PLAIN)
+    return Run(
+        batch,
+        Lane(key, "explain", ("layer4",), (method,), options),
+        pixels,
+        (Targets((0, 1)), Targets((2,))),
+        ("a", "b"),
+    )
 
 
 async def loaded(worker: Worker, ear: Ear) -> None:
