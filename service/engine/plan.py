@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Plan", "plan"]
 
 _TOP = re.compile(r"top-(\d{1,6})", re.IGNORECASE)
-_NO_QUESTION = Targets(())
+_NO_TARGETS = Targets(())
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def plan(request: Request, info: ModelInfo, max_explanations: int) -> Plan:
     info = info.head_view(None if request.head is None else str(request.head).strip())
     top_k = _top_k(request, info)
     if request.op == "predict":
-        return Plan(info, Lane(info.key, "predict", head=info.default_head), _NO_QUESTION, top_k, None)
+        return Plan(info, Lane(info.key, "predict", head=info.default_head), _NO_TARGETS, top_k, None)
     methods = tuple(_method(name, request, info) for name in request.methods)
     layers = tuple(info.layer(name).name for name in request.layers)
     if request.fuse is not None and len(set(layers)) < 2:

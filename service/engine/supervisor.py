@@ -77,7 +77,7 @@ class Supervisor:
         backoff_s: how long a worker's start is put off, by how many in its place died in a row.
     """
 
-    def __init__(  # the last two are injected for tests and other hosts
+    def __init__(
         self,
         settings: Settings,
         metrics: Metrics,
