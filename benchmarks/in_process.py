@@ -13,7 +13,7 @@ from service.cam.eager import EagerNetwork
 from service.cam.explain import explain, predict
 from service.cam.methods import METHODS
 from service.cam.targets import Targets, Top
-from service.models.host import load_model
+from service.models.loading import load_model
 from service.models.sources.source import Downloads
 from service.settings import ModelConfig
 

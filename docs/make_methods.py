@@ -22,7 +22,8 @@ from service.demo.scenes import Scene, make_scene
 from service.engine.explainer import Explainer
 from service.engine.request import Request, Upload
 from service.metrics import Metrics
-from service.models.host import HowTo, ModelHost, load_model
+from service.models.host import HowTo, ModelHost
+from service.models.loading import load_model
 from service.models.sources.source import Downloads
 from service.settings import ModelConfig, Settings
 

@@ -366,7 +366,7 @@ def _models(_options: argparse.Namespace) -> int:
 
 
 def _layers(options: argparse.Namespace) -> int:
-    from service.models.host import load_model  # noqa: PLC0415
+    from service.models.loading import load_model  # noqa: PLC0415
     from service.models.sources.source import Downloads  # noqa: PLC0415
 
     settings = _settings(options)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from service.imaging.preprocess import PreprocessSpec
-from service.models.host import ModelHost, load_model
+from service.models.loading import load_model
 from service.models.sources.source import Downloads, LoadedModel, Source
 from service.models.sources.table import SOURCES
 from service.settings import ModelConfig
@@ -16,6 +16,8 @@ from service.settings import ModelConfig
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from service.models.host import ModelHost
 
     LoadToy = Callable[..., ModelHost]
 

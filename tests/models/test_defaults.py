@@ -11,7 +11,8 @@ from service.cam.layers import Layer, LayerCall, Layout
 from service.cam.targets import Targets, Top
 from service.errors import ModelLoadError
 from service.models.defaults import FAMILIES, default_layer
-from service.models.host import HowTo, ModelHost, load_model
+from service.models.host import HowTo, ModelHost
+from service.models.loading import load_model
 from service.models.sources import torchvision_models
 from service.models.sources.source import Downloads
 from service.models.torchvision_adapter import torchvision

@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 
 from service.cam.targets import Targets, Top
 from service.errors import ModelLoadError, UnknownHead
-from service.models.host import HowTo, ModelHost, load_model
+from service.models.host import HowTo, ModelHost
+from service.models.loading import load_model
 from service.models.sources.source import Downloads
 from service.settings import ModelConfig
 from tests import user_models

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from service.errors import ModelLoadError
-from service.models.host import load_model
+from service.models.loading import load_model
 from service.models.sources import torchvision_models
 from service.models.sources.source import Downloads
 from service.models.sources.table import SOURCES, find_source

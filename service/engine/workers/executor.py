@@ -36,7 +36,8 @@ from service.engine.messages import (
 )
 from service.engine.workers.isolation import run_isolated
 from service.errors import InternalError, ModelLoadError, ServiceError
-from service.models.host import HowTo, load_model
+from service.models.host import HowTo
+from service.models.loading import load_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable
