@@ -379,6 +379,8 @@ def _layers(options: argparse.Namespace) -> int:
             shape = "×".join(str(size) for size in layer.shape)
             print(f"{mark} {layer.name:48} {layer.type:24} {shape:16} {layer.note or ''}".rstrip())
     print(f"\n* the default layer of {info.name}")
+    for warning in info.warnings:
+        print(f"warning: {warning.text}")
     return 0
 
 

@@ -315,6 +315,13 @@ class Preprocessing(_Answer):
     std: tuple[float, float, float]
 
 
+class ModelWarning(_Answer):
+    """What was assumed of a model, or looks wrong."""
+
+    code: str = Field(description="Stable, for programs.")
+    text: str = Field(description="A sentence, with the way out.")
+
+
 class ModelEntry(_Answer):
     """A served model. What is known only once it is loaded is null before."""
 
@@ -336,6 +343,7 @@ class ModelEntry(_Answer):
     device: str | None = None
     dtype: str | None = None
     parameters: int | None = None
+    warnings: list[ModelWarning] = Field([], description="What was assumed of it, or looks wrong.")
 
 
 class ModelList(_Answer):

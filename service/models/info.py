@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from service.cam.layers import Layer
     from service.imaging.preprocess import PreprocessSpec
 
-__all__ = ["ModelInfo", "ModelKey"]
+__all__ = ["ModelInfo", "ModelKey", "ModelWarning"]
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,14 @@ class ModelKey:
 
     name: str
     revision: int
+
+
+@dataclass(frozen=True)
+class ModelWarning:
+    """What was assumed of a model, or looks wrong: a stable ``code``, and a sentence with the way out."""
+
+    code: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,7 @@ class ModelInfo:
         multi_label: whether probabilities are sigmoids rather than a softmax.
         heads: name → number of classes, for a model with several outputs; empty otherwise.
         default_head: the one that ``labels`` belong to; None for a model with one output.
+        warnings: what was assumed of it, or looks wrong.
         revision: which of the versions that the front had loaded.
     """
 
@@ -63,6 +72,7 @@ class ModelInfo:
     multi_label: bool = False
     heads: Mapping[str, int] = field(default_factory=dict)
     default_head: str | None = None
+    warnings: tuple[ModelWarning, ...] = ()
     revision: int = 0
 
     @property

@@ -69,7 +69,10 @@ def load_model(config: ModelConfig, device: str, downloads: Downloads) -> ModelH
         multi_label=config.multi_label,
         heads=heads,
         default_head=head,
+        warnings=loaded.warnings,
     )
+    for warning in info.warnings:
+        log.warning("model %s: %s", config.name, warning.text)
     return ModelHost(networks, _with_chosen_layer(info, config.layer), place)
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from service.models.host import ModelHost
+    from service.models.info import ModelWarning
 
     LoadToy = Callable[..., ModelHost]
 
@@ -44,9 +45,10 @@ def load_toy(monkeypatch: pytest.MonkeyPatch, offline: Downloads) -> LoadToy:
         module: torch.nn.Module,
         spec: PreprocessSpec | None = None,
         labels: tuple[str, ...] | None = None,
+        warnings: tuple[ModelWarning, ...] = (),
         **configuration: Any,
     ) -> ModelHost:
-        loaded = LoadedModel(module, spec or PreprocessSpec(height=8, width=8), labels, "toy-1")
+        loaded = LoadedModel(module, spec or PreprocessSpec(height=8, width=8), labels, "toy-1", warnings)
         source = Source("Toys", lambda: ("toy",), lambda name: name == "toy", lambda _config, _downloads: loaded)
         monkeypatch.setitem(SOURCES, "toys", source)
         return load_model(ModelConfig(architecture="toy", **configuration), "cpu", offline)

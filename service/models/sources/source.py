@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from service.imaging.preprocess import PreprocessSpec
+    from service.models.info import ModelWarning
     from service.settings import ModelConfig
 
 __all__ = ["Downloads", "LoadedModel", "Source"]
@@ -37,12 +38,14 @@ class LoadedModel:
     """A model as its source gives it, before the configuration's overrides.
 
     ``labels`` is None where the source does not know them; ``module`` maps (N, 3, H, W) to logits (N, classes).
+    ``warnings`` say what the source had to assume.
     """
 
     module: nn.Module
     preprocess: PreprocessSpec
     labels: tuple[str, ...] | None
     version: str
+    warnings: tuple[ModelWarning, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,7 @@ _MODEL = {
     "device": "cuda:0",
     "dtype": "float32",
     "parameters": 25557032,
+    "warnings": [],
 }
 _EXPLANATION = {
     "layer": "layer4",

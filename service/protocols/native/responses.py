@@ -154,6 +154,7 @@ def _known(info: ModelInfo) -> dict[str, Any]:
         "device": info.device,
         "dtype": info.dtype,
         "parameters": info.parameters,
+        "warnings": [wire.ModelWarning(code=warning.code, text=warning.text) for warning in info.warnings],
     }
 
 

@@ -260,6 +260,7 @@ async def test_model(client: httpx.AsyncClient) -> None:
         "default_head": None,
         "device": "cpu",
         "dtype": "float32",
+        "warnings": [],
     }
 
 
