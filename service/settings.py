@@ -66,7 +66,9 @@ class ModelConfig(BaseModel):
         description="A `.safetensors` or `.pth` file, the name of a torchvision weights entry, or `random`; "
         "the source's own default if left out.",
     )
-    labels: Path | None = Field(None, description="A file with one class label per line, or a JSON list.")
+    labels: Path | None = Field(
+        None, description="A file with the class labels: a line each, or `.csv`, `.json` or `.yaml`."
+    )
     layer: str | None = Field(None, description="Default target layer.")
     mode: Fitting | None = Field(None, description="How a picture is fitted to the input.")
     resize: int | None = Field(None, ge=1, le=8192, description="Shorter side before the centre crop.")
@@ -77,6 +79,16 @@ class ModelConfig(BaseModel):
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="What the model computes in.")
     head: str | None = Field(None, description="Of a model with several outputs: which one answers by default.")
     multi_label: bool = Field(False, description="Classes do not exclude each other: probabilities are sigmoids.")
+    transform_input: bool | None = Field(
+        None,
+        description="Of `googlenet` and `inception_v3`: whether the network itself brings its input from ImageNet's "
+        "scale to −1–1, as the published weights expect. If left out, a file is taken to be fine-tuned from these.",
+    )
+    use_ema: bool | None = Field(
+        None,
+        description="Of a file with averaged weights (EMA) beside others: whether to take these. If left out, the "
+        "others are taken, with a warning.",
+    )
     version: str | None = Field(None, description="Reported in answers; the weights' own name or digest if left out.")
 
     @model_validator(mode="before")
@@ -84,7 +96,8 @@ class ModelConfig(BaseModel):
     def _parse(cls, value: Any) -> Any:
         fields = _parse_model(value) if isinstance(value, str) else value
         if isinstance(fields, dict) and not fields.get("name") and fields.get("architecture"):
-            return {**fields, "name": fields["architecture"]}
+            # Of a path, which is none, its last part: the error to come is about the file and not about its name.
+            return {**fields, "name": str(fields["architecture"]).rstrip("/").rpartition("/")[2]}
         return fields
 
     @model_validator(mode="after")

@@ -45,7 +45,7 @@ def load_model(config: ModelConfig, device: str, downloads: Downloads) -> ModelH
     Raises:
         ModelLoadError: its file or its configuration is wrong, or it cannot be served; the message says what to do.
     """
-    loaded = find_source(config.architecture).load(config, downloads)
+    loaded = find_source(config.architecture, config.weights).load(config, downloads)
     place = torch.device(device)
     module = loaded.module.eval().requires_grad_(requires_grad=False).to(place, dtype=getattr(torch, config.dtype))
     spec = _preprocess(config, loaded.preprocess)
