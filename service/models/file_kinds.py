@@ -75,6 +75,7 @@ _TAR = FileKind("a tar archive", "Unpack it and name the weights file inside.")
 _PICKLE = FileKind("a pickle of Python objects, whose code is not run", f"Save the weights with torch: {_SAVE}.")
 _WEB_PAGE = FileKind("a web page", "The download went wrong: fetch the file itself instead of the page about it.")
 _LFS = FileKind("a pointer that Git LFS left in place of the file", "Fetch the file: git lfs pull.")
+_XML = FileKind("an XML file, such as OpenVINO writes", f"Save the weights of the PyTorch model: {_SAVE}.")
 _JSON = FileKind("a JSON file", "Name the file with the weights.")
 _EMPTY = FileKind("empty", "The copy or the download went wrong: fetch it again.")
 
@@ -127,7 +128,8 @@ _BY_HEAD: tuple[tuple[Callable[[bytes], bool], FileKind], ...] = (
     (_begins(b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"7z\xbc\xaf\x27\x1c", b"Rar!", b"\x28\xb5\x2f\xfd"), _PACKED),
     (lambda head: head[257:262] == b"ustar", _TAR),
     (_begins(b"version https://git-lfs"), _LFS),
-    (lambda head: re.match(rb"\s*<(!doctype|html|\?xml)", head, re.IGNORECASE) is not None, _WEB_PAGE),
+    (lambda head: re.match(rb"\s*<(!doctype|html)", head, re.IGNORECASE) is not None, _WEB_PAGE),
+    (lambda head: re.match(rb"\s*<\?xml", head) is not None, _XML),
     (_begins(b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"), _PICKLE),
     (_is_onnx, _ONNX),
     (_is_json, _JSON),
@@ -146,7 +148,8 @@ def _zip_kind(file: Path) -> FileKind:
     if {"archive_format", "archive_version"} & inside or "serialized_exported_program.json" in names:
         return _EXPORTED
     if "data.pkl" in inside:
-        return _TORCHSCRIPT if any(name.startswith("code/") for name in inside) else CHECKPOINT
+        code = any(name.startswith(("code/", "bytecode.pkl")) for name in inside)
+        return _TORCHSCRIPT if code else CHECKPOINT
     for telling, kind in _BY_MEMBER:
         if telling.issubset(names):
             return kind

@@ -130,8 +130,9 @@ def _labels(config: ModelConfig, loaded: LoadedModel, classes: int) -> tuple[str
     if labels is None:
         return tuple(f"class {index}" for index in range(classes))
     if len(labels) != classes:
-        origin = config.labels or "its source"
-        raise ModelLoadError(f"Model {config.name!r} has {classes} classes, but {origin} names {len(labels)}.")
+        origin = config.labels.name if config.labels else "its source"
+        more = " Is its first one a heading, or a class for the background?" if len(labels) == classes + 1 else ""
+        raise ModelLoadError(f"Model {config.name!r} has {classes} classes, but {origin} names {len(labels)}.{more}")
     return labels
 
 

@@ -57,7 +57,7 @@ def read_weights(file: Path, network: Mapping[str, Tensor], *, use_ema: bool | N
     if not sets:
         raise ModelLoadError(_why_none(file.name, content, network))
     chosen, warnings = choose(file.name, sets, use_ema)
-    if chosen.fitting < len(network) / 2:  # what they have in common is a coincidence, and so is the prefix
+    if chosen.fitting < len(network) / 2 and _missing(chosen.state, network):  # what they share is a coincidence
         raise ModelLoadError(_difference(file.name, chosen.names, network))
     own, beside = chosen.part(network, [found for found in sets if found is not chosen])
     if beside:
@@ -129,6 +129,8 @@ def _missing(found: Iterable[str], network: Mapping[str, Tensor]) -> list[str]:
 def _difference(name: str, found: Iterable[str], network: Mapping[str, Tensor]) -> str:
     missing, unexpected = _missing(found, network), [key for key in found if key not in network]
     differences = [f"{verb} {_some(keys)}" for verb, keys in (("has", unexpected), ("lacks", missing)) if keys]
+    if not differences:
+        differences = ["has tensors of these names in other shapes"]
     way_out = _NAME_IT if len(missing) > len(network) / 2 else _WRITE_IT
     return f"{name} does not fit the architecture: it {' and '.join(differences)}. {way_out}"
 

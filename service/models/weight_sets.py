@@ -31,10 +31,13 @@ _AVERAGED = re.compile(r"(^|[._])(ema|swa|shadow|averaged?)([._]|$)|moving_avera
 # Left among the weights by losses, metrics (torchmetrics), averaging, and profilers (thop).
 _BESIDE = re.compile(
     r"(^|[._])(criteri(on|a)|loss(es|_?fn|_?func)?|metrics?|\w*(acc|accuracy|auc|auroc|f1|precision|recall|confmat|"
-    r"confusion_matrix)|n_averaged|total_ops|total_params|teacher|optimizer)([._]|$)",
+    r"confusion_matrix)|pos_weight|class_weights?|n_averaged|total_ops|total_params|teacher|optimizer)([._]|$)",
     re.IGNORECASE,
 )
 _DEPTH = 4  # of dicts within dicts: more than any trainer has
+
+# Where a part of a network was wrapped, as PyTorch's ImageNet example does with the features of VGG.
+_WITHIN = re.compile(r"(?<=\.)(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
 # torchvision's published DenseNet files predate a renaming: "norm.1" is "norm1" today.
 _OLD_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.(?:weight|bias|running_mean|running_var))$")
@@ -143,7 +146,18 @@ def find_sets(content: Any, network: Mapping[str, Tensor]) -> list[WeightSet]:
 
     There are several where a checkpoint has the network more than once, as of a student and its teacher.
     """
-    return [found for where, state in tensor_dicts(content) for found in _sets_of(where, state, network)]
+    return [
+        found
+        for where, state in tensor_dicts(content)
+        for variant in _variants(state)
+        for found in _sets_of(where, variant, network)
+    ]
+
+
+def _variants(state: StateDict) -> list[StateDict]:
+    """Give the state dict, and where it has wrappers within, the one without them."""
+    unwrapped = {_WITHIN.sub("", key): value for key, value in state.items()}
+    return [state] if unwrapped.keys() == state.keys() or len(unwrapped) < len(state) else [state, unwrapped]
 
 
 def _sets_of(where: str, state: StateDict, network: Mapping[str, Tensor]) -> list[WeightSet]:

@@ -92,6 +92,23 @@ class TestWarnings:
         named = config.model_copy(update={"labels": tmp_path / "labels.txt"})
         assert load_model(named, "cpu", offline).info.warnings == ()
 
+    @pytest.mark.parametrize(
+        ("name", "configured", "codes"),
+        [
+            ("vgg-caffe.pth", {}, ["bgr_suspected"]),
+            ("net_BGR.pth", {}, ["bgr_suspected"]),
+            ("vgg-caffe.pth", {"mean": 0.45, "std": 0.004}, []),
+            ("vgg.pth", {}, []),
+        ],
+    )
+    def test_weights_called_after_caffe_may_take_bgr(
+        self, name: str, configured: dict[str, Any], codes: list[str], tmp_path: Path, offline: Downloads
+    ) -> None:
+        torch.save(build("squeezenet1_1", classes=3).state_dict(), tmp_path / name)
+        config = ModelConfig(architecture="squeezenet1_1", weights=str(tmp_path / name), **configured)
+
+        assert [warning.code for warning in torchvision_models.load(config, offline).warnings] == codes
+
     def test_a_published_file_is_known_by_its_digest(
         self, tmp_path: Path, offline: Downloads, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -105,6 +105,7 @@ def test_weights_are_told_whatever_their_name(content: bytes, kind: object, name
         (lambda: pickle.dumps({"a": 1}), "a pickle of Python objects, whose code is not run"),
         (lambda: b"\n<!DOCTYPE html><title>404</title>", "a web page. The download went wrong"),
         (lambda: b"version https://git-lfs.github.com/spec/v1\n", "a pointer that Git LFS left.*git lfs pull"),
+        (lambda: b'<?xml version="1.0"?><net name="resnet18">', "an XML file, such as OpenVINO writes"),
         (lambda: b'{"id2label": {}}', "a JSON file"),
         (lambda: b"", "empty"),
         (lambda: b"\x00\x01\x02nothing known", "neither a safetensors file nor a PyTorch checkpoint"),

@@ -143,6 +143,23 @@ class TestFinding:
     def test_takes_prefixes_off(self, prefix: str, suffix: str, state: dict[str, Tensor], read: Read) -> None:
         assert_equal(read(under(prefix, state), suffix), state)
 
+    @pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "_fsdp_wrapped_module."])
+    @pytest.mark.parametrize("prefix", ["", "model."])
+    def test_takes_off_what_wraps_a_part_of_the_network(self, wrapper: str, prefix: str, tmp_path: Path) -> None:
+        network = {
+            "features.0.weight": torch.ones(4, 3),
+            "features.2.weight": torch.ones(4, 4),
+            "fc.weight": torch.ones(2, 4),
+        }
+        wrapped = {prefix + key.replace("features.", f"features.{wrapper}"): value for key, value in network.items()}
+
+        assert_equal(read_weights(save(wrapped, tmp_path / "w.pth"), network).state, network)
+
+    def test_a_part_of_the_network_that_is_called_like_a_wrapper_stays(self, tmp_path: Path) -> None:
+        network = {"net.module.weight": torch.ones(4, 3), "net.fc.weight": torch.ones(2, 4)}
+
+        assert_equal(read_weights(save(network, tmp_path / "w.pth"), network).state, network)
+
     def test_a_prefix_that_the_network_has_stays(self, tmp_path: Path) -> None:
         network = {"model.weight": torch.ones(2, 2), "head.weight": torch.zeros(3, 2)}
         file = save(network, tmp_path / "w.safetensors")
@@ -193,6 +210,7 @@ class TestSettingAside:
             ("", {"total_ops": torch.zeros(1), "total_params": torch.zeros(1)}),
             ("", {"0.total_ops": torch.zeros(1)}),
             ("", {"criterion.pos_weight": torch.ones(3)}),
+            ("", {"bce.pos_weight": torch.ones(3)}),
             ("", {"train_metrics.MulticlassAccuracy.tp": torch.zeros(3)}),
             ("", {"steps": torch.tensor(100)}),
         ],
@@ -363,6 +381,12 @@ class TestRefusing:
         assert "does not fit the architecture: it has module.blocks.layer0.weight" in caught.value.message
         assert "lacks 0.weight" in caught.value.message
         assert caught.value.message.endswith("Name the architecture that these weights were trained with.")
+
+    def test_the_same_names_in_other_shapes(self, tmp_path: Path) -> None:
+        file = save({"0.weight": torch.ones(2, 2), "1.weight": torch.ones(2, 2)}, tmp_path / "w.pth")
+
+        with pytest.raises(ModelLoadError, match="it has tensors of these names in other shapes"):
+            load_file_into(nn.Sequential(nn.Linear(3, 2, bias=False), nn.Linear(3, 2, bias=False)), file)
 
     def test_a_network_that_has_little_in_common(self, state: dict[str, Tensor], read: Read) -> None:
         other = {"0.weight": state["0.weight"], **{f"extra.layer{index}.weight": torch.ones(2) for index in range(20)}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ __all__ = ["architectures", "has", "load"]
 
 _SITE = "https://download.pytorch.org/models"
 _IMAGENET_CLASSES = 1000
+_OF_CAFFE = re.compile(r"caffe|bgr|msra", re.IGNORECASE)  # MSRA published the first ResNets, for Caffe
 _WITH_AUXILIARY_HEADS = {"googlenet", "inception_v3"}  # and with transform_input
 
 
@@ -117,6 +119,12 @@ def _assumptions(config: ModelConfig, name: str, *, named: bool) -> Iterator[Mod
             "transform_input_assumed",
             f"{name} does not say whether {config.architecture} was trained with transform_input. Assumed is {chosen}, "
             f"{because}. Set transform_input to what it was trained with.",
+        )
+    if config.mean is None and config.std is None and _OF_CAFFE.search(name):
+        yield ModelWarning(
+            "bgr_suspected",
+            f"By its name, {name} comes from Caffe, whose networks take BGR pictures of 0–255 less a mean; it is given "
+            "ImageNet's mean and std, and RGB. Set mean, std and the order of channels to what it was trained with.",
         )
     if named and config.labels is None:
         yield ModelWarning(
