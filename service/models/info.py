@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -13,8 +15,11 @@ if TYPE_CHECKING:
 
     from service.cam.layers import Layer
     from service.imaging.preprocess import PreprocessSpec
+    from service.vocabulary import Activation
 
-__all__ = ["ModelInfo", "ModelKey", "ModelWarning"]
+__all__ = ["Head", "ModelInfo", "ModelKey", "ModelWarning"]
+
+_INDEX = re.compile(r"#(\d+)")
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,14 @@ class ModelWarning:
 
 
 @dataclass(frozen=True)
+class Head:
+    """One output of a model: a label per class, in the order of the logits, and what makes probabilities of them."""
+
+    labels: tuple[str, ...]
+    activation: Activation = "softmax"
+
+
+@dataclass(frozen=True)
 class ModelInfo:
     """A loaded model, described.
 
@@ -50,9 +63,10 @@ class ModelInfo:
         parameters: how many numbers were learned.
         recommended: layers worth trying: the default, a finer and a coarser one.
         refused_methods: methods that do not apply to this model, with the reason.
-        multi_label: whether probabilities are sigmoids rather than a softmax.
-        heads: name → number of classes, for a model with several outputs; empty otherwise.
-        default_head: the one that ``labels`` belong to; None for a model with one output.
+        activation: what makes probabilities of its outputs.
+        multi_label: whether several classes may be there at once.
+        heads: what each output means, by name, for a model with several; empty otherwise.
+        default_head: the one that ``labels`` and ``activation`` belong to; None for a model with one output.
         warnings: what was assumed of it, or looks wrong.
         revision: which of the versions that the front had loaded.
     """
@@ -69,8 +83,9 @@ class ModelInfo:
     parameters: int
     recommended: tuple[str, ...] = ()
     refused_methods: Mapping[str, str] = field(default_factory=dict)
+    activation: Activation = "softmax"
     multi_label: bool = False
-    heads: Mapping[str, int] = field(default_factory=dict)
+    heads: Mapping[str, Head] = field(default_factory=dict)
     default_head: str | None = None
     warnings: tuple[ModelWarning, ...] = ()
     revision: int = 0
@@ -102,9 +117,8 @@ class ModelInfo:
         if head not in self.heads:
             has = f"It has {', '.join(self.heads)}." if self.heads else "It has one output; leave the head out."
             raise UnknownHead.among(head, self.heads, has, model=self.name)
-        classes = self.heads[head]
-        labels = self.labels if classes == len(self.labels) else tuple(f"class {index}" for index in range(classes))
-        return replace(self, labels=labels, default_head=head)
+        meant = self.heads[head]
+        return replace(self, labels=meant.labels, activation=meant.activation, default_head=head)
 
     def layer(self, name: str) -> Layer:
         """Find a layer of the catalogue that can be explained; ``default`` is the model's default.

@@ -7,7 +7,7 @@ import pytest
 from service.cam.layers import Layer, LayerCall, Layout
 from service.errors import LayerNotExplainable, UnknownLabel, UnknownLayer
 from service.imaging.preprocess import PreprocessSpec
-from service.models.info import ModelInfo
+from service.models.info import Head, ModelInfo
 
 
 def layer(name: str, order: int, *, call: LayerCall | None = None, refused: str | None = None) -> Layer:
@@ -100,15 +100,26 @@ class TestLayer:
 
 
 class TestHeadView:
-    TWO = replace(INFO, heads={"birds": 8, "others": 8, "coarse": 2}, default_head="birds")
+    TWO = replace(
+        INFO,
+        heads={
+            "birds": Head(LABELS),
+            "others": Head(tuple("abcdefgh"), "none"),
+            "coarse": Head(("no", "yes"), "sigmoid"),
+        },
+        default_head="birds",
+    )
 
-    def test_labels_stay_where_their_number_fits(self) -> None:
-        seen = self.TWO.head_view("others")
-        assert (seen.labels, seen.default_head) == (LABELS, "others")
-
-    def test_others_are_numbered(self) -> None:
-        seen = self.TWO.head_view("coarse")
-        assert (seen.labels, seen.default_head) == (("class 0", "class 1"), "coarse")
+    @pytest.mark.parametrize(
+        ("head", "labels", "activation"),
+        [("others", tuple("abcdefgh"), "none"), ("coarse", ("no", "yes"), "sigmoid")],
+    )
+    def test_a_head_has_its_own_labels_and_activation(
+        self, head: str, labels: tuple[str, ...], activation: str
+    ) -> None:
+        """Also where it has as many classes as the default one: they are other classes."""
+        seen = self.TWO.head_view(head)
+        assert (seen.labels, seen.activation, seen.default_head) == (labels, activation, head)
 
     @pytest.mark.parametrize("head", [None, "birds"])
     def test_its_own_head_changes_nothing(self, head: str | None) -> None:
