@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from service.errors import LayerNotExplainable, UnknownHead, UnknownLabel, UnknownLayer, shorten
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from service.cam.layers import Layer
     from service.imaging.preprocess import PreprocessSpec
@@ -102,12 +102,19 @@ class ModelInfo:
         return last_calls | {layer.name: layer for layer in self.layers}
 
     @cached_property
+    def _folded_labels(self) -> list[str]:
+        return [_folded(label) for label in self.labels]
+
+    @cached_property
     def _classes_by_label(self) -> dict[str, int]:
-        # ImageNet has two cranes and two maillots: the first of equal labels wins, the others go by index.
-        return {label.casefold(): index for index, label in reversed(list(enumerate(self.labels)))}
+        return _first_of_each(self.labels)
+
+    @cached_property
+    def _classes_by_folded_label(self) -> dict[str, int]:
+        return _first_of_each(self._folded_labels)
 
     def head_view(self, head: str | None) -> ModelInfo:
-        """Describe the model as it is with another head; labels are kept where their number fits.
+        """Describe the model as it is with another head.
 
         Raises:
             UnknownHead: it has no such output.
@@ -136,27 +143,53 @@ class ModelInfo:
         return layer
 
     def class_index(self, target: str | int) -> int:
-        """Find a class by index or by its exact label, whatever the case.
+        """Find a class by its label or by its index.
+
+        A label as it is written comes first, then one that differs only in what ``_folded`` takes away, then the index:
+        labels may be numbers. ``#10`` and the number 10 are always the index.
 
         Raises:
             UnknownLabel: there is no such class; carries the closest labels.
         """
-        text = str(target).strip()
+        if isinstance(target, int):
+            return self._checked_index(str(target))
+        text = target.strip()
+        if found := _INDEX.fullmatch(text):
+            return self._checked_index(found[1])
+        named = self._classes_by_label.get(text, self._classes_by_folded_label.get(_folded(text)))
+        if named is not None:
+            return named
         if text.removeprefix("-").isdecimal():
-            # Python refuses, with an error of its own, to parse thousands of digits.
-            index = int(text) if len(text) <= 100 else -1
-            if 0 <= index < len(self.labels):
-                return index
-            last = len(self.labels) - 1
-            raise UnknownLabel(f"Class index {shorten(text)} is out of range: model {self.name!r} has 0 to {last}.")
-        found = self._classes_by_label.get(text.casefold())
-        if found is None:
-            raise UnknownLabel.among(text, self.labels, model=self.name)
-        return found
+            return self._checked_index(text)
+        raise UnknownLabel.among(text, self.labels, model=self.name)
+
+    def _checked_index(self, text: str) -> int:
+        # Python refuses, with an error of its own, to parse thousands of digits.
+        index = int(text) if len(text) <= 100 else -1
+        if 0 <= index < len(self.labels):
+            return index
+        last = len(self.labels) - 1
+        raise UnknownLabel(f"Class index {shorten(text)} is out of range: model {self.name!r} has 0 to {last}.")
 
     def search_labels(self, query: str, limit: int) -> list[int]:
         """Return up to ``limit`` class indices whose label contains ``query``; those that begin with it come first."""
-        folded = query.casefold().strip()
-        hits = [index for index, label in enumerate(self.labels) if folded in label.casefold()]
-        hits.sort(key=lambda index: not self.labels[index].casefold().startswith(folded))
+        folded = _folded(query)
+        labels = self._folded_labels
+        hits = [index for index, label in enumerate(labels) if folded in label]
+        hits.sort(key=lambda index: not labels[index].startswith(folded))
         return hits[:limit]
+
+
+def _first_of_each(labels: Sequence[str]) -> dict[str, int]:
+    # ImageNet has two cranes and two maillots: the first of equal labels wins, the others go by index.
+    return {label: index for index, label in reversed(list(enumerate(labels)))}
+
+
+def _folded(label: str) -> str:
+    """Return what equal labels have in common, however they are typed.
+
+    That is the text without differences of case, of composed and decomposed letters, of compatibility forms such as
+    full-width letters and no-break spaces, and of how much white space there is.
+    """
+    compatible = unicodedata.normalize("NFKC", label)
+    return " ".join(unicodedata.normalize("NFKC", compatible.casefold()).split())
