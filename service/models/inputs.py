@@ -117,7 +117,7 @@ def _check_scale(name: str, spec: PreprocessSpec) -> None:
 
 
 def _slashed(values: tuple[float, ...] | list[float]) -> str:
-    return "/".join(f"{value:.5g}" for value in values)
+    return "/".join(f"{value:.6g}" for value in values)
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,10 @@ __all__ = ["Examined", "activation_for", "doubts", "examine"]
 # How far from the interval 0–1, and from a sum of 1, probabilities may be: rounding.
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 1e-2, torch.float16: 1e-2}
 # So far beyond any picture, what a softmax or a sigmoid bounds is still in 0–1; what happened to lie there is not.
-_BEYOND = (8.0, -8.0)
+_BEYOND = (64.0, -64.0)
 
 # Names of operations, as autograd has them.
+_BOUNDED = frozenset({"Softmax", "Sigmoid", "Hardsigmoid"})
 _LINEAR = frozenset({"Addmm", "Mm", "Convolution"})
 _LOGARITHMS = frozenset({"LogSigmoid", "LogSoftmax"})
 _PASSED = frozenset({"Alias", "Clone", "Permute", "ReshapeAlias", "Select", "Slice", "Squeeze", "T", "ToCopy"})
@@ -67,10 +68,13 @@ def examine(network: Network, probe: Probe) -> Examined:
 
 def _evidence(network: Network, rows: Tensor, probe: Probe) -> str | None:
     slack = _TOLERANCE[probe.dtype]
-    if not _in_bounds(rows, slack) or _last_operation(network, probe) in _LINEAR:
+    if not _in_bounds(rows, slack):
+        return None
+    last = _last_operation(network, probe)
+    if last in _LINEAR:
         return None
     seen = [rows]
-    for output in _tried(network, probe):
+    for output in () if last in _BOUNDED else _tried(network, probe):
         if not _in_bounds(output, slack):
             return None
         seen.append(output)
@@ -85,14 +89,14 @@ def _in_bounds(rows: Tensor, slack: float) -> bool:
 
 
 def _tried(network: Network, probe: Probe) -> Iterator[Tensor]:
-    """Yield outputs for pictures of many kinds, and for inputs far beyond any picture where it can compute them."""
+    """Yield outputs for inputs far beyond any picture, where it can compute them, and for pictures of many kinds."""
+    for factor in _BEYOND:
+        try:
+            yield predict(network, factor * probe.noise)
+        except Exception:  # noqa: BLE001, S112  # no picture is like that, so a model may refuse or overflow
+            continue
     for images in probe.pictures():
         yield predict(network, images)
-        for factor in _BEYOND:
-            try:
-                yield predict(network, factor * images)
-            except Exception:  # noqa: BLE001, S112  # no picture is like that, so a model may refuse or overflow
-                continue
 
 
 def _last_operation(network: Network, probe: Probe) -> str:
