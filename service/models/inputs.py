@@ -131,7 +131,11 @@ class Probe:
     @cached_property
     def noise(self) -> Tensor:
         """Two different random images, (2, C, H, W)."""
-        size = (2, self.spec.channels, self.spec.height, self.spec.width)
+        return self.random(2)
+
+    def random(self, count: int) -> Tensor:
+        """Return different random images, (count, C, H, W)."""
+        size = (count, self.spec.channels, self.spec.height, self.spec.width)
         return self._normalised(torch.rand(size, generator=torch.Generator().manual_seed(0)))
 
     def pictures(self) -> Iterator[Tensor]:

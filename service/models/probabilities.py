@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from service.cam.explain import predict
+from service.errors import ModelOutputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,6 +31,7 @@ _BEYOND = (64.0, -64.0)
 # Names of operations, as autograd has them.
 _BOUNDED = frozenset({"Softmax", "Sigmoid", "Hardsigmoid"})
 _LINEAR = frozenset({"Addmm", "Mm", "Convolution"})
+_SOFTMAX = frozenset({"Softmax", "LogSoftmax"})
 _LOGARITHMS = frozenset({"LogSigmoid", "LogSoftmax"})
 _PASSED = frozenset({"Alias", "Clone", "Permute", "ReshapeAlias", "Select", "Slice", "Squeeze", "T", "ToCopy"})
 _PASSED |= {"Transpose", "UnsafeView", "Unsqueeze", "View", "Add", "Div", "Mul", "Neg", "Sub"}
@@ -58,10 +60,14 @@ def examine(network: Network, probe: Probe) -> Examined:
     """Look at a network's outputs: two images tell of almost every network that its outputs are logits.
 
     Raises:
-        ModelOutputError: they are not finite, or no logits at all.
+        ModelOutputError: they are not finite, or no logits at all, or a softmax of one output.
     """
     rows = predict(network, probe.noise)
     low, high = float(rows.min()), float(rows.max())
+    if rows.shape[1] == 1 and low == high in {0.0, 1.0} and _last_operation(network, probe) in _SOFTMAX:
+        raise ModelOutputError(
+            f"The model ends in a softmax of one output: {high:.0f} for every picture. Let it return its logit."
+        )
     logarithms = high <= 0 and _last_operation(network, probe) in _LOGARITHMS
     return Examined(rows.shape[1], low, high, _evidence(network, rows, probe), logarithms)
 

@@ -111,6 +111,14 @@ class TestOneOutput:
         """With a logit of 0 for the other class; of one class alone it would be 1 for every picture."""
         assert load_toy(Colours(self.RED), activation="softmax").info.activation == "sigmoid"
 
+    @pytest.mark.parametrize(("read", "always"), [(torch.softmax, 1), (torch.log_softmax, 0)], ids=["plain", "log"])
+    @pytest.mark.parametrize("multi_label", [True, False])
+    def test_a_softmax_of_it_inside_the_model_is_refused(
+        self, read: Callable[[Tensor, int], Tensor], always: int, multi_label: bool, load_toy: LoadToy
+    ) -> None:
+        with pytest.raises(ModelLoadError, match=f"a softmax of one output: {always} for every picture"):
+            load_toy(Toy(lambda x: read(x, 1), 1), multi_label=multi_label)
+
     def test_the_number_of_the_best_class_is_no_output(self, load_toy: LoadToy) -> None:
         with pytest.raises(ModelLoadError, match=r"numbers of type torch.int64.* Let it return the logits"):
             load_toy(Colours(lambda means: means.argmax(1)))
