@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Probe", "input_spec", "takes_channels"]
 
-_AS_THEY_ARE = ("mode", "interpolation", "order")
+# These have a default, which is not to override what a source knows.
+_WITH_DEFAULT = ("channels", "order")
 _CHUNK = 4
 
 
@@ -36,14 +37,15 @@ def input_spec(config: ModelConfig, source: PreprocessSpec) -> tuple[PreprocessS
     Raises:
         ModelLoadError: no picture can be brought to such an input, or the numbers are on another scale.
     """
-    if config.channels not in {1, 3}:
-        raise ModelLoadError(f"Model {config.name!r} {takes_channels(config.channels)}")
-    changes: dict[str, object] = {
-        key: value for key in _AS_THEY_ARE if (value := getattr(config, key)) is not None
-    } | _size(config, source)
-    moments, warnings = _mean_and_std(config, source)
+    changes = {key: getattr(config, key) for key in _WITH_DEFAULT if key in config.model_fields_set} | {
+        key: value for key in ("mode", "interpolation") if (value := getattr(config, key)) is not None
+    }
+    channels, order = changes.get("channels", source.channels), changes.get("order", source.order)
+    if channels not in {1, 3}:
+        raise ModelLoadError(f"Model {config.name!r} {takes_channels(channels)}")
+    moments, warnings = _mean_and_std(config, source, channels, turned=order != source.order)
     try:
-        spec = replace(source, channels=config.channels, **moments, **changes)  # type: ignore[arg-type]
+        spec = replace(source, **changes, **moments, **_size(config, source))  # type: ignore[arg-type]
     except ValueError as error:
         raise ModelLoadError(f"Model {config.name!r} has impossible preprocessing: {error}.") from error
     _check_scale(config.name, spec)
@@ -71,22 +73,23 @@ def _size(config: ModelConfig, source: PreprocessSpec) -> dict[str, object]:
 
 
 def _mean_and_std(
-    config: ModelConfig, source: PreprocessSpec
+    config: ModelConfig, source: PreprocessSpec, channels: int, *, turned: bool
 ) -> tuple[dict[str, tuple[float, ...]], tuple[ModelWarning, ...]]:
-    """Return mean and std in the model's channels.
+    """Return mean and std in the model's channels, and what was assumed of them.
 
-    What is configured is in the model's order; the source's goes with its colours, and for grey it is averaged.
+    What is configured is in the model's order; the source's goes with its colours, which may be ``turned``, and is
+    averaged for grey.
     """
     found: dict[str, tuple[float, ...]] = {}
     averaged = []
     for key in ("mean", "std"):
         configured, known = getattr(config, key), getattr(source, key)
-        if configured is None and config.channels == 1 and len(known) > 1:
+        if configured is None and channels == 1 and len(known) > 1:
             configured = (sum(known) / len(known),)
             averaged.append(f"{key}={configured[0]:.4g}")
         elif configured is None:
-            configured = known[::-1] if config.order != source.order else known
-        elif config.channels == 1 and len(set(configured)) == 1:
+            configured = known[::-1] if turned else known
+        elif channels == 1 and len(set(configured)) == 1:
             configured = configured[:1]
         found[key] = configured
     if not averaged:

@@ -130,6 +130,15 @@ class TestOrder:
             load_toy(Grey(), channels=1, order="BGR", mean=0, std=1)
 
 
+def test_what_the_source_knows_of_channels_holds_where_nothing_is_configured(load_toy: LoadToy) -> None:
+    bgr = PreprocessSpec(height=8, width=8, order="BGR")
+    grey_source = PreprocessSpec(height=8, width=8, mean=(0.5,), std=(0.5,), channels=1)
+
+    assert load_toy(MeanColour(), bgr).info.preprocess == bgr
+    assert load_toy(Grey(), grey_source).info.preprocess == grey_source
+    assert load_toy(MeanColour(), bgr, order="RGB").info.preprocess.mean == bgr.mean[::-1]
+
+
 class TestScale:
     @pytest.mark.parametrize(
         ("mean", "std", "right"),
