@@ -90,7 +90,8 @@ class Options:
     targets: Annotated[
         tuple[int | str, ...],
         About(
-            "Classes to explain: an index, a label (whatever the case), `predicted`, or `top-K` for the K best.",
+            "Classes to explain: a label (whatever the case), an index (`#3` where labels are numbers, too), "
+            "`predicted`, or `top-K` for the K best.",
             name="target",
             most=256,
             examples=(["predicted"], ["top-3", "star"], [281]),

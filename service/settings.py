@@ -22,7 +22,7 @@ from pydantic_settings import (
 )
 
 from service.errors import closest
-from service.vocabulary import Fitting
+from service.vocabulary import Activation, ChannelOrder, Fitting
 
 __all__ = [
     "KeyConfig",
@@ -39,13 +39,11 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def _floats(value: object) -> object:
-    """Read ``0.485/0.456/0.406``, or one number for all three channels."""
-    if isinstance(value, str):
-        parts = value.split("/")
-        return tuple(parts) if len(parts) > 1 else (value, value, value)
-    if isinstance(value, int | float):
-        return (value, value, value)
-    return value
+    """Read ``0.485/0.456/0.406``, or one number for all channels, however many the model takes."""
+    parts = value.split("/") if isinstance(value, str) else value
+    if isinstance(parts, int | float):
+        parts = [parts]
+    return tuple(parts) * 3 if isinstance(parts, list | tuple) and len(parts) == 1 else parts
 
 
 Channels = Annotated[tuple[float, float, float], BeforeValidator(_floats)]
@@ -66,19 +64,29 @@ class ModelConfig(BaseModel):
         description="A `.safetensors` or `.pth` file, the name of a torchvision weights entry, or `random`; "
         "the source's own default if left out.",
     )
-    labels: Path | None = Field(
-        None, description="A file with the class labels: a line each, or `.csv`, `.json` or `.yaml`."
+    labels: Path | dict[str, Path] | None = Field(
+        None,
+        description="A file with the class labels: a line each, or `.csv`, `.json` or `.yaml`. Of a model with several "
+        "outputs: a table of one file per head; a file alone is the default head's.",
     )
     layer: str | None = Field(None, description="Default target layer.")
     mode: Fitting | None = Field(None, description="How a picture is fitted to the input.")
     resize: int | None = Field(None, ge=1, le=8192, description="Shorter side before the centre crop.")
-    size: int | None = Field(None, ge=8, le=4096, description="Input height and width in pixels.")
+    size: int | None = Field(None, ge=8, le=4096, description="Input height and width in pixels, where they are equal.")
+    height: int | None = Field(None, ge=8, le=4096, description="Input height in pixels, where it is not the width.")
+    width: int | None = Field(None, ge=8, le=4096, description="Input width in pixels, where it is not the height.")
+    channels: int = Field(3, ge=1, le=64, description="Input channels: 3 for colours, 1 for grey; no other yet.")
+    order: ChannelOrder = Field("RGB", description="In which order the model takes the colours; BGR is OpenCV's.")
     interpolation: Literal["nearest", "bilinear", "bicubic"] | None = Field(None, description="Resampling filter.")
-    mean: Channels | None = Field(None, description="Per-channel mean of the input, pixels scaled to 0–1.")
-    std: Channels | None = Field(None, description="Per-channel standard deviation of the input.")
+    mean: Channels | None = Field(None, description="Per-channel mean of the input, pixels scaled to 0–1, in `order`.")
+    std: Channels | None = Field(None, description="Per-channel standard deviation, likewise.")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="What the model computes in.")
     head: str | None = Field(None, description="Of a model with several outputs: which one answers by default.")
     multi_label: bool = Field(False, description="Classes do not exclude each other: probabilities are sigmoids.")
+    activation: Literal["auto", Activation] = Field(
+        "auto",
+        description="What makes probabilities of the outputs; `none` where they are probabilities. `auto` finds out.",
+    )
     transform_input: bool | None = Field(
         None,
         description="Of `googlenet` and `inception_v3`: whether the network itself brings its input from ImageNet's "
@@ -104,17 +112,26 @@ class ModelConfig(BaseModel):
     def _check(self) -> ModelConfig:
         if not _NAME.fullmatch(self.name):
             raise ValueError(f"model name {self.name!r} may hold letters, digits, '.', '_' and '-' only")
+        if self.size is not None and (self.height is not None or self.width is not None):
+            raise ValueError("size is height and width in one: give size alone, or height and width")
         return self
 
 
-def _parse_model(text: str) -> dict[str, str]:
+def _parse_model(text: str) -> dict[str, Any]:
     head, *options = text.split(",")
     front, _, weights = head.partition(":")  # first of all: a file's name may hold a "="
     name, _, architecture = front.rpartition("=")
-    fields = {"name": name, "architecture": architecture}
+    fields: dict[str, Any] = {"name": name, "architecture": architecture}
     if weights:
         fields["weights"] = weights
-    return fields | dict(_parse_option(option, "model") for option in options)
+    for option in options:
+        key, value = _parse_option(option, "model")
+        table, dot, row = key.partition(".")  # labels.side=FILE, as in TOML
+        if dot and isinstance(fields.setdefault(table, {}), dict):
+            fields[table][row] = value
+        else:
+            fields[key] = value
+    return fields
 
 
 def _parse_option(option: str, kind: str) -> tuple[str, str]:
@@ -390,8 +407,14 @@ def _unknown_variable(rest: str, known: set[str]) -> PydanticCustomError:
 def _beside(file: Path, model: ModelConfig) -> ModelConfig:
     """Read relative paths in a settings file as relative to that file."""
     changed: dict[str, Any] = {}
-    if model.labels is not None and (file.parent / model.labels).is_file():
-        changed["labels"] = file.parent / model.labels
+    if isinstance(model.labels, dict):
+        changed["labels"] = {head: _path_beside(file, path) for head, path in model.labels.items()}
+    elif model.labels is not None:
+        changed["labels"] = _path_beside(file, model.labels)
     if model.weights is not None and (file.parent / model.weights).is_file():
         changed["weights"] = str(file.parent / model.weights)
     return model.model_copy(update=changed)
+
+
+def _path_beside(file: Path, path: Path) -> Path:
+    return file.parent / path if (file.parent / path).is_file() else path

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Literal
 
 __all__ = [
+    "Activation",
     "Augment",
+    "ChannelOrder",
     "ColormapKind",
     "EmptyReason",
     "Fitting",
@@ -62,3 +64,9 @@ WorkerState = Literal["waiting", "loading", "ready", "failed"]
 
 Fitting = Literal["crop", "squash", "pad"]
 """How an image is fitted to a model's input."""
+
+Activation = Literal["softmax", "sigmoid", "none"]
+"""What makes probabilities of a model's outputs; of those that are probabilities already, nothing."""
+
+ChannelOrder = Literal["RGB", "BGR"]
+"""In which order a model takes the colours; BGR is OpenCV's and Caffe's."""

@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 from pydantic_core import PydanticCustomError
 
 from service.options import OPTIONS
-from service.vocabulary import ColormapKind, EmptyReason, Fitting, LayerKind, ModelState
+from service.vocabulary import Activation, ChannelOrder, ColormapKind, EmptyReason, Fitting, LayerKind, ModelState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -185,8 +185,8 @@ class Prediction(_Answer):
     rank: int = Field(description="From 1.")
     index: int
     label: str
-    probability: float = Field(description="Softmax of the logits; of a multi-label model, the logit's sigmoid.")
-    logit: float
+    probability: float = Field(description="What the model's `activation` makes of the logits.")
+    logit: float = Field(description="The model's output for this class, which is the score that is explained.")
 
 
 class ExplanationTarget(_Answer):
@@ -311,8 +311,8 @@ class Preprocessing(_Answer):
     mode: Fitting
     resize: int | None = Field(description="Shorter side before the centre crop.")
     interpolation: str
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: list[float] = Field(description="Per channel of the input, in the model's order, pixels scaled to 0–1.")
+    std: list[float]
 
 
 class ModelWarning(_Answer):
@@ -337,6 +337,11 @@ class ModelEntry(_Answer):
     default_layer: str | None = None
     methods: list[str] = Field([], description="Methods that apply to this model.")
     refused_methods: dict[str, str] = Field({}, description="The others, with the reason.")
+    channels: int | None = Field(None, description="Of the input: 3 for colours, 1 for grey.")
+    order: ChannelOrder | None = Field(None, description="In which order it takes the colours.")
+    activation: Activation | None = Field(
+        None, description="What makes probabilities of its outputs; `none` where they are probabilities already."
+    )
     multi_label: bool = Field(False, description="Classes do not exclude each other.")
     heads: dict[str, int] = Field({}, description="Of a model with several outputs: name and number of classes.")
     default_head: str | None = None

@@ -68,6 +68,12 @@ class TestModelGrammar:
 
         assert (parsed.version, parsed.layer) == ("2024=a", "layer3")
 
+    def test_labels_may_be_given_per_head(self) -> None:
+        parsed = model("mine=nets.two,labels.colour=colours.txt,labels.side=sides.txt,head=side")
+
+        assert parsed.labels == {"colour": Path("colours.txt"), "side": Path("sides.txt")}
+        assert parsed.head == "side"
+
     @pytest.mark.parametrize(
         ("value", "channels"),
         [
@@ -75,6 +81,7 @@ class TestModelGrammar:
             ("0.485/0.456/0.406", (0.485, 0.456, 0.406)),
             (0, (0.0, 0.0, 0.0)),
             ([0.1, 0.2, 0.3], (0.1, 0.2, 0.3)),
+            ([0.5], (0.5, 0.5, 0.5)),
         ],
     )
     def test_channels(self, value: Any, channels: tuple[float, ...]) -> None:
@@ -96,6 +103,11 @@ class TestModelGrammar:
             ("shapes,mode=stretch", "mode", "'crop', 'squash' or 'pad'"),
             ("shapes,interpolation=lanczos", "interpolation", "'nearest', 'bilinear' or 'bicubic'"),
             ("shapes,dtype=int8", "dtype", "'float32', 'bfloat16' or 'float16'"),
+            ("shapes,activation=tanh", "activation", "'softmax', 'sigmoid' or 'none'"),
+            ("shapes,order=GRB", "order", "'RGB' or 'BGR'"),
+            ("shapes,channels=0", "channels", "greater than or equal to 1"),
+            ("shapes,size=64,height=32", "", "size is height and width in one: give size alone, or height and width"),
+            ("shapes,labels=a.txt,labels.side=b.txt", "labels.side", "Extra inputs are not permitted"),
         ],
     )
     def test_mistakes_are_named(self, text: str, where: str, why: str) -> None:
@@ -170,6 +182,18 @@ class TestFile:
         (birds,) = load_settings(self.write(tmp_path, 'models = ["resnet18:random,labels=/srv/birds.txt"]')).models
 
         assert (birds.weights, birds.labels) == ("random", Path("/srv/birds.txt"))
+
+    def test_each_heads_labels_are_looked_for_beside_it(self, tmp_path: Path) -> None:
+        (tmp_path / "colours.txt").touch()
+        text = """
+            [[models]]
+            architecture = "nets.two"
+            labels = { colour = "colours.txt", side = "/srv/sides.txt" }
+            """
+
+        (two,) = load_settings(self.write(tmp_path, text)).models
+
+        assert two.labels == {"colour": tmp_path / "colours.txt", "side": Path("/srv/sides.txt")}
 
     @pytest.mark.parametrize("source", ["argument", "environment"])
     def test_models_from_elsewhere_are_not_relative_to_the_file(

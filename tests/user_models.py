@@ -47,6 +47,18 @@ def two_heads() -> nn.Module:
     return model
 
 
+def one_logit() -> nn.Module:
+    """One output, as of a network trained with the binary cross entropy of logits."""
+    model = Trunk(lambda features: model.coarse(features)[:, :1])
+    return model
+
+
+def probabilities() -> nn.Module:
+    """Three classes, and a softmax at the end."""
+    model = Trunk(lambda features: (5 * model.coarse(features)).softmax(1))
+    return model
+
+
 def fails_on_black() -> nn.Module:
     """Three classes; raises for a picture of one colour, black for example."""
     model = Trunk(lambda features: model.coarse(features))  # noqa: PLW0108  # it does not exist yet

@@ -25,14 +25,24 @@ class Capture:
 
 
 def check_logits(output: object, n: int) -> Tensor:
-    """Return the model's ``output`` if it is a tensor of logits (n, classes).
+    """Return the model's ``output`` as a tensor of logits (n, classes).
+
+    A model that squeezes its output loses an axis of one: (n,) is taken for (n, 1), and of one image (classes,) for
+    (1, classes).
 
     Raises:
         ModelOutputError: it is anything else; the message says what.
     """
+    if isinstance(output, Tensor) and output.ndim < 2 and n in {1, output.numel()}:
+        output = output.reshape(n, -1)
     if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != n:
         found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise ModelOutputError(f"The model must return logits of shape (batch, classes); it returned {found}.")
+    if not output.is_floating_point():
+        raise ModelOutputError(
+            f"The model returns numbers of type {output.dtype}, such as the number of the best class. Let it return "
+            "the logits, one per class."
+        )
     return output
 
 

@@ -20,15 +20,18 @@ def find_heads(output: Any, n: int) -> dict[str, int]:
         n: the batch size.
 
     Returns:
-        Name to number of classes, in the output's own order; empty for a single tensor.
+        Name to number of outputs per image, in the output's own order; empty for a single tensor. Parts of shape (n,)
+        are heads of one output where there is nothing of shape (n, classes): beside that, they are losses or variances.
     """
     if isinstance(output, Tensor):
         return {}
-    return {
-        name: part.shape[1]
+    rows = {
+        name: part
         for name, part in _parts(output).items()
-        if isinstance(part, Tensor) and part.ndim == 2 and len(part) == n
+        if isinstance(part, Tensor) and part.ndim in {1, 2} and len(part) == n and part.is_floating_point()
     }
+    logits = {name: part.shape[1] for name, part in rows.items() if part.ndim == 2}
+    return logits or dict.fromkeys(rows, 1)
 
 
 def pick_head(output: Any, head: str) -> object:

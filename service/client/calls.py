@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 from urllib.parse import quote
@@ -36,6 +37,8 @@ __all__ = [
     "only",
     "predict_call",
 ]
+
+_CLASSES = {"target", "against"}
 
 T = TypeVar("T")
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -120,11 +123,11 @@ def _post(
 
 
 def _values(name: str, value: object) -> list[str]:
-    """Write an option as the values of a repeated form field."""
+    """Write an option as the values of a repeated form field. A class's index has its sign: labels may be numbers."""
     values = [value] if isinstance(value, str) or not isinstance(value, Iterable) else list(value)
     if not values:
         raise ValueError(f"{name}= is empty: leave it out for the default.")
-    return [str(item) for item in values]
+    return [f"#{item}" if name in _CLASSES and isinstance(item, Integral) else str(item) for item in values]
 
 
 def _file(image: ImageSource, index: int) -> tuple[str, bytes]:

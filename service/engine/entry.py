@@ -40,7 +40,7 @@ class Entry:
 
     Attributes:
         lane: what it must share with its batch-mates.
-        pixels: (H, W, 3) uint8, the model's input.
+        pixels: (H, W, channels) uint8, the model's input.
         targets: what is asked of it.
         future: resolved once, by whoever is first: the answer, an error, or the caller giving up.
         queued_at: ``time.perf_counter()`` when it began to wait; uvloop's own clock counts whole milliseconds.

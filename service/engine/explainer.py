@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from service.metrics import Metrics, Stage
     from service.models.info import ModelInfo
     from service.settings import Settings
+    from service.vocabulary import Activation
 
     T = TypeVar("T")
 
@@ -342,17 +343,23 @@ def _draw(
 
 
 def _scores(logits: NDArray[np.float32], info: ModelInfo) -> Callable[[int], ClassScore]:
-    """Return a look-up of classes with their probability: softmax, or each logit's own sigmoid if multi-label."""
-    if info.multi_label:
-        probabilities = 1 / (1 + np.exp(-np.clip(logits.astype(np.float64), -700, 700)))
-    else:
-        exponentials = np.exp(logits.astype(np.float64) - logits.max())
-        probabilities = exponentials / exponentials.sum()
+    """Return a look-up of classes with their probability."""
+    probabilities = _probabilities(logits.astype(np.float64), info.activation)
 
     def score(index: int) -> ClassScore:
         return ClassScore(index, info.labels[index], float(probabilities[index]), float(logits[index]))
 
     return score
+
+
+def _probabilities(logits: NDArray[np.float64], activation: Activation) -> NDArray[np.float64]:
+    if activation == "none":
+        return logits
+    if activation == "sigmoid":
+        return 1 / (1 + np.exp(-np.clip(logits, -700, 700)))
+    exponentials = np.exp(logits - logits.max())
+    shares: NDArray[np.float64] = exponentials / exponentials.sum()
+    return shares
 
 
 def _ranking(logits: NDArray[np.float32], k: int) -> list[int]:

@@ -62,6 +62,6 @@ def caveat(method: str, label: str, probability: float) -> str | None:
         notes.append(f"{row.title} looks at the whole network; the layer plays no part.")
     if not row.class_specific:
         notes.append(f"{row.title} knows no classes; the map is the same for all.")
-    elif probability < _LITTLE:
+    elif 0 <= probability < _LITTLE:
         notes.append(f"The model gives {label!r} {probability:.2%} only; the map shows what little speaks for it.")
     return " ".join(notes) or None

@@ -110,7 +110,7 @@ class Unload:
 class Run:
     """Compute a batch.
 
-    ``pixels`` is (N, H, W, 3) uint8; ``targets`` and ``request_ids``, for the log, have one entry per image.
+    ``pixels`` is (N, H, W, channels) uint8; ``targets`` and ``request_ids``, for the log, have one entry per image.
     """
 
     batch: int

@@ -308,7 +308,7 @@ class Pool:
         run = Run(
             batch=next(self._numbers),
             lane=entries[0].lane,
-            pixels=np.stack([entry.pixels for entry in entries]),  # (N, H, W, 3)
+            pixels=np.stack([entry.pixels for entry in entries]),  # (N, H, W, channels)
             targets=tuple(entry.targets for entry in entries),
             request_ids=tuple(entry.request_id for entry in entries),
         )

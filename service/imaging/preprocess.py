@@ -6,14 +6,14 @@ Scaling to [0, 1] and normalising by ``mean`` and ``std`` happen in the worker, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from PIL import Image
 
 from service.imaging.geometry import Geometry
-from service.vocabulary import Fitting
+from service.vocabulary import ChannelOrder, Fitting
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -50,8 +50,10 @@ class PreprocessSpec:
         width: likewise.
         resize: shorter side before the crop, in pixels; None crops without resizing. Only for "crop".
         interpolation: of the resize, always antialiased, except "nearest".
-        mean: subtracted per channel (RGB, of values in 0–1); applied by the worker.
+        mean: subtracted per channel, in the model's order of channels, of values in 0–1; applied by the worker.
         std: divided by, per channel; applied by the worker.
+        channels: 3 for colours, 1 for their luminance (ITU-R BT.601, as Pillow and torchvision make grey).
+        order: of the colours as the model takes them; applied by the worker, before ``mean`` and ``std``.
         fill: the colour (RGB, 0–255) around the picture in mode "pad".
     """
 
@@ -60,8 +62,10 @@ class PreprocessSpec:
     width: int = 224
     resize: int | None = None
     interpolation: Interpolation = "bilinear"
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    channels: int = 3
+    order: ChannelOrder = "RGB"
     fill: tuple[int, int, int] = (0, 0, 0)
 
     def __post_init__(self) -> None:
@@ -74,7 +78,14 @@ class PreprocessSpec:
         _require(self.resize is None or self.mode == "crop", f'resize belongs to mode "crop", not {self.mode!r}')
         known = self.interpolation in _RESAMPLE
         _require(known, f"interpolation must be one of {tuple(_RESAMPLE)}, not {self.interpolation!r}")
-        _require(len(self.mean) == len(self.std) == len(self.fill) == 3, "mean, std and fill have three numbers each")
+        _require(self.channels in {1, 3}, f"channels must be 3 or, for grey, 1, not {self.channels}")
+        _require(self.order in get_args(ChannelOrder), f"order must be RGB or BGR, not {self.order!r}")
+        _require(self.order == "RGB" or self.channels == 3, "one channel has no order; leave it out")
+        counted = len(self.mean) == len(self.std) == self.channels
+        _require(
+            counted, f"mean and std must have one number per channel, {self.channels}, not {self.mean}, {self.std}"
+        )
+        _require(len(self.fill) == 3, "fill must have three numbers")
         _require(bool(np.isfinite(self.mean).all()), f"mean must be finite, not {self.mean}")
         _require(all(0 < value < np.inf for value in self.std), f"std must be positive and finite, not {self.std}")
         _require(all(0 <= value <= 255 for value in self.fill), f"fill must lie in 0–255, not {self.fill}")
@@ -87,7 +98,7 @@ def _require(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prepared:
-    """A model's input, not yet normalised: ``pixels`` is (height, width, 3) uint8 RGB, C-contiguous."""
+    """A model's input, not yet normalised: ``pixels`` is (height, width, channels) uint8, RGB or grey, C-contiguous."""
 
     pixels: NDArray[np.uint8]
     geometry: Geometry
@@ -122,6 +133,8 @@ def preprocess(image: DecodedImage, spec: PreprocessSpec) -> Prepared:
         >>> prepared.pixels.shape
         (224, 224, 3)
     """
+    if spec.channels == 1:
+        image = replace(image, rgb=image.rgb.convert("L"))
     placement = _placement(spec, image.width, image.height)
     (resized_width, left), (resized_height, top) = placement
     if resized_width * resized_height <= _MAX_RESIZED_PIXELS:
@@ -132,9 +145,11 @@ def preprocess(image: DecodedImage, spec: PreprocessSpec) -> Prepared:
     if resized.size == (spec.width, spec.height) and corner == (0, 0):
         canvas = resized
     else:
-        canvas = Image.new("RGB", (spec.width, spec.height), spec.fill if spec.mode == "pad" else 0)
+        fill = spec.fill if spec.mode == "pad" else 0
+        canvas = Image.new("RGB", (spec.width, spec.height), fill).convert(resized.mode)
         canvas.paste(resized, corner)
-    return Prepared(np.array(canvas, order="C"), geometry_for(spec, image.width, image.height))
+    pixels = np.array(canvas, order="C").reshape(spec.height, spec.width, spec.channels)
+    return Prepared(pixels, geometry_for(spec, image.width, image.height))
 
 
 _Placement = tuple[tuple[int, int], tuple[int, int]]

@@ -55,12 +55,13 @@ class ModelHost:
         self._layers = {layer.name: layer for layer in info.layers}
         spec = info.preprocess
         # (pixels / 255 - mean) / std as one multiplication and one addition per pixel
-        std = torch.tensor(spec.std).view(3, 1, 1)
+        std = torch.tensor(spec.std).view(-1, 1, 1)
         self._scale = (1 / (255 * std)).to(device)
-        self._shift = (-torch.tensor(spec.mean).view(3, 1, 1) / std).to(device)
+        self._shift = (-torch.tensor(spec.mean).view(-1, 1, 1) / std).to(device)
+        self._swapped = spec.order == "BGR"
 
     def predict(self, pixels: NDArray[np.uint8], head: str | None = None) -> Tensor:
-        """Return float32 logits (N, classes) on the CPU for ``pixels`` (N, H, W, 3) uint8 RGB."""
+        """Return float32 logits (N, classes) on the CPU for ``pixels`` (N, H, W, channels) uint8, RGB or grey."""
         with self._lock:
             return predict(self._network(head), self._normalise(pixels))
 
@@ -74,7 +75,7 @@ class ModelHost:
         """Explain the classes that each image asks for; see :func:`service.cam.explain.explain`.
 
         Args:
-            pixels: (N, H, W, 3) uint8 RGB, at the model's input size.
+            pixels: (N, H, W, channels) uint8, RGB or grey, at the model's input size.
             targets: N of them.
             how: the same for all images.
             checkpoint: called between the steps of slow answers, after others that wait have computed.
@@ -99,5 +100,7 @@ class ModelHost:
         return self._networks[head or self.info.default_head]
 
     def _normalise(self, pixels: NDArray[np.uint8]) -> Tensor:
-        batch = torch.from_numpy(pixels).to(self._device).permute(0, 3, 1, 2)  # (N, 3, H, W)
+        batch = torch.from_numpy(pixels).to(self._device).permute(0, 3, 1, 2)  # (N, channels, H, W)
+        if self._swapped:
+            batch = batch.flip(1)
         return torch.addcmul(self._shift, batch.float(), self._scale).to(self._dtype)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -9,12 +11,15 @@ from typing import TYPE_CHECKING
 from service.errors import LayerNotExplainable, UnknownHead, UnknownLabel, UnknownLayer, shorten
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from service.cam.layers import Layer
     from service.imaging.preprocess import PreprocessSpec
+    from service.vocabulary import Activation
 
-__all__ = ["ModelInfo", "ModelKey", "ModelWarning"]
+__all__ = ["Head", "ModelInfo", "ModelKey", "ModelWarning"]
+
+_INDEX = re.compile(r"#(\d+)")
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,14 @@ class ModelWarning:
 
 
 @dataclass(frozen=True)
+class Head:
+    """One output of a model: a label per class, in the order of the logits, and what makes probabilities of them."""
+
+    labels: tuple[str, ...]
+    activation: Activation = "softmax"
+
+
+@dataclass(frozen=True)
 class ModelInfo:
     """A loaded model, described.
 
@@ -50,9 +63,10 @@ class ModelInfo:
         parameters: how many numbers were learned.
         recommended: layers worth trying: the default, a finer and a coarser one.
         refused_methods: methods that do not apply to this model, with the reason.
-        multi_label: whether probabilities are sigmoids rather than a softmax.
-        heads: name → number of classes, for a model with several outputs; empty otherwise.
-        default_head: the one that ``labels`` belong to; None for a model with one output.
+        activation: what makes probabilities of its outputs.
+        multi_label: whether several classes may be there at once.
+        heads: what each output means, by name, for a model with several; empty otherwise.
+        default_head: the one that ``labels`` and ``activation`` belong to; None for a model with one output.
         warnings: what was assumed of it, or looks wrong.
         revision: which of the versions that the front had loaded.
     """
@@ -69,8 +83,9 @@ class ModelInfo:
     parameters: int
     recommended: tuple[str, ...] = ()
     refused_methods: Mapping[str, str] = field(default_factory=dict)
+    activation: Activation = "softmax"
     multi_label: bool = False
-    heads: Mapping[str, int] = field(default_factory=dict)
+    heads: Mapping[str, Head] = field(default_factory=dict)
     default_head: str | None = None
     warnings: tuple[ModelWarning, ...] = ()
     revision: int = 0
@@ -87,12 +102,19 @@ class ModelInfo:
         return last_calls | {layer.name: layer for layer in self.layers}
 
     @cached_property
+    def _folded_labels(self) -> list[str]:
+        return [_folded(label) for label in self.labels]
+
+    @cached_property
     def _classes_by_label(self) -> dict[str, int]:
-        # ImageNet has two cranes and two maillots: the first of equal labels wins, the others go by index.
-        return {label.casefold(): index for index, label in reversed(list(enumerate(self.labels)))}
+        return _first_of_each(self.labels)
+
+    @cached_property
+    def _classes_by_folded_label(self) -> dict[str, int]:
+        return _first_of_each(self._folded_labels)
 
     def head_view(self, head: str | None) -> ModelInfo:
-        """Describe the model as it is with another head; labels are kept where their number fits.
+        """Describe the model as it is with another head.
 
         Raises:
             UnknownHead: it has no such output.
@@ -102,9 +124,8 @@ class ModelInfo:
         if head not in self.heads:
             has = f"It has {', '.join(self.heads)}." if self.heads else "It has one output; leave the head out."
             raise UnknownHead.among(head, self.heads, has, model=self.name)
-        classes = self.heads[head]
-        labels = self.labels if classes == len(self.labels) else tuple(f"class {index}" for index in range(classes))
-        return replace(self, labels=labels, default_head=head)
+        meant = self.heads[head]
+        return replace(self, labels=meant.labels, activation=meant.activation, default_head=head)
 
     def layer(self, name: str) -> Layer:
         """Find a layer of the catalogue that can be explained; ``default`` is the model's default.
@@ -122,27 +143,53 @@ class ModelInfo:
         return layer
 
     def class_index(self, target: str | int) -> int:
-        """Find a class by index or by its exact label, whatever the case.
+        """Find a class by its label or by its index.
+
+        A label as it is written comes first, then one that differs only in what ``_folded`` takes away, then the index:
+        labels may be numbers. ``#10`` and the number 10 are always the index.
 
         Raises:
             UnknownLabel: there is no such class; carries the closest labels.
         """
-        text = str(target).strip()
+        if isinstance(target, int):
+            return self._checked_index(str(target))
+        text = target.strip()
+        if found := _INDEX.fullmatch(text):
+            return self._checked_index(found[1])
+        named = self._classes_by_label.get(text, self._classes_by_folded_label.get(_folded(text)))
+        if named is not None:
+            return named
         if text.removeprefix("-").isdecimal():
-            # Python refuses, with an error of its own, to parse thousands of digits.
-            index = int(text) if len(text) <= 100 else -1
-            if 0 <= index < len(self.labels):
-                return index
-            last = len(self.labels) - 1
-            raise UnknownLabel(f"Class index {shorten(text)} is out of range: model {self.name!r} has 0 to {last}.")
-        found = self._classes_by_label.get(text.casefold())
-        if found is None:
-            raise UnknownLabel.among(text, self.labels, model=self.name)
-        return found
+            return self._checked_index(text)
+        raise UnknownLabel.among(text, self.labels, model=self.name)
+
+    def _checked_index(self, text: str) -> int:
+        # Python refuses, with an error of its own, to parse thousands of digits.
+        index = int(text) if len(text) <= 100 else -1
+        if 0 <= index < len(self.labels):
+            return index
+        last = len(self.labels) - 1
+        raise UnknownLabel(f"Class index {shorten(text)} is out of range: model {self.name!r} has 0 to {last}.")
 
     def search_labels(self, query: str, limit: int) -> list[int]:
         """Return up to ``limit`` class indices whose label contains ``query``; those that begin with it come first."""
-        folded = query.casefold().strip()
-        hits = [index for index, label in enumerate(self.labels) if folded in label.casefold()]
-        hits.sort(key=lambda index: not self.labels[index].casefold().startswith(folded))
+        folded = _folded(query)
+        labels = self._folded_labels
+        hits = [index for index, label in enumerate(labels) if folded in label]
+        hits.sort(key=lambda index: not labels[index].startswith(folded))
         return hits[:limit]
+
+
+def _first_of_each(labels: Sequence[str]) -> dict[str, int]:
+    # ImageNet has two cranes and two maillots: the first of equal labels wins, the others go by index.
+    return {label: index for index, label in reversed(list(enumerate(labels)))}
+
+
+def _folded(label: str) -> str:
+    """Return what equal labels have in common, however they are typed.
+
+    That is the text without differences of case, of composed and decomposed letters, of compatibility forms such as
+    full-width letters and no-break spaces, and of how much white space there is.
+    """
+    compatible = unicodedata.normalize("NFKC", label)
+    return " ".join(unicodedata.normalize("NFKC", compatible.casefold()).split())

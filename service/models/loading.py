@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from service.cam.catalogue import probe_layers
 from service.cam.eager import EagerNetwork
@@ -18,15 +18,13 @@ from service.errors import ModelLoadError, ModelOutputError
 from service.models.defaults import default_layer, recommended
 from service.models.host import ModelHost
 from service.models.info import ModelInfo
-from service.models.labels import read_labels
+from service.models.inputs import Probe, input_spec, takes_channels
+from service.models.outputs import read_outputs
 from service.models.sources.table import find_source
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from service.cam.network import Network
-    from service.imaging.preprocess import PreprocessSpec
-    from service.models.sources.source import Downloads, LoadedModel
+    from service.models.sources.source import Downloads
     from service.settings import ModelConfig
 
 __all__ = ["load_model"]
@@ -48,18 +46,20 @@ def load_model(config: ModelConfig, device: str, downloads: Downloads) -> ModelH
     loaded = find_source(config.architecture, config.weights).load(config, downloads)
     place = torch.device(device)
     module = loaded.module.eval().requires_grad_(requires_grad=False).to(place, dtype=getattr(torch, config.dtype))
-    spec = _preprocess(config, loaded.preprocess)
-    probe = _probe_images(spec, place, getattr(torch, config.dtype))
-    heads, head = _heads(config, module, probe)
-    networks: dict[str | None, Network] = {name: EagerNetwork(module, name) for name in heads or [None]}
-    classes = _check_rows(networks[head], probe)
-    layers = tuple(probe_layers(networks[head], probe))
+    spec, assumed = input_spec(config, loaded.preprocess)
+    probe = Probe(spec, place, getattr(torch, config.dtype))
+    heads, head = _heads(config, module, probe.noise)
+    bare: dict[str | None, Network] = {name: EagerNetwork(module, name) for name in heads or [None]}
+    _check_rows(bare[head], probe.noise)
+    outputs = read_outputs(config, bare, head, loaded.labels, probe)
+    networks = outputs.networks
+    layers = tuple(probe_layers(networks[head], probe.noise))
     default = default_layer(config.architecture, layers)
     info = ModelInfo(
         name=config.name,
         version=config.version or loaded.version,
         architecture=config.architecture,
-        labels=_labels(config, loaded, classes),
+        labels=outputs.heads[head].labels,
         preprocess=spec,
         layers=layers,
         default_layer=default,
@@ -68,10 +68,11 @@ def load_model(config: ModelConfig, device: str, downloads: Downloads) -> ModelH
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         recommended=recommended(layers, default),
         refused_methods={name: reason for name, row in METHODS.items() if (reason := row.refuses(networks[head]))},
+        activation=outputs.heads[head].activation,
         multi_label=config.multi_label,
-        heads=heads,
+        heads={name: row for name, row in outputs.heads.items() if name is not None},
         default_head=head,
-        warnings=loaded.warnings,
+        warnings=(*loaded.warnings, *assumed, *outputs.warnings),
     )
     for warning in info.warnings:
         log.warning("model %s: %s", config.name, warning.text)
@@ -96,7 +97,20 @@ def _run(module: nn.Module, images: Tensor) -> object:
     except Exception as error:  # a model may raise anything: ViT asserts its input size, for one
         height, width = images.shape[2:]
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ModelLoadError(f"The model cannot compute a picture of {height}×{width} pixels: {reason}") from error
+        hint = _channels_hint(module, images.shape[1])
+        raise ModelLoadError(
+            f"The model cannot compute a picture of {height}×{width} pixels: {reason}{hint}"
+        ) from error
+
+
+def _channels_hint(module: nn.Module, channels: int) -> str:
+    """Say so where the first convolution takes another number of channels than it gets."""
+    first = next((part for part in module.modules() if isinstance(part, nn.Conv2d)), None)
+    if first is None or first.in_channels == channels:
+        return ""
+    if first.in_channels in {1, 3}:
+        return f". Its first convolution takes {first.in_channels} channels: set channels={first.in_channels}."
+    return f". It {takes_channels(first.in_channels)}"
 
 
 def _with_chosen_layer(info: ModelInfo, layer: str | None) -> ModelInfo:
@@ -106,45 +120,8 @@ def _with_chosen_layer(info: ModelInfo, layer: str | None) -> ModelInfo:
     return replace(info, default_layer=chosen, recommended=recommended(info.layers, chosen))
 
 
-def _preprocess(config: ModelConfig, spec: PreprocessSpec) -> PreprocessSpec:
-    """Apply the configuration's overrides. A new size alone keeps the preset's ratio of resize to crop."""
-    changes: dict[str, object] = {
-        key: value for key in ("mode", "interpolation", "mean", "std") if (value := getattr(config, key)) is not None
-    }
-    if config.size is not None:
-        changes |= {"height": config.size, "width": config.size}
-    if (config.mode or spec.mode) != "crop":
-        changes["resize"] = None
-    elif config.resize is not None:
-        changes["resize"] = config.resize
-    elif config.size is not None and spec.resize is not None:
-        changes["resize"] = round(spec.resize * config.size / spec.height)
-    try:
-        return replace(spec, **changes)  # type: ignore[arg-type]  # checked by the configuration's own types
-    except ValueError as error:
-        raise ModelLoadError(f"Model {config.name!r} has impossible preprocessing: {error}.") from error
-
-
-def _labels(config: ModelConfig, loaded: LoadedModel, classes: int) -> tuple[str, ...]:
-    labels = read_labels(config.labels) if config.labels is not None else loaded.labels
-    if labels is None:
-        return tuple(f"class {index}" for index in range(classes))
-    if len(labels) != classes:
-        origin = config.labels.name if config.labels else "its source"
-        more = " Is its first one a heading, or a class for the background?" if len(labels) == classes + 1 else ""
-        raise ModelLoadError(f"Model {config.name!r} has {classes} classes, but {origin} names {len(labels)}.{more}")
-    return labels
-
-
-def _probe_images(spec: PreprocessSpec, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Two different random images, (2, 3, H, W), the same at every start."""
-    noise = torch.rand(2, 3, spec.height, spec.width, generator=torch.Generator().manual_seed(0))
-    mean, std = torch.tensor(spec.mean).view(3, 1, 1), torch.tensor(spec.std).view(3, 1, 1)
-    return ((noise - mean) / std).to(device, dtype)
-
-
-def _check_rows(network: Network, images: Tensor) -> int:
-    """Refuse a model whose answer for an image depends on the images beside it; return the number of classes.
+def _check_rows(network: Network, images: Tensor) -> None:
+    """Refuse a model whose answer for an image depends on the images beside it.
 
     Raises:
         ModelLoadError: the rows are not independent, so that batches would answer wrongly; or there are no logits.
@@ -161,4 +138,3 @@ def _check_rows(network: Network, images: Tensor) -> int:
             "The model's answer for a picture changes with the other pictures in the batch, so it cannot be batched. "
             "Look for a layer that mixes rows, such as a normalisation over the batch that is active in eval mode."
         )
-    return together.shape[1]

@@ -63,8 +63,8 @@ def test_every_option_is_sent_under_its_own_name(call: Any, server: Any) -> None
     assert server.requests[0].url.raw_path == b"/api/v1/models/a%20b%2Fc/explain"
     assert server.form == {
         "layer": ["layer3", "layer4"],
-        "target": ["281", "top-3", "star"],
-        "against": ["0"],
+        "target": ["#281", "top-3", "star"],
+        "against": ["#0"],
         "method": ["gradcam", "layercam"],
         "output": ["mask"],
         "size": ["layer"],
@@ -100,7 +100,7 @@ def test_files_keep_their_names(call: Any, server: Any, tmp_path: Path) -> None:
     server.answers = [server.answer(server.result(), server.result(1), server.result(2))]
     call("explain_many", iter([cat, str(dog), b"bytes"]), target=7)
     assert server.files == [("cat.jpg", b"\xff\xd8cat"), ("dog.png", b"dog"), ("image-2", b"bytes")]
-    assert server.form["target"] == ["7"]
+    assert server.form["target"] == ["#7"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")

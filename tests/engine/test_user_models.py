@@ -34,6 +34,8 @@ async def engine() -> AsyncIterator[Explainer]:
     models = [
         "heads=tests.user_models.two_heads,size=32",
         "labels=tests.user_models.one_head,size=32,multi_label=true",
+        "one=tests.user_models.one_logit,size=32",
+        "sure=tests.user_models.probabilities,size=32",
         "dark=tests.user_models.fails_on_black,size=32,resize=32",
     ]
     explainer = Explainer(load_settings(models=models), Metrics())
@@ -67,6 +69,34 @@ async def test_multi_label_probabilities_are_independent_sigmoids(engine: Explai
     answer = await engine.answer(Request([PICTURE], op="predict", model="labels"))
     for score in answer.images[0].predictions:
         assert score.probability == pytest.approx(1 / (1 + math.exp(-score.logit)))
+
+
+async def test_one_logit_is_one_of_two_classes(engine: Explainer) -> None:
+    answer = await engine.answer(Request([PICTURE], model="one", targets=(0, 1), signed=True, outputs=("map",)))
+    (first, second), (rest, named) = answer.images[0].predictions, answer.images[0].explanations
+    assert {first.index, second.index} == {0, 1}
+    assert first.logit == -second.logit > 0
+    assert first.probability == pytest.approx(1 / (1 + math.exp(-first.logit)))
+    assert first.probability + second.probability == pytest.approx(1)
+    np.testing.assert_array_equal(rest.raw, -named.raw)
+    assert named.raw.any()
+
+
+async def test_one_logit_rather_than_the_rest_counts_twice(engine: Explainer) -> None:
+    """z - (-z) = 2 z."""
+    asked = Request([PICTURE], model="one", targets=(1,), signed=True, outputs=("map",))
+    (alone,) = (await engine.answer(asked)).images[0].explanations
+    (against,) = (await engine.answer(replace(asked, against="class 0"))).images[0].explanations
+    np.testing.assert_allclose(against.raw, 2 * alone.raw, rtol=1e-5)
+
+
+async def test_probabilities_are_taken_as_they_are(engine: Explainer) -> None:
+    answer = await engine.answer(Request([PICTURE], op="predict", model="sure"))
+    assert [score.probability for score in answer.images[0].predictions] == [
+        score.logit for score in answer.images[0].predictions
+    ]
+    assert sum(score.probability for score in answer.images[0].predictions) == pytest.approx(1)
+    assert [warning.code for warning in answer.model.warnings] == ["probabilities"]
 
 
 @pytest.mark.parametrize("op", ["explain", "predict"])

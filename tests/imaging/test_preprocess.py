@@ -159,3 +159,48 @@ def test_needed_scale_by_hand() -> None:
 def test_a_spec_that_cannot_work_is_refused(field: str, options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=field):
         PreprocessSpec(**options)
+
+
+@pytest.mark.parametrize("size", [(640, 480), (37, 91)])
+@pytest.mark.parametrize(("crop", "resize"), [(224, 256), (97, 41)])
+def test_grey_is_bit_for_bit_torchvisions(size: tuple[int, int], crop: int, resize: int) -> None:
+    """``Grayscale`` first, as recipes for grey pictures have it; where the crop is larger, the border is black."""
+    image = noise(*size)
+    luminance = torchvision.transforms.functional.to_grayscale(image.rgb)
+    spec = PreprocessSpec("crop", crop, crop, resize, mean=(0.5,), std=(0.5,), channels=1)
+    np.testing.assert_array_equal(
+        preprocess(image, spec).pixels[..., 0], preset_pixels(luminance, crop, resize, "bilinear")
+    )
+
+
+def test_grey_weighs_colours_as_eyes_do() -> None:
+    colours = Image.new("RGB", (4, 1))
+    for x, colour in enumerate([(255, 0, 0), (0, 255, 0), (0, 0, 255), (77, 77, 77)]):
+        colours.putpixel((x, 0), colour)
+    spec = PreprocessSpec("squash", 1, 4, mean=(0.0,), std=(1.0,), channels=1)
+    pixels = preprocess(DecodedImage(colours, 4, 1, "", "PNG"), spec).pixels
+    assert pixels.shape == (1, 4, 1)
+    assert pixels[0, :, 0].tolist() == [76, 150, 29, 77]  # 0.299, 0.587 and 0.114 of 255; grey stays as it is
+
+
+def test_grey_is_padded_with_the_fills_luminance() -> None:
+    white = DecodedImage(Image.new("RGB", (64, 32), "white"), 64, 32, "", "PNG")
+    spec = PreprocessSpec("pad", 64, 64, mean=(0.0,), std=(1.0,), channels=1, fill=(255, 0, 0))
+    pixels = preprocess(white, spec).pixels
+    assert (pixels[16:48] == 255).all()
+    assert (pixels[:16] == 76).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"channels": 4}, "channels must be 3 or, for grey, 1"),
+        ({"order": "GBR"}, "order must be RGB or BGR"),
+        ({"channels": 1}, "one number per channel, 1"),
+        ({"channels": 1, "mean": (0.5,), "std": (0.5,), "order": "BGR"}, "one channel has no order"),
+    ],
+    ids=str,
+)
+def test_channels_that_cannot_be(changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        PreprocessSpec(**changes)

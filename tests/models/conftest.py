@@ -46,11 +46,12 @@ def load_toy(monkeypatch: pytest.MonkeyPatch, offline: Downloads) -> LoadToy:
         spec: PreprocessSpec | None = None,
         labels: tuple[str, ...] | None = None,
         warnings: tuple[ModelWarning, ...] = (),
+        configured_labels: Path | dict[str, Path] | None = None,
         **configuration: Any,
     ) -> ModelHost:
         loaded = LoadedModel(module, spec or PreprocessSpec(height=8, width=8), labels, "toy-1", warnings)
         source = Source("Toys", lambda: ("toy",), lambda name: name == "toy", lambda _config, _downloads: loaded)
         monkeypatch.setitem(SOURCES, "toys", source)
-        return load_model(ModelConfig(architecture="toy", **configuration), "cpu", offline)
+        return load_model(ModelConfig(architecture="toy", labels=configured_labels, **configuration), "cpu", offline)
 
     return load

@@ -98,6 +98,7 @@ class TestWarnings:
             ("vgg-caffe.pth", {}, ["bgr_suspected"]),
             ("net_BGR.pth", {}, ["bgr_suspected"]),
             ("vgg-caffe.pth", {"mean": 0.45, "std": 0.004}, []),
+            ("vgg-caffe.pth", {"order": "BGR"}, []),
             ("vgg.pth", {}, []),
         ],
     )

@@ -7,7 +7,7 @@ import pytest
 from service.cam.layers import Layer, LayerCall, Layout
 from service.errors import LayerNotExplainable, UnknownLabel, UnknownLayer
 from service.imaging.preprocess import PreprocessSpec
-from service.models.info import ModelInfo
+from service.models.info import Head, ModelInfo
 
 
 def layer(name: str, order: int, *, call: LayerCall | None = None, refused: str | None = None) -> Layer:
@@ -100,15 +100,26 @@ class TestLayer:
 
 
 class TestHeadView:
-    TWO = replace(INFO, heads={"birds": 8, "others": 8, "coarse": 2}, default_head="birds")
+    TWO = replace(
+        INFO,
+        heads={
+            "birds": Head(LABELS),
+            "others": Head(tuple("abcdefgh"), "none"),
+            "coarse": Head(("no", "yes"), "sigmoid"),
+        },
+        default_head="birds",
+    )
 
-    def test_labels_stay_where_their_number_fits(self) -> None:
-        seen = self.TWO.head_view("others")
-        assert (seen.labels, seen.default_head) == (LABELS, "others")
-
-    def test_others_are_numbered(self) -> None:
-        seen = self.TWO.head_view("coarse")
-        assert (seen.labels, seen.default_head) == (("class 0", "class 1"), "coarse")
+    @pytest.mark.parametrize(
+        ("head", "labels", "activation"),
+        [("others", tuple("abcdefgh"), "none"), ("coarse", ("no", "yes"), "sigmoid")],
+    )
+    def test_a_head_has_its_own_labels_and_activation(
+        self, head: str, labels: tuple[str, ...], activation: str
+    ) -> None:
+        """Also where it has as many classes as the default one: they are other classes."""
+        seen = self.TWO.head_view(head)
+        assert (seen.labels, seen.activation, seen.default_head) == (labels, activation, head)
 
     @pytest.mark.parametrize("head", [None, "birds"])
     def test_its_own_head_changes_nothing(self, head: str | None) -> None:
@@ -133,20 +144,61 @@ class TestClassIndex:
     def test_case_is_folded_not_lowered(self) -> None:
         assert INFO.class_index("STRASSE") == 7
 
-    @pytest.mark.parametrize("target", ["crane", "Crane", "CRANE"])
+    @pytest.mark.parametrize("target", ["CRANE", "crANE"])
     def test_the_first_of_equal_labels_wins(self, target: str) -> None:
         assert INFO.class_index(target) == 2
+
+    @pytest.mark.parametrize(("target", "index"), [("crane", 2), ("Crane", 5)])
+    def test_a_label_as_it_is_written_comes_before_one_that_is_equal(self, target: str, index: int) -> None:
+        assert INFO.class_index(target) == index
 
     def test_the_other_of_equal_labels_goes_by_index(self) -> None:
         assert INFO.class_index(5) == 5
 
-    def test_a_number_is_an_index_even_where_labels_are_numbers(self) -> None:
-        digits = replace(INFO, labels=("3", "1", "2", "0"))
+    @pytest.mark.parametrize(
+        ("target", "index"),
+        [
+            ("3", 0),  # the label "3"
+            ("0", 3),
+            ("#3", 3),  # the class 3, whose label is "0"
+            ("#0", 0),
+            (" #2 ", 2),
+            (3, 3),
+            (0, 0),
+            ("4", 4),  # no label: the index
+            ("-1", 5),
+            ("#5", 5),
+        ],
+    )
+    def test_a_label_that_is_a_number_wins_over_the_index(self, target: str | int, index: int) -> None:
+        digits = replace(INFO, labels=("3", "1", "2", "0", "#1", "-1"))
 
-        assert digits.class_index("0") == 0
-        assert digits.class_index("3") == 3
+        assert digits.class_index(target) == index
 
-    @pytest.mark.parametrize("target", [8, "8", -1, "-1", "-8", 10**12 + 3, "1" + "0" * 12, "9" * 99, "9" * 10_000])
+    def test_the_sign_and_a_number_are_always_the_index(self) -> None:
+        assert replace(INFO, labels=("a", "b", "#1")).class_index("#1") == 1
+
+    @pytest.mark.parametrize(
+        ("label", "typed"),
+        [
+            ("caf\u00e9", "cafe\u0301"),  # one letter, or e and an accent
+            ("cafe\u0301", "CAF\u00c9"),
+            ("tiger\u00a0cat", "tiger cat"),  # a no-break space
+            ("tiger  cat", "tiger\tcat"),
+            ("\u212bngstr\u00f6m", "\u00c5NGSTR\u00d6M"),  # the unit's sign, and the letter
+            ("\uff21\uff22", "ab"),  # full-width letters
+            ("\u0390", "\u03b9\u0308\u0301"),  # casefolding decomposes it
+        ],
+    )
+    def test_labels_are_equal_however_they_are_typed(self, label: str, typed: str) -> None:
+        info = replace(INFO, labels=("other", label))
+
+        assert info.class_index(typed) == 1
+        assert info.search_labels(typed, limit=20) == [1]
+
+    @pytest.mark.parametrize(
+        "target", [8, "8", "#8", -1, "-1", "-8", 10**12 + 3, "1" + "0" * 12, "9" * 99, "9" * 10_000]
+    )
     def test_out_of_range(self, target: str | int) -> None:
         with pytest.raises(UnknownLabel, match=r"out of range: model 'birds' has 0 to 7\.") as caught:
             INFO.class_index(target)

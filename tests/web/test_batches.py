@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from service.models.info import Head
 from tests.toys import png
 from tests.web.application import PETS, Exchange, answer_row, faked, until
 
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
 EXPLAIN, PREDICT = "/api/v1/explain", "/api/v1/predict"
 IMAGE = {"Content-Type": "image/png"}
-TWO_HEADS = replace(PETS, heads={"coarse": 3, "fine": 7}, default_head="coarse")
+FINE = Head(tuple(f"class {index}" for index in range(7)))
+TWO_HEADS = replace(PETS, heads={"coarse": Head(PETS.labels), "fine": FINE}, default_head="coarse")
 
 
 def by_head(lane: Lane, question: Targets) -> RowAnswer:

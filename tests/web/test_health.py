@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from service import __version__
 from service.engine.messages import Progress
 from service.imaging.preprocess import PreprocessSpec
+from service.models.info import Head
 from tests.toys import png
 from tests.web.application import PETS, faked, until
 
@@ -80,7 +81,7 @@ async def test_a_model_is_described_as_it_is() -> None:
         PETS,
         preprocess=PreprocessSpec("squash", 48, 32),
         multi_label=True,
-        heads={"coarse": 3, "fine": 7},
+        heads={"coarse": Head(PETS.labels), "fine": Head(tuple("abcdefg"))},
         default_head="coarse",
         dtype="bfloat16",
         device="cuda:1",
@@ -89,10 +90,14 @@ async def test_a_model_is_described_as_it_is() -> None:
         entry = (await client.get("/api/v1/models/pets")).json()
         layers = (await client.get("/api/v1/models/pets/layers")).json()
         assert entry["input"] == layers["input"] == {"height": 48, "width": 32}
-        assert (entry["multi_label"], entry["heads"], entry["default_head"]) == (True, known.heads, "coarse")
+        assert (entry["multi_label"], entry["heads"], entry["default_head"]) == (
+            True,
+            {"coarse": 3, "fine": 7},
+            "coarse",
+        )
         assert (entry["dtype"], entry["device"]) == ("bfloat16", "cuda:1")
         classes = (await client.get("/api/v1/models/pets/classes", params={"head": "fine"})).json()
-        assert (classes["total"], classes["classes"][6]["label"]) == (7, "class 6")
+        assert (classes["total"], classes["classes"][6]["label"]) == (7, "g")
 
 
 @pytest.mark.parametrize("why", ["loading", "failed", "no worker", "draining"])

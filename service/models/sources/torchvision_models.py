@@ -120,11 +120,12 @@ def _assumptions(config: ModelConfig, name: str, *, named: bool) -> Iterator[Mod
             f"{name} does not say whether {config.architecture} was trained with transform_input. Assumed is {chosen}, "
             f"{because}. Set transform_input to what it was trained with.",
         )
-    if config.mean is None and config.std is None and _OF_CAFFE.search(name):
+    preprocessing_is_known = config.mean or config.std or config.order != "RGB"
+    if not preprocessing_is_known and _OF_CAFFE.search(name):
         yield ModelWarning(
             "bgr_suspected",
             f"By its name, {name} comes from Caffe, whose networks take BGR pictures of 0–255 less a mean; it is given "
-            "ImageNet's mean and std, and RGB. Set mean, std and the order of channels to what it was trained with.",
+            "ImageNet's mean and std, and RGB. Set order=BGR, mean and std as it was trained with.",
         )
     if named and config.labels is None:
         yield ModelWarning(

@@ -74,9 +74,12 @@ export function refusal({ name, signed: hasSign, class_specific: knowsClasses, u
 }
 
 export function modelGroups(models) {
-  const options = models.map(({ name, architecture, input, classes, state, reason, default: standard }) => ({
+  const options = models.map(({ name, architecture, input, classes, warnings, state, reason, default: standard }) => ({
     value: name, name, tag: state === "ready" ? (standard ? "default" : "") : state,
-    note: [architecture, classes && `${classes} classes`, input && `${input.width} × ${input.height} px`].filter(Boolean).join(" · "),
+    note: [
+      architecture, classes && `${classes} classes`, input && `${input.width} × ${input.height} px`,
+      warnings.length > 0 && plural(warnings.length, "warning"),
+    ].filter(Boolean).join(" · "),
     refused: state === "failed" ? reason ?? "it could not be loaded" : undefined,
   }));
   return [{ title: "Models", options }];

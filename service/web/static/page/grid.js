@@ -11,7 +11,7 @@ import { $, refill } from "./dom.js";
 import { Picker } from "./picker.js";
 import { areFused, ofSeveral, read, several, toggled } from "./layers.js";
 import { find } from "./pictures.js";
-import { colormap, modelName, variant } from "./questions.js";
+import { classAsked, colormap, modelName, variant } from "./questions.js";
 import { change, state } from "./state.js";
 import { Task } from "./task.js";
 
@@ -64,8 +64,8 @@ function question() {
   return [
     ...ofSeveral(),
     ...methods.map((method) => ["method", method]),
-    ...targets.map((target) => ["target", target]),
-    ...(state.against && !targets.includes(state.against) ? [["against", state.against]] : []),
+    ...targets.map((target) => ["target", classAsked(target)]),
+    ...(state.against && !targets.includes(state.against) ? [["against", classAsked(state.against)]] : []),
     ...variant(),
     ["output", "overlay"], ["colormap", colormap()], ["alpha", String(state.opacity)],
     ["max_side", String(Math.round(SIDE * Math.min(devicePixelRatio, 2)))],

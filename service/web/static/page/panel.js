@@ -89,9 +89,10 @@ function showCard(model) {
   if (!model) return;
   $("model-note").textContent = model.reason ?? (model.state === "ready" ? "" : `The model is ${model.state}.`);
   const rows = cardRows(model).filter(([, text]) => text !== null && text !== undefined);
-  const wanted = JSON.stringify(rows);
+  const wanted = JSON.stringify([rows, model.warnings]);
   if ($("card").dataset.rows === wanted) return;
   $("card").dataset.rows = wanted;
+  $("model-warnings").replaceChildren(...model.warnings.map(({ text }) => make("li", {}, text)));
   $("card").replaceChildren(...rows.flatMap(([term, text]) => [make("dt", {}, term), make("dd", {}, text)]));
 }
 
@@ -101,9 +102,10 @@ function cardRows(model) {
     ["Architecture", model.architecture],
     ["Version", model.version],
     ["State", model.state],
-    ["Input", input && `${input.width} × ${input.height} px`],
+    ["Input", input && `${input.width} × ${input.height} px, ${model.channels === 1 ? "grey" : model.order}`],
     ["Preprocessing", steps && preprocessing(steps)],
     ["Classes", model.classes && `${classCount(model)}${model.multi_label ? ", not exclusive" : ""}`],
+    ["Probabilities", PROBABILITIES[model.activation]],
     ["Default layer", model.default_layer],
     ["Parameters", parameters?.toLocaleString("en")],
     ["Device", device && `${device}, ${dtype}`],
@@ -115,6 +117,8 @@ function classCount({ heads, classes }) {
   return each.length > 1 ? each.join(", ") : classes;
 }
 
+const PROBABILITIES = { softmax: "softmax of the logits", sigmoid: "sigmoid of each logit", none: "the outputs as they are" };
+
 const FITS = {
   crop: ({ resize }) => `shorter side to ${resize} px, then the centre is cut out`,
   squash: () => "squeezed to the input's shape",
@@ -122,6 +126,6 @@ const FITS = {
 };
 
 function preprocessing(steps) {
-  const three = (numbers) => numbers.map((number) => Number(number.toFixed(3))).join(", ");
-  return `${FITS[steps.mode](steps)} (${steps.interpolation}); mean ${three(steps.mean)}; std ${three(steps.std)}`;
+  const each = (numbers) => numbers.map((number) => Number(number.toFixed(3))).join(", ");
+  return `${FITS[steps.mode](steps)} (${steps.interpolation}); mean ${each(steps.mean)}; std ${each(steps.std)}`;
 }

@@ -13,6 +13,9 @@ const ADVICE = { // what to do where there is nothing to see
   constant: "None stands out. Try another layer or method.",
 };
 
+/** A class of the state as a request names it: labels may be numbers, so an index has its sign. */
+export const classAsked = (named) => named.replace(/^\d+$/, "#$&");
+
 /** The options that several views share; the rest is theirs. */
 export function variant() {
   return [
@@ -28,8 +31,8 @@ export function question() {
   return [
     ...ofOne(),
     ["method", state.method || offered.method || REQUEST.method.standard],
-    ["target", state.target || REQUEST.target.standard],
-    ...(state.against ? [["against", state.against]] : []),
+    ["target", classAsked(state.target) || REQUEST.target.standard],
+    ...(state.against ? [["against", classAsked(state.against)]] : []),
     ...variant(),
   ];
 }

@@ -1,0 +1,75 @@
+"""A network that has one output, as one of two classes: what the output speaks for, and the rest."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from torch import Tensor
+
+    from service.cam.capture import Capture
+    from service.cam.layers import Layer, LayerCall
+    from service.cam.modules import ModuleDescription
+    from service.cam.network import AttentionCapture, Network, Observer
+
+__all__ = ["BinaryNetwork"]
+
+
+class BinaryNetwork:
+    """A ``Network`` whose logits are (N, 2) = (-z, z), for one whose only logit is z.
+
+    The sigmoids of -z and z sum to 1, so each class is explained by what raises its own probability. Where the output
+    is a probability p already, the scores are (1 - p, p).
+    """
+
+    def __init__(self, network: Network, *, of_probability: bool = False) -> None:
+        self._network = network
+        self._of_probability = of_probability
+
+    def _both(self, output: Tensor) -> Tensor:
+        """Make the scores of two classes (M, 2) of one output (M, 1)."""
+        return torch.cat([1 - output if self._of_probability else -output, output], dim=1)
+
+    def predict(self, inputs: Tensor) -> Tensor:
+        """See ``Network``."""
+        with torch.inference_mode():
+            return self._both(self._network.predict(inputs))
+
+    def capture(self, inputs: Tensor, layers: Sequence[LayerCall], derivatives: int = 1) -> Capture:
+        """See ``Network``."""
+        captured = self._network.capture(inputs, layers, derivatives)
+        with torch.inference_mode(mode=False), torch.enable_grad():
+            return replace(captured, logits=self._both(captured.logits))
+
+    def resume(self, inputs: Tensor, layer: Layer, activations: Tensor) -> Tensor:
+        """See ``Network``."""
+        with torch.inference_mode():
+            return self._both(self._network.resume(inputs, layer, activations))
+
+    def modules(self) -> Mapping[str, ModuleDescription]:
+        """See ``Network``."""
+        return self._network.modules()
+
+    def observe(self, inputs: Tensor, modules: Collection[str], see: Observer) -> Tensor:
+        """See ``Network``."""
+        with torch.inference_mode(mode=False), torch.enable_grad():
+            return self._both(self._network.observe(inputs, modules, see))
+
+    def biases(self) -> Mapping[str, Tensor]:
+        """See ``Network``."""
+        return self._network.biases()
+
+    @property
+    def has_class_token(self) -> bool:
+        """See ``Network``."""
+        return self._network.has_class_token
+
+    def capture_attention(self, inputs: Tensor) -> AttentionCapture:
+        """See ``Network``."""
+        captured = self._network.capture_attention(inputs)
+        return replace(captured, classify=lambda tokens: self._both(captured.classify(tokens)))

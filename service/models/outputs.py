@@ -1,0 +1,131 @@
+"""What a model's outputs mean: their classes and labels, and what makes probabilities of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from service.cam.binary import BinaryNetwork
+from service.errors import ModelLoadError, ModelOutputError
+from service.models.info import Head, ModelWarning
+from service.models.labels import read_labels
+from service.models.probabilities import activation_for, doubts, examine
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+
+    from service.cam.network import Network
+    from service.models.inputs import Probe
+    from service.settings import ModelConfig
+
+__all__ = ["Outputs", "read_outputs"]
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """A model's outputs by name; that of a model with one under None.
+
+    Attributes:
+        networks: the model seen through each, with two classes where it has one output.
+        heads: what each means.
+        warnings: what was found out or assumed.
+    """
+
+    networks: dict[str | None, Network] = field(default_factory=dict)
+    heads: dict[str | None, Head] = field(default_factory=dict)
+    warnings: list[ModelWarning] = field(default_factory=list)
+
+
+def read_outputs(
+    config: ModelConfig,
+    networks: Mapping[str | None, Network],
+    default: str | None,
+    labels: tuple[str, ...] | None,
+    probe: Probe,
+) -> Outputs:
+    """Find out what every output of a model means.
+
+    Args:
+        config: of the model.
+        networks: the model seen through each of its outputs, as they are.
+        default: the output that answers where none is asked for.
+        labels: of that output's classes, as the source has them.
+        probe: what the model is tried with.
+
+    Raises:
+        ModelLoadError: the labels do not fit, or the default output is not finite.
+    """
+    given = _given_labels(config, networks, default, labels)
+    found = Outputs()
+    for name, network in networks.items():
+        try:
+            seen = examine(network, probe)
+        except ModelOutputError as error:
+            if name == default:
+                raise ModelLoadError(error.message) from error
+            found.warnings.append(ModelWarning("unusable_head", f"The head {name!r} is left out. {error.message}"))
+            continue
+        activation = activation_for(config, seen)
+        binary = seen.outputs == 1 and not config.multi_label
+        found.networks[name] = BinaryNetwork(network, of_probability=activation == "none") if binary else network
+        found.heads[name] = Head(_labels(config, seen.outputs, given.get(name)), activation)
+        found.warnings.extend(_worded(name, doubts(config, seen, activation)))
+    found.warnings.extend(_unlabelled([name for name in found.heads if name not in given], given))
+    return found
+
+
+@dataclass(frozen=True)
+class _Labels:
+    """Labels, and where they are from."""
+
+    names: tuple[str, ...]
+    origin: str = "its source"
+
+
+def _given_labels(
+    config: ModelConfig, heads: Collection[str | None], default: str | None, labels: tuple[str, ...] | None
+) -> dict[str | None, _Labels]:
+    """Return the labels that are known, by head: a file alone, and what the source knows, are the default head's."""
+    files = config.labels if isinstance(config.labels, dict) else {default: config.labels} if config.labels else {}
+    for name in files:
+        if name not in heads:
+            has = "one output: give one file" if None in heads else f"the heads {', '.join(map(str, heads))}"
+            raise ModelLoadError(f"Model {config.name!r} has no head {name!r} to give labels to; it has {has}.")
+    given = {} if labels is None else {default: _Labels(labels)}
+    return given | {name: _Labels(read_labels(file), file.name) for name, file in files.items()}
+
+
+def _labels(config: ModelConfig, outputs: int, given: _Labels | None) -> tuple[str, ...]:
+    """Return a label per class: two for one output, of which one alone names what the output speaks for.
+
+    Raises:
+        ModelLoadError: there are more or fewer.
+    """
+    binary = outputs == 1 and not config.multi_label
+    classes = 2 if binary else outputs
+    if given is None:
+        return tuple(f"class {index}" for index in range(classes))
+    if binary and len(given.names) == 1:
+        return f"not {given.names[0]}", given.names[0]
+    if len(given.names) != classes:
+        count = f"has {classes} classes, but {given.origin} names {len(given.names)}"
+        more = " Is its first one a heading, or a class for the background?" if len(given.names) == classes + 1 else ""
+        raise ModelLoadError(f"Model {config.name!r} {count}.{more}")
+    return given.names
+
+
+def _unlabelled(heads: Sequence[str | None], labelled: Collection[str | None]) -> Iterator[ModelWarning]:
+    """Say which heads have no labels where others have."""
+    if heads and labelled:
+        names = ", ".join(repr(head) for head in heads)
+        yield ModelWarning(
+            "unlabelled_head",
+            f"No labels are known for the head {names}: its classes are numbered. Give each head a file of its own, "
+            f"labels.{heads[0]}=FILE on the command line or a table [models.labels] in the settings file.",
+        )
+
+
+def _worded(head: str | None, odd: Iterable[tuple[str, str]]) -> Iterator[ModelWarning]:
+    subject = "The outputs" if head is None else f"The outputs of head {head!r}"
+    for code, text in odd:
+        yield ModelWarning(code, f"{subject} {text}")

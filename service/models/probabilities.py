@@ -1,0 +1,154 @@
+"""Whether what a network gives out are logits or probabilities already: found by trying it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from service.cam.explain import predict
+from service.errors import ModelOutputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+    from torch.autograd.graph import Node
+
+    from service.cam.network import Network
+    from service.models.inputs import Probe
+    from service.settings import ModelConfig
+    from service.vocabulary import Activation
+
+__all__ = ["Examined", "activation_for", "doubts", "examine"]
+
+# How far from the interval 0–1, and from a sum of 1, probabilities may be: rounding.
+_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 1e-2, torch.float16: 1e-2}
+# So far beyond any picture, what a softmax or a sigmoid bounds is still in 0–1; what happened to lie there is not.
+_BEYOND = (64.0, -64.0)
+
+# Names of operations, as autograd has them.
+_BOUNDED = frozenset({"Softmax", "Sigmoid", "Hardsigmoid"})
+_LINEAR = frozenset({"Addmm", "Mm", "Convolution"})
+_SOFTMAX = frozenset({"Softmax", "LogSoftmax"})
+_LOGARITHMS = frozenset({"LogSigmoid", "LogSoftmax"})
+_PASSED = frozenset({"Alias", "Clone", "Permute", "ReshapeAlias", "Select", "Slice", "Squeeze", "T", "ToCopy"})
+_PASSED |= {"Transpose", "UnsafeView", "Unsqueeze", "View", "Add", "Div", "Mul", "Neg", "Sub"}
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What was seen of a network's outputs.
+
+    Attributes:
+        outputs: how many there are per image.
+        low: the lowest value for two images of noise.
+        high: the highest.
+        evidence: what shows that they are probabilities already, as half a sentence; None for logits.
+        logarithms: whether they are logarithms of probabilities.
+    """
+
+    outputs: int
+    low: float
+    high: float
+    evidence: str | None
+    logarithms: bool
+
+
+def examine(network: Network, probe: Probe) -> Examined:
+    """Look at a network's outputs: two images tell of almost every network that its outputs are logits.
+
+    Raises:
+        ModelOutputError: they are not finite, or no logits at all, or a softmax of one output.
+    """
+    rows = predict(network, probe.noise)
+    low, high = float(rows.min()), float(rows.max())
+    if rows.shape[1] == 1 and low == high in {0.0, 1.0} and _last_operation(network, probe) in _SOFTMAX:
+        raise ModelOutputError(
+            f"The model ends in a softmax of one output: {high:.0f} for every picture. Let it return its logit."
+        )
+    logarithms = high <= 0 and _last_operation(network, probe) in _LOGARITHMS
+    return Examined(rows.shape[1], low, high, _evidence(network, rows, probe), logarithms)
+
+
+def _evidence(network: Network, rows: Tensor, probe: Probe) -> str | None:
+    slack = _TOLERANCE[probe.dtype]
+    if not _in_bounds(rows, slack):
+        return None
+    last = _last_operation(network, probe)
+    if last in _LINEAR:
+        return None
+    seen = [rows]
+    for output in () if last in _BOUNDED else _tried(network, probe):
+        if not _in_bounds(output, slack):
+            return None
+        seen.append(output)
+    sums = torch.cat(seen).sum(1)
+    if rows.shape[1] > 1 and bool(((sums - 1).abs() <= slack).all()):
+        return "each picture's sum to 1"
+    return "they lie between 0 and 1 for every picture tried"
+
+
+def _in_bounds(rows: Tensor, slack: float) -> bool:
+    return bool((rows >= -slack).all()) and bool((rows <= 1 + slack).all())
+
+
+def _tried(network: Network, probe: Probe) -> Iterator[Tensor]:
+    """Yield outputs for inputs far beyond any picture, where it can compute them, and for pictures of many kinds."""
+    for factor in _BEYOND:
+        try:
+            yield predict(network, factor * probe.noise)
+        except Exception:  # noqa: BLE001, S112  # no picture is like that, so a model may refuse or overflow
+            continue
+    for images in probe.pictures():
+        yield predict(network, images)
+
+
+def _last_operation(network: Network, probe: Probe) -> str:
+    """Name the operation that makes the outputs, as autograd calls it; empty where none is recorded.
+
+    What only reshapes, or scales and shifts by constants, is passed.
+    """
+    inputs = probe.noise.clone().requires_grad_() * 1  # not a leaf: a model may write into its input
+    node = network.observe(inputs, (), lambda *_: None).grad_fn
+    while node is not None and _name_of(node) in _PASSED:
+        operands = [operand for operand, _ in node.next_functions if operand is not None]  # constants are None
+        if len(operands) > 1:
+            break
+        node = operands[0]
+    return "" if node is None else _name_of(node)
+
+
+def _name_of(node: Node) -> str:
+    return node.name().partition("Backward")[0]
+
+
+def activation_for(config: ModelConfig, seen: Examined) -> Activation:
+    """Decide what makes probabilities. Of one output, the softmax with a 0 beside it is the sigmoid."""
+    if config.activation == "none" or (config.activation == "auto" and seen.evidence):
+        return "none"
+    if seen.outputs == 1 or config.activation == "sigmoid":
+        return "sigmoid"
+    return "sigmoid" if config.activation == "auto" and config.multi_label else "softmax"
+
+
+def doubts(config: ModelConfig, seen: Examined, activation: Activation) -> Iterator[tuple[str, str]]:
+    """Yield what is odd about outputs with this activation: a code, and a sentence that lacks its subject."""
+    usual = "sigmoid" if seen.outputs == 1 or config.multi_label else "softmax"
+    if seen.evidence and activation != "none":
+        again = f"A {activation} of them is too even. Set activation=none."
+        yield "probabilities", f"look like probabilities already: {seen.evidence}. {again}"
+    elif seen.evidence and config.activation == "auto":
+        taken = "They are taken as they are: probability and logit repeat them, and they are what is explained."
+        ways = f"let the model return what comes before its {usual}. If these are logits, set activation={usual}."
+        yield "probabilities", f"are probabilities already: {seen.evidence}. {taken} Maps of logits are clearer: {ways}"
+    elif activation == "none" and not 0 <= seen.low <= seen.high <= 1:
+        reach = f"are no probabilities: they reach from {seen.low:.3g} to {seen.high:.3g}"
+        yield (
+            "no_probabilities",
+            f"{reach}, and activation=none takes them as they are. If they are logits, leave it out.",
+        )
+    if seen.logarithms and activation == "sigmoid":
+        text = "are logarithms of probabilities, whose sigmoid is never above 0.5. Let the model return its logits."
+        yield "log_probabilities", text
