@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -138,6 +139,29 @@ class TestFiles:
         expected = logits(trained, 299)
         assert expected.shape == (1, 4)
         assert torch.equal(logits(loaded.module, 299), expected)
+
+    @pytest.mark.parametrize(("architecture", "name"), [("resnet18", "conv1"), ("squeezenet1_1", "features.0")])
+    def test_the_first_convolution_may_have_been_replaced_for_grey_pictures(
+        self, architecture: str, name: str, tmp_path: Path, offline: Downloads
+    ) -> None:
+        trained = build(architecture, classes=7)
+        first = trained.get_submodule(name)
+        assert isinstance(first, nn.Conv2d)
+        size: Any = {"kernel_size": first.kernel_size, "stride": first.stride, "padding": first.padding}
+        trained.set_submodule(name, nn.Conv2d(1, 64, bias=first.bias is not None, **size))
+        save_file(trained.state_dict(), tmp_path / "grey.safetensors")
+        config = ModelConfig(
+            architecture=architecture, weights=str(tmp_path / "grey.safetensors"), size=64, channels=1, mean=0, std=1
+        )
+
+        grey = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 1), dtype=np.uint8)
+        answer = load_model(config, "cpu", offline).predict(grey)
+
+        with torch.inference_mode():
+            expected = trained(torch.from_numpy(grey).permute(0, 3, 1, 2) / 255)
+        torch.testing.assert_close(answer, expected, rtol=1e-4, atol=1e-5)
+        with pytest.raises(ModelLoadError, match=r"first convolution takes 1 channels: set channels=1"):
+            load_model(config.model_copy(update={"channels": 3, "mean": None, "std": None}), "cpu", offline)
 
     def test_a_vits_input_size_is_read_off_the_file(self, tmp_path: Path, offline: Downloads) -> None:
         module = build("vit_b_32", 7, image_size=96)

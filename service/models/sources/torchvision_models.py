@@ -153,8 +153,20 @@ def _filled(config: ModelConfig, file: Path, *, transform_input: bool) -> _Fille
         state = {key: value for key, value in state.items() if not key.startswith(("aux1.", "aux2.", "AuxLogits."))}
     classes, side = _count_classes(reference, state), _side(state)
     module = _build(config.architecture, classes, side=side, transform_input=transform_input)
+    _take_channels(module, state)
     load_into(module, state, file.name)
     return _Filled(module, classes, side, weights.warnings)
+
+
+def _take_channels(module: nn.Module, state: StateDict) -> None:
+    """Let the first convolution take as many channels as its weights do; for grey pictures, it is replaced."""
+    name, first = next((name, part) for name, part in module.named_modules() if isinstance(part, nn.Conv2d))
+    weight = state.get(f"{name}.weight")
+    if weight is None or weight.ndim != first.weight.ndim or weight.shape[1] == first.weight.shape[1]:
+        return
+    size: Any = {"kernel_size": first.kernel_size, "stride": first.stride, "padding": first.padding}
+    replaced = nn.Conv2d(weight.shape[1], first.out_channels, bias=first.bias is not None, **size)
+    module.set_submodule(name, replaced)
 
 
 def _first(entries: Any) -> Any:
