@@ -66,8 +66,8 @@ class ModelConfig(BaseModel):
     )
     labels: Path | dict[str, Path] | None = Field(
         None,
-        description="A file with one class label per line, or a JSON list. Of a model with several outputs: a table of "
-        "one file per head; a file alone is the default head's.",
+        description="A file with the class labels: a line each, or `.csv`, `.json` or `.yaml`. Of a model with several "
+        "outputs: a table of one file per head; a file alone is the default head's.",
     )
     layer: str | None = Field(None, description="Default target layer.")
     mode: Fitting | None = Field(None, description="How a picture is fitted to the input.")
@@ -87,6 +87,16 @@ class ModelConfig(BaseModel):
         "auto",
         description="What makes probabilities of the outputs; `none` where they are probabilities. `auto` finds out.",
     )
+    transform_input: bool | None = Field(
+        None,
+        description="Of `googlenet` and `inception_v3`: whether the network itself brings its input from ImageNet's "
+        "scale to −1–1, as the published weights expect. If left out, a file is taken to be fine-tuned from these.",
+    )
+    use_ema: bool | None = Field(
+        None,
+        description="Of a file with averaged weights (EMA) beside others: whether to take these. If left out, the "
+        "others are taken, with a warning.",
+    )
     version: str | None = Field(None, description="Reported in answers; the weights' own name or digest if left out.")
 
     @model_validator(mode="before")
@@ -94,7 +104,8 @@ class ModelConfig(BaseModel):
     def _parse(cls, value: Any) -> Any:
         fields = _parse_model(value) if isinstance(value, str) else value
         if isinstance(fields, dict) and not fields.get("name") and fields.get("architecture"):
-            return {**fields, "name": fields["architecture"]}
+            # Of a path, which is none, its last part: the error to come is about the file and not about its name.
+            return {**fields, "name": str(fields["architecture"]).rstrip("/").rpartition("/")[2]}
         return fields
 
     @model_validator(mode="after")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -78,3 +79,24 @@ def fails() -> nn.Module:
 def no_module() -> object:
     """Returns something else."""
     return "resnet50"
+
+
+def needs_classes(classes: int) -> nn.Module:
+    """Cannot be called without arguments."""
+    return nn.Linear(1, classes)
+
+
+def needs_timm() -> nn.Module:
+    """Imports what is not there."""
+    import timm_absent  # type: ignore[import-not-found]
+
+    module: nn.Module = timm_absent.create_model()
+    return module
+
+
+def scripted() -> nn.Module:
+    """TorchScript, which runs no hooks."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit is on its way out
+        module: nn.Module = torch.jit.script(nn.ReLU())
+    return module

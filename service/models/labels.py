@@ -1,46 +1,223 @@
-"""Class labels from a file."""
+"""Class labels from a file: lines, CSV, JSON or YAML, told by its suffix."""
 
 from __future__ import annotations
 
+import csv
 import json
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from service.errors import ModelLoadError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
 __all__ = ["read_labels"]
 
+_KINDS = "Labels are read from .txt, .names, .csv, .tsv, .json, .yaml and .yml."
+
+
+class _UnreadableLabels(ValueError):
+    """The file has another shape; the message goes on after "The labels file … "."""
+
 
 def read_labels(file: Path) -> tuple[str, ...]:
-    """Read labels: one per line, a JSON list, or a JSON object from index to label (or to [id, label]).
+    """Read the label of every class, in the order of their indices.
+
+    - ``.txt``, ``.names`` or no suffix: a label per line, which may be numbered (``0: cat``).
+    - ``.csv``, ``.tsv``: a column of labels, with or without a header, and if there is one, a column of indices.
+    - ``.json``, ``.yaml``: a list, an object from index to label or from label to index, or one that holds such as
+      ``id2label``, ``names``, ``classes`` and the like.
 
     Raises:
-        ModelLoadError: the file is missing, empty or of another shape.
+        ModelLoadError: the file is missing, empty or of another shape; the message says which is meant.
     """
+    read = _READERS.get(file.suffix.lower())
+    if read is None:
+        raise ModelLoadError(f"The labels file {file.name} is of no kind that holds labels. {_KINDS}")
     try:
-        text = file.read_text(encoding="utf-8-sig")  # Windows editors begin a file with a byte order mark
+        labels = read(file.read_text(encoding="utf-8-sig"))  # Windows editors begin a file with a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         raise ModelLoadError(f"The labels file {file} cannot be read: {error}.") from error
-    labels = _from_json(file, text) if file.suffix == ".json" else [line.strip() for line in text.splitlines()]
+    except _UnreadableLabels as error:
+        raise ModelLoadError(f"The labels file {file.name} {error}.") from error
     while labels and not labels[-1]:
         labels.pop()
     if not labels or not all(labels):
-        raise ModelLoadError(f"The labels file {file} must hold one label per line, none of them empty.")
+        raise ModelLoadError(f"The labels file {file.name} must hold a label for every class, none of them empty.")
     return tuple(labels)
 
 
-def _from_json(file: Path, text: str) -> list[str]:
+def _from_lines(text: str) -> list[str]:
+    """Read a label per line; lines may be numbered, and a dict or list of Python is what it looks like."""
+    whole = text.strip()
+    if whole[:1] + whole[-1:] in {"{}", "[]"}:
+        return _from_yaml(whole)
+    lines = [line.strip() for line in text.splitlines()]
+    numbered = [match.groups() for line in lines if (match := re.fullmatch(r"(\d+)\s*[:;,=\t]\s*(.+)", line))]
+    if len(numbered) == len(whole.splitlines()) and _are_indices([index for index, _ in numbered]):
+        return _by_index(numbered)
+    return lines
+
+
+# -- tables -----------------------------------------------------------------------------------------------------------
+
+# How columns of labels are called, the likeliest first.
+_HEADERS = ("label", "labels", "class_name", "classname", "class name", "name", "names", "class", "classes", "category")
+
+
+def _from_csv(text: str) -> list[str]:
+    first = text.partition("\n")[0]
+    return _from_table(text, max(",;\t", key=first.count))
+
+
+def _from_tsv(text: str) -> list[str]:
+    return _from_table(text, "\t")
+
+
+def _from_table(text: str, delimiter: str) -> list[str]:
+    rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines(), delimiter=delimiter) if any(row)]
+    if not rows:
+        return []
+    if len({len(row) for row in rows}) > 1:
+        raise _UnreadableLabels("has rows of different lengths; put labels that hold a comma into quotes")
+    header, rows = _part_header(rows)
+    columns = list(zip(*rows, strict=True))
+    indices = next((column for column in columns if _are_indices(column)), None)
+    texts = [column for column in columns if column is not indices]
+    if not texts:
+        raise _UnreadableLabels("has no column of labels")
+    labels = texts[0] if len(texts) == 1 else _named_column(header, columns)
+    return _by_index(zip(indices, labels, strict=True)) if indices else list(labels)
+
+
+def _part_header(rows: list[list[str]]) -> tuple[list[str], list[list[str]]]:
+    """Take off a first row that names the columns, or that stands above a column of indices."""
+    first, rest = rows[0], rows[1:]
+    named = any(cell.casefold() in _HEADERS for cell in first)
+    below = zip(first, zip(*rest, strict=True), strict=False)
+    above = any(not cell.isdecimal() and _are_indices(column) for cell, column in below)
+    return (first, rest) if rest and (named or above) else ([], rows)
+
+
+def _named_column(header: Sequence[str], columns: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    named = {cell.casefold(): column for cell, column in zip(header, columns, strict=False) if not _are_indices(column)}
+    found = next((named[name] for name in _HEADERS if name in named), None)
+    if found is None:
+        raise _UnreadableLabels("has several columns; call that of the labels 'label' in the first row")
+    return found
+
+
+def _are_indices(cells: Sequence[object]) -> bool:
+    """Whether they are the numbers from 0, each once, in any order."""
+    numbers = [_index(cell) for cell in cells]
+    return bool(numbers) and sorted(number if number is not None else -1 for number in numbers) == list(
+        range(len(cells))
+    )
+
+
+def _index(cell: object) -> int | None:
+    if isinstance(cell, bool):
+        return None
+    if isinstance(cell, int):
+        return cell
+    return int(cell) if isinstance(cell, str) and cell.isdecimal() and len(cell) < 10 else None
+
+
+def _by_index(pairs: Any) -> list[str]:
+    return [label for _, label in sorted((int(index), label) for index, label in pairs)]
+
+
+# -- objects ----------------------------------------------------------------------------------------------------------
+
+# What holds the labels in a larger object: the config.json of Hugging Face and of timm, data.yaml of YOLO, COCO.
+_HOLDERS = (
+    "id2label",
+    "idx_to_class",
+    "label2id",
+    "class_to_idx",
+    "label_names",
+    "class_names",
+    "labels",
+    "names",
+    "classes",
+    "categories",
+)
+_SHAPES = (
+    'must hold a list of labels, an object from index to label such as {"0": "cat"}, or from label to index such as '
+    '{"cat": 0}, with indices from 0'
+)
+
+
+def _from_json(text: str) -> list[str]:
     try:
-        content = json.loads(text)
-        if isinstance(content, dict):
-            content = [content[str(index)] for index in range(len(content))]
-        if not isinstance(content, list):
-            raise TypeError(type(content).__name__)
-        # The customary imagenet_class_index.json maps an index to [WordNet id, label].
-        return [str(entry[-1] if isinstance(entry, list) else entry) for entry in content]
-    except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise ModelLoadError(
-            f"The labels file {file} must hold a JSON list, or an object from index to label."
-        ) from error
+        return _from_object(json.loads(text))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise _UnreadableLabels(f"is not JSON ({error})") from error
+
+
+def _from_yaml(text: str) -> list[str]:
+    try:
+        # Everything stays text: a class that is called "no" is not False.
+        return _from_object(yaml.load(text, yaml.BaseLoader))  # noqa: S506  # it makes no objects at all
+    except (yaml.YAMLError, RecursionError) as error:
+        raise _UnreadableLabels(f"is not YAML ({' '.join(str(error).split())})") from error
+
+
+def _from_object(content: object) -> list[str]:
+    if isinstance(content, list):
+        return _from_list(content)
+    if not isinstance(content, dict):
+        raise _UnreadableLabels(_SHAPES)
+    if held := next((content[name] for name in _HOLDERS if isinstance(content.get(name), list | dict)), None):
+        return _from_object(held)
+    return _from_mapping(content)
+
+
+def _from_list(content: list[Any]) -> list[str]:
+    """Read labels, or objects such as ``{"id": 0, "name": "cat"}``."""
+    if not all(isinstance(entry, dict) for entry in content):
+        return [_label(entry) for entry in content]
+    labels = [
+        next((entry[name] for name in ("name", "label", "class_name") if name in entry), None) for entry in content
+    ]
+    ids = [next((entry[name] for name in ("id", "index", "idx") if name in entry), None) for entry in content]
+    if any(each is not None for each in ids):
+        return _from_mapping(dict(zip(ids, labels, strict=True)))
+    return [_label(label) for label in labels]
+
+
+def _from_mapping(content: Mapping[Any, Any]) -> list[str]:
+    if _are_indices(list(content.values())) and not all(isinstance(value, str) for value in content.values()):
+        return _by_index((index, str(label)) for label, index in content.items())
+    if _are_indices(list(content)):
+        return _by_index((index, _label(label)) for index, label in content.items())
+    if _are_indices(list(content.values())):
+        return _by_index((index, str(label)) for label, index in content.items())
+    if content:
+        raise _UnreadableLabels(_SHAPES)
+    return []
+
+
+def _label(entry: object) -> str:
+    """Return one label; the customary imagenet_class_index.json has [WordNet id, label] in its place."""
+    if isinstance(entry, list) and entry:
+        entry = entry[-1]
+    if isinstance(entry, bool) or not isinstance(entry, str | int | float):
+        raise _UnreadableLabels(_SHAPES)
+    return str(entry).strip()
+
+
+_READERS: dict[str, Callable[[str], list[str]]] = {
+    "": _from_lines,
+    ".txt": _from_lines,
+    ".names": _from_lines,
+    ".csv": _from_csv,
+    ".tsv": _from_tsv,
+    ".json": _from_json,
+    ".yaml": _from_yaml,
+    ".yml": _from_yaml,
+}

@@ -31,8 +31,10 @@ __all__ = ["load_model"]
 
 log = logging.getLogger("camserve.models")
 
-# How much an image's logits may move, relative to their range, when another image is computed beside it: rounding.
+# How much an image's logits may move, relative to the largest, when another image is computed beside it: rounding.
 _ROW_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+
+_SMALLEST_LOGIT = 1e-3  # below, rounding of what was summed up to a logit is larger than the tolerance
 
 
 def load_model(config: ModelConfig, device: str, downloads: Downloads) -> ModelHost:
@@ -41,7 +43,7 @@ def load_model(config: ModelConfig, device: str, downloads: Downloads) -> ModelH
     Raises:
         ModelLoadError: its file or its configuration is wrong, or it cannot be served; the message says what to do.
     """
-    loaded = find_source(config.architecture).load(config, downloads)
+    loaded = find_source(config.architecture, config.weights).load(config, downloads)
     place = torch.device(device)
     module = loaded.module.eval().requires_grad_(requires_grad=False).to(place, dtype=getattr(torch, config.dtype))
     spec, assumed = input_spec(config, loaded.preprocess)
@@ -129,8 +131,9 @@ def _check_rows(network: Network, images: Tensor) -> None:
         alone = torch.cat([predict(network, image[None]) for image in images])
     except ModelOutputError as error:
         raise ModelLoadError(error.message) from error
-    spread = float(together.max() - together.min())
-    if float((together - alone).abs().max()) > _ROW_TOLERANCE[images.dtype] * max(spread, 1e-6):
+    # Not relative to their range: that of a single logit is nothing.
+    size = max(float(together.abs().max()), _SMALLEST_LOGIT)
+    if float((together - alone).abs().max()) > _ROW_TOLERANCE[images.dtype] * size:
         raise ModelLoadError(
             "The model's answer for a picture changes with the other pictures in the batch, so it cannot be batched. "
             "Look for a layer that mixes rows, such as a normalisation over the batch that is active in eval mode."

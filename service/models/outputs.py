@@ -92,7 +92,7 @@ def _given_labels(
             has = "one output: give one file" if None in heads else f"the heads {', '.join(map(str, heads))}"
             raise ModelLoadError(f"Model {config.name!r} has no head {name!r} to give labels to; it has {has}.")
     given = {} if labels is None else {default: _Labels(labels)}
-    return given | {name: _Labels(read_labels(file), str(file)) for name, file in files.items()}
+    return given | {name: _Labels(read_labels(file), file.name) for name, file in files.items()}
 
 
 def _labels(config: ModelConfig, outputs: int, given: _Labels | None) -> tuple[str, ...]:
@@ -109,7 +109,8 @@ def _labels(config: ModelConfig, outputs: int, given: _Labels | None) -> tuple[s
         return f"not {given.names[0]}", given.names[0]
     if len(given.names) != classes:
         count = f"has {classes} classes, but {given.origin} names {len(given.names)}"
-        raise ModelLoadError(f"Model {config.name!r} {count}.")
+        more = " Is its first one a heading, or a class for the background?" if len(given.names) == classes + 1 else ""
+        raise ModelLoadError(f"Model {config.name!r} {count}.{more}")
     return given.names
 
 

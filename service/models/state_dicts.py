@@ -1,121 +1,149 @@
-"""Weights from files: safetensors, or PyTorch checkpoints read without running any code of theirs."""
+"""Weights from files into networks: safetensors, or PyTorch checkpoints as trainers write them."""
 
 from __future__ import annotations
 
 import hashlib
-import pickle
-import re
-from collections import OrderedDict
+from collections import Counter, OrderedDict
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
-
 from service.errors import ModelLoadError
+from service.models.checkpoints import read_checkpoint
+from service.models.info import ModelWarning
+from service.models.pickles import Inert, mapping
+from service.models.weight_sets import StateDict, choose, find_sets, tensor_dicts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-__all__ = ["StateDict", "digest", "load_into", "read_state_dict"]
+    from torch import Tensor, nn
 
-StateDict = dict[str, Tensor]
+__all__ = ["StateDict", "Weights", "digest", "load_file_into", "load_into", "read_weights"]
 
-# How trainers wrap the state dict, and what DataParallel, torch.compile and Lightning put before its keys.
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "weights")
-_PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
+_NAME_IT = "Name the architecture that these weights were trained with."
+_WRITE_IT = (
+    "Name the architecture that these weights were trained with; where it was changed for them, write a function that "
+    "returns the changed network and name that, such as mypackage.nets.build."
+)
 
-# torchvision's published DenseNet files predate a renaming: "norm.1" is "norm1" today.
-_OLD_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.(?:weight|bias|running_mean|running_var))$")
+
+@dataclass(frozen=True)
+class Weights:
+    """The weights of a network, by the network's own names, and what had to be chosen or set aside to find them."""
+
+    state: StateDict
+    warnings: tuple[ModelWarning, ...] = ()
 
 
-def read_state_dict(file: Path) -> StateDict:
-    """Read a state dict from ``.safetensors``, ``.pth``, ``.pt``, ``.bin`` or ``.ckpt``.
+def read_weights(file: Path, network: Mapping[str, Tensor], *, use_ema: bool | None = None) -> Weights:
+    """Find the weights of ``network`` in a file, however deep and under whatever prefix they are.
 
-    Checkpoints are read with ``weights_only=True``: no pickled code is run. Wrappers such as ``{"state_dict": …}`` and
-    key prefixes such as ``module.`` are taken off.
+    Args:
+        file: safetensors or a PyTorch checkpoint, told by its content.
+        network: a state dict of the architecture; its names and shapes count. The first axis of a tensor may differ,
+            as it does with the number of classes.
+        use_ema: whether to take averaged weights, where there are averaged ones and others; None takes the others
+            and says so.
+
+    Returns:
+        What is the network's, or looks as if it should be; ``load_into`` compares them one by one.
 
     Raises:
-        ModelLoadError: the file is missing, broken, or holds something else than named tensors.
+        ModelLoadError: the file is missing, damaged or of another kind, or it holds no such weights.
     """
-    if not file.is_file():
-        raise ModelLoadError(f"There is no weights file {file}.")
-    content = _read_safetensors(file) if file.suffix == ".safetensors" else _read_checkpoint(file)
-    state = _unwrap(content)
-    if not state:
-        raise ModelLoadError(
-            f"The weights file {file.name} holds no state dict. Save one with "
+    content = read_checkpoint(file)
+    sets = find_sets(content, network)
+    if not sets:
+        raise ModelLoadError(_why_none(file.name, content, network))
+    chosen, warnings = choose(file.name, sets, use_ema)
+    if chosen.fitting < len(network) / 2 and _missing(chosen.state, network):  # what they share is a coincidence
+        raise ModelLoadError(_difference(file.name, chosen.names, network))
+    own, beside = chosen.part(network, [found for found in sets if found is not chosen])
+    if beside:
+        text = f"{file.name} holds tensors that are not the network's, and that were set aside: {_some(beside)}."
+        warnings.append(ModelWarning("weights_set_aside", text))
+    return Weights(own, tuple(warnings))
+
+
+def _why_none(name: str, content: Any, network: Mapping[str, Tensor]) -> str:
+    """Say why nothing in a checkpoint fits a network at all."""
+    for key, found in [("", content), *(mapping(content) or {}).items()]:
+        if isinstance(found, Inert) and isinstance(found.state, dict) and "_modules" in found.state:
+            within = f'["{key}"]' if key else ""
+            return (
+                f"{name} holds a whole model ({found.name}), and its code is not run. Take its weights where it was "
+                f'trained: torch.save(torch.load("{name}", weights_only=False){within}.state_dict(), "weights.pth").'
+            )
+    tensors = [f"{where}.{key}".lstrip(".") for where, state in tensor_dicts(content) for key in state]
+    if not tensors:
+        return (
+            f"The weights file {name} holds no state dict. Save one with "
             "safetensors.torch.save_file(model.state_dict(), …) or torch.save(model.state_dict(), …)."
         )
-    return {_OLD_DENSENET.sub(r"\1\2", key): value for key, value in _strip_prefixes(state).items()}
+    return _difference(name, tensors, network)
 
 
-def _read_safetensors(file: Path) -> Any:
-    try:
-        return load_file(file)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ModelLoadError(f"The weights file {file.name} is not a readable safetensors file: {error}.") from error
+def load_file_into(module: nn.Module, file: Path, *, use_ema: bool | None = None) -> tuple[ModelWarning, ...]:
+    """Fill ``module`` from ``file``; return what had to be chosen or set aside.
 
-
-def _read_checkpoint(file: Path) -> Any:
-    try:
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ModelLoadError(
-            f"The weights file {file.name} is damaged or holds more than tensors, and its code is not run. "
-            "Save the model's state_dict() instead of the model."
-        ) from error
-    except Exception as error:  # the unpickler of a damaged file may raise anything
-        raise ModelLoadError(f"The weights file {file.name} is not a readable PyTorch checkpoint.") from error
-
-
-def _unwrap(content: Any) -> StateDict:
-    for wrapper in _WRAPPERS:
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            return _unwrap(content[wrapper])
-    if not isinstance(content, dict):
-        return {}
-    return {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
-
-
-def _strip_prefixes(state: StateDict) -> StateDict:
-    for prefix in _PREFIXES:
-        if all(key.startswith(prefix) for key in state):
-            return _strip_prefixes({key.removeprefix(prefix): value for key, value in state.items()})
-    return state
+    Raises:
+        ModelLoadError: the file cannot be read, or does not fit.
+    """
+    weights = read_weights(file, module.state_dict(), use_ema=use_ema)
+    load_into(module, weights.state, file.name)
+    return weights.warnings
 
 
 def load_into(module: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
     """Load ``state`` into ``module``; every key must be there, none may be left over.
 
     Raises:
-        ModelLoadError: keys or shapes do not match; the message names some of them and ``origin``.
+        ModelLoadError: keys or shapes do not match; the message names them, the surprising ones first, and ``origin``.
     """
+    expected = module.state_dict()
+    if _missing(state, expected) or state.keys() - expected.keys():
+        raise ModelLoadError(_difference(origin, state, expected))
+    sizes = [
+        f"{key} is {_shape(state[key])} and should be {_shape(value)}"
+        for key, value in expected.items()
+        if key in state and state[key].shape != value.shape
+    ]
+    if sizes:
+        more = f", and {len(sizes) - 2} more" if len(sizes) > 2 else ""
+        way_out = _NAME_IT if more else _WRITE_IT
+        raise ModelLoadError(f"{origin} does not fit the architecture: {'; '.join(sizes[:2])}{more}. {way_out}")
     # Files carry no module versions, or have lost them with their wrappers, and MNASNet refuses to load without: take
     # them to be the current ones.
     versioned = OrderedDict(state)
-    versioned._metadata = module.state_dict()._metadata  # type: ignore[attr-defined]
-    try:
-        wrong = module.load_state_dict(versioned, strict=False)
-    except RuntimeError as error:
-        lines = [line.strip() for line in str(error).splitlines() if "size mismatch" in line]
-        raise ModelLoadError(f"{origin} does not fit the architecture: {'; '.join(lines[:2])}") from error
-    # Old checkpoints lack BatchNorm's counter of batches, which plays no part in answering.
-    missing = [key for key in wrong.missing_keys if not key.endswith("num_batches_tracked")]
-    if missing or wrong.unexpected_keys:
-        differences = _some("it lacks", missing) + _some("it has", wrong.unexpected_keys)
-        raise ModelLoadError(
-            f"{origin} does not fit the architecture: {differences}"
-            "name the architecture that these weights were trained with."
-        )
+    versioned._metadata = expected._metadata  # type: ignore[attr-defined]
+    module.load_state_dict(versioned, strict=False)
 
 
-def _some(verb: str, keys: list[str]) -> str:
-    if not keys:
-        return ""
-    return f"{verb} {', '.join(keys[:3])}{f' and {len(keys) - 3} more' if len(keys) > 3 else ''}; "
+def _missing(found: Iterable[str], network: Mapping[str, Tensor]) -> list[str]:
+    """Return what is not there; old checkpoints lack BatchNorm's counter of batches, which answering does not need."""
+    there = set(found)
+    return [key for key in network if key not in there and not key.endswith("num_batches_tracked")]
+
+
+def _difference(name: str, found: Iterable[str], network: Mapping[str, Tensor]) -> str:
+    missing, unexpected = _missing(found, network), [key for key in found if key not in network]
+    differences = [f"{verb} {_some(keys)}" for verb, keys in (("has", unexpected), ("lacks", missing)) if keys]
+    if not differences:
+        differences = ["has tensors of these names in other shapes"]
+    way_out = _NAME_IT if len(missing) > len(network) / 2 else _WRITE_IT
+    return f"{name} does not fit the architecture: it {' and '.join(differences)}. {way_out}"
+
+
+def _shape(value: Tensor) -> str:
+    return "×".join(str(size) for size in value.shape) or "a number"
+
+
+def _some(keys: Iterable[str]) -> str:
+    """Name the surprising ones first: those that share the beginning of their name with the fewest others."""
+    common = Counter(key.partition(".")[0] for key in keys)
+    listed = sorted(keys, key=lambda key: common[key.partition(".")[0]])
+    return ", ".join(listed[:4]) + (f" and {len(listed) - 4} more" if len(listed) > 4 else "")
 
 
 def digest(file: Path) -> str:

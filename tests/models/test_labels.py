@@ -39,6 +39,29 @@ class TestLines:
     def test_equal_labels_are_kept_apart(self, tmp_path: Path) -> None:
         assert read_labels(write(tmp_path, "labels.txt", "crane\nboat\ncrane\n")) == ("crane", "boat", "crane")
 
+    @pytest.mark.parametrize(
+        "content",
+        [
+            "0: cat\n1: dog\n2: red fox\n",
+            "0,cat\n1,dog\n2,red fox",
+            "0\tcat\n2\tred fox\n1\tdog\n",
+            "0 = cat\n1 = dog\n2 = red fox\n",
+        ],
+    )
+    def test_numbers_before_them_are_their_indices(self, content: str, tmp_path: Path) -> None:
+        assert read_labels(write(tmp_path, "labels.txt", content)) == ("cat", "dog", "red fox")
+
+    @pytest.mark.parametrize("content", ["1: cat\n2: dog\n", "0 days\n1 days\n", "0: cat\ndog\n"])
+    def test_other_numbers_belong_to_the_label(self, content: str, tmp_path: Path) -> None:
+        assert read_labels(write(tmp_path, "labels.txt", content)) == tuple(content.splitlines())
+
+    @pytest.mark.parametrize(
+        "content", ["{0: 'cat, house',\n 1: 'dog',\n}", '["cat, house", "dog"]\n', "['cat, house', 'dog']"]
+    )
+    def test_what_python_or_json_prints(self, content: str, tmp_path: Path) -> None:
+        """ImageNet's labels go round as a printed dict in a text file."""
+        assert read_labels(write(tmp_path, "labels.txt", content)) == ("cat, house", "dog")
+
 
 class TestJson:
     @pytest.mark.parametrize(
@@ -67,15 +90,165 @@ class TestJson:
 
     @pytest.mark.parametrize(
         "content",
-        ['["cat", ', '"cat"', "7", "null", '{"1": "cat", "2": "dog"}', '{"cat": 0, "dog": 1}', '{"0": []}'],
-        ids=["cut off", "a string", "a number", "null", "from 1", "from label to index", "an empty entry"],
+        [
+            '{"cat": 0, "dog": 1, "red fox": 2}',
+            '{"red fox": 2, "cat": 0, "dog": 1}',
+            '{"model_type": "vit", "id2label": {"0": "cat", "1": "dog", "2": "red fox"}, "label2id": {"cat": 0}}',
+            '{"label2id": {"cat": 0, "dog": 1, "red fox": 2}}',
+            '{"class_to_idx": {"cat": 0, "dog": 1, "red fox": 2}}',
+            '{"architecture": "resnet18", "label_names": ["cat", "dog", "red fox"]}',
+            '{"classes": ["cat", "dog", "red fox"]}',
+            '[{"id": 1, "name": "dog"}, {"id": 0, "name": "cat"}, {"id": 2, "name": "red fox"}]',
+            '{"images": [], "categories": [{"name": "cat"}, {"name": "dog"}, {"name": "red fox"}]}',
+        ],
+        ids=[
+            "from label to index",
+            "out of order",
+            "config.json of Hugging Face",
+            "label2id",
+            "class_to_idx",
+            "config.json of timm",
+            "classes",
+            "objects with ids",
+            "COCO",
+        ],
+    )
+    def test_as_trainers_write_them(self, content: str, tmp_path: Path) -> None:
+        assert read_labels(write(tmp_path, "labels.json", content)) == ("cat", "dog", "red fox")
+
+    def test_digits_as_labels(self, tmp_path: Path) -> None:
+        """Numbers without quotes are indices; between quotes they may be labels."""
+        assert read_labels(write(tmp_path, "labels.json", '{"7": 0, "8": 1}')) == ("7", "8")
+        assert read_labels(write(tmp_path, "labels.json", '{"1": 0, "0": 1}')) == ("1", "0")
+        assert read_labels(write(tmp_path, "labels.json", '{"0": "7", "1": "8"}')) == ("7", "8")
+        assert read_labels(write(tmp_path, "labels.json", '{"0": "1", "1": "0"}')) == ("1", "0")
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            '"cat"',
+            "7",
+            "null",
+            '{"1": "cat", "2": "dog"}',
+            '{"cat": 1, "dog": 2}',
+            '{"cat": 0, "dog": 0}',
+            '{"0": []}',
+            '{"0": {"cat": 1}}',
+            "[true, false]",
+            "[null]",
+            '{"cat": true}',
+        ],
     )
     def test_anything_else_is_refused(self, content: str, tmp_path: Path) -> None:
-        with pytest.raises(ModelLoadError, match=r"labels\.json must hold a JSON list, or an object from index"):
+        with pytest.raises(ModelLoadError, match=r"labels\.json must hold a list of labels, an object from index"):
             read_labels(write(tmp_path, "labels.json", content))
+
+    def test_what_is_no_json_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(ModelLoadError, match=r"labels\.json is not JSON \(Expecting value: line 1"):
+            read_labels(write(tmp_path, "labels.json", '["cat", '))
+
+
+class TestYaml:
+    @pytest.mark.parametrize(
+        "content",
+        [
+            "- cat\n- dog\n- red fox\n",
+            "0: cat\n1: dog\n2: red fox\n",
+            "cat: 0\ndog: 1\nred fox: 2\n",
+            "path: ../data\nnc: 3\nnames: [cat, dog, red fox]\n",
+            "names:\n  0: cat\n  1: dog\n  2: red fox\n",
+        ],
+        ids=["list", "from index", "from label", "data.yaml of YOLO", "data.yaml with indices"],
+    )
+    @pytest.mark.parametrize("suffix", ["yaml", "yml", "YAML"])
+    def test_the_shapes_of_json(self, suffix: str, content: str, tmp_path: Path) -> None:
+        assert read_labels(write(tmp_path, f"labels.{suffix}", content)) == ("cat", "dog", "red fox")
+
+    def test_labels_stay_text(self, tmp_path: Path) -> None:
+        """Norway's is not false."""
+        assert read_labels(write(tmp_path, "labels.yaml", "[no, yes, on, 007, 1e3, ~]")) == (
+            "no",
+            "yes",
+            "on",
+            "007",
+            "1e3",
+            "~",
+        )
+
+    @pytest.mark.parametrize(
+        "content", ["a: [", "plain", "1: cat", "!!python/object/apply:os.system {touch: was-here}"]
+    )
+    def test_anything_else_is_refused(self, content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(ModelLoadError, match=r"labels\.yaml (must hold|is not YAML)"):
+            read_labels(write(tmp_path, "labels.yaml", content))
+        assert [file.name for file in tmp_path.iterdir()] == ["labels.yaml"]
+
+
+class TestTables:
+    @pytest.mark.parametrize(
+        "content",
+        [
+            "cat\ndog\nred fox\n",
+            "label\ncat\ndog\nred fox\n",
+            "0,cat\n1,dog\n2,red fox\n",
+            "index,label\n0,cat\n1,dog\n2,red fox\n",
+            "label,name\n0,cat\n1,dog\n2,red fox\n",
+            "cat,0\ndog,1\nred fox,2\n",
+            "Class;Id\ncat;0\ndog;1\nred fox;2\n",
+            "id,label\n2,red fox\n0,cat\n1,dog\n",
+            "id\tname\n0\tcat\n1\tdog\n2\tred fox\n",
+            'n,what\n0,"cat"\n1,"dog"\n\n2,"red fox"\n',
+            "wnid,index,label\nn02121808,0,cat\nn02084071,1,dog\nn02119022,2,red fox\n",
+            "\ufefflabel\r\ncat\r\ndog\r\nred fox\r\n",
+        ],
+        ids=[
+            "a column",
+            "a column with its name",
+            "two columns",
+            "with names",
+            "named otherwise",
+            "index behind",
+            "semicolons",
+            "out of order",
+            "tabs",
+            "quotes and an empty line",
+            "three columns",
+            "Excel",
+        ],
+    )
+    def test_the_column_of_labels_is_found(self, content: str, tmp_path: Path) -> None:
+        assert read_labels(write(tmp_path, "labels.csv", content)) == ("cat", "dog", "red fox")
+
+    def test_apart_by_tabs(self, tmp_path: Path) -> None:
+        assert read_labels(write(tmp_path, "labels.tsv", "0\ta, b\n1\tc\n")) == ("a, b", "c")
+
+    @pytest.mark.parametrize(
+        ("content", "reason"),
+        [
+            ("tench, Tinca tinca\ngoldfish\n", "rows of different lengths; put labels that hold a comma into quotes"),
+            ("cat,feline\ndog,canine\n", "several columns; call that of the labels 'label'"),
+            ("0\n1\n2\n", "no column of labels"),
+            ("1,cat\n2,dog\n", "several columns"),
+        ],
+    )
+    def test_what_is_ambiguous_is_refused(self, content: str, reason: str, tmp_path: Path) -> None:
+        with pytest.raises(ModelLoadError, match=rf"labels\.csv has {reason}"):
+            read_labels(write(tmp_path, "labels.csv", content))
 
 
 class TestErrors:
+    @pytest.mark.parametrize("name", ["labels.xlsx", "labels.pbtxt", "labels.md", "labels.pth", "labels.txt.bak"])
+    def test_another_suffix_is_never_read_as_lines(self, name: str, tmp_path: Path) -> None:
+        with pytest.raises(
+            ModelLoadError, match=rf"{name} is of no kind that holds labels\. Labels are read from \.txt"
+        ):
+            read_labels(write(tmp_path, name, "cat\ndog\n"))
+
+    @pytest.mark.parametrize("name", ["labels", "coco.names", "LABELS.TXT"])
+    def test_lines_under_other_names(self, name: str, tmp_path: Path) -> None:
+        assert read_labels(write(tmp_path, name, "cat\ndog\n")) == ("cat", "dog")
+
     @pytest.mark.parametrize(
         ("name", "content"),
         [
@@ -85,11 +258,13 @@ class TestErrors:
             ("labels.json", "[]"),
             ("labels.json", "{}"),
             ("labels.json", '["cat", "", "dog"]'),
+            ("labels.csv", ""),
+            ("labels.csv", "0,cat\n1,\n2,dog\n"),
+            ("labels.yaml", "[]"),
         ],
-        ids=["empty", "blank", "a gap", "empty list", "empty object", "an empty label"],
     )
     def test_no_label_may_be_empty(self, name: str, content: str, tmp_path: Path) -> None:
-        with pytest.raises(ModelLoadError, match=f"{name} must hold one label per line, none of them empty"):
+        with pytest.raises(ModelLoadError, match=f"{name} must hold a label for every class, none of them empty"):
             read_labels(write(tmp_path, name, content))
 
     def test_missing_file(self, tmp_path: Path) -> None:

@@ -3,12 +3,14 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from torch import nn
+import pytest
+from torch import Tensor, nn
 
+from service.errors import ModelLoadError
 from service.models.info import ModelWarning
 
 if TYPE_CHECKING:
-    import pytest
+    from collections.abc import Callable
 
     from tests.models.conftest import LoadToy
 
@@ -23,3 +25,32 @@ def test_what_a_source_warns_of_is_known_and_logged(load_toy: LoadToy, caplog: p
 
     assert info.warnings == (ODD,)
     assert caplog.messages == ["model toy: The weights look odd. Save them again."]
+
+
+class OneLogit(nn.Module):
+    """A logit of about 1000, of which pictures change little; ``rows`` may mix what is beside them into it."""
+
+    def __init__(self, rows: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.body = nn.Conv2d(3, 1, 1)
+        self._rows = rows
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._rows(1000 + self.body(x).mean((2, 3)))
+
+
+class TestRowsOfOneLogit:
+    """The range of a single logit is nothing: what is rounding goes by its size."""
+
+    def test_rounding_is_no_dependence(self, load_toy: LoadToy) -> None:
+        info = load_toy(OneLogit(lambda logits: logits * (1 + 1e-6 * len(logits)))).info
+
+        assert info.default_layer == "body"
+
+    def test_dependence_is_found(self, load_toy: LoadToy) -> None:
+        with pytest.raises(ModelLoadError, match="changes with the other pictures in the batch"):
+            load_toy(OneLogit(lambda logits: logits * (1 + 1e-2 * len(logits))))
+
+    def test_rounding_of_terms_that_cancel_is_none_either(self, load_toy: LoadToy) -> None:
+        """A logit near zero that is the difference of large numbers is rounded as these are."""
+        load_toy(OneLogit(lambda logits: 1e-9 * logits + 1e-7 * len(logits)))

@@ -34,6 +34,15 @@ def test_a_function_by_its_dotted_name(tmp_path: Path) -> None:
     assert host.predict(IMAGES).shape == (2, 3)
 
 
+def test_a_checkpoint_fills_it_and_what_was_set_aside_is_said(tmp_path: Path) -> None:
+    state = {f"model.{name}": torch.ones_like(value) for name, value in user_models.one_head().state_dict().items()}
+    torch.save({"state_dict": {**state, "criterion.pos_weight": torch.ones(3)}}, tmp_path / "w.ckpt")
+    host = load(tmp_path, f"mine=tests.user_models.one_head:{tmp_path / 'w.ckpt'},size=32")
+    logits = host.predict(IMAGES)
+    assert torch.equal(logits[:, 0], logits[:, 2])
+    assert [warning.code for warning in host.info.warnings] == ["weights_set_aside"]
+
+
 def test_weights_fill_what_the_function_returns(tmp_path: Path) -> None:
     state = {name: torch.ones_like(value) for name, value in user_models.one_head().state_dict().items()}
     save_file(state, tmp_path / "ones.safetensors")
@@ -50,11 +59,21 @@ def test_weights_fill_what_the_function_returns(tmp_path: Path) -> None:
         ("no_such_package.nets.build", "Is its folder on PYTHONPATH"),
         ("tests.user_models.fails", "ValueError: the recipe is missing"),
         ("tests.user_models.no_module", "must return a torch.nn.Module; it returned str"),
+        ("tests.user_models:one_head", r"tests\.user_models is a module\. .*: tests\.user_models\.one_head"),
+        ("tests.user_models.needs_classes", r"argument: 'classes'\. Name a function that takes none"),
+        ("tests.user_models.needs_timm", r"needs_timm\(\) failed: ModuleNotFoundError: No module named 'timm_absent'"),
+        (
+            "tests.models.broken.build",
+            r"Importing tests\.models\.broken failed: No module named 'timm_absent'\. Install",
+        ),
+        ("tests.user_models.scripted", "returned TorchScript, whose layers cannot be watched"),
+        ("tests.user_models.one_head,transform_input=true", "transform_input means nothing for"),
+        ("tests.user_models.one_head,use_ema=true", "use_ema means nothing for"),
     ],
 )
 def test_what_cannot_be_used_says_why(tmp_path: Path, name: str, message: str) -> None:
     with pytest.raises(ModelLoadError, match=message):
-        load(tmp_path, f"mine={name},size=32")
+        load(tmp_path, f"mine={name}" if "," in name else f"mine={name},size=32")
 
 
 class TestHeads:

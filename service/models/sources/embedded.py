@@ -9,8 +9,8 @@ from service.errors import ModelLoadError
 from service.imaging.preprocess import PreprocessSpec
 from service.models.labels import read_labels
 from service.models.shapes_net import INPUT_SIZE, MEAN, STD, ShapesNet
-from service.models.sources.source import Downloads, LoadedModel
-from service.models.state_dicts import digest, load_into, read_state_dict
+from service.models.sources.source import Downloads, LoadedModel, refuse_options
+from service.models.state_dicts import digest, load_file_into
 
 if TYPE_CHECKING:
     from service.settings import ModelConfig
@@ -38,10 +38,11 @@ def load(config: ModelConfig, _downloads: Downloads) -> LoadedModel:
     """
     if config.weights is not None:
         raise ModelLoadError(f"The embedded model {config.architecture!r} comes with its weights; name none.")
+    refuse_options(config, "transform_input", "use_ema")
     file = _FILES / f"{config.architecture}.safetensors"
     labels = read_labels(_FILES / "labels.txt")
     module = ShapesNet(num_classes=len(labels))
-    load_into(module, read_state_dict(file), file.name)
+    load_file_into(module, file)
     preprocess = PreprocessSpec(
         mode="crop",
         height=INPUT_SIZE,

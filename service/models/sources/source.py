@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from service.errors import ModelLoadError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from service.models.info import ModelWarning
     from service.settings import ModelConfig
 
-__all__ = ["Downloads", "LoadedModel", "Source"]
+__all__ = ["Downloads", "LoadedModel", "Source", "refuse_options"]
 
 
 @dataclass(frozen=True)
@@ -59,3 +61,16 @@ class Source:
     architectures: Callable[[], Sequence[str]]
     has: Callable[[str], bool]
     load: Callable[[ModelConfig, Downloads], LoadedModel]
+
+
+def refuse_options(config: ModelConfig, *names: str) -> None:
+    """Refuse options that would be ignored.
+
+    Raises:
+        ModelLoadError: ``config`` sets one of them.
+    """
+    for name in names:
+        if getattr(config, name) is not None:
+            raise ModelLoadError(
+                f"The option {name} means nothing for {config.architecture} as it is loaded; leave it out."
+            )

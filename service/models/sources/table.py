@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
+
 from service.errors import ModelLoadError, closest
+from service.models.checkpoints import reason_not_to_read
+from service.models.file_kinds import CHECKPOINT, OLD_CHECKPOINT, SAFETENSORS, kind_of
 from service.models.sources import embedded, python, torchvision_models
 from service.models.sources.source import Source
 
 __all__ = ["SOURCES", "find_source"]
+
+_PYTHON = Source("Your own code, by dotted name: mypackage.nets.build", list, python.has, python.load)
 
 SOURCES: dict[str, Source] = {
     "embedded": Source("Embedded in this package", embedded.architectures, embedded.has, embedded.load),
@@ -16,20 +23,62 @@ SOURCES: dict[str, Source] = {
         torchvision_models.has,
         torchvision_models.load,
     ),
-    "python": Source("Your own code, by dotted name: mypackage.nets.build", list, python.has, python.load),
+    "python": _PYTHON,
 }
 
 
-def find_source(architecture: str) -> Source:
+def find_source(architecture: str, weights: str | None = None) -> Source:
     """Find the source that has ``architecture``.
 
+    Args:
+        architecture: from the configuration.
+        weights: what stands behind its colon, which the message may need.
+
     Raises:
-        ModelLoadError: none has; the message names the closest.
+        ModelLoadError: none has, or it is a file; the message says what it is, or names the closest.
     """
     for source in SOURCES.values():
-        if source.has(architecture):
+        if source is not _PYTHON and source.has(architecture):
             return source
+    if reason := _reason_if_path(architecture):
+        raise ModelLoadError(reason)
+    if _PYTHON.has(architecture):
+        return _PYTHON
+    names = architecture.isidentifier() and (weights or "").isidentifier()
+    if names and importlib.util.find_spec(architecture) is not None:
+        raise ModelLoadError(f"{architecture} is a module. Name its function with a dot: {architecture}.{weights}.")
     known = [name for source in SOURCES.values() for name in source.architectures()]
     near = closest(architecture, known)
     meant = f" Did you mean {' or '.join(near)}?" if near else ""
-    raise ModelLoadError(f"There is no architecture {architecture!r}.{meant} `camserve models` lists them.")
+    raise ModelLoadError(f"There is no architecture {architecture!r}.{meant} `camserve models` lists them. {_FUNCTION}")
+
+
+_FUNCTION = (
+    "For a network of another library (timm, transformers), or of your own, write a function that returns it and name "
+    "that: mypackage.nets.build."
+)
+
+# What models come in; who names such a file as an architecture means no module to import.
+_WEIGHTS = {".bin", ".ckpt", ".pkl", ".pt", ".pth", ".safetensors", ".tar", ".zip"}
+_MODELS = {".gguf", ".h5", ".hdf5", ".keras", ".mar", ".mlmodel", ".mlpackage", ".onnx", ".pb", ".pt2", ".tflite"}
+_SUFFIXES = _WEIGHTS | _MODELS | {".py"}
+
+
+def _reason_if_path(architecture: str) -> str | None:
+    """Say why an architecture that is a file or folder is none, told by its content; None where it is no path."""
+    path = Path(architecture)
+    if not path.exists():
+        if "/" not in architecture and path.suffix.lower() not in _SUFFIXES:
+            return None
+        return f"There is no architecture and no file {architecture}. {_FUNCTION}"
+    if path.suffix == ".py":
+        return f"{path.name} is Python code. Name the function in it that builds the network: {path.stem}.build."
+    try:
+        kind = kind_of(path)
+    except OSError as error:
+        return f"{path.name} cannot be read: {error.strerror}."
+    if kind in {SAFETENSORS, CHECKPOINT, OLD_CHECKPOINT}:
+        assert kind is not None
+        example = f"resnet18:{architecture}"
+        return f"{path.name} is {kind.title}: weights without a network. Name its architecture before it: {example}."
+    return reason_not_to_read(path, kind)

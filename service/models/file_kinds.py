@@ -1,0 +1,191 @@
+"""What a file is, told by its content, and what to do with one that holds no weights that can be read.
+
+Suffixes lie: a ``.pth`` may be TorchScript, a web page, or a pointer that Git LFS left.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+__all__ = ["CHECKPOINT", "OLD_CHECKPOINT", "SAFETENSORS", "FileKind", "kind_of"]
+
+_SAVE = 'torch.save(model.state_dict(), "weights.pth")'
+_HEAD_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class FileKind:
+    """A kind of file.
+
+    Attributes:
+        title: what it is, with its article.
+        way_out: a sentence on how to come from one to weights; ``{file}`` in it stands for its name. Empty for weights.
+    """
+
+    title: str
+    way_out: str = ""
+
+
+SAFETENSORS = FileKind("a safetensors file")
+CHECKPOINT = FileKind("a PyTorch checkpoint")
+OLD_CHECKPOINT = FileKind("a PyTorch checkpoint from before version 1.6")
+
+_TORCHSCRIPT = FileKind(
+    "TorchScript, whose layers cannot be watched",
+    'Take its weights, with torch: torch.save(torch.jit.load("{file}").state_dict(), "weights.pth").',
+)
+_EXPORTED = FileKind(
+    "an exported program (torch.export), whose layers cannot be watched",
+    'Take its weights, with torch: torch.save(torch.export.load("{file}").state_dict, "weights.pth").',
+)
+_ONNX = FileKind("an ONNX file", f"Save the weights of the PyTorch model that it was exported from: {_SAVE}.")
+_KERAS = FileKind("a Keras file", "Keras models are not served; serve a PyTorch model.")
+_HDF5 = FileKind("an HDF5 file, such as Keras writes", "Keras models are not served; serve a PyTorch model.")
+_SAVED_MODEL = FileKind("a TensorFlow SavedModel", "TensorFlow models are not served; serve a PyTorch model.")
+_TFLITE = FileKind("a TensorFlow Lite file", "TensorFlow models are not served; serve a PyTorch model.")
+_TENSORFLOW = FileKind("a TensorFlow checkpoint", "TensorFlow models are not served; serve a PyTorch model.")
+_GGUF = FileKind("a GGUF file", "GGUF holds language models; name a file with the weights of an image classifier.")
+_HUGGING_FACE = FileKind(
+    "a folder of Hugging Face",
+    "Write a function that returns AutoModelForImageClassification.from_pretrained(…), and name it as the "
+    "architecture, such as mypackage.nets.build.",
+)
+_TIMM = FileKind(
+    "a folder of timm",
+    'Write a function that returns timm.create_model("local-dir:…", pretrained=True), and name it as the architecture, '
+    "such as mypackage.nets.build.",
+)
+_SHARDED = FileKind("a folder of a distributed checkpoint", "Merge it with torch.distributed.checkpoint.format_utils.")
+_FOLDER = FileKind("a folder", "Name a file in it.")
+_NUMPY = FileKind("a NumPy file", f"Save the weights with torch: {_SAVE}.")
+_TORCHSERVE = FileKind("an archive of TorchServe", "It is a zip: unpack it and name the weights file inside.")
+_CORE_ML = FileKind("a Core ML package", f"Save the weights of the PyTorch model that it came from: {_SAVE}.")
+_BROKEN_ZIP = FileKind("cut off or damaged", "Copy or download it again.")
+_ZIP = FileKind("a zip archive", "Unpack it and name the weights file inside.")
+_PACKED = FileKind("a compressed file", "Unpack it and name what was inside.")
+_TAR = FileKind("a tar archive", "Unpack it and name the weights file inside.")
+_PICKLE = FileKind("a pickle of Python objects, whose code is not run", f"Save the weights with torch: {_SAVE}.")
+_WEB_PAGE = FileKind("a web page", "The download went wrong: fetch the file itself instead of the page about it.")
+_LFS = FileKind("a pointer that Git LFS left in place of the file", "Fetch the file: git lfs pull.")
+_XML = FileKind("an XML file, such as OpenVINO writes", f"Save the weights of the PyTorch model: {_SAVE}.")
+_JSON = FileKind("a JSON file", "Name the file with the weights.")
+_EMPTY = FileKind("empty", "The copy or the download went wrong: fetch it again.")
+
+
+def kind_of(file: Path) -> FileKind | None:
+    """Tell what ``file``, which exists, is; None for what is not known.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if file.is_dir():
+        return _folder_kind(file)
+    with file.open("rb") as stream:
+        head = stream.read(_HEAD_BYTES)
+    if head.startswith(b"PK\x03\x04"):
+        return _zip_kind(file)
+    found = next((kind for is_it, kind in _BY_HEAD if is_it(head)), None)
+    return found or (_ONNX if file.suffix.lower() == ".onnx" and head.startswith(b"\x08") else None)
+
+
+def _begins(*beginnings: bytes) -> Callable[[bytes], bool]:
+    return lambda head: head.startswith(beginnings)
+
+
+def _is_safetensors(head: bytes) -> bool:
+    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 100_000_000
+
+
+def _is_old_checkpoint(head: bytes) -> bool:
+    return bytes.fromhex("6cfc9c46f9206aa85019") in head[:32]  # a pickled number of PyTorch's comes first
+
+
+def _is_json(head: bytes) -> bool:
+    return re.match(rb'\s*(\{\s*["}]|\[)', head) is not None
+
+
+def _is_onnx(head: bytes) -> bool:
+    """Protobuf has no magic: the first field is a small version number, the second the exporter's name."""
+    return re.match(rb"\x08[\x01-\x1f]\x12.[A-Za-z][\w .+-]*", head, re.DOTALL) is not None
+
+
+_BY_HEAD: tuple[tuple[Callable[[bytes], bool], FileKind], ...] = (
+    (lambda head: not head, _EMPTY),
+    (_is_safetensors, SAFETENSORS),
+    (_is_old_checkpoint, OLD_CHECKPOINT),
+    (_begins(b"\x89HDF\r\n\x1a\n"), _HDF5),
+    (_begins(b"GGUF"), _GGUF),
+    (lambda head: head[4:8] == b"TFL3", _TFLITE),
+    (_begins(b"\x93NUMPY"), _NUMPY),
+    (_begins(b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"7z\xbc\xaf\x27\x1c", b"Rar!", b"\x28\xb5\x2f\xfd"), _PACKED),
+    (lambda head: head[257:262] == b"ustar", _TAR),
+    (_begins(b"version https://git-lfs"), _LFS),
+    (lambda head: re.match(rb"\s*<(!doctype|html)", head, re.IGNORECASE) is not None, _WEB_PAGE),
+    (lambda head: re.match(rb"\s*<\?xml", head) is not None, _XML),
+    (_begins(b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"), _PICKLE),
+    (_is_onnx, _ONNX),
+    (_is_json, _JSON),
+)
+
+
+def _zip_kind(file: Path) -> FileKind:
+    """Tell apart what is a zip inside."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, OverflowError):
+        return _BROKEN_ZIP
+    # PyTorch's have one folder, named after the file, around everything.
+    inside = {name.partition("/")[2] for name in names}
+    if {"archive_format", "archive_version"} & inside or "serialized_exported_program.json" in names:
+        return _EXPORTED
+    if "data.pkl" in inside:
+        code = any(name.startswith(("code/", "bytecode.pkl")) for name in inside)
+        return _TORCHSCRIPT if code else CHECKPOINT
+    for telling, kind in _BY_MEMBER:
+        if telling.issubset(names):
+            return kind
+    return _NUMPY if names and all(name.endswith(".npy") for name in names) else _ZIP
+
+
+_BY_MEMBER = (
+    ({"config.json", "model.weights.h5"}, _KERAS),
+    ({"model.weights.h5"}, _KERAS),
+    ({"MAR-INF/MANIFEST.json"}, _TORCHSERVE),
+)
+
+
+def _folder_kind(folder: Path) -> FileKind:
+    config = _config(folder / "config.json")
+    if "model_type" in config:
+        return _HUGGING_FACE
+    if "architecture" in config:
+        return _TIMM
+    for name, kind in _BY_FILE.items():
+        if (folder / name).is_file():
+            return kind
+    return _FOLDER
+
+
+_BY_FILE = {
+    "saved_model.pb": _SAVED_MODEL,
+    ".metadata": _SHARDED,
+    "checkpoint": _TENSORFLOW,
+    "Manifest.json": _CORE_ML,
+}
+
+
+def _config(file: Path) -> dict[str, object]:
+    try:
+        content = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

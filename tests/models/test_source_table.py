@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from service.errors import ModelLoadError
+from service.models.sources import torchvision_models
+from service.models.sources.table import SOURCES, find_source
+from service.settings import ModelConfig
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class TestTable:
+    def test_an_unknown_architecture_comes_with_the_closest(self) -> None:
+        with pytest.raises(ModelLoadError, match=r"no architecture 'resnet_50'\. Did you mean resnet50 or "):
+            find_source("resnet_50")
+
+    def test_closest_are_sought_in_every_source(self) -> None:
+        with pytest.raises(ModelLoadError, match=r"no architecture 'Shape'\. Did you mean shapes"):
+            find_source("Shape")
+
+    def test_nothing_close(self) -> None:
+        with pytest.raises(ModelLoadError, match=r"no architecture 'gpt'\. `camserve models` lists them\."):
+            find_source("gpt")
+
+    def test_every_architecture_has_one_source(self) -> None:
+        names = [name for source in SOURCES.values() for name in source.architectures()]
+
+        assert len(names) == len(set(names))
+        assert {"shapes", "resnet50", "vit_b_16"} <= set(names)
+        assert all(name in find_source(name).architectures() for name in names)
+
+    def test_detection_and_segmentation_models_are_left_out(self) -> None:
+        assert not [
+            name
+            for name in torchvision_models.architectures()
+            if re.search(r"rcnn|ssd|retina|fcos|deeplab|raft|r3d", name)
+        ]
+
+
+class TestPaths:
+    """A file in place of an architecture is told by its kind, and not looked for on PYTHONPATH."""
+
+    @pytest.fixture(autouse=True)
+    def _there(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        torch.save({}, "rn18.pth")
+        (tmp_path / "vgg.keras").write_bytes(b"\x89HDF\r\n\x1a\n")
+        (tmp_path / "net.onnx").write_bytes(b"\x08\x07:\x10")
+        (tmp_path / "mynets.py").touch()
+        (tmp_path / "hf").mkdir()
+        (tmp_path / "hf" / "config.json").write_text('{"model_type": "vit"}')
+
+    @pytest.mark.parametrize(
+        ("name", "reason"),
+        [
+            (
+                "rn18.pth",
+                r"^rn18\.pth is a PyTorch checkpoint: weights without a network\. .*before it: resnet18:rn18\.pth\.$",
+            ),
+            ("./rn18.pth", r"before it: resnet18:\./rn18\.pth\.$"),
+            ("vgg.keras", r"^vgg\.keras is an HDF5 file"),
+            ("net.onnx", r"^net\.onnx is an ONNX file"),
+            ("hf", r"^hf is a folder of Hugging Face"),
+            ("mynets.py", r"^mynets\.py is Python code\. Name the function in it .*: mynets\.build"),
+            ("nowhere.pth", r"no architecture and no file nowhere\.pth"),
+            (
+                "google/vit-base-patch16-224",
+                r"no architecture and no file google/vit-base-patch16-224\. For a network of",
+            ),
+            ("vit_tiny_patch16_224", r"There is no architecture .*another library \(timm, transformers\)"),
+        ],
+    )
+    def test_what_it_is(self, name: str, reason: str) -> None:
+        with pytest.raises(ModelLoadError, match=reason):
+            find_source(name)
+
+    def test_the_whole_path_is_no_name(self, tmp_path: Path) -> None:
+        """Else the first error would be that the name has a slash."""
+        assert ModelConfig.model_validate(f"{tmp_path}/rn18.pth").name == "rn18.pth"
+        assert ModelConfig.model_validate("hf/").name == "hf"
+
+    def test_a_folder_does_not_hide_an_architecture(self, tmp_path: Path) -> None:
+        (tmp_path / "resnet18").mkdir()
+
+        assert find_source("resnet18") is SOURCES["torchvision"]
+
+    def test_a_module_and_a_function_apart_by_a_colon(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.syspath_prepend(tmp_path)
+
+        with pytest.raises(ModelLoadError, match=r"mynets is a module\. Name its function with a dot: mynets\.resnet"):
+            find_source("mynets", "resnet")
+        with pytest.raises(ModelLoadError, match="no architecture 'mynets'"):
+            find_source("mynets", "resnet.pth")
