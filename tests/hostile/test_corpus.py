@@ -103,7 +103,7 @@ def judge(data: bytes) -> str:
     """What became of it; anything but an error of ours is raised."""
     try:
         header = read_header(data, LIMITS)
-        image = decode(data, LIMITS, lambda *_: 0.3)
+        image = decode(data, LIMITS)
     except (InvalidImage, ImageTooLarge) as error:
         return error.code
     assert image.rgb.mode == "RGB"
