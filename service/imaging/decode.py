@@ -171,7 +171,7 @@ def _open(data: bytes, name: str, limits: DecodeLimits) -> Opened:
     with _only_ours(name):
         opened = open_image(data, name, limits.max_frames)
     _check_size((opened.width, opened.height), limits)
-    _check("pixels", opened.pixels, limits.max_pixels, " in its tiles, or takes the room of so many,")
+    _check("pixels", opened.pixels, limits.max_pixels, ", counting its tiles, streams and wide samples")
     _check_frames(opened.frames, limits)
     return opened
 

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import ExifTags, Image, TiffImagePlugin
 
 from service.errors import InvalidImage
+from service.imaging.av1 import coded_pixels
 from service.imaging.formats import FORMATS, READABLE
 from service.imaging.modes import over_white, to_rgb
 from service.imaging.tiff import Layout, Tag, find_directory, is_raw, starting_at
@@ -92,11 +93,12 @@ def open_image(data: bytes, name: str, max_frames: int) -> Opened:
         if str(error).startswith("Unsupported BMP"):
             raise _rare(f"BMP ({str(error).removeprefix('Unsupported BMP ')})") from error
         raise
-    known_now = name in ("JPEG", "AVIF")
-    orientation = _orientation(image) if known_now else 1
+    orientation = _orientation(image) if name in ("JPEG", "AVIF") else 1
     width, height = image.size[::-1] if orientation >= 5 else image.size
+    # The pixels that a stream states take half the room, and only those that the header states are converted to RGB.
+    streamed = coded_pixels(data) // 2 if name == "AVIF" else 0
     frames = int(getattr(image, "n_frames", 1)) if name in ("PNG", "WEBP", "AVIF", "HEIF") else 1
-    return Opened(width, height, width * height, frames, lambda: _load(image, name, data))
+    return Opened(width, height, max(width * height, streamed), frames, lambda: _load(image, name, data))
 
 
 def _load(image: ImageFile, name: str, data: bytes) -> Image.Image:
@@ -222,7 +224,7 @@ def _as_pillow_does(image: TiffImagePlugin.TiffImageFile, layout: Layout | None)
 def _as_samples(directory: Directory, layout: Layout) -> Opened:
     orientation = directory.value(Tag.ORIENTATION, 1)
     width, height = layout.width, layout.height
-    pixels = -(-bytes_needed(layout) // BYTES_PER_PIXEL)
+    pixels = max(width * height, -(-bytes_needed(layout) // BYTES_PER_PIXEL))
     if orientation in _UPRIGHT and orientation >= 5:
         width, height = height, width
     return Opened(width, height, pixels, 1, lambda: _turned(read_samples(directory, layout), orientation))

@@ -54,10 +54,10 @@ def _knows_numbers(layout: Layout) -> bool:
 
 def bytes_needed(layout: Layout) -> int:
     """Return how many bytes ``read_samples`` makes room for at its height."""
-    row = _row(layout)
+    row, pixels = _row(layout), layout.width * layout.height
     unpacked = len(_planes(layout)) * layout.height * row.length
     at_once = row.piece_length * layout.tile[1] if layout.tile else unpacked  # by libtiff: there may be a single strip
-    return unpacked + at_once + 12 * layout.width * layout.height
+    return unpacked + max(at_once, pixels * (10 if layout.colours == 3 else 6))
 
 
 def read_samples(directory: Directory, layout: Layout) -> Image.Image:
@@ -75,7 +75,7 @@ def read_samples(directory: Directory, layout: Layout) -> Image.Image:
         if alpha is not None:
             shown = _over_white(shown, to_levels(values[..., layout.colours :], alpha), layout)
         levels[rows] = shown
-    return Image.fromarray(levels if layout.colours == 3 else levels[..., 0]).convert("RGB")
+    return Image.fromarray(levels) if layout.colours == 3 else Image.fromarray(levels[..., 0]).convert("RGB")
 
 
 def _over_white(colours: NDArray[np.uint8], alpha: NDArray[np.uint8], layout: Layout) -> NDArray[np.uint8]:
