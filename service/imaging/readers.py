@@ -87,6 +87,8 @@ def open_image(data: bytes, name: str, max_frames: int) -> Opened:
         return _open_tiff(data, max_frames)
     if name == "JPEG" and (kind := unread_jpeg(data)):
         raise not_read(kind)
+    if name == "PNG" and data[12:16] == b"CgBI":
+        raise not_read("a picture out of an iOS app, no PNG that others read")
     try:
         image = FORMATS[name].open(io.BytesIO(data))
     except OSError as error:

@@ -253,6 +253,7 @@ def test_the_marks_of_raw_files() -> None:
         (tiff(page(TYPES["u2"](RGB), 8)), r"3 × 16-bit samples, Lab, uncompressed"),
         (tiff(page(GREY, 1, compression=34712)), r"1 × 8-bit samples, grey, JPEG 2000"),
         (tiff(page(TYPES["u2"](GREY), 1, compression=7)), r"1 × 16-bit samples, grey, JPEG"),
+        (tiff(page(GREY, 1, compression=50001)), r"1 × 8-bit samples, grey, WebP"),
         (tiff(packed(GREY.astype(np.uint32), 24)), r"1 × 24-bit samples, grey"),
         (tiff(page(GREY, 1, t339=(SHORT, [5]))), r"1 × 8-bit complex samples"),
         (tiff(page(np.dstack([RGB] * 4), 5)), r"12 × 8-bit samples, CMYK"),

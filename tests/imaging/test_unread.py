@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from service.errors import InvalidImage
 from service.imaging.decode import decode
 from service.imaging.unread import unread_jpeg, unread_kind
-from tests.hostile.bombs import bmp, segment
+from tests.hostile.bombs import bmp, chunk, segment
 
 if TYPE_CHECKING:
     from service.imaging.decode import DecodeLimits
@@ -43,6 +43,7 @@ def jpeg(marker: int, bits: int = 8) -> bytes:
         (b"RIFF\0\0\0\0AVI LIST", "a video"),
         (iso(b"mp42", b"isom"), "a video"),
         (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
+        (b"\x89PNG\r\n\x1a\n" + chunk(b"CgBI", bytes(4)), "a picture out of an iOS app, no PNG that others read"),
         (jpeg(0xC3), "a lossless JPEG"),
         (jpeg(0xF7), "a JPEG-LS picture"),
         (jpeg(0xC1, 12), "a JPEG of 12 bits"),
