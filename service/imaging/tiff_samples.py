@@ -212,9 +212,11 @@ class _Picture:
         return stated or span_of(layout.form, layout.bits, (band[..., : layout.colours] for _, band in self.bands()))
 
     def alpha_span(self) -> Span | None:
-        """Return what is transparent and opaque; None without an alpha channel."""
+        """Return what is transparent and opaque; None without an alpha channel, or with a guessed one of nothing."""
         layout = self.layout
         if layout.alpha is None:
+            return None
+        if layout.guessed_alpha and not any(band[..., layout.colours :].any() for _, band in self.bands()):
             return None
         stated = stated_span(layout.form, layout.bits)
         found = stated or span_of(layout.form, layout.bits, (band[..., layout.colours :] for _, band in self.bands()))

@@ -116,8 +116,9 @@ def test_further_samples_that_are_not_alpha_do_not_show() -> None:
         assert_shows(tiff(page(TYPES["u2"](more), 2, t338=(SHORT, [0] * count))), RGB)
 
 
-def test_an_alpha_channel_that_is_only_guessed_and_empty_is_none() -> None:
-    samples = np.dstack([RGB, np.zeros_like(GREY)])
+@pytest.mark.parametrize("name", ["u1", "u2", "f4"])
+def test_an_alpha_channel_that_is_only_guessed_and_empty_is_none(name: str) -> None:
+    samples = TYPES[name](np.dstack([RGB, np.zeros_like(GREY)]))
     assert_shows(tiff(page(samples, 2)), RGB)
     assert_shows(tiff(page(samples, 2, t338=(SHORT, [2]))), np.full_like(RGB, 255))
 
