@@ -34,8 +34,8 @@ from service.engine.worker_gauges import refresh
 from service.engine.worker_process import WorkerProcess
 from service.errors import DeadlineExceeded, NoImage, NotReady, ServiceError, TooManyImages
 from service.imaging.decode import DecodedImage, DecodeLimits, decode, read_header
-from service.imaging.preprocess import Prepared, geometry_for, needed_scale, preprocess
-from service.imaging.render import base_for, needed_scale_for_render, pixels_for, reduce_for, render
+from service.imaging.preprocess import Prepared, geometry_for, preprocess
+from service.imaging.render import base_for, pixels_for, reduce_for, render
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -285,7 +285,7 @@ class Explainer:
         return result, seconds
 
     def _open(self, data: bytes, todo: Plan) -> _Opened:
-        image = decode(data, self._limits, _scale_for(todo))
+        image = decode(data, self._limits)
         prepared = preprocess(image, todo.info.preprocess)
         return _Opened(reduce_for(image, prepared.geometry, todo.render), prepared)
 
@@ -308,16 +308,6 @@ def _count(given_up: Counter, progress: Sequence[_Progress]) -> None:
     for each in progress:
         if each.stage is not None:
             given_up.labels(each.stage).inc()
-
-
-def _scale_for(todo: Plan) -> Callable[[int, int], float]:
-    """Return the scale at which the model and the drawing need a picture, by its width and height."""
-
-    def scale_for(width: int, height: int) -> float:
-        drawn = needed_scale_for_render(todo.render, width, height) if todo.render else 0.0
-        return max(needed_scale(todo.info.preprocess, width, height), drawn)
-
-    return scale_for
 
 
 def _draw(

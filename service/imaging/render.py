@@ -32,7 +32,6 @@ __all__ = [
     "RenderSpec",
     "Rendered",
     "base_for",
-    "needed_scale_for_render",
     "pixels_for",
     "reduce_for",
     "render",
@@ -169,13 +168,13 @@ def reduce_for(image: DecodedImage, geometry: Geometry, spec: RenderSpec | None)
     What ``render`` and ``base_for`` make of it is the same, bit for bit. ``spec`` is None where nothing is drawn.
     """
     if spec is None or "overlay" not in spec.outputs:
-        return replace(image, rgb=image.rgb.crop((0, 0, 1, 1)), extent=None)
+        return replace(image, rgb=image.rgb.crop((0, 0, 1, 1)))
     if spec.size != "picture":
         return image
     height, width = grid_for("picture", geometry, (1, 1), spec.max_side).shape
-    if (width, height) == image.rgb.size and image.extent is None:
+    if (width, height) == image.rgb.size:
         return image
-    return replace(image, rgb=image.rgb.resize((width, height), Image.Resampling.BILINEAR, image.box), extent=None)
+    return replace(image, rgb=image.rgb.resize((width, height), Image.Resampling.BILINEAR))
 
 
 def pixels_for(spec: RenderSpec | None, geometry: Geometry) -> int:
@@ -185,17 +184,6 @@ def pixels_for(spec: RenderSpec | None, geometry: Geometry) -> int:
     size: Size = "model" if spec.size == "layer" else spec.size  # a layer's grid is no finer than the model's input
     height, width = grid_for(size, geometry, (1, 1), spec.max_side).shape
     return height * width
-
-
-def needed_scale_for_render(spec: RenderSpec, width: int, height: int) -> float:
-    """Return the linear scale, 0 to 1, at which drawing needs the pixels of an upright picture.
-
-    0 where it needs no more than the model does (see ``preprocess.needed_scale``): only an overlay on the picture's own
-    grid shows the picture itself.
-    """
-    if "overlay" not in spec.outputs or spec.size != "picture":
-        return 0.0
-    return min(1.0, spec.max_side / max(width, height))
 
 
 def _normalise(saliency: NDArray[Any], *, signed: bool) -> tuple[float, NDArray[np.float64]]:
