@@ -19,6 +19,7 @@ from service.models.defaults import default_layer, recommended
 from service.models.host import ModelHost
 from service.models.info import ModelInfo
 from service.models.labels import read_labels
+from service.models.placements import images_to_measure, place_layers
 from service.models.sources.table import find_source
 
 if TYPE_CHECKING:
@@ -52,6 +53,9 @@ def load_model(config: ModelConfig, device: str, downloads: Downloads) -> ModelH
     networks: dict[str | None, Network] = {name: EagerNetwork(module, name) for name in heads or [None]}
     classes = _check_rows(networks[head], probe)
     layers = tuple(probe_layers(networks[head], probe))
+    parameters = sum(parameter.numel() for parameter in module.parameters())
+    noise = _probe_images(spec, place, probe.dtype, images_to_measure(parameters, spec.height, spec.width))
+    layers = place_layers(networks[head], module, noise, layers, downloads.cache_dir)
     default = default_layer(config.architecture, layers)
     info = ModelInfo(
         name=config.name,
@@ -63,7 +67,7 @@ def load_model(config: ModelConfig, device: str, downloads: Downloads) -> ModelH
         default_layer=default,
         dtype=config.dtype,
         device=str(place),
-        parameters=sum(parameter.numel() for parameter in module.parameters()),
+        parameters=parameters,
         recommended=recommended(layers, default),
         refused_methods={name: reason for name, row in METHODS.items() if (reason := row.refuses(networks[head]))},
         multi_label=config.multi_label,
@@ -133,9 +137,9 @@ def _labels(config: ModelConfig, loaded: LoadedModel, classes: int) -> tuple[str
     return labels
 
 
-def _probe_images(spec: PreprocessSpec, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Two different random images, (2, 3, H, W), the same at every start."""
-    noise = torch.rand(2, 3, spec.height, spec.width, generator=torch.Generator().manual_seed(0))
+def _probe_images(spec: PreprocessSpec, device: torch.device, dtype: torch.dtype, count: int = 2) -> Tensor:
+    """Different random images, (count, 3, H, W), the same at every start."""
+    noise = torch.rand(count, 3, spec.height, spec.width, generator=torch.Generator().manual_seed(0))
     mean, std = torch.tensor(spec.mean).view(3, 1, 1), torch.tensor(spec.std).view(3, 1, 1)
     return ((noise - mean) / std).to(device, dtype)
 
