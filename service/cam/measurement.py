@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["Finding", "apply", "measure"]
 
 _STRIPS = 12  # per axis; cells of a ResNet's last layer see about two of them
-_BATCH = 7
+# All strips of one axis at once, of images up to this size; of larger ones fewer.
+_BATCH_PIXELS = _STRIPS * 224 * 224
 # Of a fine grid every so many-th row and column, of many channels every so many-th: about so many are left.
 _CELLS, _CHANNELS = 24, 32
 
@@ -82,9 +83,10 @@ def _disturb(
     network: Network, image: Tensor, other: Tensor, seen: dict[LayerCall, _Profiles], strips: tuple[int, int]
 ) -> None:
     """Show the network ``image`` (3, H, W) with one strip after the other taken from ``other``: upright, then level."""
+    rows = max(1, _BATCH_PIXELS // (image.shape[1] * image.shape[2]))
     network.watch(image[None], seen, lambda call, output: seen[call].remember(output))
     for axis, dim in enumerate((2, 1)):
-        for batch in torch.split(_with_strips(image, other, dim, strips[axis]), _BATCH):
+        for batch in torch.split(_with_strips(image, other, dim, strips[axis]), rows):
             network.watch(batch, seen, partial(_compare, seen, axis))
     for each in seen.values():
         each.sum_up()
