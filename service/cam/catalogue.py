@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from service.cam.layers import Layer, LayerCall, Layout, find_layout
+from service.placement import Placement
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -164,9 +165,9 @@ def _layers_without_patch_gradient(logits: Tensor, records: list[_Record]) -> se
     unread = set()
     for record, gradient in zip(tokens, gradients, strict=True):
         assert record.layout is not None
-        special, patches = gradient[:, : record.layout.prefix], gradient[:, record.layout.prefix :]
+        read = int(gradient.any(2).any(0).sum())
         # A head of zeros, as torchvision initialises ViT, has no gradient anywhere: that says nothing of the layer.
-        if special.any() and not patches.any():
+        if 0 < read <= record.layout.special:
             unread.add(record.call)
     return unread
 
@@ -191,6 +192,7 @@ def _row(record: _Record, order: int, probe: _Probe, graph: _Graph, calls: Mappi
         on_every_path=on_every_path,
         explainable=refused is None,
         note="; ".join(notes) or None,
+        placement=Placement.stretched(layout.height, layout.width, *probe.inputs.shape[2:]) if layout else None,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -147,6 +148,23 @@ class EagerNetwork:
         hooks = [(self._module.get_submodule(name), hook_for(name)) for name in modules]
         with torch.inference_mode(mode=False), torch.enable_grad():
             return self._run(inputs, len(inputs), hooks)
+
+    def watch(self, inputs: Tensor, layers: Collection[LayerCall], see: Callable[[LayerCall, Tensor], None]) -> None:
+        """See ``Network``."""
+        calls = Counter[str]()
+
+        def hook_for(name: str) -> _Hook:
+            def show(_module: nn.Module, _inputs: Any, output: Any) -> None:
+                call = LayerCall(name, calls[name])
+                calls[name] += 1
+                if call in layers:
+                    see(call, output)
+
+            return show
+
+        names = {layer.module for layer in layers}
+        with torch.inference_mode():
+            self._run(inputs, len(inputs), [(self._module.get_submodule(name), hook_for(name)) for name in names])
 
     def biases(self) -> dict[str, Tensor]:
         """See ``Network``."""

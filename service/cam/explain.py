@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from service.cam.capture import Capture
     from service.cam.layers import Layer
     from service.cam.network import Network
+    from service.placement import Placement
     from service.vocabulary import Fuse
 
 __all__ = ["Checkpoint", "Explained", "explain", "predict"]
@@ -101,7 +102,9 @@ def explain(  # noqa: PLR0913  # the two that come last are rarely given
     if not options.signed:
         stacks = [replace(stack, values=stack.values.relu()) for stack in stacks]
     if options.fuse is not None:
-        stacks = [_fused(stacks[j :: len(methods)], options.fuse) for j in range(len(methods))]
+        size = inputs.shape[2], inputs.shape[3]
+        places = [layer.placed(options.registration, *size, flip=options.flip) for layer in layers]
+        stacks = [_fused(stacks[j :: len(methods)], options.fuse, places) for j in range(len(methods))]
     stacks = [replace(stack, values=stack.values.cpu()) for stack in stacks]
     return [
         Explained(logits[n], tuple(raw for stack in stacks for raw in stack.row(n, classes)))
@@ -128,12 +131,12 @@ class _Stack:
             yield RawMap(self.layer, self.method, target, self.values[n, k], bool(self.zero_gradient[n, k]))
 
 
-def _fused(stacks: Sequence[_Stack], how: Fuse) -> _Stack:
+def _fused(stacks: Sequence[_Stack], how: Fuse, places: Sequence[Placement]) -> _Stack:
     """Make one stack of those of several layers; a gradient is zero if it is in all of them."""
     return _Stack(
         "+".join(stack.layer for stack in stacks),
         stacks[0].method,
-        fuse([stack.values for stack in stacks], how),
+        fuse([stack.values for stack in stacks], how, places),
         torch.stack([stack.zero_gradient for stack in stacks]).all(0),
     )
 

@@ -83,6 +83,9 @@ class Network(Protocol):
             Logits, with a graph that begins at ``inputs``, which must ask for a gradient, and that all outputs are in.
         """
 
+    def watch(self, inputs: Tensor, layers: Collection[LayerCall], see: Callable[[LayerCall, Tensor], None]) -> None:
+        """Show ``see`` what ``layers`` give out, in forward order, without a graph; it must not keep or change it."""
+
     def biases(self) -> Mapping[str, Tensor]:
         """Return what each convolution and BatchNorm adds to its channels (C,), by the module's name.
 

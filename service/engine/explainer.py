@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from opentelemetry.trace import get_current_span
 
+from service.cam.layers import finest_of
+from service.cam.methods import METHODS
 from service.engine.admission import Admission
 from service.engine.answers import Answer, ClassScore, ImageAnswer, MapAnswer, StageTimes
 from service.engine.capacity import CapacityLimiter, Reservation
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from prometheus_client import Counter
 
+    from service.cam.raw_map import RawMap
     from service.engine.entry import Computed
     from service.engine.pool import WorkerStatus
     from service.engine.registry import ModelStatus
@@ -52,6 +55,7 @@ if TYPE_CHECKING:
     from service.imaging.render import RenderSpec
     from service.metrics import Metrics, Stage
     from service.models.info import ModelInfo
+    from service.placement import Placement
     from service.settings import Settings
     from service.vocabulary import Activation
 
@@ -326,10 +330,20 @@ def _draw(
         summary = summarise(values, signed=spec.signed, zero_gradient=raw.zero_gradient)
         # A constant map says nothing about places: drawn, it would be hot everywhere.
         drawn = np.zeros_like(values) if summary.reason == "constant" else values
-        rendered = render(drawn, opened.image, geometry, spec, bases.get(grid))
+        rendered = render(drawn, opened.image, geometry, spec, bases.get(grid), _placement(raw, todo))
         note = caveat(raw.method, target.label, target.probability)
         explanations.append(MapAnswer(raw.layer, raw.method, target, against, values, summary, note, rendered))
     return tuple(explanations)
+
+
+def _placement(raw: RawMap[NDArray[np.float32]], todo: Plan) -> Placement | None:
+    """Return where the cells of a map look; None where they cover the model's input evenly."""
+    if not METHODS[raw.method].uses_layer:
+        return None
+    layers = [todo.info.layer(name) for name in todo.lane.layers if todo.lane.cam_options.fuse or name == raw.layer]
+    finest = layers[finest_of([layer.grid for layer in layers])]
+    spec = todo.info.preprocess
+    return finest.placed(todo.registration, spec.height, spec.width, flip=todo.lane.cam_options.flip)
 
 
 def _scores(logits: NDArray[np.float32], info: ModelInfo) -> Callable[[int], ClassScore]:

@@ -20,6 +20,7 @@ from service.options import DEFAULT_COLORMAP, DEFAULT_TOP_K, SIGNED_COLORMAP
 if TYPE_CHECKING:
     from service.engine.request import Request
     from service.models.info import ModelInfo
+    from service.vocabulary import Registration
 
 __all__ = ["Plan", "plan"]
 
@@ -37,6 +38,7 @@ class Plan:
         targets: what each is asked for.
         top_k: how many predictions are listed.
         render: what is drawn; None for predictions alone.
+        registration: where layers' cells are drawn.
     """
 
     info: ModelInfo
@@ -44,6 +46,7 @@ class Plan:
     targets: Targets
     top_k: int
     render: RenderSpec | None
+    registration: Registration = "measured"
 
 
 def plan(request: Request, info: ModelInfo, max_explanations: int) -> Plan:
@@ -61,7 +64,14 @@ def plan(request: Request, info: ModelInfo, max_explanations: int) -> Plan:
     layers = tuple(info.layer(name).name for name in request.layers)
     if request.fuse is not None and len(set(layers)) < 2:
         raise InvalidOption("fuse makes one map of several layers: give 'layer' at least twice.")
-    cam_options = CamOptions(request.signed, request.smooth, request.augment == "flip", request.fuse)
+    cam_options = CamOptions(
+        request.signed,
+        request.smooth,
+        request.augment == "flip",
+        request.fuse,
+        # Elsewhere it says how maps are drawn, and need not part batches.
+        request.registration if request.fuse else "measured",
+    )
     lane = Lane(info.key, "explain", layers, methods, cam_options, info.default_head)
     targets = Targets(
         classes=tuple(_target(target, info) for target in request.targets),
@@ -74,7 +84,7 @@ def plan(request: Request, info: ModelInfo, max_explanations: int) -> Plan:
             f"{explanations} explanations per picture are asked for (layers × methods × targets); "
             f"at most {max_explanations} are made in one request."
         )
-    return Plan(info, lane, targets, top_k, _render_spec(request))
+    return Plan(info, lane, targets, top_k, _render_spec(request), request.registration)
 
 
 def _top_k(request: Request, info: ModelInfo) -> int:

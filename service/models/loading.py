@@ -20,6 +20,7 @@ from service.models.host import ModelHost
 from service.models.info import ModelInfo
 from service.models.inputs import Probe, input_spec, takes_channels
 from service.models.outputs import read_outputs
+from service.models.placements import images_to_measure, place_layers
 from service.models.sources.table import find_source
 
 if TYPE_CHECKING:
@@ -53,7 +54,10 @@ def load_model(config: ModelConfig, device: str, downloads: Downloads) -> ModelH
     _check_rows(bare[head], probe.noise)
     outputs = read_outputs(config, bare, head, loaded.labels, probe)
     networks = outputs.networks
-    layers = tuple(probe_layers(networks[head], probe.noise))
+    parameters = sum(parameter.numel() for parameter in module.parameters())
+    noise = probe.random(images_to_measure(parameters, spec.height, spec.width))
+    found = probe_layers(networks[head], probe.noise)
+    layers = place_layers(networks[head], module, noise, found, downloads.cache_dir)
     default = default_layer(config.architecture, layers)
     info = ModelInfo(
         name=config.name,
@@ -65,7 +69,7 @@ def load_model(config: ModelConfig, device: str, downloads: Downloads) -> ModelH
         default_layer=default,
         dtype=config.dtype,
         device=str(place),
-        parameters=sum(parameter.numel() for parameter in module.parameters()),
+        parameters=parameters,
         recommended=recommended(layers, default),
         refused_methods={name: reason for name, row in METHODS.items() if (reason := row.refuses(networks[head]))},
         activation=outputs.heads[head].activation,

@@ -18,14 +18,14 @@ from tests.cam.models import ChannelsLast, Plain, Residual, Tokens, frozen, imag
         ((2, 512, 7, 7), (224, 224), Layout("nchw", 7, 7)),
         ((2, 7, 7, 768), (224, 224), Layout("nhwc", 7, 7)),
         ((2, 14, 14, 14), (224, 224), Layout("nchw", 14, 14)),
-        ((2, 197, 768), (224, 224), Layout("tokens", 14, 14, prefix=1)),
+        ((2, 197, 768), (224, 224), Layout("tokens", 14, 14, special=1)),
         ((2, 196, 768), (224, 224), Layout("tokens", 14, 14)),
-        ((2, 201, 768), (224, 224), Layout("tokens", 14, 14, prefix=5)),
-        ((2, 204, 768), (224, 224), Layout("tokens", 14, 14, prefix=8)),
+        ((2, 201, 768), (224, 224), Layout("tokens", 14, 14, special=5)),
+        ((2, 204, 768), (224, 224), Layout("tokens", 14, 14, special=8)),
         ((2, 205, 768), (224, 224), None),  # nine special tokens are more than any transformer has
         ((2, 64, 7, 10), (224, 320), Layout("nchw", 7, 10)),
         ((2, 7, 11, 64), (224, 336), Layout("nhwc", 7, 11)),
-        ((2, 71, 64), (224, 320), Layout("tokens", 7, 10, prefix=1)),
+        ((2, 71, 64), (224, 320), Layout("tokens", 7, 10, special=1)),
         ((2, 64, 49, 96), (224, 224), None),  # windows of tokens
         ((2, 1000), (224, 224), None),
         ((2, 64, 300, 300), (224, 224), None),  # finer than the image: not a grid of it
@@ -48,7 +48,7 @@ def test_grids_are_recognised(shape: tuple[int, ...], input_size: tuple[int, int
         ((2, 14, 14, 14), "last", {(14, 14)}, Layout("nhwc", 14, 14)),
         ((2, 14, 14, 14), None, {(14, 14)}, Layout("nchw", 14, 14)),
         ((2, 64, 16), None, {(28, 28)}, None),  # 64 channels that are no tokens: 8×8 is no grid here
-        ((2, 9, 16), None, {(2, 2)}, Layout("tokens", 2, 2, prefix=5)),  # and not 3×3
+        ((2, 9, 16), None, {(2, 2)}, Layout("tokens", 2, 2, special=5)),  # and not 3×3
         ((2, 9, 16), None, (), Layout("tokens", 3, 3)),
         ((2, 256, 588), "last", {(224, 224)}, Layout("tokens", 16, 16)),  # patches cut by hand
         ((2, 512, 1, 1), None, {(7, 7)}, Layout("nchw", 1, 1)),
@@ -65,7 +65,7 @@ def test_what_is_known_tells_grids_from_accidents(
 
 def test_tokens_become_a_grid_in_row_major_order_without_the_special_ones() -> None:
     tokens = torch.tensor([[[100.0], [0.0], [1.0], [2.0], [3.0], [4.0], [5.0]]])  # (1, 1 + 2·3, 1)
-    assert Layout("tokens", 2, 3, prefix=1).to_nchw(tokens).tolist() == [[[[0, 1, 2], [3, 4, 5]]]]
+    assert Layout("tokens", 2, 3, special=1).to_nchw(tokens).tolist() == [[[[0, 1, 2], [3, 4, 5]]]]
 
 
 def test_channels_last_become_channels_first() -> None:

@@ -15,6 +15,7 @@ from service.imaging.decode import DecodedImage
 from service.imaging.geometry import Point
 from service.imaging.preprocess import PreprocessSpec, geometry_for
 from service.imaging.render import RenderSpec, base_for, pixels_for, reduce_for, render
+from service.placement import AxisPlacement, Placement
 from service.vocabulary import Fitting, Output, Size
 
 if TYPE_CHECKING:
@@ -312,3 +313,51 @@ def test_a_spec_that_cannot_be_drawn_is_refused(field: str, options: dict[str, A
 def test_an_unknown_colormap_is_refused_with_suggestions() -> None:
     with pytest.raises(UnknownColormap, match="turbo"):
         RenderSpec(colormap="turbos")
+
+
+# A ResNet's last layer: cells centred at 0.5, 32.5, …, 192.5 of 224 pixels.
+RESNET = Placement(AxisPlacement(0.5, 32), AxisPlacement(0.5, 32))
+
+
+def test_a_cell_is_drawn_where_it_looks() -> None:
+    geometry = geometry_for(SQUASH, 448, 448)
+    drawn = render(dot(2, 4), plain(448, 448), geometry, RenderSpec(("mask",)), placement=RESNET)
+
+    # Cell (2, 4) looks at x = 128.5, y = 64.5 of the model's input, which is half as wide as the picture.
+    assert drawn.peak == Point(257, 129)
+    mask = pixels(drawn.mask, "L").astype(float)
+    rows, columns = np.mgrid[:448, :448] + 0.5
+    assert (mask * columns).sum() / mask.sum() == pytest.approx(257, abs=0.5)
+    assert (mask * rows).sum() / mask.sum() == pytest.approx(129, abs=0.5)
+
+
+def test_beyond_the_outermost_cell_its_value_holds() -> None:
+    saliency = np.zeros((7, 7), np.float32)
+    saliency[:, 6] = 1
+    geometry = geometry_for(SQUASH, 224, 224)
+
+    mask = pixels(render(saliency, plain(224, 224), geometry, RenderSpec(("mask",)), placement=RESNET).mask, "L")
+
+    assert (mask[:, 193:] == 255).all()  # the last cell's centre is at 192.5
+    assert mask[0, 160] == 0
+
+
+def test_a_mirrored_layer_is_turned_back() -> None:
+    mirrored = Placement(AxisPlacement(208, -32), AxisPlacement(16, 32))
+    image, geometry = plain(224, 224), geometry_for(SQUASH, 224, 224)
+    saliency = np.random.default_rng(2).random((7, 7), np.float32)
+
+    turned = render(saliency, image, geometry, RenderSpec(("mask",)), placement=mirrored)
+
+    assert np.array_equal(
+        pixels(turned.mask, "L"), pixels(render(saliency[:, ::-1], image, geometry, RenderSpec(("mask",))).mask, "L")
+    )
+
+
+def test_a_picture_on_the_layers_own_grid_ignores_where_its_cells_look() -> None:
+    image, geometry, spec = plain(224, 224), geometry_for(SQUASH, 224, 224), RenderSpec(("mask",), size="layer")
+    saliency = np.random.default_rng(2).random((7, 7), np.float32)
+
+    placed = render(saliency, image, geometry, spec, placement=RESNET)
+
+    assert np.array_equal(pixels(placed.mask, "L"), pixels(render(saliency, image, geometry, spec).mask, "L"))

@@ -45,6 +45,7 @@ GOOD: dict[str, list[Any]] = {
     "signed": [True, False, "true", "false"],
     "smooth": [0, 1, "3"],
     "augment": ["none", "flip"],
+    "registration": ["measured", "stretch"],
     "fuse": [None],
 }
 BAD: dict[str, list[Any]] = {
@@ -67,6 +68,7 @@ BAD: dict[str, list[Any]] = {
     "signed": ["", "maybe", 2, None, [True]],
     "smooth": [-1, 65, 1.5, "", "many", None, True, [2]],
     "augment": ["", "Flip", "rotate", None, 1, True, ["flip"]],
+    "registration": ["", "Measured", "stretched", None, 1, True, ["stretch"]],
     "fuse": ["", "sum", "Max", 1, True, ["max"], "max"],
 }
 
