@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from service.vocabulary import LayerKind
 
-__all__ = ["Layer", "LayerCall", "Layout", "find_layout"]
+__all__ = ["Layer", "LayerCall", "Layout", "find_layout", "rows_first"]
 
 # Class, distillation and register tokens come first in every transformer in use; DINOv2 with registers has 1 + 4.
 _MAX_PREFIX_TOKENS = 8
@@ -21,10 +21,22 @@ _MAX_PREFIX_TOKENS = 8
 
 @dataclass(frozen=True)
 class LayerCall:
-    """One call of a module within a forward pass; ``call`` counts from 0, for modules used more than once."""
+    """One call of a module within a forward pass.
+
+    Attributes:
+        module: its qualified name.
+        call: which of its calls, from 0, for modules used more than once.
+        batch_axis: where its output has the images: 0, or 1 for sequences of tokens (T, N, C).
+    """
 
     module: str
     call: int = 0
+    batch_axis: Literal[0, 1] = 0
+
+
+def rows_first(output: Tensor, batch_axis: int) -> Tensor:
+    """Bring the axis of the images to the front, or from there back to its place."""
+    return output if batch_axis == 0 else output.transpose(0, batch_axis)
 
 
 @dataclass(frozen=True)
@@ -70,6 +82,9 @@ class Layer:
         on_every_path: whether everything that the logits depend on goes through this output.
         explainable: whether a map can be made.
         note: the reason if it can't, or what to keep in mind.
+        beside: the last layers of other branches that lead to the logits and that this one does not feed: what it
+            says nothing of. Empty for a layer on every path, or in a residual branch.
+        no_gradient: why no gradient reaches it, though the logits depend on it; None where one does.
     """
 
     name: str
@@ -83,6 +98,16 @@ class Layer:
     on_every_path: bool
     explainable: bool
     note: str | None
+    beside: tuple[str, ...] = ()
+    no_gradient: str | None = None
+
+    @property
+    def covers(self) -> str | None:
+        """What part of the network it shows, where there are branches beside it: "covers one of 3 branches ..."."""
+        if not self.beside:
+            return None
+        names = ", ".join(repr(name) for name in self.beside)
+        return f"covers one of {len(self.beside) + 1} branches that lead to the logits; the others end with {names}"
 
     def to_nchw(self, output: Tensor) -> Tensor:
         """Bring this layer's output, or a gradient of its shape, to (N, C, h, w); only for layers with a grid."""
