@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from service.cam.catalogue import probe_layers
+from service.cam.derivatives import cause_of
 from service.cam.eager import EagerNetwork
 from service.cam.explain import predict
 from service.cam.heads import find_heads
-from service.cam.methods import METHODS
 from service.errors import ModelLoadError, ModelOutputError
 from service.models.defaults import default_layer, recommended
+from service.models.fitness import in_eval_mode, try_methods, why_rows_differ
 from service.models.host import ModelHost
 from service.models.info import ModelInfo
 from service.models.labels import read_labels
@@ -24,6 +25,7 @@ from service.models.sources.table import find_source
 if TYPE_CHECKING:
     from torch import nn
 
+    from service.cam.layers import Layer
     from service.cam.network import Network
     from service.imaging.preprocess import PreprocessSpec
     from service.models.sources.source import Downloads, LoadedModel
@@ -45,13 +47,13 @@ def load_model(config: ModelConfig, device: str, downloads: Downloads) -> ModelH
     """
     loaded = find_source(config.architecture).load(config, downloads)
     place = torch.device(device)
-    module = loaded.module.eval().requires_grad_(requires_grad=False).to(place, dtype=getattr(torch, config.dtype))
+    module = in_eval_mode(loaded.module).to(place, dtype=getattr(torch, config.dtype))
     spec = _preprocess(config, loaded.preprocess)
     probe = _probe_images(spec, place, getattr(torch, config.dtype))
     heads, head = _heads(config, module, probe)
     networks: dict[str | None, Network] = {name: EagerNetwork(module, name) for name in heads or [None]}
-    classes = _check_rows(networks[head], probe)
-    layers = tuple(probe_layers(networks[head], probe))
+    classes = _check_rows(networks[head], module, probe)
+    layers = _layers(networks[head], probe)
     default = default_layer(config.architecture, layers)
     info = ModelInfo(
         name=config.name,
@@ -65,15 +67,16 @@ def load_model(config: ModelConfig, device: str, downloads: Downloads) -> ModelH
         device=str(place),
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         recommended=recommended(layers, default),
-        refused_methods={name: reason for name, row in METHODS.items() if (reason := row.refuses(networks[head]))},
         multi_label=config.multi_label,
         heads=heads,
         default_head=head,
-        warnings=loaded.warnings,
     )
+    info = _with_chosen_layer(info, config.layer)
+    fitness = try_methods(networks[head], layers, info.layer("default"), probe)
+    info = replace(info, refused_methods=fitness.refused_methods, warnings=(*loaded.warnings, *fitness.warnings))
     for warning in info.warnings:
         log.warning("model %s: %s", config.name, warning.text)
-    return ModelHost(networks, _with_chosen_layer(info, config.layer), place)
+    return ModelHost(networks, info, place)
 
 
 def _heads(config: ModelConfig, module: nn.Module, images: Tensor) -> tuple[dict[str, int], str | None]:
@@ -90,11 +93,26 @@ def _heads(config: ModelConfig, module: nn.Module, images: Tensor) -> tuple[dict
 
 def _run(module: nn.Module, images: Tensor) -> object:
     try:
-        return module(images)
+        return module(images.clone())  # which it may change
     except Exception as error:  # a model may raise anything: ViT asserts its input size, for one
         height, width = images.shape[2:]
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ModelLoadError(f"The model cannot compute a picture of {height}×{width} pixels: {reason}") from error
+
+
+def _layers(network: Network, images: Tensor) -> tuple[Layer, ...]:
+    """Return the catalogue.
+
+    Raises:
+        ModelLoadError: the network cannot even be run while a graph is recorded.
+    """
+    try:
+        return tuple(probe_layers(network, images))
+    except RuntimeError as error:
+        cause = cause_of(error)
+        if cause is None:
+            raise
+        raise ModelLoadError(f"The model predicts, but cannot be run with gradients: {cause}.") from error
 
 
 def _with_chosen_layer(info: ModelInfo, layer: str | None) -> ModelInfo:
@@ -140,7 +158,7 @@ def _probe_images(spec: PreprocessSpec, device: torch.device, dtype: torch.dtype
     return ((noise - mean) / std).to(device, dtype)
 
 
-def _check_rows(network: Network, images: Tensor) -> int:
+def _check_rows(network: Network, module: nn.Module, images: Tensor) -> int:
     """Refuse a model whose answer for an image depends on the images beside it; return the number of classes.
 
     Raises:
@@ -153,8 +171,5 @@ def _check_rows(network: Network, images: Tensor) -> int:
         raise ModelLoadError(error.message) from error
     spread = float(together.max() - together.min())
     if float((together - alone).abs().max()) > _ROW_TOLERANCE[images.dtype] * max(spread, 1e-6):
-        raise ModelLoadError(
-            "The model's answer for a picture changes with the other pictures in the batch, so it cannot be batched. "
-            "Look for a layer that mixes rows, such as a normalisation over the batch that is active in eval mode."
-        )
+        raise ModelLoadError(why_rows_differ(network, module, images))
     return together.shape[1]
