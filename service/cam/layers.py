@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from service.vocabulary import LayerKind, Registration
 
-__all__ = ["Layer", "LayerCall", "Layout", "find_layout", "finest_of"]
+__all__ = ["Layer", "LayerCall", "Layout", "find_layout", "finest_of", "rows_first"]
 
 # Class, distillation and register tokens; DINOv2 with registers has 1 + 4.
 _MAX_SPECIAL_TOKENS = 8
@@ -23,10 +23,22 @@ _MAX_SPECIAL_TOKENS = 8
 
 @dataclass(frozen=True)
 class LayerCall:
-    """One call of a module within a forward pass; ``call`` counts from 0, for modules used more than once."""
+    """One call of a module within a forward pass.
+
+    Attributes:
+        module: its qualified name.
+        call: which of its calls, from 0, for modules used more than once.
+        batch_axis: where its output has the images: 0, or 1 for sequences of tokens (T, N, C).
+    """
 
     module: str
     call: int = 0
+    batch_axis: Literal[0, 1] = 0
+
+
+def rows_first(output: Tensor, batch_axis: int) -> Tensor:
+    """Bring the axis of the images to the front, or from there back to its place."""
+    return output if batch_axis == 0 else output.transpose(0, batch_axis)
 
 
 @dataclass(frozen=True)
@@ -101,6 +113,9 @@ class Layer:
         on_every_path: whether everything that the logits depend on goes through this output.
         explainable: whether a map can be made.
         note: the reason if it can't, or what to keep in mind.
+        beside: the last layers of other branches that lead to the logits and that this one does not feed: what it
+            says nothing of. Empty for a layer on every path, or in a residual branch.
+        no_gradient: why no gradient reaches it, though the logits depend on it; None where one does.
         placement: where the grid's cells look; None where there is no grid.
     """
 
@@ -115,6 +130,9 @@ class Layer:
     on_every_path: bool
     explainable: bool
     note: str | None
+    beside: tuple[str, ...] = ()
+    no_gradient: str | None = None
+
     placement: Placement | None = None
 
     @property
@@ -135,6 +153,14 @@ class Layer:
         placement = self.placement if registration == "measured" else None
         placement = placement or Placement.stretched(*self.grid, height, width)
         return placement.averaged_with_mirror(self.grid[1], width) if flip else placement
+
+    @property
+    def covers(self) -> str | None:
+        """What part of the network it shows, where there are branches beside it: "covers one of 3 branches ..."."""
+        if not self.beside:
+            return None
+        names = ", ".join(repr(name) for name in self.beside)
+        return f"covers one of {len(self.beside) + 1} branches that lead to the logits; the others end with {names}"
 
     def to_nchw(self, output: Tensor) -> Tensor:
         """Bring this layer's output, or a gradient of its shape, to (N, C, h, w); only for layers with a grid."""

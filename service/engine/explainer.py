@@ -331,7 +331,8 @@ def _draw(
         # A constant map says nothing about places: drawn, it would be hot everywhere.
         drawn = np.zeros_like(values) if summary.reason == "constant" else values
         rendered = render(drawn, opened.image, geometry, spec, bases.get(grid), _placement(raw, todo))
-        note = caveat(raw.method, target.label, target.probability)
+        layer = None if todo.lane.cam_options.fuse else todo.info.layer(raw.layer)
+        note = caveat(raw.method, target.label, target.probability, layer)
         explanations.append(MapAnswer(raw.layer, raw.method, target, against, values, summary, note, rendered))
     return tuple(explanations)
 

@@ -18,6 +18,8 @@ from service.imaging.render import RenderSpec
 from service.options import DEFAULT_COLORMAP, DEFAULT_TOP_K, SIGNED_COLORMAP
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from service.engine.request import Request
     from service.models.info import ModelInfo
     from service.vocabulary import Registration
@@ -54,14 +56,15 @@ def plan(request: Request, info: ModelInfo, max_explanations: int) -> Plan:
 
     Raises:
         InvalidOption: top_k beyond the classes, or more explanations than allowed.
-        UnknownLayer, LayerNotExplainable, UnknownLabel, UnknownMethod, UnknownColormap: see there.
+        UnknownLayer, LayerNotExplainable, UnknownLabel, UnknownMethod, MethodNotApplicable, UnknownColormap:
+            see there.
     """
     info = info.head_view(None if request.head is None else str(request.head).strip())
     top_k = _top_k(request, info)
     if request.op == "predict":
         return Plan(info, Lane(info.key, "predict", head=info.default_head), _NO_TARGETS, top_k, None)
     methods = tuple(_method(name, request, info) for name in request.methods)
-    layers = tuple(info.layer(name).name for name in request.layers)
+    layers = tuple(_layer(name, methods, info) for name in request.layers)
     if request.fuse is not None and len(set(layers)) < 2:
         raise InvalidOption("fuse makes one map of several layers: give 'layer' at least twice.")
     cam_options = CamOptions(
@@ -114,6 +117,18 @@ def _method(name: str, request: Request, info: ModelInfo) -> str:
     if reason := _why_not(name, request, info):
         raise MethodNotApplicable(f"Method {name!r} cannot be used here: {reason}.")
     return name
+
+
+def _layer(name: str, methods: Sequence[str], info: ModelInfo) -> str:
+    """Find a layer; a method that needs a gradient where none comes is refused."""
+    layer = info.layer(name)
+    needing = next(
+        (method for method in methods if METHODS[method].needs_gradients and METHODS[method].uses_layer), None
+    )
+    if needing is not None and layer.no_gradient is not None:
+        reason = f"no gradient reaches it, since {layer.no_gradient}"
+        raise MethodNotApplicable(f"Method {needing!r} cannot be used at layer {layer.name!r}: {reason}.")
+    return layer.name
 
 
 def _why_not(name: str, request: Request, info: ModelInfo) -> str | None:
