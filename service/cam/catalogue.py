@@ -185,7 +185,7 @@ def _branches_beside(layers: Sequence[Layer], records: Sequence[_Record], graph:
 
 
 def _has_special_tokens(layer: Layer) -> bool:
-    return layer.layout is not None and layer.layout.prefix > 0
+    return layer.layout is not None and layer.layout.special > 0
 
 
 def _with_branches(layer: Layer, beside: Mapping[str, tuple[str, ...]]) -> Layer:
