@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import in_process, over_http, overload, page, soak
+from benchmarks import in_process, over_http, overload, page, registration, soak
 
 BENCHMARKS = {
     "explain": in_process.explain_against_forward,
     "targets": in_process.many_targets_against_one,
     "methods": in_process.methods_against_forward,
     "layers": in_process.several_layers_against_one,
+    "registration": registration.measured_against_stretched,
+    "measuring": registration.load_with_and_without_measuring,
     "start": over_http.start_of_the_front,
     "overhead": over_http.time_outside_the_model,
     "load": over_http.batched_against_one_by_one,
@@ -26,7 +28,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", choices=[[], *BENCHMARKS], help="which to run; all if none is named")
     for name in parser.parse_args().names or BENCHMARKS:
         for line in BENCHMARKS[name]():
-            print(f"{name:10} {line}", flush=True)
+            print(f"{name:12} {line}", flush=True)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import os
 import sys
 import tomllib
 import typing
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 _TIMEOUT_S = 3600.0  # of one image: nobody waits for others behind it
 _SAMPLE = Path(__file__).parent / "demo" / "samples" / "03-star.png"
 
@@ -339,9 +339,7 @@ def _find_images(patterns: Sequence[str]) -> Iterator[Path]:
     for pattern in patterns:
         path = Path(pattern)
         if path.is_dir():
-            yield from sorted(
-                file for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES and not file.is_dir()
-            )
+            yield from _images_in(path)
         elif path.is_file():
             yield path
         else:
@@ -350,6 +348,22 @@ def _find_images(patterns: Sequence[str]) -> Iterator[Path]:
             if not files:
                 raise FileNotFoundError(f"there is no picture {pattern}")
             yield from files
+
+
+def _images_in(folder: Path) -> list[Path]:
+    """Return the files below a folder whose names are those of pictures that can be read; say what is left out."""
+    from service.imaging.formats import suffixes  # noqa: PLC0415
+
+    known = suffixes()
+    files = sorted(file for file in folder.rglob("*") if not file.is_dir())
+    left_out = (file for file in files if file.suffix.lower() not in known)
+    kinds = Counter(file.suffix.lower() or "without a suffix" for file in left_out)
+    if kinds:
+        listed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+        print(
+            f"{folder}: skipped {sum(kinds.values())}, not named as pictures that are read: {listed}", file=sys.stderr
+        )
+    return [file for file in files if file.suffix.lower() in known]
 
 
 # -- models, layers, key, openapi -------------------------------------------------------------------------------------

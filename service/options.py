@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, Union, get_args, get_origin, get_type_hints
 
-from service.vocabulary import Augment, Fuse, ImageFormat, Output, Size
+from service.vocabulary import Augment, Fuse, ImageFormat, Output, Registration, Size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -106,6 +106,13 @@ class Options:
         "heatmap",
     )
     size: Annotated[Size, About("The grid of the rendered pictures.")] = "picture"
+    registration: Annotated[
+        Registration,
+        About(
+            "Where a layer's cells are drawn: where they were measured to look, or (`stretch`) evenly spread over the "
+            "model's input. Raw maps are the same."
+        ),
+    ] = "measured"
     colormap: Annotated[str | None, About("A name from {colormaps}.", shown=DEFAULT_COLORMAP, longest=64)] = None
     alpha: Annotated[float, About("Opacity of the heatmap in the overlay.", low=0, high=1)] = 0.5
     threshold: Annotated[float, About("Share of the map's maximum above which regions are drawn.", low=0, high=1)] = 0.5
@@ -139,6 +146,7 @@ class ExplainArguments(PredictArguments, total=False):
     method: str | Iterable[str] | None
     output: Output | Iterable[Output] | None
     size: Size | None
+    registration: Registration | None
     colormap: str | None
     alpha: float | None
     threshold: float | None

@@ -17,6 +17,7 @@ __all__ = [
     "ModelState",
     "Operation",
     "Output",
+    "Registration",
     "Size",
     "VersionState",
     "WorkerState",
@@ -35,6 +36,9 @@ Size = Literal["picture", "model", "layer"]
 
 ImageFormat = Literal["auto", "png", "jpeg", "webp"]
 """The format of what is drawn; ``auto`` is the cheapest that loses nothing that matters."""
+
+Registration = Literal["measured", "stretch"]
+"""Where the cells of a layer are drawn: where they were found to look, or spread evenly over the model's input."""
 
 Augment = Literal["none", "flip"]
 """Over which views of the image a map is averaged."""

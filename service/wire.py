@@ -9,7 +9,16 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 from pydantic_core import PydanticCustomError
 
 from service.options import OPTIONS
-from service.vocabulary import Activation, ChannelOrder, ColormapKind, EmptyReason, Fitting, LayerKind, ModelState
+from service.vocabulary import (
+    Activation,
+    ChannelOrder,
+    ColormapKind,
+    EmptyReason,
+    Fitting,
+    LayerKind,
+    ModelState,
+    Registration,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -358,6 +367,15 @@ class ModelList(_Answer):
     models: list[ModelEntry]
 
 
+class LayerPlacement(_Answer):
+    """Where the cells of a layer look, in pixels of the model's input."""
+
+    x: tuple[float, float] = Field(description="[start, step]: the first column's centre, and from one to the next.")
+    y: tuple[float, float] = Field(description="The same for rows.")
+    residual: float | None = Field(description="How far centres lie from that, root mean square.")
+    by: Registration = Field(description="Measured when the model was loaded, or stretched over the input.")
+
+
 class LayerEntry(_Answer):
     """One row of the layer catalogue."""
 
@@ -369,6 +387,7 @@ class LayerEntry(_Answer):
     order: int = Field(description="Position in the forward pass.")
     explainable: bool
     recommended: bool
+    placement: LayerPlacement | None = Field(description="Where its cells look; null where it has no rows and columns.")
     note: str | None = Field(description="Why it cannot be explained, or what to keep in mind.")
 
 

@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 
 from service import __version__, cli
+from service.imaging.formats import FORMATS
 from service.models.sources.table import SOURCES
 from service.settings import load_settings
 from tests.toys import png
@@ -100,6 +101,9 @@ class TestExplain:
         assert f"{folder / 'more' / 'gone.webp'}: The file cannot be read: No such file or directory." in ran.err
         assert "Traceback" not in ran.err
         assert ran.out == f"3 explained, 2 failed: {folder / 'out' / 'explanations.json'}\n"
+
+    def test_says_what_it_skipped(self, ran: Run, folder: Path) -> None:
+        assert f"{folder / 'more'}: skipped 1, not named as pictures that are read: 1 .txt\n" in ran.err
 
     def test_every_picture_that_can_be_read_is_in_the_summary(
         self, results: list[dict[str, Any]], folder: Path
@@ -261,6 +265,24 @@ class TestPredict:
         assert first.startswith(f"{SAMPLES / '03-star.png'}: star 9")
         assert second.startswith(f"{SAMPLES / '08-heart.png'}: heart 9")
         assert first.count("%") == second.count("%") == 2
+
+    def test_a_folder_gives_every_suffix_that_can_be_read_and_says_what_not(self, tmp_path: Path) -> None:
+        with Image.open(SAMPLES / "03-star.png") as star:
+            for name, kind in [("a.JFIF", "JPEG"), ("b.jpe", "JPEG"), ("c.apng", "PNG"), ("d.dib", "BMP")]:
+                star.convert("RGB").save(tmp_path / name, kind)
+            if FORMATS["AVIF"].is_there:
+                star.convert("RGB").save(tmp_path / "e.avif")
+        for name in ("x.dng", "y.dng", "README", ".hidden"):
+            (tmp_path / name).write_bytes(b"no picture")
+
+        ran = run("predict", tmp_path, "--model", "shapes", "--top-k", "1")
+
+        assert ran.code == 0
+        names = [Path(line.partition(": ")[0]).name for line in ran.out.splitlines()]
+        assert names == ["a.JFIF", "b.jpe", "c.apng", "d.dib", *(["e.avif"] if FORMATS["AVIF"].is_there else [])]
+        assert all(": star " in line for line in ran.out.splitlines())
+        skipped = "skipped 4, not named as pictures that are read: 2 without a suffix, 2 .dng"
+        assert f"{tmp_path}: {skipped}\n" in ran.err
 
     def test_json_lines_for_programs(self) -> None:
         ran = run("predict", SAMPLES / "00-disk.png", "--json", "--top-k", "12", "--model", "shapes")

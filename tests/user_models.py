@@ -71,6 +71,29 @@ def fails_on_black() -> nn.Module:
     return model
 
 
+def without_gradients() -> nn.Module:
+    """Three classes, computed under torch.no_grad()."""
+    model = Trunk(lambda features: model.coarse(features))  # noqa: PLW0108  # it does not exist yet
+    model.forward = torch.no_grad()(model.forward)  # type: ignore[method-assign]
+    return model
+
+
+class Ensemble(nn.Module):
+    """The mean of several models."""
+
+    def __init__(self, *members: nn.Module) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([member(x) for member in self.members]).mean(0)
+
+
+def ensemble() -> nn.Module:
+    """Two models of three classes."""
+    return Ensemble(one_head(), one_head())
+
+
 def fails() -> nn.Module:
     """Raises."""
     raise ValueError("the recipe is missing")

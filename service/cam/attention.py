@@ -7,6 +7,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from service.cam.capture import same_logits
+from service.cam.derivatives import differentiate
+from service.errors import ModelOutputError
+
 if TYPE_CHECKING:
     from service.cam.context import LayerContext
     from service.cam.network import AttentionCapture, Network
@@ -14,11 +18,17 @@ if TYPE_CHECKING:
 __all__ = ["attention_rollout", "legrad", "refuse_without_class_token"]
 
 
-def refuse_without_class_token(network: Network) -> str | None:
-    """Say why the methods here do not apply to ``network``, or None where they do."""
-    if network.has_class_token:
-        return None
-    return "it needs a transformer with a class token whose blocks use nn.MultiheadAttention (a ViT)"
+def refuse_without_class_token(network: Network, images: Tensor) -> str | None:
+    """Say why the methods here do not apply to ``network``, tried on ``images``; None where they do."""
+    if not network.has_class_token:
+        return "it needs a transformer with a class token whose blocks use nn.MultiheadAttention (a ViT)"
+    try:
+        captured = network.capture_attention(images)
+    except ModelOutputError as error:
+        return error.message.removesuffix(".")
+    if not same_logits(captured.classify(captured.tokens[-1]), network.predict(images)):
+        return "the model's logits are not what its heads make of the class token after the last block"
+    return None
 
 
 def attention_rollout(context: LayerContext) -> Tensor:
@@ -26,7 +36,7 @@ def attention_rollout(context: LayerContext) -> Tensor:
 
     The map is the class token's row of the product; the same for every class.
     """
-    attentions = _capture(context).attentions
+    attentions = [attention.weights for attention in _capture(context).attentions]
     tokens = attentions[0].shape[-1]
     identity = torch.eye(tokens, device=attentions[0].device)
     rollout = identity
@@ -43,14 +53,14 @@ def legrad(context: LayerContext) -> Tensor:
     layer's attention is rectified, averaged over heads and queries, and averaged over the layers.
     """
     captured, logit_weights = _capture(context), context.forward_pass.logit_weights
-    total = torch.zeros_like(captured.attentions[0][:, 0, 0].float())
+    shape = captured.attentions[0].weights.shape  # (N, heads, T, T)
+    total = torch.zeros(shape[0], shape[-1], device=context.forward_pass.inputs.device)
     with torch.enable_grad():
         for tokens, attention in zip(captured.tokens, captured.attentions, strict=True):
-            logits = captured.classify(tokens)
-            (gradient,) = torch.autograd.grad(
-                logits, attention, logit_weights.to(logits), retain_graph=True, materialize_grads=True
-            )
-            total += gradient.float().relu().mean((1, 2)) / len(captured.attentions)  # (N, T)
+            assert attention.edge is not None
+            (gradient,) = differentiate(captured.classify(tokens), [attention.edge], logit_weights)
+            if gradient is not None:
+                total += gradient.view(shape).float().relu().mean((1, 2)) / len(captured.attentions)  # (N, T)
     return _grid(total, context)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from torch import Tensor
 
@@ -55,10 +55,14 @@ class BinaryNetwork:
         """See ``Network``."""
         return self._network.modules()
 
-    def observe(self, inputs: Tensor, modules: Collection[str], see: Observer) -> Tensor:
+    def observe(self, inputs: Tensor, modules: Collection[str], see: Observer, across_cuts: bool = False) -> Tensor:
         """See ``Network``."""
         with torch.inference_mode(mode=False), torch.enable_grad():
-            return self._both(self._network.observe(inputs, modules, see))
+            return self._both(self._network.observe(inputs, modules, see, across_cuts=across_cuts))
+
+    def watch(self, inputs: Tensor, layers: Collection[LayerCall], see: Callable[[LayerCall, Tensor], None]) -> None:
+        """See ``Network``."""
+        self._network.watch(inputs, layers, see)
 
     def biases(self) -> Mapping[str, Tensor]:
         """See ``Network``."""

@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from service.cam.derivatives import differentiate
 from service.errors import ModelOutputError
 
 if TYPE_CHECKING:
     from service.cam.layers import LayerCall
 
-__all__ = ["Capture", "check_logits", "gradients"]
+__all__ = ["Capture", "check_logits", "gradients", "same_logits"]
+
+# How far the logits of two ways to compute one network may lie apart, relative to the largest: rounding.
+_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-8, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,14 @@ def check_logits(output: object, n: int) -> Tensor:
     return output
 
 
+def same_logits(logits: Tensor, others: Tensor) -> bool:
+    """Whether two results (N, classes) are those of one network, computed in two ways."""
+    if logits.shape != others.shape:
+        return False
+    one, other = logits.detach().float(), others.detach().float()
+    return bool((one - other).abs().max() <= _TOLERANCE[others.dtype] * other.abs().max().clamp(min=1e-6))
+
+
 def gradients(captured: Capture, logit_weights: Tensor) -> dict[LayerCall, Tensor]:
     """Differentiate one score per row with respect to every captured activation.
 
@@ -60,16 +72,15 @@ def gradients(captured: Capture, logit_weights: Tensor) -> dict[LayerCall, Tenso
 
     Returns:
         Per layer a tensor of the activation's shape, zero where a score does not depend on the layer.
+
+    Raises:
+        MethodNotApplicable: the network cannot be differentiated here.
     """
     activations = list(captured.activations.values())
     if not captured.logits.requires_grad:
         return {layer: torch.zeros_like(kept) for layer, kept in captured.activations.items()}
-    found = torch.autograd.grad(
-        captured.logits,
-        activations,
-        grad_outputs=logit_weights.to(captured.logits),
-        retain_graph=True,
-        allow_unused=True,
-        materialize_grads=True,
-    )
-    return dict(zip(captured.activations, found, strict=True))
+    found = differentiate(captured.logits, activations, logit_weights)
+    return {
+        layer: torch.zeros_like(kept) if gradient is None else gradient
+        for (layer, kept), gradient in zip(captured.activations.items(), found, strict=True)
+    }

@@ -8,25 +8,28 @@ rather than one branch of it.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-import networkx
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
 
-from service.cam.layers import Layer, LayerCall, Layout, find_layout
+from service.cam.graph import Graph
+from service.cam.layers import Layer, LayerCall, Layout, find_layout, rows_first
+from service.errors import ModelOutputError
+from service.placement import Placement
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
     from torch.autograd.graph import Node
 
     from service.cam.modules import ModuleDescription
     from service.cam.network import Network
 
-__all__ = ["probe_layers"]
+__all__ = ["depends_on", "probe_layers"]
 
 _BRANCH = (
     "on one of several parallel paths (a residual or concatenated branch): shows what reaches the logits by this path, "
@@ -34,15 +37,25 @@ _BRANCH = (
 )
 
 
+_OFF_THE_WAY = "not on the way to the logits"
+_NO_GRAD = "the network computes it under torch.no_grad()"
+_INFERENCE_MODE = "the network computes it under torch.inference_mode()"
+_REENTRANT = "it lies inside torch.utils.checkpoint with use_reentrant=True"
+_DETACHED = (
+    "what it gives out is cut from the graph behind it (.detach(), .data, torch.no_grad(), a trip through NumPy)"
+)
+
+
 @dataclass
 class _Record:
     call: LayerCall
     module: ModuleDescription
-    shape: tuple[int, ...]
+    shape: tuple[int, ...]  # images first
     node: Node | None
-    # The output, of token layers alone: they are asked which of their tokens have a gradient.
+    # The output, images first, of sequences of tokens alone.
     tokens: Tensor | None = None
     layout: Layout | None = None
+    unrecorded: str | None = None
 
 
 @dataclass
@@ -66,12 +79,21 @@ class _Probe:
         if not isinstance(output, Tensor):
             self.records.append(_Record(call, module, (), None))
             return
-        record = _Record(call, module, tuple(output.shape), node)
+        record = _Record(call, module, tuple(output.shape), node, unrecorded=_unrecorded())
         if record.shape[:1] == (len(self.inputs),):
             record.layout = self._find_layout(module, record.shape)
+        elif len(record.shape) == 3 and record.shape[1] == len(self.inputs):
+            self._take_for_sequence(record, output)
         if record.layout is not None and record.layout.kind == "tokens":
-            record.tokens = output
+            record.tokens = rows_first(output, record.call.batch_axis).detach()
         self.records.append(record)
+
+    def _take_for_sequence(self, record: _Record, output: Tensor) -> None:
+        """Take an output (T, N, C) for a sequence of tokens, if T of them are a grid."""
+        shape = tuple(output.transpose(0, 1).shape)
+        record.layout = self._find_layout(record.module, shape)
+        if record.layout is not None:
+            record.shape, record.call = shape, replace(record.call, batch_axis=1)
 
     def _find_layout(self, module: ModuleDescription, shape: tuple[int, ...]) -> Layout | None:
         if module.channels != "first" and self.tokens in _repeated(shape):
@@ -89,12 +111,19 @@ def _repeated(shape: tuple[int, ...]) -> set[int]:
     return {a for a, b in pairwise(shape[1:]) if a == b} if len(shape) == 4 else set()
 
 
+def _unrecorded() -> str | None:
+    """Say why the network records no graph at this moment, or None where it does."""
+    if torch.is_inference_mode_enabled():
+        return _INFERENCE_MODE
+    return None if torch.is_grad_enabled() else _NO_GRAD
+
+
 def probe_layers(network: Network, inputs: Tensor) -> list[Layer]:
     """List every layer of ``network`` in forward order.
 
     Args:
         network: left as it was.
-        inputs: two or more images, (N, 3, H, W), in the network's dtype.
+        inputs: two or more different images, (N, 3, H, W), in the network's dtype.
 
     Returns:
         One row per call of every module but the root; modules that are never called come last.
@@ -102,77 +131,100 @@ def probe_layers(network: Network, inputs: Tensor) -> list[Layer]:
     Raises:
         ModelOutputError: the network does not return logits (N, classes).
     """
-    probe = _Probe(inputs.detach().requires_grad_(), network.modules())
-    logits = network.observe(probe.inputs, probe.modules, probe.see)
-    graph = _Graph(*_walk(logits.grad_fn), _layers_without_patch_gradient(logits, probe.records))
+    probe, logits = _probe(network, inputs)
+    if any(record.call.batch_axis for record in probe.records):
+        _check_sequences(probe.records, _probe(network, inputs.flip(0))[0].records)
+    graph = Graph.of(logits, probe.inputs, [record.node for record in probe.records])
+    unread = _layers_without_patch_gradient(logits, probe.records)
     calls = probe.calls
-    layers = [_row(record, order, probe, graph, calls) for order, record in enumerate(probe.records)]
+    layers = [_row(record, order, probe, graph, calls, unread) for order, record in enumerate(probe.records)]
+    beside = _branches_beside(layers, probe.records, graph)
+    layers = [
+        _without_gradient(_with_branches(layer, beside), record, network, inputs, graph)
+        for layer, record in zip(layers, probe.records, strict=True)
+    ]
     idle = [(name, module) for name, module in probe.modules.items() if name not in calls]
     return layers + [_idle(name, module, len(layers) + i, calls) for i, (name, module) in enumerate(idle)]
 
 
-@dataclass(frozen=True)
-class _Graph:
-    """What the autograd graph says of layers.
-
-    Attributes:
-        reachable: nodes that the logits depend on.
-        on_every_path: those of them that every path from the logits to the input goes through.
-        unread: token layers whose patches nothing behind them reads.
-    """
-
-    reachable: set[Node]
-    on_every_path: set[Node]
-    unread: set[LayerCall]
+def _probe(network: Network, inputs: Tensor) -> tuple[_Probe, Tensor]:
+    """Run the network under observation; return what was seen, and the logits with their graph."""
+    probe = _Probe(inputs.detach().clone().requires_grad_(), network.modules())
+    return probe, network.observe(probe.inputs, probe.modules, probe.see, across_cuts=True)
 
 
-def _walk(root: Node | None) -> tuple[set[Node], set[Node]]:
-    """Return the graph nodes the logits depend on, and those of them that every path to the input goes through."""
-    if root is None:
-        return set(), set()
-    graph = networkx.DiGraph()
-    waiting = [root]
-    while waiting:
-        node = waiting.pop()
-        for following in _successors(node):
-            if following not in graph:
-                waiting.append(following)
-            graph.add_edge(node, following)
-    # The parameters are frozen, so the only leaf that accumulates a gradient is the input.
-    leaf = next(node for node in graph if node.name().endswith("AccumulateGrad"))
-    parents = networkx.immediate_dominators(graph, root)
-    on_every_path = {root}
-    while leaf is not root:
-        on_every_path.add(leaf)
-        leaf = parents[leaf]
-    return set(graph), on_every_path
+def _check_sequences(records: list[_Record], swapped: list[_Record]) -> None:
+    """Take back what was taken for (T, N, C) and is not: there, images that change places change them in the output."""
+    for record, other in zip(records, swapped, strict=True):
+        if not record.call.batch_axis:
+            continue
+        assert record.tokens is not None
+        assert other.tokens is not None
+        if not torch.allclose(other.tokens.float(), record.tokens.flip(0).float(), rtol=1e-2, atol=1e-3):
+            n, length, *rest = record.shape
+            record.shape, record.call = (length, n, *rest), replace(record.call, batch_axis=0)
+            record.layout = record.tokens = None
 
 
-def _successors(node: Node) -> list[Node]:
-    # Constants among the operands stand as None.
-    return [following for following, _ in node.next_functions if following is not None]
+def _branches_beside(layers: Sequence[Layer], records: Sequence[_Record], graph: Graph) -> dict[str, tuple[str, ...]]:
+    """Name, for every layer that can be explained, the last layers of those branches that it does not feed."""
+    by_node = {
+        record.node: layer
+        for record, layer in zip(records, layers, strict=True)
+        if layer.explainable and record.node is not None
+    }
+    ends = {node: graph.behind(node) for node in graph.met_first(by_node)}
+    # The skip connection around a last block of which only the class token is read is a path too, but of no patch.
+    skips = {node for end, fed in ends.items() if _has_special_tokens(by_node[end]) for node in fed & ends.keys()}
+    return {
+        layer.name: tuple(
+            by_node[end].name for end, fed in ends.items() if end not in skips and node != end and node not in fed
+        )
+        for node, layer in by_node.items()
+    }
+
+
+def _has_special_tokens(layer: Layer) -> bool:
+    return layer.layout is not None and layer.layout.special > 0
+
+
+def _with_branches(layer: Layer, beside: Mapping[str, tuple[str, ...]]) -> Layer:
+    """Say which branches of the network a layer does not show."""
+    others = beside.get(layer.name, ())
+    if not others:
+        return layer
+    layer = replace(layer, beside=others)
+    return replace(layer, note=(layer.note or _BRANCH).replace(_BRANCH, layer.covers or _BRANCH))
 
 
 def _layers_without_patch_gradient(logits: Tensor, records: list[_Record]) -> set[LayerCall]:
     """Token layers behind which only special tokens are read, as in the last block of a ViT."""
-    tokens = [record for record in records if record.tokens is not None and record.tokens.requires_grad]
+    tokens = [record for record in records if record.tokens is not None and record.node is not None]
     if not tokens or not logits.requires_grad:
         return set()
-    outputs = [record.tokens for record in tokens if record.tokens is not None]
-    # Squared, so that logits that sum to a constant still have a gradient.
-    gradients = torch.autograd.grad(logits.float().square().sum(), outputs, materialize_grads=True)
+    edges = [GradientEdge(record.node, 0) for record in tokens if record.node is not None]
+    try:
+        # Squared, so that logits that sum to a constant still have a gradient.
+        gradients = torch.autograd.grad(logits.float().square().sum(), edges, allow_unused=True)
+    except RuntimeError:
+        return set()  # the network cannot be differentiated: whoever tries its methods finds out why
     unread = set()
-    for record, gradient in zip(tokens, gradients, strict=True):
+    for record, found in zip(tokens, cast("Sequence[Tensor | None]", gradients), strict=True):
         assert record.layout is not None
-        special, patches = gradient[:, : record.layout.prefix], gradient[:, record.layout.prefix :]
+        if found is None:
+            continue
+        gradient = rows_first(found, record.call.batch_axis)
+        read = int(gradient.any(2).any(0).sum())
         # A head of zeros, as torchvision initialises ViT, has no gradient anywhere: that says nothing of the layer.
-        if special.any() and not patches.any():
+        if 0 < read <= record.layout.special:
             unread.add(record.call)
     return unread
 
 
-def _row(record: _Record, order: int, probe: _Probe, graph: _Graph, calls: Mapping[str, int]) -> Layer:
-    refused = _refusal(record, len(probe.inputs), graph)
+def _row(
+    record: _Record, order: int, probe: _Probe, graph: Graph, calls: Mapping[str, int], unread: Collection[LayerCall]
+) -> Layer:
+    refused = _refusal(record, len(probe.inputs), graph, unread)
     on_every_path = record.node in graph.on_every_path
     times = calls[record.call.module]
     notes = [refused] if refused else [] if on_every_path else [_BRANCH]
@@ -191,10 +243,11 @@ def _row(record: _Record, order: int, probe: _Probe, graph: _Graph, calls: Mappi
         on_every_path=on_every_path,
         explainable=refused is None,
         note="; ".join(notes) or None,
+        placement=Placement.stretched(layout.height, layout.width, *probe.inputs.shape[2:]) if layout else None,
     )
 
 
-def _refusal(record: _Record, batch: int, graph: _Graph) -> str | None:
+def _refusal(record: _Record, batch: int, graph: Graph, unread: Collection[LayerCall]) -> str | None:
     """Say why no map can be made of this layer, or None where one can."""
     if not record.shape:
         return "its output is not a single tensor"
@@ -207,11 +260,39 @@ def _refusal(record: _Record, batch: int, graph: _Graph) -> str | None:
         return f"its axes are not the rows and columns of the picture: {sizes}"
     if record.layout.height * record.layout.width == 1:
         return "1×1 output: no position is left to show"
-    if record.node not in graph.reachable:
-        return "not on the way to the logits"
-    if record.call in graph.unread:
+    if record.node is None or record.node not in graph.nodes:
+        return _OFF_THE_WAY
+    if record.call in unread:
         return "only the class token is read behind this layer: the gradient is zero on every patch"
     return None
+
+
+def _without_gradient(layer: Layer, record: _Record, network: Network, inputs: Tensor, graph: Graph) -> Layer:
+    """Allow a layer that the logits depend on, though no gradient of theirs reaches it, with the reason."""
+    if layer.note is None or not layer.note.startswith(_OFF_THE_WAY):
+        return layer
+    cause = record.unrecorded or (_DETACHED if depends_on(network, inputs[:1], layer) else None)
+    if cause is None:
+        return layer
+    if cause == _NO_GRAD and graph.has("CheckpointFunctionBackward"):
+        cause = _REENTRANT
+    note = layer.note.replace(
+        _OFF_THE_WAY, f"no gradient reaches it, since {cause}: for methods without gradients only"
+    )
+    return replace(layer, explainable=True, no_gradient=cause, note=note)
+
+
+def depends_on(network: Network, image: Tensor, layer: Layer) -> bool:
+    """Whether the logits for ``image`` (1, 3, H, W) change with the layer's output, whatever the graph says."""
+    captured = network.capture(image, [layer.call], 0)
+    kept = captured.activations[layer.call].float()
+    noise = torch.randn(kept.shape, generator=torch.Generator().manual_seed(0)).to(kept) * (1 + kept.std())
+    try:
+        others = network.resume(image, layer, (kept + noise).to(image.dtype))
+    except (RuntimeError, ModelOutputError):
+        return True
+    logits, others = captured.logits.float(), others.float()
+    return not torch.allclose(others, logits, rtol=1e-5, atol=1e-6 * float(logits.abs().max()))
 
 
 def _grid_shape(shape: tuple[int, ...], layout: Layout) -> tuple[int, int, int]:
@@ -221,7 +302,9 @@ def _grid_shape(shape: tuple[int, ...], layout: Layout) -> tuple[int, int, int]:
 
 def _idle(name: str, module: ModuleDescription, order: int, calls: Collection[str]) -> Layer:
     reason = "never called in the forward pass"
-    if any(called.startswith(f"{name}.") for called in calls):
+    if not module.watchable:
+        reason = "it is TorchScript, whose layers cannot be watched"
+    elif any(called.startswith(f"{name}.") for called in calls):
         reason = "holds layers and is not called itself"
     elif name.rpartition(".")[0] in calls and module.weighted:
         reason += " (the layer that holds it may use its weights)"

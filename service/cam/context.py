@@ -6,13 +6,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
 from service.cam.capture import Capture, gradients
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from torch import Tensor
 
     from service.cam.layers import Layer, LayerCall
     from service.cam.network import Network
@@ -85,19 +84,7 @@ class LayerContext:
 
     def resume(self, row: int, activations: Tensor) -> Tensor:
         """Return logits (M, classes) if the layer gave out ``activations`` (M, C, h, w) for row ``row``."""
-        forward_pass = self.forward_pass
-        replacement = self._in_the_networks_layout(row, activations)
-        return forward_pass.network.resume(forward_pass.inputs[row : row + 1], self.layer, replacement)
-
-    def _in_the_networks_layout(self, row: int, activations: Tensor) -> Tensor:
-        """Bring (M, C, h, w) back to the layer's own layout and dtype; special tokens stay as they were."""
-        like = self.raw_activations
-        layout = self.layer.layout
+        forward_pass, layout = self.forward_pass, self.layer.layout
         assert layout is not None
-        if layout.kind == "nchw":
-            return activations.to(like)
-        if layout.kind == "nhwc":
-            return activations.permute(0, 2, 3, 1).to(like)
-        patches = activations.flatten(2).transpose(1, 2).to(like)  # (M, h*w, C)
-        special = like[row, : layout.prefix].detach().expand(len(activations), -1, -1)
-        return torch.cat([special, patches], dim=1)
+        replacement = layout.from_nchw(activations, self.raw_activations[row : row + 1].detach())
+        return forward_pass.network.resume(forward_pass.inputs[row : row + 1], self.layer, replacement)

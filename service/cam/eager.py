@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from service.cam.capture import Capture, check_logits
+from service.cam.derivatives import TwiceDifferentiable
 from service.cam.heads import pick_head
-from service.cam.layers import LayerCall
+from service.cam.layers import LayerCall, rows_first
 from service.cam.modules import ModuleDescription
 from service.cam.network import AttentionCapture
-from service.cam.transformer import find_transformer, self_attention
+from service.cam.transformer import AttentionRecorder, find_transformer
 from service.errors import ModelOutputError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from service.cam.layers import Layer
     from service.cam.network import Observer
@@ -42,11 +43,15 @@ class EagerNetwork:
         self._head = head
 
     def _run(self, inputs: Tensor, rows: int, hooks: Iterable[tuple[nn.Module, _Hook]] = ()) -> Tensor:
-        """Run the module with ``hooks`` in place; return logits (rows, classes)."""
+        """Run the module with ``hooks`` in place; return logits (rows, classes).
+
+        Hooks come before the module's own, which so see what the network goes on with. The module gets a copy of the
+        input, which it may change.
+        """
         with ExitStack() as registered:
             for module, hook in hooks:
-                registered.callback(module.register_forward_hook(hook).remove)
-            output = self._module(inputs)
+                registered.callback(module.register_forward_hook(hook, prepend=True).remove)
+            output = self._module(inputs.clone())
         return check_logits(output if self._head is None else pick_head(output, self._head), rows)
 
     def predict(self, inputs: Tensor) -> Tensor:
@@ -62,41 +67,20 @@ class EagerNetwork:
         tail of the network, not with the network (Selvaraju et al., https://arxiv.org/abs/1610.02391, ask for no more).
         """
         activations: dict[LayerCall, Tensor] = {}
-        wanted: dict[str, set[int]] = {}
+        wanted: dict[str, dict[int, LayerCall]] = {}
         for layer in layers:
-            wanted.setdefault(layer.module, set()).add(layer.call)
-        hooks = list(self._twice_differentiable()) if derivatives > 1 else []
-        for name, calls in wanted.items():
-            cut = _Cut(name, calls, activations, differentiate=derivatives > 0)
-            hooks.append((self._module.get_submodule(name), cut))
-        with torch.inference_mode(mode=False), torch.enable_grad():
+            wanted.setdefault(layer.module, {})[layer.call] = layer
+        hooks = [
+            (self._module.get_submodule(name), _Cut(calls, activations, differentiate=derivatives > 0))
+            for name, calls in wanted.items()
+        ]
+        means = TwiceDifferentiable() if derivatives > 1 else nullcontext()
+        with torch.inference_mode(mode=False), torch.set_grad_enabled(derivatives > 0), means:
             logits = self._run(inputs, len(inputs), hooks)
         for layer in layers:
             if layer not in activations:
                 raise ModelOutputError(f"The forward pass did not reach call {layer.call} of layer {layer.module!r}.")
         return Capture(logits, activations)
-
-    def _twice_differentiable(self) -> Iterator[tuple[nn.Module, _Hook]]:
-        """Yield hooks that compute by other means what torch cannot differentiate twice: attention, hard sigmoid."""
-        yield from self._explicit_attention([])
-        for module in self._module.modules():
-            if isinstance(module, nn.Hardsigmoid) and not module.inplace:
-                yield module, lambda _module, inputs, _output: functional.relu6(inputs[0] + 3) / 6
-
-    def _explicit_attention(self, into: list[Tensor]) -> Iterator[tuple[nn.Module, _Hook]]:
-        """Yield hooks that compute attention step by step and append every attention matrix to ``into``.
-
-        torch's fused attention keeps the matrix to itself and has no second derivative.
-        """
-
-        def attend(module: nn.MultiheadAttention, inputs: tuple[Tensor, ...], _output: Any) -> tuple[Tensor, None]:
-            mixed, attention = self_attention(module, inputs[0])
-            into.append(attention)
-            return mixed, None
-
-        for module in self._module.modules():
-            if isinstance(module, nn.MultiheadAttention) and module.batch_first:
-                yield module, attend
 
     def resume(self, inputs: Tensor, layer: Layer, activations: Tensor) -> Tensor:
         """See ``Network``.
@@ -113,10 +97,10 @@ class EagerNetwork:
     def _resume(self, inputs: Tensor, call: LayerCall, activations: Tensor) -> Tensor:
         calls = 0
 
-        def replace(_module: nn.Module, _inputs: Any, _output: Any) -> Tensor | None:
+        def replace(_module: nn.Module, _inputs: Any, output: Any) -> Any:
             nonlocal calls
             calls += 1
-            return activations if calls - 1 == call.call else None
+            return _with_tensor(output, rows_first(activations, call.batch_axis)) if calls - 1 == call.call else None
 
         with torch.inference_mode():
             return self._run(inputs, len(activations), [(self._module.get_submodule(call.module), replace)])
@@ -125,28 +109,58 @@ class EagerNetwork:
         """See ``Network``."""
         return {name: ModuleDescription.of(module) for name, module in self._module.named_modules() if name}
 
-    def observe(self, inputs: Tensor, modules: Collection[str], see: Observer) -> Tensor:
+    def observe(
+        self,
+        inputs: Tensor,
+        modules: Collection[str],
+        see: Observer,
+        across_cuts: bool = False,
+    ) -> Tensor:
         """See ``Network``."""
         calls = dict.fromkeys(modules, 0)
 
         def hook_for(name: str) -> _Hook:
-            def show(_module: nn.Module, _inputs: Any, output: Any) -> Tensor | None:
+            def show(_module: nn.Module, _inputs: Any, output: Any) -> Any:
                 call = LayerCall(name, calls[name])
                 calls[name] += 1
-                if not isinstance(output, Tensor):
+                tensor = _tensor_in(output)
+                if tensor is None:
                     see(call, output, None)
                     return None
                 # The copy has a node of its own: an in-place successor cannot take it over, and a layer that hands its
                 # input through (an identity on a skip connection) is not taken for the layer before it.
-                passed_on = output.clone()
-                see(call, output, passed_on.grad_fn)
-                return passed_on
+                with _recording():
+                    passed_on = tensor.clone()
+                    if across_cuts and _is_cut(tensor, len(inputs)):
+                        passed_on = passed_on.requires_grad_().clone()
+                see(call, tensor, passed_on.grad_fn)
+                return _with_tensor(output, passed_on)
 
             return show
 
-        hooks = [(self._module.get_submodule(name), hook_for(name)) for name in modules]
-        with torch.inference_mode(mode=False), torch.enable_grad():
+        watched = [(name, self._module.get_submodule(name)) for name in modules]
+        hooks = [(module, hook_for(name)) for name, module in watched if not isinstance(module, torch.jit.ScriptModule)]
+        with _recording():
             return self._run(inputs, len(inputs), hooks)
+
+    def watch(self, inputs: Tensor, layers: Collection[LayerCall], see: Callable[[LayerCall, Tensor], None]) -> None:
+        """See ``Network``."""
+        wanted = {(layer.module, layer.call): layer for layer in layers}
+        calls = Counter[str]()
+
+        def hook_for(name: str) -> _Hook:
+            def show(_module: nn.Module, _inputs: Any, output: Any) -> None:
+                layer = wanted.get((name, calls[name]))
+                calls[name] += 1
+                tensor = _tensor_in(output)
+                if layer is not None and tensor is not None:
+                    see(layer, rows_first(tensor, layer.batch_axis))
+
+            return show
+
+        names = {layer.module for layer in layers}
+        with torch.inference_mode():
+            self._run(inputs, len(inputs), [(self._module.get_submodule(name), hook_for(name)) for name in names])
 
     def biases(self) -> dict[str, Tensor]:
         """See ``Network``."""
@@ -163,34 +177,77 @@ class EagerNetwork:
         transformer = find_transformer(self._module)
         assert transformer is not None
         tokens: list[Tensor] = []
-        attentions: list[Tensor] = []
 
         def keep(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
             tokens.append(output)
 
-        hooks = [*self._explicit_attention(attentions), *((block, keep) for block in transformer.blocks)]
-        with torch.inference_mode(mode=False), torch.enable_grad():
+        with _recording(), AttentionRecorder() as recorder:
             # The input asks for a gradient so that frozen parameters do not leave the attention without a graph.
-            self._run(inputs.detach().requires_grad_(), len(inputs), hooks)
-        return AttentionCapture(tokens, attentions, transformer.classify)
+            self._run(inputs.detach().requires_grad_(), len(inputs), [(block, keep) for block in transformer.blocks])
+        if len(recorder.calls) != len(tokens) or not all(call.among_tokens for call in recorder.calls):
+            raise ModelOutputError("The attention of this model's blocks is not among their own tokens alone.")
+        return AttentionCapture(tokens, recorder.calls, transformer.classify)
 
 
 class _Cut:
     """Forward hook of one module: makes the wanted calls' outputs the places where gradients are read."""
 
-    def __init__(self, name: str, wanted: set[int], into: dict[LayerCall, Tensor], *, differentiate: bool) -> None:
-        self.name, self.wanted, self.into, self.calls = name, wanted, into, 0
+    def __init__(self, wanted: Mapping[int, LayerCall], into: dict[LayerCall, Tensor], *, differentiate: bool) -> None:
+        self.wanted, self.into, self.calls = wanted, into, 0
         self.differentiate = differentiate
 
-    def __call__(self, _module: nn.Module, _inputs: Any, output: Tensor) -> Tensor | None:
-        call, self.calls = self.calls, self.calls + 1
-        if call not in self.wanted:
+    def __call__(self, _module: nn.Module, inputs: Any, output: Any) -> Any:
+        layer = self.wanted.get(self.calls)
+        self.calls += 1
+        if layer is None:
             return None
-        # A layer behind another target layer is already in the graph and must stay in it.
-        kept = output if output.requires_grad else output.detach().requires_grad_(self.differentiate)
-        self.into[LayerCall(self.name, call)] = kept
-        # The network goes on with a copy: an in-place ReLU or += behind the layer must not change what was kept.
-        return kept.clone()
+        tensor = _tensor_in(output)
+        if tensor is None:
+            raise ModelOutputError(f"Layer {layer.module!r} gave {type(output).__name__} instead of a tensor.")
+        with torch.inference_mode(mode=False), torch.set_grad_enabled(self.differentiate):
+            if tensor.is_inference() or _shares_memory(tensor, inputs):
+                tensor = tensor.clone()
+            tensor = rows_first(tensor, layer.batch_axis)
+            # A layer behind another target layer is already in the graph and must stay in it.
+            kept = tensor if tensor.requires_grad else tensor.detach().requires_grad_(self.differentiate)
+            self.into[layer] = kept
+            # The network goes on with a copy: an in-place ReLU or += behind the layer must not change what was kept.
+            return _with_tensor(output, rows_first(kept, layer.batch_axis).clone())
+
+
+@contextmanager
+def _recording() -> Iterator[None]:
+    """Record a graph, whatever the thread or the network has switched off."""
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        yield
+
+
+def _tensor_in(output: Any) -> Tensor | None:
+    """The tensor that a layer gives out: its output, or what a tuple begins with (a hidden state, then its weights)."""
+    first = output[0] if isinstance(output, tuple | list) and output else output
+    return first if isinstance(first, Tensor) else None
+
+
+def _with_tensor(output: Any, tensor: Tensor) -> Any:
+    """A layer's output with another tensor in it."""
+    if isinstance(output, Tensor):
+        return tensor
+    parts = [tensor, *output[1:]]
+    return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
+
+
+def _shares_memory(tensor: Tensor, inputs: Any) -> bool:
+    """Whether a layer gave out what it was given (in place, an identity), which others may go on to change."""
+    storage = tensor.untyped_storage().data_ptr()
+    return any(isinstance(each, Tensor) and each.untyped_storage().data_ptr() == storage for each in inputs)
+
+
+def _is_cut(tensor: Tensor, rows: int) -> bool:
+    """Whether an output depends on the image, to tell it from constants, and is not in the graph all the same."""
+    if tensor.requires_grad or not tensor.is_floating_point():
+        return False
+    axes = [axis for axis in range(min(2, tensor.ndim)) if tensor.shape[axis] == rows > 1]
+    return any(not torch.equal(tensor.select(axis, 0), tensor.select(axis, 1)) for axis in axes)
 
 
 def _bias(module: nn.Module) -> Tensor | None:

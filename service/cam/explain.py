@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from service.cam.capture import Capture
-    from service.cam.layers import Layer
+    from service.cam.layers import Layer, LayerCall
+    from service.cam.methods import Method
     from service.cam.network import Network
+    from service.placement import Placement
     from service.vocabulary import Fuse
 
 __all__ = ["Checkpoint", "Explained", "explain", "predict"]
@@ -68,7 +70,8 @@ def explain(  # noqa: PLR0913  # the two that come last are rarely given
 ) -> list[Explained]:
     """Explain the classes that each row of a batch asks for.
 
-    Cheap methods cost one forward pass for all layers, methods and targets together.
+    Cheap methods cost one forward pass for all layers, methods and targets together; those that differentiate twice
+    share another.
 
     Args:
         network: what is explained.
@@ -85,15 +88,14 @@ def explain(  # noqa: PLR0913  # the two that come last are rarely given
     Raises:
         ModelOutputError: logits or a map are not finite; the message names the layer.
     """
-    derivatives = max(METHODS[name].derivatives for name in methods)
     calls = [layer.call for layer in layers]
     logits = predict(network, inputs) if options.smooth else None
     stacks: list[_Stack] = []
     for step, (view, restore) in enumerate(_views(inputs, options)):
         checkpoint(step, options.views)
-        captured = network.capture(view, calls, derivatives)
+        captured = _captures(network, view, calls, methods)
         # Views vary the image, not the targets: "predicted" is what the image itself is predicted to be.
-        logits = _finite_logits(captured.logits) if logits is None else logits
+        logits = _finite_logits(next(iter(captured.values())).logits) if logits is None else logits
         task = _View(network, view, captured, logits, targets, layers, methods, checkpoint)
         found = [replace(stack, values=restore(stack.values) / options.views) for stack in task.stacks()]
         stacks = [one.plus(other) for one, other in zip(stacks, found, strict=True)] if stacks else found
@@ -101,7 +103,9 @@ def explain(  # noqa: PLR0913  # the two that come last are rarely given
     if not options.signed:
         stacks = [replace(stack, values=stack.values.relu()) for stack in stacks]
     if options.fuse is not None:
-        stacks = [_fused(stacks[j :: len(methods)], options.fuse) for j in range(len(methods))]
+        size = inputs.shape[2], inputs.shape[3]
+        places = [layer.placed(options.registration, *size, flip=options.flip) for layer in layers]
+        stacks = [_fused(stacks[j :: len(methods)], options.fuse, places) for j in range(len(methods))]
     stacks = [replace(stack, values=stack.values.cpu()) for stack in stacks]
     return [
         Explained(logits[n], tuple(raw for stack in stacks for raw in stack.row(n, classes)))
@@ -128,12 +132,12 @@ class _Stack:
             yield RawMap(self.layer, self.method, target, self.values[n, k], bool(self.zero_gradient[n, k]))
 
 
-def _fused(stacks: Sequence[_Stack], how: Fuse) -> _Stack:
+def _fused(stacks: Sequence[_Stack], how: Fuse, places: Sequence[Placement]) -> _Stack:
     """Make one stack of those of several layers; a gradient is zero if it is in all of them."""
     return _Stack(
         "+".join(stack.layer for stack in stacks),
         stacks[0].method,
-        fuse([stack.values for stack in stacks], how),
+        fuse([stack.values for stack in stacks], how, places),
         torch.stack([stack.zero_gradient for stack in stacks]).all(0),
     )
 
@@ -147,13 +151,29 @@ def _views(inputs: Tensor, options: CamOptions) -> Iterator[tuple[Tensor, Callab
             yield view.flip(3), lambda raw: raw.flip(3)
 
 
+def _captures(
+    network: Network, inputs: Tensor, calls: Sequence[LayerCall], methods: Sequence[str]
+) -> dict[bool, Capture]:
+    """Run the network: once for most methods, once more for those that differentiate twice.
+
+    For the latter a network may compute some things by other means, which the others' maps must not show.
+    """
+    asked = sorted(METHODS[name].derivatives for name in methods)
+    kinds = {_twice(derivatives): derivatives for derivatives in asked}
+    return {twice: network.capture(inputs, calls, derivatives) for twice, derivatives in kinds.items()}
+
+
+def _twice(derivatives: int) -> bool:
+    return derivatives > 1
+
+
 @dataclass(frozen=True)
 class _View:
     """One view of the batch: all maps of it, layers × methods × targets."""
 
     network: Network
     inputs: Tensor
-    captured: Capture
+    captured: dict[bool, Capture]
     logits: Tensor
     targets: Sequence[Targets]
     layers: Sequence[Layer]
@@ -178,14 +198,13 @@ class _View:
             for (layer, name), maps in zip(asked, zip(*found, strict=True), strict=True)
         ]
 
-    def _passes(self, classes: Sequence[tuple[int, ...]], k: int) -> dict[str, ForwardPass]:
-        """One pass per kind of score, for every row's k-th target; they share the forward pass."""
-        kinds = {METHODS[name].score for name in self.methods}
+    def _passes(self, classes: Sequence[tuple[int, ...]], k: int) -> dict[tuple[str, bool], ForwardPass]:
+        """One pass per kind of score and of forward pass, for every row's k-th target."""
         return {
-            kind: ForwardPass(
-                self.network, self.inputs, self.captured, self._logit_weights(classes, k, kind), self.checkpoint
+            (kind, twice): ForwardPass(
+                self.network, self.inputs, self.captured[twice], self._logit_weights(classes, k, kind), self.checkpoint
             )
-            for kind in sorted(kinds)
+            for kind, twice in sorted({_pass_of(METHODS[name]) for name in self.methods})
         }
 
     def _logit_weights(self, classes: Sequence[tuple[int, ...]], k: int, kind: str) -> Tensor:
@@ -202,11 +221,16 @@ class _View:
         return logit_weights
 
     def _map(
-        self, name: str, layer: Layer, passes: dict[str, ForwardPass], k: int, known: dict[tuple[object, ...], Tensor]
+        self,
+        name: str,
+        layer: Layer,
+        passes: dict[tuple[str, bool], ForwardPass],
+        k: int,
+        known: dict[tuple[object, ...], Tensor],
     ) -> tuple[Tensor, Tensor]:
         """Return maps (N, h, w), and for each whether its score's gradient is zero all over the layer (N,)."""
         method = METHODS[name]
-        context = LayerContext(passes[method.score], layer)
+        context = LayerContext(passes[_pass_of(method)], layer)
         key = (name, layer.name if method.uses_layer else None, k if method.class_specific else None)
         if key not in known:
             self.checkpoint(0, 1)
@@ -218,6 +242,11 @@ class _View:
         if zero_gradient.any():
             zero_gradient &= ~context.gradients.flatten(1).any(1).cpu()
         return raw, zero_gradient
+
+
+def _pass_of(method: Method) -> tuple[str, bool]:
+    """Which pass a method looks at: its kind of score, and whether it is one that can be differentiated twice."""
+    return method.score, _twice(method.derivatives)
 
 
 def _nearest(logits: Tensor, target: int) -> Tensor:

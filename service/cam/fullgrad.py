@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from service.cam.derivatives import differentiate
+
 if TYPE_CHECKING:
     from service.cam.context import LayerContext
     from service.cam.layers import LayerCall
@@ -31,12 +33,13 @@ def fullgrad(context: LayerContext) -> Tensor:
             outputs.append((biases[call.module].view(1, -1, 1, 1), output))
 
     logits = network.observe(inputs, biases, keep)
-    found = torch.autograd.grad(
-        logits, [inputs, *(output for _, output in outputs)], logit_weights.to(logits), materialize_grads=True
-    )
-    saliency = _scaled(inputs.detach() * found[0], inputs.shape)
-    for (bias, _), gradient in zip(outputs, found[1:], strict=True):
-        saliency = saliency + _scaled(bias * gradient, inputs.shape)
+    terms = [(inputs.detach(), inputs), *outputs]
+    saliency = torch.zeros(len(inputs), *inputs.shape[2:], device=inputs.device)
+    for (factor, _), gradient in zip(
+        terms, differentiate(logits, [each for _, each in terms], logit_weights), strict=True
+    ):
+        if gradient is not None:
+            saliency += _scaled(factor * gradient, inputs.shape)
     return saliency
 
 

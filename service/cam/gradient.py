@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from service.cam.derivatives import differentiate
+
 if TYPE_CHECKING:
     from service.cam.context import LayerContext
 
@@ -90,17 +92,12 @@ def shapleycam(context: LayerContext) -> Tensor:
 
     H A is a Hessian-vector product: the gradient of g·A with A held fixed, one more pass through the tail.
     """
-    raw = context.raw_activations
-    logits = context.forward_pass.captured.logits
-    second = torch.zeros_like(raw)
+    raw, logits = context.raw_activations, context.forward_pass.captured.logits
+    second = None
     if logits.requires_grad:
-        logit_weights = context.forward_pass.logit_weights.to(logits)
-        (first,) = torch.autograd.grad(
-            logits, raw, logit_weights, retain_graph=True, create_graph=True, materialize_grads=True
-        )
-        if first.requires_grad:
-            (second,) = torch.autograd.grad(
-                (first * raw.detach()).sum(), raw, retain_graph=True, materialize_grads=True
-            )
-    weights = (context.gradients - 0.5 * context.layer.to_nchw(second).float()).mean((2, 3))
+        (first,) = differentiate(logits, [raw], context.forward_pass.logit_weights, create_graph=True)
+        if first is not None and first.requires_grad:
+            (second,) = differentiate(first, [raw], raw.detach())
+    curvature = torch.zeros_like(raw) if second is None else second
+    weights = (context.gradients - 0.5 * context.layer.to_nchw(curvature).float()).mean((2, 3))
     return weighted_sum(weights, context.activations)

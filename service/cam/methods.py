@@ -35,7 +35,8 @@ class Method:
         uses_layer: whether the target layer matters; otherwise the map is of the whole network.
         slow: whether it runs the model many times; such requests have a lane of their own.
         score: ``finer`` compares the class with those nearest to it instead of taking its logit alone.
-        refusal: ``module:name`` of ``(network) -> reason or None``, for methods that not every network allows.
+        refusal: ``module:name`` of ``(network, images) -> reason or None``, for methods that not every network allows;
+            tried on some images.
     """
 
     title: str
@@ -61,9 +62,9 @@ class Method:
         """The function itself; imports torch."""
         return cast("Callable[[LayerContext], Tensor]", pkgutil.resolve_name(self.function))
 
-    def refuses(self, network: Network) -> str | None:
-        """Say why this method does not apply to ``network``, or None where it does."""
-        return pkgutil.resolve_name(self.refusal)(network) if self.refusal else None
+    def refuses(self, network: Network, images: Tensor) -> str | None:
+        """Say why this method does not apply to ``network``, tried on ``images``; None where it does."""
+        return pkgutil.resolve_name(self.refusal)(network, images) if self.refusal else None
 
 
 METHODS: dict[str, Method] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+import torch
 from torch import nn
 
 if TYPE_CHECKING:
@@ -31,18 +32,21 @@ class ModuleDescription:
         kind: ``conv``, ``norm``, ``activation``, ``pool``, ``attention``, ``linear``, ``block`` or ``other``.
         channels: on which side of rows and columns its output has its channels; None where either may be.
         weighted: whether it has parameters of its own.
+        watchable: whether its output can be seen; that of TorchScript cannot.
     """
 
     type: str
     kind: LayerKind
     channels: Literal["first", "last"] | None
     weighted: bool
+    watchable: bool = True
 
     @classmethod
     def of(cls, module: nn.Module) -> Self:
         """Describe ``module``."""
         weighted = any(True for _ in module.parameters(recurse=False))
-        return cls(type(module).__name__, _kind(module), _channels(module), weighted)
+        watchable = not isinstance(module, torch.jit.ScriptModule)
+        return cls(type(module).__name__, _kind(module), _channels(module), weighted, watchable)
 
 
 def _kind(module: nn.Module) -> LayerKind:

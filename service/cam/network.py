@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from service.cam.capture import Capture
     from service.cam.layers import Layer
     from service.cam.modules import ModuleDescription
+    from service.cam.transformer import Attention
 
 __all__ = ["AttentionCapture", "Network", "Observer"]
 
 Observer = Callable[[LayerCall, object, "Node | None"], None]
-"""Told of a call, its output, and the node of the graph that the output has to itself; None for what is no tensor."""
+"""Told of a call, its output (of a tuple, the tensor that it begins with), and the node of the graph that the output
+has to itself; None for what is no tensor."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +32,12 @@ class AttentionCapture:
 
     Attributes:
         tokens: the output of every block, (N, T, C).
-        attentions: the attention of every block, (N, heads, T, T); its tokens depend on it.
+        attentions: the attention of every block among its tokens; what it gives out depends on it.
         classify: makes logits (N, classes) of tokens (N, T, C).
     """
 
     tokens: list[Tensor]
-    attentions: list[Tensor]
+    attentions: list[Attention]
     classify: Callable[[Tensor], Tensor]
 
 
@@ -76,12 +78,28 @@ class Network(Protocol):
     def modules(self) -> Mapping[str, ModuleDescription]:
         """Return all modules but the root, by qualified name."""
 
-    def observe(self, inputs: Tensor, modules: Collection[str], see: Observer) -> Tensor:
-        """Show ``see`` what every call of ``modules`` gives out, in forward order.
+    def observe(
+        self,
+        inputs: Tensor,
+        modules: Collection[str],
+        see: Observer,
+        across_cuts: bool = False,
+    ) -> Tensor:
+        """Show ``see`` what every call of ``modules`` gives out, in forward order and in the network's own grad mode.
+
+        Args:
+            inputs: the batch; must ask for a gradient.
+            modules: by name; of those that cannot be watched nothing is shown.
+            see: told of every call.
+            across_cuts: begin the graph anew where the network left it (no_grad, a detached tensor), so that what
+                comes behind is in it. Needs two different images.
 
         Returns:
-            Logits, with a graph that begins at ``inputs``, which must ask for a gradient, and that all outputs are in.
+            Logits, with a graph that begins at ``inputs`` and that all outputs are in, as far as the network lets it.
         """
+
+    def watch(self, inputs: Tensor, layers: Collection[LayerCall], see: Callable[[LayerCall, Tensor], None]) -> None:
+        """Show ``see`` what ``layers`` give out, in forward order, without a graph; it must not keep or change it."""
 
     def biases(self) -> Mapping[str, Tensor]:
         """Return what each convolution and BatchNorm adds to its channels (C,), by the module's name.
@@ -94,4 +112,8 @@ class Network(Protocol):
         """Whether ``capture_attention`` can be called."""
 
     def capture_attention(self, inputs: Tensor) -> AttentionCapture:
-        """Return tokens and attention of every block, with their graph."""
+        """Return tokens and attention of every block, with their graph.
+
+        Raises:
+            ModelOutputError: the blocks' attention is not among their own tokens.
+        """

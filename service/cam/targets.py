@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from service.vocabulary import Fuse
+    from service.vocabulary import Fuse, Registration
 
 __all__ = ["PLAIN", "CamOptions", "Targets", "Top"]
 
@@ -44,12 +44,14 @@ class CamOptions:
         smooth: average over so many noisy copies of the image; 0 for none.
         flip: average over the image and its mirror image.
         fuse: make one map of those of several layers.
+        registration: how their grids are brought together; it means nothing without ``fuse``.
     """
 
     signed: bool = False
     smooth: int = 0
     flip: bool = False
     fuse: Fuse | None = None
+    registration: Registration = "measured"
 
     @property
     def views(self) -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, cast
 from urllib.parse import quote
 
 from pydantic import BaseModel, ValidationError
@@ -44,7 +44,8 @@ T = TypeVar("T")
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | PIL.Image.Image"
-"""A picture: the path of a file, a file's bytes, or a PIL picture (sent as it is shown, as PNG)."""
+"""A picture: the path of a file, a file's bytes, or a PIL picture (sent as it is shown, as PNG; whole numbers that
+fit into no PNG, as TIFF)."""
 
 
 @dataclass(frozen=True)
@@ -137,23 +138,43 @@ def _file(image: ImageSource, index: int) -> tuple[str, bytes]:
     if isinstance(image, str | os.PathLike):
         path = Path(image)
         return os.fsencode(path.name).decode(errors="replace"), path.read_bytes()
-    return f"image-{index}.png", _png(image)
+    return _encoded(image, f"image-{index}")
 
 
-def _png(image: PIL.Image.Image) -> bytes:
+def _encoded(image: PIL.Image.Image, stem: str) -> tuple[str, bytes]:
+    """Return a file of a PIL picture: PNG, or TIFF for whole numbers that fit into no PNG."""
     from PIL import Image  # noqa: PLC0415 -- the client works without Pillow until it is given one of its pictures
 
     if not isinstance(image, Image.Image):
         raise TypeError(f"A picture is a path, bytes or a PIL.Image, not {type(image).__name__}.")
     if image.mode == "F":
         raise ValueError("A PIL.Image of mode F does not say what is white: convert it to L or I;16 first.")
-    if image.mode not in {"1", "L", "LA", "P", "I;16", "RGB", "RGBA"}:
-        nearest = {"I": "I;16", "La": "LA"}.get(image.mode, "RGBA" if image.has_transparency_data else "RGB")
-        image = image.convert(nearest)
+    mode = _mode_sent(image)
+    if mode != image.mode:
+        image = image.convert("I").convert(mode) if image.mode.startswith("I;16") else image.convert(mode)
         image.info.pop("icc_profile", None)  # of the mode it had
     buffer = io.BytesIO()
+    if mode == "I":
+        image.save(buffer, "TIFF", compression="tiff_adobe_deflate")
+        return f"{stem}.tif", buffer.getvalue()
     image.save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
+    return f"{stem}.png", buffer.getvalue()
+
+
+def _mode_sent(image: PIL.Image.Image) -> str:
+    """Return the mode that keeps what a picture shows: of whole numbers, what the server makes of so wide ones.
+
+    It takes numbers from 0 to 255 as they are, those up to 65535 as 16 bits, and all others from the smallest to the
+    greatest.
+    """
+    if image.mode in {"1", "L", "LA", "P", "I;16", "RGB", "RGBA"}:
+        return image.mode
+    if image.mode == "I":
+        low, high = cast("tuple[int, int]", image.getextrema())
+        return "I" if low < 0 or high > 65535 else "L" if high <= 255 else "I;16"
+    if image.mode.startswith("I;16"):
+        return "I;16"
+    return {"La": "LA"}.get(image.mode, "RGBA" if image.has_transparency_data else "RGB")
 
 
 def _validated(answer: type[ModelT], response: httpx.Response) -> ModelT:

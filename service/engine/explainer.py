@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from opentelemetry.trace import get_current_span
 
+from service.cam.layers import finest_of
+from service.cam.methods import METHODS
 from service.engine.admission import Admission
 from service.engine.answers import Answer, ClassScore, ImageAnswer, MapAnswer, StageTimes
 from service.engine.capacity import CapacityLimiter, Reservation
@@ -34,8 +36,8 @@ from service.engine.worker_gauges import refresh
 from service.engine.worker_process import WorkerProcess
 from service.errors import DeadlineExceeded, NoImage, NotReady, ServiceError, TooManyImages
 from service.imaging.decode import DecodedImage, DecodeLimits, decode, read_header
-from service.imaging.preprocess import Prepared, geometry_for, needed_scale, preprocess
-from service.imaging.render import base_for, needed_scale_for_render, pixels_for, reduce_for, render
+from service.imaging.preprocess import Prepared, geometry_for, preprocess
+from service.imaging.render import base_for, pixels_for, reduce_for, render
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from prometheus_client import Counter
 
+    from service.cam.raw_map import RawMap
     from service.engine.entry import Computed
     from service.engine.pool import WorkerStatus
     from service.engine.registry import ModelStatus
@@ -52,6 +55,7 @@ if TYPE_CHECKING:
     from service.imaging.render import RenderSpec
     from service.metrics import Metrics, Stage
     from service.models.info import ModelInfo
+    from service.placement import Placement
     from service.settings import Settings
     from service.vocabulary import Activation
 
@@ -285,7 +289,7 @@ class Explainer:
         return result, seconds
 
     def _open(self, data: bytes, todo: Plan) -> _Opened:
-        image = decode(data, self._limits, _scale_for(todo))
+        image = decode(data, self._limits)
         prepared = preprocess(image, todo.info.preprocess)
         return _Opened(reduce_for(image, prepared.geometry, todo.render), prepared)
 
@@ -310,16 +314,6 @@ def _count(given_up: Counter, progress: Sequence[_Progress]) -> None:
             given_up.labels(each.stage).inc()
 
 
-def _scale_for(todo: Plan) -> Callable[[int, int], float]:
-    """Return the scale at which the model and the drawing need a picture, by its width and height."""
-
-    def scale_for(width: int, height: int) -> float:
-        drawn = needed_scale_for_render(todo.render, width, height) if todo.render else 0.0
-        return max(needed_scale(todo.info.preprocess, width, height), drawn)
-
-    return scale_for
-
-
 def _draw(
     opened: _Opened, computed: Computed, scores: Callable[[int], ClassScore], todo: Plan, spec: RenderSpec
 ) -> tuple[MapAnswer, ...]:
@@ -336,10 +330,21 @@ def _draw(
         summary = summarise(values, signed=spec.signed, zero_gradient=raw.zero_gradient)
         # A constant map says nothing about places: drawn, it would be hot everywhere.
         drawn = np.zeros_like(values) if summary.reason == "constant" else values
-        rendered = render(drawn, opened.image, geometry, spec, bases.get(grid))
-        note = caveat(raw.method, target.label, target.probability)
+        rendered = render(drawn, opened.image, geometry, spec, bases.get(grid), _placement(raw, todo))
+        layer = None if todo.lane.cam_options.fuse else todo.info.layer(raw.layer)
+        note = caveat(raw.method, target.label, target.probability, layer)
         explanations.append(MapAnswer(raw.layer, raw.method, target, against, values, summary, note, rendered))
     return tuple(explanations)
+
+
+def _placement(raw: RawMap[NDArray[np.float32]], todo: Plan) -> Placement | None:
+    """Return where the cells of a map look; None where they cover the model's input evenly."""
+    if not METHODS[raw.method].uses_layer:
+        return None
+    layers = [todo.info.layer(name) for name in todo.lane.layers if todo.lane.cam_options.fuse or name == raw.layer]
+    finest = layers[finest_of([layer.grid for layer in layers])]
+    spec = todo.info.preprocess
+    return finest.placed(todo.registration, spec.height, spec.width, flip=todo.lane.cam_options.flip)
 
 
 def _scores(logits: NDArray[np.float32], info: ModelInfo) -> Callable[[int], ClassScore]:

@@ -13,6 +13,7 @@ from service.cam.methods import METHODS
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from service.cam.layers import Layer
     from service.vocabulary import EmptyReason
 
 __all__ = ["MapSummary", "caveat", "summarise"]
@@ -54,10 +55,12 @@ def _reason(low: float, high: float, *, signed: bool, zero_gradient: bool) -> Em
     return None
 
 
-def caveat(method: str, label: str, probability: float) -> str | None:
-    """Say what to keep in mind with a map of ``method`` for a class, or None."""
+def caveat(method: str, label: str, probability: float, layer: Layer | None = None) -> str | None:
+    """Say what to keep in mind with a map of ``method`` for a class at ``layer``, or None."""
     row = METHODS[method]
     notes = []
+    if row.uses_layer and layer is not None and layer.covers is not None:
+        notes.append(f"Layer {layer.name!r} {layer.covers}.")
     if not row.uses_layer:
         notes.append(f"{row.title} looks at the whole network; the layer plays no part.")
     if not row.class_specific:

@@ -18,8 +18,11 @@ from service.imaging.render import RenderSpec
 from service.options import DEFAULT_COLORMAP, DEFAULT_TOP_K, SIGNED_COLORMAP
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from service.engine.request import Request
     from service.models.info import ModelInfo
+    from service.vocabulary import Registration
 
 __all__ = ["Plan", "plan"]
 
@@ -37,6 +40,7 @@ class Plan:
         targets: what each is asked for.
         top_k: how many predictions are listed.
         render: what is drawn; None for predictions alone.
+        registration: where layers' cells are drawn.
     """
 
     info: ModelInfo
@@ -44,6 +48,7 @@ class Plan:
     targets: Targets
     top_k: int
     render: RenderSpec | None
+    registration: Registration = "measured"
 
 
 def plan(request: Request, info: ModelInfo, max_explanations: int) -> Plan:
@@ -51,17 +56,25 @@ def plan(request: Request, info: ModelInfo, max_explanations: int) -> Plan:
 
     Raises:
         InvalidOption: top_k beyond the classes, or more explanations than allowed.
-        UnknownLayer, LayerNotExplainable, UnknownLabel, UnknownMethod, UnknownColormap: see there.
+        UnknownLayer, LayerNotExplainable, UnknownLabel, UnknownMethod, MethodNotApplicable, UnknownColormap:
+            see there.
     """
     info = info.head_view(None if request.head is None else str(request.head).strip())
     top_k = _top_k(request, info)
     if request.op == "predict":
         return Plan(info, Lane(info.key, "predict", head=info.default_head), _NO_TARGETS, top_k, None)
     methods = tuple(_method(name, request, info) for name in request.methods)
-    layers = tuple(info.layer(name).name for name in request.layers)
+    layers = tuple(_layer(name, methods, info) for name in request.layers)
     if request.fuse is not None and len(set(layers)) < 2:
         raise InvalidOption("fuse makes one map of several layers: give 'layer' at least twice.")
-    cam_options = CamOptions(request.signed, request.smooth, request.augment == "flip", request.fuse)
+    cam_options = CamOptions(
+        request.signed,
+        request.smooth,
+        request.augment == "flip",
+        request.fuse,
+        # Elsewhere it says how maps are drawn, and need not part batches.
+        request.registration if request.fuse else "measured",
+    )
     lane = Lane(info.key, "explain", layers, methods, cam_options, info.default_head)
     targets = Targets(
         classes=tuple(_target(target, info) for target in request.targets),
@@ -74,7 +87,7 @@ def plan(request: Request, info: ModelInfo, max_explanations: int) -> Plan:
             f"{explanations} explanations per picture are asked for (layers × methods × targets); "
             f"at most {max_explanations} are made in one request."
         )
-    return Plan(info, lane, targets, top_k, _render_spec(request))
+    return Plan(info, lane, targets, top_k, _render_spec(request), request.registration)
 
 
 def _top_k(request: Request, info: ModelInfo) -> int:
@@ -104,6 +117,18 @@ def _method(name: str, request: Request, info: ModelInfo) -> str:
     if reason := _why_not(name, request, info):
         raise MethodNotApplicable(f"Method {name!r} cannot be used here: {reason}.")
     return name
+
+
+def _layer(name: str, methods: Sequence[str], info: ModelInfo) -> str:
+    """Find a layer; a method that needs a gradient where none comes is refused."""
+    layer = info.layer(name)
+    needing = next(
+        (method for method in methods if METHODS[method].needs_gradients and METHODS[method].uses_layer), None
+    )
+    if needing is not None and layer.no_gradient is not None:
+        reason = f"no gradient reaches it, since {layer.no_gradient}"
+        raise MethodNotApplicable(f"Method {needing!r} cannot be used at layer {layer.name!r}: {reason}.")
+    return layer.name
 
 
 def _why_not(name: str, request: Request, info: ModelInfo) -> str | None:

@@ -22,6 +22,8 @@ _BARE_MARKERS = (0x01, 0xD8, 0xD9)  # they have no length: TEM, start and end of
 
 _TIFF = (b"II*\0", b"MM\0*", b"II\0*", b"MM*\0", b"II+\0", b"MM\0+")
 
+_HEIF = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
+
 
 def sniff(data: bytes) -> str | None:
     """Return Pillow's name of the format that ``data`` begins like, or None where it is none that is read here."""
@@ -29,8 +31,21 @@ def sniff(data: bytes) -> str | None:
         return "WEBP"
     if data.startswith(_TIFF):
         return "TIFF"
+    if data[4:8] == b"ftyp":
+        return _iso_media(data)
     starts = {b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG", b"GIF87a": "GIF", b"GIF89a": "GIF", b"BM": "BMP"}
     return next((name for start, name in starts.items() if data.startswith(start)), None)
+
+
+def _iso_media(data: bytes) -> str | None:
+    """Tell AVIF and HEIF by the brands that an ISO media file claims; None for videos and raw files."""
+    end = min(int.from_bytes(data[:4], "big"), 256)
+    brands = {data[start : start + 4] for start in (8, *range(16, end - 3, 4))}
+    if data[8:12] == b"crx ":
+        return None
+    if brands & {b"avif", b"avis"}:
+        return "AVIF"
+    return "HEIF" if brands & _HEIF else None
 
 
 def webp_size(data: bytes) -> tuple[int, int] | None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from service.imaging.decode import DecodedImage
 
-__all__ = ["Interpolation", "Prepared", "PreprocessSpec", "geometry_for", "needed_scale", "preprocess"]
+__all__ = ["Interpolation", "Prepared", "PreprocessSpec", "geometry_for", "preprocess"]
 
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 
@@ -32,7 +32,6 @@ _RESAMPLE: dict[Interpolation, Image.Resampling] = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-_SAFETY = 2.0  # decode at up to this many times the model's resolution: the antialiased resize then hides the reduction
 _MAX_RESIZED_PIXELS = (
     16_000_000  # beyond this (a 1 × 100,000 strip …) only the view is resampled, not the whole picture
 )
@@ -117,12 +116,6 @@ def geometry_for(spec: PreprocessSpec, width: int, height: int) -> Geometry:
         left=left,
         top=top,
     )
-
-
-def needed_scale(spec: PreprocessSpec, width: int, height: int) -> float:
-    """Return the linear scale, in (0, 1], at which the model needs the pixels of an upright picture."""
-    (resized_width, _), (resized_height, _) = _placement(spec, width, height)
-    return min(1.0, _SAFETY * max(resized_width / width, resized_height / height))
 
 
 def preprocess(image: DecodedImage, spec: PreprocessSpec) -> Prepared:

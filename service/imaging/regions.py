@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from service.imaging.geometry import Geometry
+    from service.placement import AxisPlacement, Placement
 
 __all__ = ["MAX_REGIONS", "Region", "regions_of"]
 
@@ -48,45 +49,52 @@ class Region:
     area: float
 
 
-def regions_of(normalised: NDArray[Any], geometry: Geometry, threshold: float) -> list[Region]:
+def regions_of(normalised: NDArray[Any], geometry: Geometry, placement: Placement, threshold: float) -> list[Region]:
     """Return the areas of the view where the interpolated map reaches ``threshold``, the strongest first.
 
     Args:
         normalised: the map, (h, w), divided by its maximum. A map without a positive value has no regions.
         geometry: where the model's input lies on the picture.
+        placement: where the map's cells lie in the model's input.
         threshold: in 0–1; above 0.999 it counts as 0.999.
     """
     if not normalised.max() > 0:
         return []
-    xs, ys, values = _sample(normalised, geometry)
+    xs, ys, values = _sample(normalised, geometry, placement)
     lowest = min(threshold, _HIGHEST) - _MARGIN
     found = [_region(polygon, xs, ys, values, geometry) for polygon in _polygons(xs, ys, values, lowest)]
     found.sort(key=lambda region: (-region.score, -region.area))
     return found[:MAX_REGIONS]
 
 
-def _sample(normalised: NDArray[Any], geometry: Geometry) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.float32]]:
+def _sample(
+    normalised: NDArray[Any], geometry: Geometry, placement: Placement
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.float32]]:
     """Return picture columns (n,), picture rows (m,) and the map there (m, n), edges of the view included."""
     height, width = normalised.shape
     view = geometry.view
     left, top = geometry.to_model(view.left, view.top)
     right, bottom = geometry.to_model(view.right, view.bottom)
-    per_cell_x, per_cell_y = geometry.model_width / width, geometry.model_height / height
     longest = max(view.width, view.height)
-    xs = _lines(left / per_cell_x, right / per_cell_x, width, view.width / longest)
-    ys = _lines(top / per_cell_y, bottom / per_cell_y, height, view.height / longest)
-    columns, rows = geometry.to_image(xs * per_cell_x, ys * per_cell_y)
+    xs = _lines(placement.x, left, right, width, view.width / longest)
+    ys = _lines(placement.y, top, bottom, height, view.height / longest)
+    columns, rows = geometry.to_image(placement.x.to_model(xs), placement.y.to_model(ys))
     return np.clip(columns, view.left, view.right), np.clip(rows, view.top, view.bottom), resample(normalised, xs, ys)
 
 
-def _lines(low: float, high: float, cells: int, share: float) -> NDArray[np.float64]:
-    """Return sample positions, in cells: evenly spread, and every cell centre, where the map has peaks and kinks."""
+def _lines(axis: AxisPlacement, begin: float, end: float, cells: int, share: float) -> NDArray[np.float64]:
+    """Return positions to sample from ``begin`` to ``end``, both in model pixels, in cell coordinates.
+
+    They are evenly spread, with every cell centre besides, where the map has peaks and kinks.
+    """
+    low, high = sorted((axis.to_cells(begin), axis.to_cells(end)))
     even = np.linspace(low, high, max(2, round(_SAMPLES * share)))
     centres = np.arange(cells) + 0.5
     spacing = (high - low) * 1e-6  # closer lines than that would only make slivers
     inside = centres[(centres > low + spacing) & (centres < high - spacing)]
     distance = np.abs(even[:, None] - inside[None, :]).min(axis=1, initial=np.inf)
-    return np.sort(np.concatenate([even[distance > spacing], inside]))
+    positions = np.sort(np.concatenate([even[distance > spacing], inside]))
+    return positions if axis.step > 0 else positions[::-1]
 
 
 def _polygons(xs: NDArray[Any], ys: NDArray[Any], values: NDArray[Any], lowest: float) -> Iterator[Any]:

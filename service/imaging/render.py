@@ -20,6 +20,7 @@ from service.imaging.grid import Grid, grid_for
 from service.imaging.regions import Region, regions_of
 from service.imaging.sampling import resample
 from service.options import DEFAULT_COLORMAP, Options
+from service.placement import Placement
 from service.vocabulary import ImageFormat, Output, Size
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ __all__ = [
     "RenderSpec",
     "Rendered",
     "base_for",
-    "needed_scale_for_render",
     "pixels_for",
     "reduce_for",
     "render",
@@ -109,16 +109,19 @@ def render(
     geometry: Geometry,
     spec: RenderSpec,
     base: NDArray[np.uint8] | None = None,
+    placement: Placement | None = None,
 ) -> Rendered:
     """Draw a map on the picture it explains.
 
     Args:
-        saliency: the raw map, (h, w), finite; unless signed, what is negative counts as 0. It covers the model's input
-            evenly and is normalised by its greatest magnitude.
+        saliency: the raw map, (h, w), finite; unless signed, what is negative counts as 0. It is normalised by its
+            greatest magnitude.
         image: the picture, at any decoded scale.
         geometry: as returned by ``preprocess`` for that picture.
         spec: what to draw.
         base: what ``base_for`` returned, where several maps of one picture share it; it is not changed.
+        placement: where the map's cells look; evenly spread over the model's input if None. Pictures on the layer's
+            own grid ignore it.
 
     Raises:
         ValueError: the map is not two-dimensional, has no cells, or is not finite.
@@ -129,21 +132,23 @@ def render(
         ('image/png', 'image/jpeg')
     """
     maximum, normalised = _normalise(saliency, signed=spec.signed)
+    stretched = Placement.stretched(saliency.shape[0], saliency.shape[1], geometry.model_height, geometry.model_width)
+    placement = placement or stretched
     grid = grid_for(spec.size, geometry, saliency.shape, spec.max_side)
     drawn: dict[str, Any] = {}
     if {"heatmap", "overlay", "mask"} & set(spec.outputs):
         if base is None and "overlay" in spec.outputs:
             base = base_for(image, geometry, spec, saliency.shape)
-        values = _values(normalised, grid, geometry)
+        values = _values(normalised, grid, stretched if spec.size == "layer" else placement)
         drawn = _drawn((values + np.float32(1)) * np.float32(0.5) if spec.signed else values, base, grid, spec)
     evidence = _evidence(normalised)
     return Rendered(
         empty=not normalised.any(),
         maximum=maximum,
-        peak=_peak(evidence, geometry) if evidence.any() else None,
+        peak=_peak(evidence, geometry, placement) if evidence.any() else None,
         signed=spec.signed,
         **drawn,
-        regions=regions_of(evidence, geometry, spec.threshold) if "regions" in spec.outputs else None,
+        regions=regions_of(evidence, geometry, placement, spec.threshold) if "regions" in spec.outputs else None,
     )
 
 
@@ -169,13 +174,13 @@ def reduce_for(image: DecodedImage, geometry: Geometry, spec: RenderSpec | None)
     What ``render`` and ``base_for`` make of it is the same, bit for bit. ``spec`` is None where nothing is drawn.
     """
     if spec is None or "overlay" not in spec.outputs:
-        return replace(image, rgb=image.rgb.crop((0, 0, 1, 1)), extent=None)
+        return replace(image, rgb=image.rgb.crop((0, 0, 1, 1)))
     if spec.size != "picture":
         return image
     height, width = grid_for("picture", geometry, (1, 1), spec.max_side).shape
-    if (width, height) == image.rgb.size and image.extent is None:
+    if (width, height) == image.rgb.size:
         return image
-    return replace(image, rgb=image.rgb.resize((width, height), Image.Resampling.BILINEAR, image.box), extent=None)
+    return replace(image, rgb=image.rgb.resize((width, height), Image.Resampling.BILINEAR))
 
 
 def pixels_for(spec: RenderSpec | None, geometry: Geometry) -> int:
@@ -185,17 +190,6 @@ def pixels_for(spec: RenderSpec | None, geometry: Geometry) -> int:
     size: Size = "model" if spec.size == "layer" else spec.size  # a layer's grid is no finer than the model's input
     height, width = grid_for(size, geometry, (1, 1), spec.max_side).shape
     return height * width
-
-
-def needed_scale_for_render(spec: RenderSpec, width: int, height: int) -> float:
-    """Return the linear scale, 0 to 1, at which drawing needs the pixels of an upright picture.
-
-    0 where it needs no more than the model does (see ``preprocess.needed_scale``): only an overlay on the picture's own
-    grid shows the picture itself.
-    """
-    if "overlay" not in spec.outputs or spec.size != "picture":
-        return 0.0
-    return min(1.0, spec.max_side / max(width, height))
 
 
 def _normalise(saliency: NDArray[Any], *, signed: bool) -> tuple[float, NDArray[np.float64]]:
@@ -216,24 +210,16 @@ def _evidence(normalised: NDArray[np.float64]) -> NDArray[np.float64]:
     return positive / highest if highest else positive
 
 
-def _peak(normalised: NDArray[np.float64], geometry: Geometry) -> Point:
-    height, width = normalised.shape
-    row, column = divmod(int(normalised.argmax()), width)
-    x, y = geometry.to_image(
-        (column + 0.5) * geometry.model_width / width, (row + 0.5) * geometry.model_height / height
-    )
+def _peak(normalised: NDArray[np.float64], geometry: Geometry, placement: Placement) -> Point:
+    row, column = divmod(int(normalised.argmax()), normalised.shape[1])
+    x, y = geometry.to_image(placement.x.to_model(column + 0.5), placement.y.to_model(row + 0.5))
     view = geometry.view
     return Point(min(max(x, view.left), view.right), min(max(y, view.top), view.bottom))
 
 
-def _values(normalised: NDArray[np.float64], grid: Grid, geometry: Geometry) -> NDArray[np.float32]:
+def _values(normalised: NDArray[np.float64], grid: Grid, placement: Placement) -> NDArray[np.float32]:
     """Return the map at the centres of the pixels the model saw."""
-    height, width = normalised.shape
-    return resample(
-        normalised,
-        grid.x.centres() * (width / geometry.model_width),
-        grid.y.centres() * (height / geometry.model_height),
-    )
+    return resample(normalised, placement.x.to_cells(grid.x.centres()), placement.y.to_cells(grid.y.centres()))
 
 
 def _drawn(values: NDArray[np.float32], base: NDArray[np.uint8] | None, grid: Grid, spec: RenderSpec) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """The one place where a map is read between its cells.
 
-A map of shape (h, w) covers the model's input evenly: cell j spans [j, j + 1) in *cell coordinates* and its value
-belongs to its centre, j + 0.5. Between centres the map is bilinear; beyond the outermost ones it stays as it is there.
+In *cell coordinates* cell j of a map (h, w) spans [j, j + 1), and its value belongs to its centre, j + 0.5. Where that
+lies in the model's input is said by a ``Placement``. Between centres the map is bilinear; beyond the outermost ones it
+stays as it is there.
 """
 
 from __future__ import annotations

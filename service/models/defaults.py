@@ -1,7 +1,8 @@
 """The default target layer per family: the last block whose output still has rows and columns.
 
 A family's row is a pattern on layer names; the last layer in forward order that matches wins. Where none matches, or
-the match is down to 1×1 (a small input), the last grid that lies on every path to the logits serves.
+the match is down to 1×1 (a small input), the last grid that lies on every path to the logits serves; where that is in
+the first half of the network, since branches part early, the last grid of any branch.
 """
 
 from __future__ import annotations
@@ -53,15 +54,31 @@ def default_layer(architecture: str, layers: Sequence[Layer]) -> str:
         ModelLoadError: no layer can be explained.
     """
     usable = [layer for layer in layers if layer.explainable]
+    usable = [layer for layer in usable if layer.no_gradient is None] or usable
+    if not usable:
+        raise ModelLoadError(_nothing_to_explain(layers))
     family = max((name for name in FAMILIES if architecture.startswith(name)), key=len, default=None)
     if family is not None:
         matching = [layer.name for layer in usable if re.fullmatch(FAMILIES[family], layer.name)]
         if matching:
             return matching[-1]
-    on_every_path = [layer.name for layer in usable if layer.on_every_path]
-    if not (on_every_path or usable):
-        raise ModelLoadError("No layer of this model has an output with rows and columns, so it cannot be explained.")
-    return (on_every_path or [layer.name for layer in usable])[-1]
+    on_every_path = [place for place, layer in enumerate(usable) if layer.on_every_path]
+    if on_every_path and on_every_path[-1] + 1 >= len(usable) / 2:
+        return usable[on_every_path[-1]].name
+    # Branches that begin early are joined late: what lies on every path is then far from the logits.
+    fitting = [layer for layer in usable if layer.kind not in {"linear", "attention", "other"}]
+    return (fitting or usable)[-1].name
+
+
+def _nothing_to_explain(layers: Sequence[Layer]) -> str:
+    """Say why no layer can be explained: none has a grid, or the last that has one is refused."""
+    grids = [layer for layer in layers if layer.layout is not None]
+    if not grids:
+        return "No layer of this model has an output with rows and columns, so it cannot be explained."
+    last = grids[-1]
+    return (
+        f"This model cannot be explained: its last layer with rows and columns, {last.name!r}, is refused: {last.note}."
+    )
 
 
 def recommended(layers: Sequence[Layer], default: str) -> tuple[str, ...]:

@@ -10,19 +10,22 @@ import torch
 from torch import Tensor, nn
 
 from service.cam.catalogue import probe_layers
+from service.cam.derivatives import cause_of
 from service.cam.eager import EagerNetwork
 from service.cam.explain import predict
 from service.cam.heads import find_heads
-from service.cam.methods import METHODS
 from service.errors import ModelLoadError, ModelOutputError
 from service.models.defaults import default_layer, recommended
+from service.models.fitness import in_eval_mode, try_methods, why_rows_differ
 from service.models.host import ModelHost
 from service.models.info import ModelInfo
 from service.models.inputs import Probe, input_spec, takes_channels
 from service.models.outputs import read_outputs
+from service.models.placements import images_to_measure, place_layers
 from service.models.sources.table import find_source
 
 if TYPE_CHECKING:
+    from service.cam.layers import Layer
     from service.cam.network import Network
     from service.models.sources.source import Downloads
     from service.settings import ModelConfig
@@ -45,15 +48,18 @@ def load_model(config: ModelConfig, device: str, downloads: Downloads) -> ModelH
     """
     loaded = find_source(config.architecture, config.weights).load(config, downloads)
     place = torch.device(device)
-    module = loaded.module.eval().requires_grad_(requires_grad=False).to(place, dtype=getattr(torch, config.dtype))
+    module = in_eval_mode(loaded.module).to(place, dtype=getattr(torch, config.dtype))
     spec, assumed = input_spec(config, loaded.preprocess)
     probe = Probe(spec, place, getattr(torch, config.dtype))
     heads, head = _heads(config, module, probe.noise)
     bare: dict[str | None, Network] = {name: EagerNetwork(module, name) for name in heads or [None]}
-    _check_rows(bare[head], probe.noise)
+    _check_rows(bare[head], module, probe.noise)
     outputs = read_outputs(config, bare, head, loaded.labels, probe)
     networks = outputs.networks
-    layers = tuple(probe_layers(networks[head], probe.noise))
+    parameters = sum(parameter.numel() for parameter in module.parameters())
+    noise = probe.random(images_to_measure(parameters, spec.height, spec.width))
+    found = _layers(networks[head], probe.noise)
+    layers = place_layers(networks[head], module, noise, found, downloads.cache_dir)
     default = default_layer(config.architecture, layers)
     info = ModelInfo(
         name=config.name,
@@ -65,18 +71,20 @@ def load_model(config: ModelConfig, device: str, downloads: Downloads) -> ModelH
         default_layer=default,
         dtype=config.dtype,
         device=str(place),
-        parameters=sum(parameter.numel() for parameter in module.parameters()),
+        parameters=parameters,
         recommended=recommended(layers, default),
-        refused_methods={name: reason for name, row in METHODS.items() if (reason := row.refuses(networks[head]))},
         activation=outputs.heads[head].activation,
         multi_label=config.multi_label,
         heads={name: row for name, row in outputs.heads.items() if name is not None},
         default_head=head,
-        warnings=(*loaded.warnings, *assumed, *outputs.warnings),
     )
+    info = _with_chosen_layer(info, config.layer)
+    fitness = try_methods(networks[head], layers, info.layer("default"), probe.noise)
+    warnings = (*loaded.warnings, *assumed, *outputs.warnings, *fitness.warnings)
+    info = replace(info, refused_methods=fitness.refused_methods, warnings=warnings)
     for warning in info.warnings:
         log.warning("model %s: %s", config.name, warning.text)
-    return ModelHost(networks, _with_chosen_layer(info, config.layer), place)
+    return ModelHost(networks, info, place)
 
 
 def _heads(config: ModelConfig, module: nn.Module, images: Tensor) -> tuple[dict[str, int], str | None]:
@@ -93,7 +101,7 @@ def _heads(config: ModelConfig, module: nn.Module, images: Tensor) -> tuple[dict
 
 def _run(module: nn.Module, images: Tensor) -> object:
     try:
-        return module(images)
+        return module(images.clone())  # which it may change
     except Exception as error:  # a model may raise anything: ViT asserts its input size, for one
         height, width = images.shape[2:]
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -113,6 +121,21 @@ def _channels_hint(module: nn.Module, channels: int) -> str:
     return f". It {takes_channels(first.in_channels)}"
 
 
+def _layers(network: Network, images: Tensor) -> tuple[Layer, ...]:
+    """Return the catalogue.
+
+    Raises:
+        ModelLoadError: the network cannot even be run while a graph is recorded.
+    """
+    try:
+        return tuple(probe_layers(network, images))
+    except RuntimeError as error:
+        cause = cause_of(error)
+        if cause is None:
+            raise
+        raise ModelLoadError(f"The model predicts, but cannot be run with gradients: {cause}.") from error
+
+
 def _with_chosen_layer(info: ModelInfo, layer: str | None) -> ModelInfo:
     if layer is None:
         return info
@@ -120,7 +143,7 @@ def _with_chosen_layer(info: ModelInfo, layer: str | None) -> ModelInfo:
     return replace(info, default_layer=chosen, recommended=recommended(info.layers, chosen))
 
 
-def _check_rows(network: Network, images: Tensor) -> None:
+def _check_rows(network: Network, module: nn.Module, images: Tensor) -> None:
     """Refuse a model whose answer for an image depends on the images beside it.
 
     Raises:
@@ -134,7 +157,4 @@ def _check_rows(network: Network, images: Tensor) -> None:
     # Not relative to their range: that of a single logit is nothing.
     size = max(float(together.abs().max()), _SMALLEST_LOGIT)
     if float((together - alone).abs().max()) > _ROW_TOLERANCE[images.dtype] * size:
-        raise ModelLoadError(
-            "The model's answer for a picture changes with the other pictures in the batch, so it cannot be batched. "
-            "Look for a layer that mixes rows, such as a normalisation over the batch that is active in eval mode."
-        )
+        raise ModelLoadError(why_rows_differ(network, module, images))

@@ -23,12 +23,14 @@ __all__ = ["OPERATIONS"]
 router = APIRouter(tags=["operations"])
 
 
+@router.head("/livez", include_in_schema=False)
 @router.get("/livez", summary="Is the process alive?")
 async def livez() -> wire.Status:
     """True as long as this process answers, whatever the workers do."""
     return wire.Status(status="alive")
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get(
     "/readyz",
     summary="Can requests be answered?",

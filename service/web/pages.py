@@ -53,6 +53,7 @@ def swagger_files() -> StaticFiles:
     return StaticFiles(directory=Path(package.origin).parent / "static")
 
 
+@router.head("/")
 @router.get("/")
 async def page() -> FileResponse:
     """The page."""

@@ -137,7 +137,7 @@ def allowed() -> list[tuple[str, str]]:
         (f, m)
         for f in FAMILIES
         for m, method in METHODS.items()
-        if method.refuses(EagerNetwork(prepared(f)[0])) is None
+        if method.refuses(EagerNetwork(prepared(f)[0]), images(2)) is None
     ]
 
 

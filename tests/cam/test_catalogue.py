@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import pytest
 import torch
@@ -8,8 +9,13 @@ from torch import Tensor, nn
 
 from service.cam.catalogue import probe_layers
 from service.cam.eager import EagerNetwork
+from service.cam.explain import explain
 from service.cam.layers import Layout, find_layout
-from tests.cam.models import ChannelsLast, Plain, Residual, Tokens, frozen, images
+from service.cam.targets import CamOptions, Targets
+from tests.cam.models import ChannelsLast, Plain, Residual, Tokens, frozen, images, layers_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @pytest.mark.parametrize(
@@ -18,14 +24,14 @@ from tests.cam.models import ChannelsLast, Plain, Residual, Tokens, frozen, imag
         ((2, 512, 7, 7), (224, 224), Layout("nchw", 7, 7)),
         ((2, 7, 7, 768), (224, 224), Layout("nhwc", 7, 7)),
         ((2, 14, 14, 14), (224, 224), Layout("nchw", 14, 14)),
-        ((2, 197, 768), (224, 224), Layout("tokens", 14, 14, prefix=1)),
+        ((2, 197, 768), (224, 224), Layout("tokens", 14, 14, special=1)),
         ((2, 196, 768), (224, 224), Layout("tokens", 14, 14)),
-        ((2, 201, 768), (224, 224), Layout("tokens", 14, 14, prefix=5)),
-        ((2, 204, 768), (224, 224), Layout("tokens", 14, 14, prefix=8)),
+        ((2, 201, 768), (224, 224), Layout("tokens", 14, 14, special=5)),
+        ((2, 204, 768), (224, 224), Layout("tokens", 14, 14, special=8)),
         ((2, 205, 768), (224, 224), None),  # nine special tokens are more than any transformer has
         ((2, 64, 7, 10), (224, 320), Layout("nchw", 7, 10)),
         ((2, 7, 11, 64), (224, 336), Layout("nhwc", 7, 11)),
-        ((2, 71, 64), (224, 320), Layout("tokens", 7, 10, prefix=1)),
+        ((2, 71, 64), (224, 320), Layout("tokens", 7, 10, special=1)),
         ((2, 64, 49, 96), (224, 224), None),  # windows of tokens
         ((2, 1000), (224, 224), None),
         ((2, 64, 300, 300), (224, 224), None),  # finer than the image: not a grid of it
@@ -48,7 +54,7 @@ def test_grids_are_recognised(shape: tuple[int, ...], input_size: tuple[int, int
         ((2, 14, 14, 14), "last", {(14, 14)}, Layout("nhwc", 14, 14)),
         ((2, 14, 14, 14), None, {(14, 14)}, Layout("nchw", 14, 14)),
         ((2, 64, 16), None, {(28, 28)}, None),  # 64 channels that are no tokens: 8×8 is no grid here
-        ((2, 9, 16), None, {(2, 2)}, Layout("tokens", 2, 2, prefix=5)),  # and not 3×3
+        ((2, 9, 16), None, {(2, 2)}, Layout("tokens", 2, 2, special=5)),  # and not 3×3
         ((2, 9, 16), None, (), Layout("tokens", 3, 3)),
         ((2, 256, 588), "last", {(224, 224)}, Layout("tokens", 16, 16)),  # patches cut by hand
         ((2, 512, 1, 1), None, {(7, 7)}, Layout("nchw", 1, 1)),
@@ -65,7 +71,7 @@ def test_what_is_known_tells_grids_from_accidents(
 
 def test_tokens_become_a_grid_in_row_major_order_without_the_special_ones() -> None:
     tokens = torch.tensor([[[100.0], [0.0], [1.0], [2.0], [3.0], [4.0], [5.0]]])  # (1, 1 + 2·3, 1)
-    assert Layout("tokens", 2, 3, prefix=1).to_nchw(tokens).tolist() == [[[[0, 1, 2], [3, 4, 5]]]]
+    assert Layout("tokens", 2, 3, special=1).to_nchw(tokens).tolist() == [[[[0, 1, 2], [3, 4, 5]]]]
 
 
 def test_channels_last_become_channels_first() -> None:
@@ -104,7 +110,7 @@ def test_layers_behind_which_only_the_class_token_is_read_are_refused() -> None:
     assert by_name["norm1"].shape == (8, 4, 4)
     assert not by_name["norm2"].explainable
     assert "only the class token is read" in (by_name["norm2"].note or "")
-    assert by_name["attention"].note == "its output is not a single tensor"
+    assert "only the class token is read" in (by_name["attention"].note or "")
 
 
 def test_channels_last_grids_have_their_channels_first_in_the_catalogue() -> None:
@@ -224,3 +230,144 @@ def test_an_identity_on_a_skip_connection_is_not_taken_for_the_layer_before_it()
     assert by_name["first"].on_every_path
     assert not by_name["skip"].on_every_path
     assert "parallel paths" in (by_name["skip"].note or "")
+
+
+# Blocks that return tuples, sequences first
+
+
+class Block(nn.Module):
+    """Attention and a linear layer with skip connections; returns what ``wrap`` makes of its tokens."""
+
+    def __init__(self, wrap: Callable[[Tensor], object], *, batch_first: bool = True) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(8)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=batch_first)
+        self.mlp = nn.Linear(8, 8)
+        self.wrap = wrap
+
+    def forward(self, x: Tensor) -> object:
+        y = self.norm(x)
+        x = x + self.attention(y, y, y)[0]
+        return self.wrap(x + torch.tanh(self.mlp(x)))
+
+
+class Blocks(nn.Module):
+    """Sixteen patches, three blocks, the mean over tokens read, or the class token before them if there is one."""
+
+    def __init__(self, wrap: Callable[[Tensor], object], *, batch_first: bool = True, token: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.patches = nn.Conv2d(3, 8, 8, 8)
+        self.blocks = nn.ModuleList(Block(wrap, batch_first=batch_first) for _ in range(3))
+        self.token = nn.Parameter(torch.ones(8)) if token else None
+        self.head = nn.Linear(8, 5)
+        self.tokens_axis = 1 if batch_first else 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.patches(x).flatten(2).movedim(2, self.tokens_axis)
+        if self.token is not None:
+            first = self.token.expand_as(tokens.select(self.tokens_axis, 0)).unsqueeze(self.tokens_axis)
+            tokens = torch.cat([first, tokens], self.tokens_axis)
+        for block in self.blocks:
+            found = block(tokens)
+            tokens = found if isinstance(found, Tensor) else found[0]
+        read = tokens.mean(self.tokens_axis) if self.token is None else tokens.select(self.tokens_axis, 0)
+        logits: Tensor = self.head(read)
+        return logits
+
+
+class Output(NamedTuple):
+    """What some libraries' blocks return."""
+
+    hidden: Tensor
+    extra: str = "kept"
+
+
+def maps_of(model: nn.Module, *names: str) -> list[Tensor]:
+    methods = ["gradcam", "shapleycam", "ablationcam"]
+    layers, options = layers_of(model, *names), CamOptions(signed=True)
+    (answer,) = explain(EagerNetwork(model), images(1), [Targets((2,))], layers, methods, options)
+    return [raw.values for raw in answer.maps]
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda x: (x,), lambda x: (x, None), lambda x: [x, x.mean()], Output], ids=["one", "two", "list", "named"]
+)
+def test_a_tuple_is_explained_by_the_tensor_that_it_begins_with(wrap: Callable[[Tensor], object]) -> None:
+    plain, wrapped = frozen(Blocks(lambda x: x)), frozen(Blocks(wrap))
+    names = "blocks.1", "blocks.1.attention"
+    for one, other in zip(maps_of(wrapped, *names), maps_of(plain, *names), strict=True):
+        torch.testing.assert_close(one, other)
+    (layer,) = layers_of(wrapped, "blocks.2")
+    assert (layer.on_every_path, layer.shape) == (True, (8, 4, 4))
+
+
+@pytest.mark.parametrize("token", [False, True])
+def test_sequences_first_are_what_batches_first_are(*, token: bool) -> None:
+    """Layers (T, N, C) have the grids and the maps of their transposes."""
+    usual, turned = (frozen(Blocks(lambda x: x, batch_first=first, token=token)) for first in (True, False))
+    expected, found = (probe_layers(EagerNetwork(model), images(2)) for model in (usual, turned))
+    assert [replace(layer, call=replace(layer.call, batch_axis=0)) for layer in found] == expected
+    assert {layer.call.batch_axis for layer in found if layer.name.startswith("blocks") and layer.shape} == {1}
+    names = "blocks.0", "blocks.1.norm", "blocks.1.attention"
+    for one, other in zip(maps_of(turned, *names), maps_of(usual, *names), strict=True):
+        torch.testing.assert_close(one, other)
+        assert one.any()
+
+
+class TwoOfSomething(nn.Module):
+    """Sixteen of something in two groups, which are not the two images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.groups, self.head = nn.Conv2d(3, 8, 8, 8), nn.Identity(), nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.patches(x).flatten(2).transpose(1, 2)  # (N, 16, 8)
+        groups = self.groups(tokens.sum(0).view(16, 2, 4) * 0 + tokens.mean(0).view(16, 2, 4))
+        logits: Tensor = self.head(tokens[..., :4].mean(1)) + groups.mean() * 0
+        return logits
+
+
+def test_an_axis_of_two_is_not_taken_for_the_two_images() -> None:
+    by_name = {layer.name: layer for layer in probe_layers(EagerNetwork(frozen(TwoOfSomething())), images(2))}
+    assert by_name["groups"].note == "its output has not one row per picture"
+    assert by_name["groups"].call.batch_axis == 0
+
+
+# Branches that are joined late
+
+
+class Branches(nn.Module):
+    """Three convolutions, side by side or one behind the other, all read by the head."""
+
+    def __init__(self, *, chained: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.c = (nn.Conv2d(4 if chained and k else 3, 4, 3, 2, 1) for k in range(3))
+        self.head = nn.Linear(12, 5)
+        self.chained = chained
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.a(x)
+        b = self.b(a.relu() if self.chained else x)
+        c = self.c(b.relu() if self.chained else x)
+        logits: Tensor = self.head(torch.cat([each.relu().mean((2, 3)) for each in (a, b, c)], 1))
+        return logits
+
+
+@pytest.mark.parametrize("chained", [False, True], ids=["an ensemble", "several scales"])
+def test_a_layer_says_which_branches_it_does_not_show(*, chained: bool) -> None:
+    by_name = {layer.name: layer for layer in probe_layers(EagerNetwork(frozen(Branches(chained=chained))), images(2))}
+    assert by_name["c"].beside == ("a", "b")
+    assert by_name["c"].covers == "covers one of 3 branches that lead to the logits; the others end with 'a', 'b'"
+    assert by_name["c"].note == by_name["c"].covers
+    # In a chain, "a" feeds the others.
+    assert by_name["a"].on_every_path == chained
+    assert by_name["a"].beside == (() if chained else ("b", "c"))
+
+
+def test_a_residual_branch_and_a_class_token_leave_nothing_beside() -> None:
+    for model in (Residual(), Tokens(), Blocks(lambda x: x, token=True)):
+        layers = probe_layers(EagerNetwork(frozen(model)), images(2))
+        assert [layer.name for layer in layers if layer.beside] == []

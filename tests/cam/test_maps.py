@@ -16,6 +16,7 @@ from service.cam.fusion import fuse
 from service.cam.methods import METHODS
 from service.cam.perturbation import noise_like
 from service.cam.targets import PLAIN, CamOptions, Targets, Top
+from service.placement import AxisPlacement, Placement
 from tests.cam.models import (
     Head,
     frozen,
@@ -385,3 +386,14 @@ def test_maps_come_by_layer_then_method_then_target() -> None:
         (*each, target) for each in order for target in (3, winner)
     ]
     assert [(raw.layer, raw.method, raw.target) for raw in second.maps] == [(*each, 2) for each in order]
+
+
+def test_maps_are_fused_where_their_cells_look() -> None:
+    # Four cells look at 0, 4, 8, 12; two cells look at 0 and 8. So the fine cells see the coarse map at 0, ½, 1 and,
+    # beyond its last cell, 1 of the way from its first value to its last.
+    fine = Placement(AxisPlacement(0, 4), AxisPlacement(2, 4))
+    coarse = Placement(AxisPlacement(0, 8), AxisPlacement(2, 4))
+
+    found = fuse([grid(1, 1, 1, 1), grid(0, 1)], "mean", [fine, coarse])
+
+    assert found.flatten().tolist() == [0.5, 0.75, 1.0, 1.0]

@@ -59,6 +59,9 @@ class SplitNetwork:
     def observe(self, *_: object) -> Tensor:
         return _not_needed()
 
+    def watch(self, *_: object) -> NoReturn:
+        _not_needed()
+
     def biases(self) -> dict[str, Tensor]:
         return _not_needed()
 

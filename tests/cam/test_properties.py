@@ -259,7 +259,7 @@ def ablated_one_by_one(model: nn.Module, image: Tensor, layer: Layer, target: in
             if layer.layout.kind == "nchw":
                 changed[:, channel] = 0
             else:
-                changed[..., layer.layout.prefix :, channel] = 0  # patches, or the rows' columns
+                changed[..., layer.layout.special :, channel] = 0  # patches, or the rows' columns
             return changed
 
         handle = model.get_submodule(layer.call.module).register_forward_hook(hook)

@@ -126,6 +126,36 @@ def test_pil_pictures_are_sent_as_png(call: Any, server: Any, mode: str) -> None
     assert server.form == {"top_k": ["2"]}
 
 
+@pytest.mark.parametrize(
+    ("numbers", "mode", "name"),
+    [
+        ([0, 98, 255], "L", "image-0.png"),
+        ([0, 256, 65535], "I;16", "image-0.png"),
+        ([-1, 98, 255], "I", "image-0.tif"),
+        ([0, 98, 65536], "I", "image-0.tif"),
+    ],
+)
+def test_whole_numbers_of_32_bits_keep_their_values(
+    call: Any, server: Any, numbers: list[int], mode: str, name: str
+) -> None:
+    picture = Image.new("I", (3, 1))
+    for x, number in enumerate(numbers):
+        picture.putpixel((x, 0), number)
+    server.answers = [server.answer()]
+    call("predict", picture)
+    [(sent_name, content)] = server.files
+    sent = Image.open(io.BytesIO(content))
+    assert (sent_name, sent.mode) == (name, mode)
+    assert [sent.getpixel((x, 0)) for x in range(3)] == numbers
+
+
+@pytest.mark.parametrize("mode", ["I;16B", "I;16L", "I;16N"])
+def test_16_bits_in_any_order_are_16_bits(call: Any, server: Any, mode: str) -> None:
+    server.answers = [server.answer()]
+    call("predict", Image.new(mode, (2, 1), 1000))
+    assert Image.open(io.BytesIO(server.files[0][1])).getpixel((0, 0)) == 1000
+
+
 def test_a_cmyk_profile_does_not_go_into_an_rgb_file(call: Any, server: Any) -> None:
     picture = Image.new("CMYK", (2, 2), (0, 255, 255, 0))
     picture.info["icc_profile"] = b"of cmyk"

@@ -9,7 +9,7 @@ import pytest
 from service.cam.layers import Layer, LayerCall, Layout
 from service.engine.plan import plan
 from service.engine.request import Request
-from service.errors import InvalidOption, UnknownColormap, UnknownMethod
+from service.errors import InvalidOption, MethodNotApplicable, UnknownColormap, UnknownMethod
 from service.imaging.preprocess import PreprocessSpec
 from service.models.info import ModelInfo
 
@@ -65,3 +65,16 @@ def test_an_unknown_method_is_told_with_the_closest() -> None:
 def test_a_request_is_a_value() -> None:
     assert Request(targets=("cat",)) == replace(Request(), targets=("cat",))
     assert Request(targets=("cat",)) != Request()
+
+
+def test_a_method_that_needs_a_gradient_is_refused_where_none_comes() -> None:
+    cut = replace(LAYER, name="cut", call=LayerCall("cut"), no_gradient="it is computed under torch.no_grad()")
+    info = replace(INFO, layers=(LAYER, cut))
+    for free in (Request(layers=("cut",), methods=("eigencam",)), Request(layers=("conv",)), Request(op="predict")):
+        plan(free, info, 64)
+    with pytest.raises(MethodNotApplicable) as caught:
+        plan(Request(layers=("conv", "cut"), methods=("eigencam", "layercam")), info, 64)
+    assert caught.value.message == (
+        "Method 'layercam' cannot be used at layer 'cut': no gradient reaches it, since it is computed under "
+        "torch.no_grad()."
+    )

@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from service.engine.explainer import Explainer
 from service.engine.request import Request, Upload
-from service.errors import InternalError, InvalidOption, UnknownHead, UnknownLabel
+from service.errors import InternalError, InvalidOption, MethodNotApplicable, UnknownHead, UnknownLabel
 from service.metrics import Metrics
 from service.settings import load_settings
 from tests.toys import png
@@ -36,6 +36,8 @@ async def engine() -> AsyncIterator[Explainer]:
         "labels=tests.user_models.one_head,size=32,multi_label=true",
         "one=tests.user_models.one_logit,size=32",
         "sure=tests.user_models.probabilities,size=32",
+        "frozen=tests.user_models.without_gradients,size=32",
+        "pair=tests.user_models.ensemble,size=32",
         "dark=tests.user_models.fails_on_black,size=32,resize=32",
     ]
     explainer = Explainer(load_settings(models=models), Metrics())
@@ -97,6 +99,32 @@ async def test_probabilities_are_taken_as_they_are(engine: Explainer) -> None:
     ]
     assert sum(score.probability for score in answer.images[0].predictions) == pytest.approx(1)
     assert [warning.code for warning in answer.model.warnings] == ["probabilities"]
+
+
+async def test_a_model_without_gradients_predicts_and_has_the_methods_that_need_none(engine: Explainer) -> None:
+    with pytest.raises(MethodNotApplicable) as caught:
+        await engine.answer(Request([PICTURE], model="frozen", outputs=("map",)))
+    assert caught.value.message == (
+        "Method 'gradcam' cannot be used here: no gradient reaches layer 'body', since the network computes it under "
+        "torch.no_grad(); take that out of forward()."
+    )
+    (predicted,) = (await engine.answer(Request([PICTURE], op="predict", model="frozen"))).images
+    free = Request([PICTURE], model="frozen", methods=("eigencam", "ablationcam"), outputs=("map",))
+    (explained,) = (await engine.answer(free)).images
+    assert logits_of(explained) == pytest.approx(logits_of(predicted), abs=1e-5)
+    assert [found.raw.shape for found in explained.explanations] == [(8, 8)] * 2
+
+
+async def test_a_map_of_one_of_several_branches_says_so(engine: Explainer) -> None:
+    covers = "covers one of 2 branches that lead to the logits; the others end with"
+    asked = Request([PICTURE], model="pair", layers=("default", "members.0.body"), outputs=("map",))
+    answer = await engine.answer(asked)
+    one, other = answer.images[0].explanations
+    assert one.note == f"Layer 'members.1.body' {covers} 'members.0.body'."
+    assert other.note == f"Layer 'members.0.body' {covers} 'members.1.body'."
+    assert [warning.code for warning in answer.model.warnings] == ["default_layer_covers_part"]
+    fused = await engine.answer(replace(asked, fuse="mean"))
+    assert fused.images[0].explanations[0].note is None
 
 
 @pytest.mark.parametrize("op", ["explain", "predict"])

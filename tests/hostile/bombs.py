@@ -162,6 +162,26 @@ def tiled(width: int, height: int, tile: int, compression: int = 1) -> bytes:
     return tiff([*rows, (322, 4, 1, tile), (323, 4, 1, tile), (324, 4, 1, 300), (325, 4, 1, 100)], bytes(500))
 
 
+def wide_tiff(side: int) -> bytes:
+    """Three floats of 64 bits for each pixel."""
+    pixels = zeros(24 * side * side)
+    rows: list[Entry] = [entry for entry in strips(side, side, 8, 300, len(pixels)) if entry[0] not in (258, 262, 277)]
+    rows += [(258, 3, 1, 64), (262, 3, 1, 2), (277, 3, 1, 3), (339, 3, 1, 3)]
+    return tiff(rows).ljust(300, b"\0") + pixels
+
+
+def many_directories(count: int) -> bytes:
+    """So many empty directories, each pointing to the next."""
+    return b"II*\0" + struct.pack("<I", 8) + b"".join(struct.pack("<HI", 0, 14 + 6 * index) for index in range(count))
+
+
+def many_strips(count: int) -> bytes:
+    """A picture of 16 bits, one strip for each of its few rows, and places of strips beyond them."""
+    rows: list[Entry] = [entry for entry in strips(8, 8) if entry[0] not in (258, 273, 278, 279)]
+    rows += [(258, 3, 1, 16), (273, 4, count, 300), (278, 4, 1, 1)]
+    return tiff(rows).ljust(300, b"\0") + struct.pack("<I", 300) * min(count, (MAX_BYTES - 1000) // 4)
+
+
 def big_tiff(entries: int) -> bytes:
     """A BigTIFF whose directory has ``entries`` entries, each of another tag."""
     wanted = {tag: (kind, value) for tag, kind, _, value in strips(8, 8)}
@@ -190,6 +210,15 @@ def animated_webp(frames: int) -> bytes:
     return encode(pictures[0], "WEBP", save_all=True, append_images=pictures[1:], lossless=True, method=0)
 
 
+@cache
+def lying_avif(side: int) -> bytes:
+    """An AVIF whose header says 8 × 8 pixels, and its stream ``side`` × ``side``."""
+    data = encode(Image.new("RGB", (side, side)), "AVIF", speed=10, quality=30)
+    stated = struct.pack(">LL", side, side)
+    assert data.count(b"ispe\0\0\0\0" + stated) == 1
+    return data.replace(stated, struct.pack(">LL", 8, 8))
+
+
 def overlapping_tags(count: int, size: int) -> bytes:
     """A TIFF with ``count`` more tags, all of them the same ``size`` bytes of the file."""
     start = 8 + 2 + 12 * (9 + count) + 4
@@ -212,6 +241,13 @@ def with_exif(exif: bytes, name: str) -> bytes:
 def saved(mode: str, name: str, **options: Any) -> bytes:
     """A plain picture of 4000 × 4000 pixels."""
     return encode(Image.new(mode, (SIDE, SIDE), 5), name, **options)
+
+
+def checked() -> Image.Image:
+    """A picture at the limit, half transparent in one corner."""
+    image = Image.new("RGBA", (SIDE, SIDE), (9, 9, 9, 255))
+    image.paste((200, 0, 0, 128), (0, 0, 100, 100))
+    return image
 
 
 # -- all of them ------------------------------------------------------------------------------------------------------
@@ -327,6 +363,14 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
     "tiff of short numbers": (lambda: saved("I;16", "TIFF", compression="tiff_adobe_deflate"), READ),
     "tiff of CMYK": (lambda: saved("CMYK", "TIFF", compression="tiff_lzw"), READ),
     "tiff of a fax": (lambda: saved("1", "TIFF", compression="group4"), READ),
+    "tiff of three doubles": (lambda: wide_tiff(1800), READ),
+    "tiff of three doubles in a file of many": (lambda: wide_tiff(SIDE), TOO_LARGE),
+    "tiff whose directories are a million": (lambda: many_directories(1_000_000), TOO_LARGE),
+    "tiff with a strip for every row, and four million": (lambda: many_strips(4_000_000), READ),
+    "avif at the limit": (lambda: saved("RGB", "AVIF", speed=10), READ),
+    "avif at the limit, with alpha": (lambda: encode(checked(), "AVIF", speed=10), READ),
+    "avif of 8 pixels that unfolds to the limit": (lambda: lying_avif(SIDE), READ),
+    "avif of 8 pixels that unfolds to 64 megapixels": (lambda: lying_avif(8000), TOO_LARGE),
     "webp of a canvas of 268 megapixels": (lambda: webp_canvas(16_384, 16_384), TOO_LARGE),
     "webp with a canvas of 2^48 pixels": (lambda: webp_canvas(2**24, 2**24), TOO_LARGE),
     "webp of a canvas at the limit and nothing on it": (lambda: webp_canvas(SIDE, SIDE), DAMAGED),

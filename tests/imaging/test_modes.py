@@ -8,6 +8,7 @@ from PIL import Image
 
 from service.imaging.decode import decode
 from service.imaging.modes import to_rgb
+from tests.imaging.odd_files import bmp, png
 
 if TYPE_CHECKING:
     from service.imaging.decode import DecodeLimits
@@ -106,3 +107,43 @@ def test_a_gif_with_a_transparent_entry_shows_white_there(save: Any, limits: Dec
     picture = decode(save(image, "GIF", transparency=2), limits).rgb
     assert picture.getpixel((0, 0)) == WHITE
     assert picture.getpixel((3, 3)) == RED
+
+
+SCENE = (np.mgrid[0:20, 0:30][1] * 8).astype(np.uint8)
+COLOURS = np.stack([SCENE, SCENE.max() - SCENE, np.full_like(SCENE, 9)], axis=-1)
+
+
+def shown(data: bytes, limits: DecodeLimits) -> Any:
+    return np.asarray(decode(data, limits).rgb, int)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+def test_a_pngs_transparent_grey_is_of_its_own_bits(bits: int, limits: DecodeLimits) -> None:
+    most = 2**bits - 1
+    numbers = SCENE.astype(np.uint32) * most // 255
+    levels = np.rint(numbers * 255 / most)
+    key = int(numbers[0, 11])
+    expected = np.where(numbers == key, 255, levels)[..., None]
+    assert np.abs(shown(png(numbers, bits, [key]), limits) - expected).max() <= 1
+
+
+def test_a_pngs_transparent_colour_of_16_bits_is_compared_in_all_of_them(limits: DecodeLimits) -> None:
+    wide = COLOURS.astype(np.uint32) * 257
+    key = [int(value) for value in wide[0, 11]]
+    hidden = shown(png(wide, 16, key), limits)
+    assert (hidden[:, 11] == 255).all()
+    assert np.abs(np.delete(hidden, 11, axis=1) - np.delete(COLOURS, 11, axis=1)).max() <= 1
+    for off in (1, 256):  # another colour, though one of its bytes is the same in each sample
+        assert np.abs(shown(png(wide, 16, [key[0] + off, *key[1:]]), limits) - COLOURS).max() <= 1
+        grey = wide[..., 0]
+        assert np.abs(shown(png(grey, 16, [key[0] + off]), limits) - SCENE[..., None]).max() <= 1
+
+
+def test_a_bmp_whose_alpha_is_zero_everywhere_is_opaque(limits: DecodeLimits) -> None:
+    assert (shown(bmp(COLOURS, 0), limits) == COLOURS).all()
+    assert (shown(bmp(COLOURS, 255), limits) == COLOURS).all()
+    partly = np.zeros_like(SCENE)
+    partly[:5] = 51  # of 255: a fifth
+    found = shown(bmp(COLOURS, partly), limits)
+    assert (found[5:] == 255).all()
+    assert np.abs(found[:5] - (255 + (COLOURS[:5].astype(int) - 255) / 5)).max() <= 1

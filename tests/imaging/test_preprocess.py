@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from service.imaging.decode import DecodedImage, DecodeLimits, decode
-from service.imaging.preprocess import Interpolation, PreprocessSpec, geometry_for, needed_scale, preprocess
+from service.imaging.decode import DecodedImage, DecodeLimits
+from service.imaging.preprocess import Interpolation, PreprocessSpec, geometry_for, preprocess
 from service.models.torchvision_adapter import torchvision
 
 LIMITS = DecodeLimits(10**8, 10**8, 1)
@@ -114,32 +114,6 @@ def test_a_dot_drawn_in_the_picture_is_where_the_geometry_says(spec: PreprocessS
     rows, columns = np.mgrid[0:96, 0:96] + 0.5
     model = (columns * brightness).sum() / brightness.sum(), (rows * brightness).sum() / brightness.sum()
     assert prepared.geometry.to_image(*model) == pytest.approx((x, y), abs=0.2)
-
-
-@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.mode)
-@pytest.mark.parametrize("orientation", [1, 3, 6])
-def test_a_reduced_jpeg_gives_nearly_the_same_input(
-    spec: PreprocessSpec, orientation: int, photo: Any, save: Any
-) -> None:
-    exif = Image.Exif()
-    exif[274] = orientation
-    data = save(photo(1601, 1203), "JPEG", quality=95, exif=exif.tobytes())
-    full = decode(data, LIMITS)
-    reduced = decode(data, LIMITS, lambda width, height: needed_scale(spec, width, height))
-    assert reduced.rgb.width < full.rgb.width / 1.9
-    one, other = preprocess(full, spec), preprocess(reduced, spec)
-    assert one.geometry == other.geometry
-    assert np.abs(one.pixels.astype(int) - other.pixels).mean() < 1
-    assert np.abs(one.pixels.astype(int) - other.pixels).max() < 6
-
-
-def test_needed_scale_by_hand() -> None:
-    crop = PreprocessSpec("crop", 224, 224, 256)
-    assert needed_scale(crop, 4096, 3072) == pytest.approx(2 * 256 / 3072, rel=1e-3)
-    assert needed_scale(crop, 300, 300) == 1
-    assert needed_scale(PreprocessSpec("squash", 100, 100), 1000, 500) == pytest.approx(0.4)
-    assert needed_scale(PreprocessSpec("pad", 100, 100), 1000, 500) == pytest.approx(0.2)
-    assert needed_scale(PreprocessSpec("crop", 100, 100), 1000, 500) == 1
 
 
 @pytest.mark.parametrize(

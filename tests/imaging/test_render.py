@@ -11,10 +11,11 @@ from PIL import Image
 
 from service.errors import UnknownColormap
 from service.imaging.colormaps import COLORMAPS, colormap
-from service.imaging.decode import DecodedImage, DecodeLimits, decode
+from service.imaging.decode import DecodedImage
 from service.imaging.geometry import Point
 from service.imaging.preprocess import PreprocessSpec, geometry_for
-from service.imaging.render import RenderSpec, base_for, needed_scale_for_render, pixels_for, reduce_for, render
+from service.imaging.render import RenderSpec, base_for, pixels_for, reduce_for, render
+from service.placement import AxisPlacement, Placement
 from service.vocabulary import Fitting, Output, Size
 
 if TYPE_CHECKING:
@@ -66,11 +67,9 @@ def test_everything_at_once_is_what_each_is_alone() -> None:
 
 @pytest.mark.parametrize("size", ["picture", "model", "layer"])
 @pytest.mark.parametrize("outputs", [("overlay",), ("heatmap", "mask"), ("regions",)])
-def test_a_reduced_picture_draws_the_same(size: Size, outputs: tuple[Output, ...], save: Any) -> None:
+def test_a_reduced_picture_draws_the_same(size: Size, outputs: tuple[Output, ...]) -> None:
     spec = RenderSpec(outputs, size=size, max_side=60)
-    data = save(noise(401, 251).rgb, "JPEG")
-    image = decode(data, DecodeLimits(10**6, 10**6, 1), lambda *_: 0.25)
-    assert image.extent is not None
+    image = noise(401, 251)
     geometry = geometry_for(CROP, image.width, image.height)
     reduced = reduce_for(image, geometry, spec)
     assert render(dot(3, 3), reduced, geometry, spec) == render(dot(3, 3), image, geometry, spec)
@@ -237,17 +236,6 @@ def test_the_overlay_of_the_model_shows_what_the_model_saw(photo: Any) -> None:
     assert np.abs(shown.astype(int) - prepared.pixels).max() <= 2
 
 
-def test_a_reduced_jpeg_lies_where_the_full_one_does(photo: Any, save: Any) -> None:
-    data = save(photo(1601, 1203), "JPEG", quality=95)
-    limits = DecodeLimits(10**8, 10**8, 1)
-    spec = RenderSpec(("overlay",), alpha=0, image_format="png", max_side=200)
-    geometry = geometry_for(CROP, 1601, 1203)
-    full, reduced = decode(data, limits), decode(data, limits, lambda w, h: needed_scale_for_render(spec, w, h))
-    assert reduced.rgb.width == 401 // 2 + 1
-    one, other = (pixels(render(dot(3, 3), image, geometry, spec).overlay) for image in (full, reduced))
-    assert np.abs(one.astype(int) - other).max() <= 5
-
-
 def test_a_base_can_be_shared_between_maps() -> None:
     image, geometry = noise(90, 70), geometry_for(CROP, 90, 70)
     spec = RenderSpec(("overlay",), image_format="png")
@@ -305,14 +293,6 @@ def test_any_map_on_any_picture_can_be_drawn(
     assert drawn.regions is not None
 
 
-def test_the_scale_drawing_needs() -> None:
-    overlay = RenderSpec(("overlay",), max_side=1000)
-    assert needed_scale_for_render(overlay, 4000, 3000) == 0.25
-    assert needed_scale_for_render(overlay, 500, 300) == 1
-    assert needed_scale_for_render(RenderSpec(("heatmap", "mask", "regions")), 4000, 3000) == 0
-    assert needed_scale_for_render(RenderSpec(("overlay",), size="model"), 4000, 3000) == 0
-
-
 @pytest.mark.parametrize(
     ("field", "options"),
     [
@@ -333,3 +313,51 @@ def test_a_spec_that_cannot_be_drawn_is_refused(field: str, options: dict[str, A
 def test_an_unknown_colormap_is_refused_with_suggestions() -> None:
     with pytest.raises(UnknownColormap, match="turbo"):
         RenderSpec(colormap="turbos")
+
+
+# A ResNet's last layer: cells centred at 0.5, 32.5, …, 192.5 of 224 pixels.
+RESNET = Placement(AxisPlacement(0.5, 32), AxisPlacement(0.5, 32))
+
+
+def test_a_cell_is_drawn_where_it_looks() -> None:
+    geometry = geometry_for(SQUASH, 448, 448)
+    drawn = render(dot(2, 4), plain(448, 448), geometry, RenderSpec(("mask",)), placement=RESNET)
+
+    # Cell (2, 4) looks at x = 128.5, y = 64.5 of the model's input, which is half as wide as the picture.
+    assert drawn.peak == Point(257, 129)
+    mask = pixels(drawn.mask, "L").astype(float)
+    rows, columns = np.mgrid[:448, :448] + 0.5
+    assert (mask * columns).sum() / mask.sum() == pytest.approx(257, abs=0.5)
+    assert (mask * rows).sum() / mask.sum() == pytest.approx(129, abs=0.5)
+
+
+def test_beyond_the_outermost_cell_its_value_holds() -> None:
+    saliency = np.zeros((7, 7), np.float32)
+    saliency[:, 6] = 1
+    geometry = geometry_for(SQUASH, 224, 224)
+
+    mask = pixels(render(saliency, plain(224, 224), geometry, RenderSpec(("mask",)), placement=RESNET).mask, "L")
+
+    assert (mask[:, 193:] == 255).all()  # the last cell's centre is at 192.5
+    assert mask[0, 160] == 0
+
+
+def test_a_mirrored_layer_is_turned_back() -> None:
+    mirrored = Placement(AxisPlacement(208, -32), AxisPlacement(16, 32))
+    image, geometry = plain(224, 224), geometry_for(SQUASH, 224, 224)
+    saliency = np.random.default_rng(2).random((7, 7), np.float32)
+
+    turned = render(saliency, image, geometry, RenderSpec(("mask",)), placement=mirrored)
+
+    assert np.array_equal(
+        pixels(turned.mask, "L"), pixels(render(saliency[:, ::-1], image, geometry, RenderSpec(("mask",))).mask, "L")
+    )
+
+
+def test_a_picture_on_the_layers_own_grid_ignores_where_its_cells_look() -> None:
+    image, geometry, spec = plain(224, 224), geometry_for(SQUASH, 224, 224), RenderSpec(("mask",), size="layer")
+    saliency = np.random.default_rng(2).random((7, 7), np.float32)
+
+    placed = render(saliency, image, geometry, spec, placement=RESNET)
+
+    assert np.array_equal(pixels(placed.mask, "L"), pixels(render(saliency, image, geometry, spec).mask, "L"))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -170,6 +171,27 @@ class TestRules:
 
     def test_a_branch_is_better_than_nothing(self) -> None:
         assert default_layer("mine", [layer("left", branch=True), layer("pool", refused="1×1")]) == "left"
+
+    def test_what_lies_on_every_path_in_the_first_half_is_too_early(self) -> None:
+        late = [layer(name, branch=True) for name in ("b", "b.1", "c", "c.1")]
+
+        assert default_layer("mine", [layer("a"), *late]) == "c.1"
+        assert default_layer("mine", [layer("a"), layer("a.1"), layer("a.2"), *late[:2]]) == "a.2"
+
+    def test_of_late_branches_a_layer_that_only_projects_is_not_taken(self) -> None:
+        late = [layer("norm", branch=True), replace(layer("qkv", branch=True), kind="linear")]
+
+        assert default_layer("mine", [layer("a"), layer("b", branch=True), *late]) == "norm"
+
+    def test_a_layer_with_a_gradient_is_better_than_a_later_one_without(self) -> None:
+        cut = replace(layer("b"), no_gradient="detached")
+
+        assert default_layer("mine", [layer("a"), cut]) == "a"
+        assert default_layer("mine", [replace(layer("a"), no_gradient="detached"), cut]) == "b"
+
+    def test_where_all_grids_are_refused_the_reason_is_told(self) -> None:
+        with pytest.raises(ModelLoadError, match=r"its last layer with rows and columns, 'pool', is refused: 1×1\.$"):
+            default_layer("mine", [layer("head", refused="flat"), layer("pool", refused="1×1")])
 
     def test_the_longest_family_name_counts(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(FAMILIES, "resnetx", "stage9")

@@ -31,6 +31,17 @@ async def test_alive_whatever_the_workers_do(application: Application, client: h
     assert (response.status_code, response.json()) == (200, {"status": "alive"})
 
 
+@pytest.mark.parametrize("path", ["/", "/livez", "/readyz"])
+async def test_head_is_answered_as_get_is(application: Application, client: httpx.AsyncClient, path: str) -> None:
+    def told(response: httpx.Response) -> tuple[int, str, str]:
+        return response.status_code, response.headers["Content-Type"], response.headers["Content-Length"]
+
+    assert told(await client.head(path)) == told(await client.get(path))
+    application.lifecycle.end()
+    if path == "/readyz":
+        assert (await client.head(path)).status_code == 503
+
+
 async def test_version(client: httpx.AsyncClient) -> None:
     assert (await client.get("/version")).json() == {"name": "camserve", "version": __version__, "api": "v1"}
 

@@ -157,6 +157,7 @@ ANSWERS: Mapping[str, Any] = {
                 "order": 154,
                 "explainable": True,
                 "recommended": True,
+                "placement": {"x": [1.2, 31.8], "y": [0.7, 32.1], "residual": 1.9, "by": "measured"},
                 "note": None,
             },
             {
@@ -168,6 +169,7 @@ ANSWERS: Mapping[str, Any] = {
                 "order": 155,
                 "explainable": False,
                 "recommended": False,
+                "placement": {"x": [112.0, 224.0], "y": [112.0, 224.0], "residual": None, "by": "stretch"},
                 "note": "1×1 output: no position is left to show",
             },
         ],

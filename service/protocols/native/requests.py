@@ -6,8 +6,10 @@ import base64
 import binascii
 import re
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote_to_bytes
 
 from pydantic import ValidationError
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from starlette.datastructures import FormData, ImmutableMultiDict
+    from starlette.formparsers import MultipartPart
     from starlette.requests import Request as HttpRequest
 
     from service.settings import Settings
@@ -46,7 +49,14 @@ _MAX_WORDED = 5
 _SLASHES = re.compile(r"[/\\]")
 _DRIVE = re.compile(r"[A-Za-z]:")
 _DATA_URI = re.compile(r"data:[^,]{0,200};base64,")
-_FORMATS: Mapping[str, ImageFormat] = {"image/png": "png", "image/jpeg": "jpeg", "image/webp": "webp"}
+_FORMATS: Mapping[str, ImageFormat] = {
+    "image/jpeg": "jpeg",
+    "image/png": "png",
+    "image/webp": "webp",
+}
+_QUALITY = re.compile(r"q\s*=\s*(0(?:\.\d*)?|1(?:\.0*)?)")
+_EXTENDED_NAME = re.compile(rb";\s*filename\*\s*=\s*\"?([\w!#$%&+^`{}~.-]*)'[^']*'([^\s;\"]*)", re.IGNORECASE)
+_NO_BOUNDARY, _NOT_CLOSED = "no boundary", "not closed"
 
 
 _MODELS: Mapping[Operation, tuple[type[NativeOptions], type[NativeRequest]]] = {
@@ -115,11 +125,30 @@ def _timeout_s(request: HttpRequest) -> float | None:
 
 
 def accepted_format(request: HttpRequest) -> ImageFormat | None:
-    """Return ``png``, ``jpeg`` or ``webp`` if the client accepts such an image and no JSON, otherwise None."""
-    accepted = [part.partition(";")[0].strip().lower() for part in request.headers.get("accept", "").split(",")]
-    if {"application/json", "application/*", "*/*"} & set(accepted):
-        return None
-    return next((_FORMATS[kind] for kind in accepted if kind in _FORMATS), None)
+    """Return ``png``, ``jpeg`` or ``webp`` if the client would rather have such an image than JSON, otherwise None.
+
+    By the q-values of ``Accept``. Of equal images the first named counts; on equal terms JSON.
+    """
+    ranges = _media_ranges(",".join(request.headers.getlist("accept")))
+    places = {kind: place for place, kind in enumerate(ranges)}
+
+    def worth(kind: str) -> tuple[float, int]:
+        asked = kind if kind in ranges else "image/*"
+        return ranges.get(asked, 0.0), -places.get(asked, 0)
+
+    best = max(_FORMATS, key=worth)
+    json = next((ranges[kind] for kind in ("application/json", "application/*", "*/*") if kind in ranges), 0.0)
+    return _FORMATS[best] if worth(best)[0] > json else None
+
+
+def _media_ranges(header: str) -> dict[str, float]:
+    """Return the media ranges that a client accepts, in its order, with the q-value of each."""
+    ranges: dict[str, float] = {}
+    for part in header.split(","):
+        kind, *parameters = (piece.strip().lower() for piece in part.split(";"))
+        quality = next((match for parameter in parameters if (match := _QUALITY.fullmatch(parameter))), None)
+        ranges.setdefault(kind, float(quality[1]) if quality else 1.0)
+    return ranges
 
 
 async def _body(request: HttpRequest) -> bytes:
@@ -156,6 +185,17 @@ class _FormParser(MultiPartParser):
     spool_max_size = 0  # no file, however much
     _ended = False
 
+    def on_headers_finished(self) -> None:
+        """Take a part for a file where its content type or an extended file name (RFC 8187) says so, too."""
+        part = self._current_part
+        _, options = parse_options_header(part.content_disposition)
+        name = None if b"filename" in options else _other_name(part, options.get(b"name"))
+        if name is not None and part.content_disposition:
+            part.content_disposition += b'; filename=""'
+        super().on_headers_finished()
+        if name and part.file is not None:
+            part.file.filename = name
+
     def on_end(self) -> None:
         """Take note of the closing boundary."""
         self._ended = True
@@ -166,12 +206,27 @@ class _FormParser(MultiPartParser):
         Raises:
             MultiPartException: it is malformed, or ends too early.
         """
+        if not parse_options_header(self.headers["Content-Type"])[1].get(b"boundary"):
+            raise MultiPartException(_NO_BOUNDARY)
         form = await super().parse()
         if not self._ended:
             for file in self._files_to_close_on_error:
                 file.close()
-            raise MultiPartException("The closing boundary is missing.")
+            raise MultiPartException(_NOT_CLOSED)
         return form
+
+
+def _other_name(part: MultipartPart, field: bytes | None) -> str | None:
+    """Return the file name of a part that is a picture without a plain one, "" if it has none; None for text."""
+    if match := _EXTENDED_NAME.search(part.content_disposition or b""):
+        charset, name = match[1].decode("ascii") or "utf-8", unquote_to_bytes(match[2])
+        try:
+            return name.decode(charset)
+        except (LookupError, UnicodeError):
+            return name.decode("latin-1")
+    kind = dict(part.item_headers).get(b"content-type", b"").partition(b";")[0].strip().lower()
+    is_file = kind.startswith(b"image/") or (field == b"image" and kind == b"application/octet-stream")
+    return "" if is_file else None
 
 
 def _form_error(detail: str, max_images: int) -> InvalidRequest | TooManyImages | BodyTooLarge:
@@ -181,6 +236,16 @@ def _form_error(detail: str, max_images: int) -> InvalidRequest | TooManyImages 
         return BodyTooLarge(
             f"The form has more than {_MAX_FIELDS} fields, or one of more than {_MAX_FIELD_BYTES} bytes. "
             "A part that holds a picture needs a filename; with curl, use -F image=@FILE."
+        )
+    if detail == _NO_BOUNDARY:
+        return InvalidRequest(
+            "The content type multipart/form-data names no boundary. Let the client write that header: "
+            "curl with -F image=@FILE and without -H Content-Type does, and so do requests, httpx and fetch."
+        )
+    if detail == _NOT_CLOSED:
+        return InvalidRequest(
+            "The multipart body ends too early: its closing boundary is missing. Check that all of it was sent, and "
+            "that the boundary is the one that the content type names. With curl, use -F image=@FILE."
         )
     return InvalidRequest("The multipart body is malformed or ends too early. With curl, use -F image=@FILE.")
 

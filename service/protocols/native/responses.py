@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from service.imaging.encode import EncodedImage
     from service.imaging.geometry import Box
     from service.models.info import ModelInfo
+    from service.placement import Placement
 
 __all__ = ["input_size", "layer_entry", "model_entry", "to_wire"]
 
@@ -181,5 +182,17 @@ def layer_entry(layer: Layer, info: ModelInfo) -> wire.LayerEntry:
         order=layer.order,
         explainable=layer.explainable,
         recommended=layer.name in info.recommended,
+        placement=_placement(layer.placement),
         note=layer.note,
+    )
+
+
+def _placement(placement: Placement | None) -> wire.LayerPlacement | None:
+    if placement is None:
+        return None
+    return wire.LayerPlacement(
+        x=(placement.x.start, placement.x.step),
+        y=(placement.y.start, placement.y.step),
+        residual=placement.residual,
+        by=placement.by,
     )

@@ -150,6 +150,40 @@ async def test_a_form_may_end_in_any_lawful_way(client: httpx.AsyncClient, end: 
     assert compared(response)["results"][0]["predictions"][0]["label"] == "star"
 
 
+@pytest.mark.parametrize(
+    ("disposition", "kind", "name"),
+    [
+        ('name="image"', "image/png", None),
+        ('name="image"', "IMAGE/X-ANYTHING; charset=binary", None),
+        ('name="image"', "application/octet-stream", None),
+        ("name=\"image\"; filename*=UTF-8''k%C3%A4tzchen.png", "image/png", "kätzchen.png"),
+        ("name=\"image\"; filename*=UTF-8'de'a%22b%3B%5C.png", "text/plain", 'a"b;/.png'),
+        ("name=\"image\"; filename*=iso-8859-1''k%E4tzchen.png", "", "kätzchen.png"),
+        ("name=\"image\"; filename*=nonsense''%FF.png", "image/png", "ÿ.png"),
+        ('name="image"; filename*=UTF-8\'\'other.png; filename="plain.png"', "image/png", "plain.png"),
+        ('name="image"; filename=""', "", None),
+    ],
+)
+async def test_a_part_is_a_picture_by_its_content_type_or_any_file_name(
+    client: httpx.AsyncClient, disposition: str, kind: str, name: str | None
+) -> None:
+    head = f"--B\r\nContent-Disposition: form-data; {disposition}\r\n"
+    head += f"Content-Type: {kind}\r\n\r\n" if kind else "\r\n"
+    option = b'\r\n--B\r\nContent-Disposition: form-data; name="top_k"\r\nContent-Type: text/plain\r\n\r\n2\r\n--B--'
+    for picture in (star(), encode(Image.new("RGB", (300, 200)), "BMP")):  # the latter larger than a field may be
+        body = head.encode() + picture + option
+        response = await client.post(EXPLAIN, content=body, headers={"Content-Type": "multipart/form-data; boundary=B"})
+        result = compared(response)["results"][0]
+        assert (result["image"]["filename"], len(result["predictions"])) == (name, 2)
+
+
+@pytest.mark.parametrize("kind", ["", "Content-Type: text/plain\r\n"])
+async def test_a_part_that_says_it_is_text_is_none(client: httpx.AsyncClient, kind: str) -> None:
+    body = f'--B\r\nContent-Disposition: form-data; name="image"\r\n{kind}\r\ncat.png\r\n--B--'.encode()
+    response = await client.post(EXPLAIN, content=body, headers={"Content-Type": "multipart/form-data; boundary=B"})
+    assert (response.status_code, response.json()["code"]) == (400, "no_image")
+
+
 @pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
 async def test_every_format_in_every_encoding(client: httpx.AsyncClient, name: str) -> None:
     flat = Image.new("RGB", (40, 30), (200, 100, 50))

@@ -167,7 +167,9 @@ async def test_boundaries_that_are_none(client: httpx.AsyncClient, content_type:
     headers = {b"Content-Type": content_type.encode("latin-1")}
     for body in (IMAGE + END, b""):
         response = await client.post(EXPLAIN, content=body, headers=headers)
-        check(response, 400, "invalid_request", "multipart body")
+        check(response, 400, "invalid_request", "multipart")
+        if content_type in ("multipart/form-data", "multipart/form-data; boundary=", "multipart/form-data;;;"):
+            assert "names no boundary" in response.json()["detail"]
 
 
 CODECS = ["undefined", "punycode", "idna", "utf-7", "utf-16", "unicode_escape", "rot13", "zlib", "no such", "x" * 500]

@@ -45,6 +45,7 @@ GOOD: dict[str, list[Any]] = {
     "signed": [True, False, "true", "false"],
     "smooth": [0, 1, "3"],
     "augment": ["none", "flip"],
+    "registration": ["measured", "stretch"],
     "fuse": [None],
 }
 BAD: dict[str, list[Any]] = {
@@ -67,6 +68,7 @@ BAD: dict[str, list[Any]] = {
     "signed": ["", "maybe", 2, None, [True]],
     "smooth": [-1, 65, 1.5, "", "many", None, True, [2]],
     "augment": ["", "Flip", "rotate", None, 1, True, ["flip"]],
+    "registration": ["", "Measured", "stretched", None, 1, True, ["stretch"]],
     "fuse": ["", "sum", "Max", 1, True, ["max"], "max"],
 }
 
@@ -369,7 +371,22 @@ async def test_accept_a_picture_and_get_the_overlay(client: httpx.AsyncClient, k
     np.testing.assert_array_equal(np.asarray(picture.convert("RGBA")), rgba(in_json["overlay"]))
 
 
-@pytest.mark.parametrize("accept", ["*/*", "application/json", "image/png, */*;q=0.1", "text/html", "image/gif", ""])
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "*/*",
+        "application/json",
+        "image/png, */*",
+        "image/png;q=0.5, application/json",
+        "image/png;q=0.5, application/*;q=0.6",
+        "image/*, application/json;q=1.0",
+        "image/png;q=0",
+        "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
+        "text/html",
+        "image/gif",
+        "",
+    ],
+)
 async def test_whoever_can_read_json_gets_it(client: httpx.AsyncClient, accept: str) -> None:
     assert (await overlay(client, accept)).headers["Content-Type"] == "application/json"
 
@@ -377,6 +394,24 @@ async def test_whoever_can_read_json_gets_it(client: httpx.AsyncClient, accept: 
 async def test_the_first_picture_type_that_is_known_counts(client: httpx.AsyncClient) -> None:
     response = await overlay(client, "image/avif, image/webp, image/png")
     assert response.headers["Content-Type"] == "image/webp"
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        ("image/png, */*;q=0.1", "png"),
+        ("application/json;q=0.5, image/webp", "webp"),
+        ("image/png;q=0.2, image/webp ; q=0.9, image/jpeg;q=0.5", "webp"),
+        ("image/*", "jpeg"),
+        ("image/*, image/jpeg;q=0", "png"),
+        ("image/*;q=0.3, image/webp;q=0.4, application/json;q=0.2", "webp"),
+        ("IMAGE/PNG;Q=0.8, application/json;q=0.7", "png"),
+        ("image/png;q=nonsense, */*;q=0.9", "png"),
+        ("image/avif,image/webp,image/apng,image/svg+xml,image/*,*/*;q=0.8", "webp"),
+    ],
+)
+async def test_what_is_accepted_more_gladly_counts(client: httpx.AsyncClient, accept: str, kind: str) -> None:
+    assert (await overlay(client, accept)).headers["Content-Type"] == f"image/{kind}"
 
 
 async def test_two_explanations_are_no_picture(client: httpx.AsyncClient) -> None:

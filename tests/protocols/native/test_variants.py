@@ -119,3 +119,51 @@ async def test_the_model_lists_what_applies(client: httpx.AsyncClient) -> None:
     assert "legrad" not in entry["methods"]
     assert "legrad" in entry["refused_methods"]
     assert set(entry["methods"]) | set(entry["refused_methods"]) == set(METHODS)
+
+
+async def test_registration_moves_what_is_drawn_and_not_the_map(client: httpx.AsyncClient) -> None:
+    catalogue = (await client.get("/api/v1/models/shapes/layers")).json()["layers"]
+    (place,) = [row["placement"] for row in catalogue if row["name"] == "layer4"]
+    (measured,), (stretched,) = [
+        await explain(client, output=["map", "mask", "regions"], registration=registration)
+        for registration in ("measured", "stretch")
+    ]
+
+    np.testing.assert_array_equal(raw(measured), raw(stretched))
+    assert measured["mask"]["data"] != stretched["mask"]["data"]
+    # The picture is as large as the model's input, so pixels of the one are pixels of the other.
+    row, column = np.unravel_index(raw(measured).argmax(), (12, 12))
+    start, step = place["x"]
+    assert measured["peak"]["x"] == pytest.approx(start + column * step)
+    assert measured["peak"]["y"] == pytest.approx(place["y"][0] + row * place["y"][1])
+    assert (stretched["peak"]["x"], stretched["peak"]["y"]) == (8 * column + 4, 8 * row + 4)
+
+
+async def test_the_catalogue_says_where_cells_look(client: httpx.AsyncClient) -> None:
+    catalogue = (await client.get("/api/v1/models/shapes/layers")).json()["layers"]
+    places = {row["name"]: row["placement"] for row in catalogue}
+
+    assert places["layer4"]["by"] == "measured"
+    assert places["layer4"]["x"][1] == pytest.approx(8, rel=0.1)
+    assert 0 < places["layer4"]["residual"] < 4
+    # One cell looks everywhere: nothing to measure.
+    assert places["avgpool"] == {"x": [48, 96], "y": [48, 96], "residual": None, "by": "stretch"}
+    assert places["fc"] is None
+
+
+async def test_fused_maps_are_brought_together_where_their_cells_look(client: httpx.AsyncClient) -> None:
+    options = {"layer": ["layer4", "layer2"], "fuse": "mean"}
+    (measured,), (stretched,) = [
+        await explain(client, registration=registration, **options) for registration in ("measured", "stretch")
+    ]
+
+    assert not np.allclose(raw(measured), raw(stretched), atol=1e-3)
+
+
+async def test_maps_of_the_whole_network_are_as_wide_as_the_input(client: httpx.AsyncClient) -> None:
+    measured, stretched = [
+        await explain(client, method="fullgrad", output="mask", registration=registration)
+        for registration in ("measured", "stretch")
+    ]
+
+    assert measured[0]["mask"] == stretched[0]["mask"]

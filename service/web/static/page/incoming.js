@@ -3,7 +3,7 @@
 import { make } from "../shared/elements.js";
 import { $ } from "./dom.js";
 
-const isPicture = ({ type, name }) => type.startsWith("image/") || /\.tiff?$/i.test(name);
+const isPicture = ({ type, name }) => type.startsWith("image/") || /\.(tiff?|avif|heic|heif|hif)$/i.test(name);
 
 /** Call `take(files, {folder})` whenever pictures come in; each file has its folder in `path`. */
 export function receive(take) {

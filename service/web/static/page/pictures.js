@@ -25,8 +25,8 @@ async function fetched(id) {
   return { id, file: new File([data], sample, { type: data.type }), path: sample, sample };
 }
 
-/** Whether browsers show this file: all that the server reads but TIFF. */
+/** Whether browsers show this file: all that the server reads but TIFF and HEIC. */
 export async function displayable(file) {
-  const head = new Uint8Array(await file.slice(0, 4).arrayBuffer());
-  return !["73,73,42,0", "77,77,0,42"].includes(head.join());
+  const head = String.fromCharCode(...new Uint8Array(await file.slice(0, 12).arrayBuffer()));
+  return !/^(II[*+]\0|MM\0[*+]|....ftyp(?!avi[fs]))/s.test(head);
 }

@@ -13,6 +13,7 @@ export const REQUEST = {
   method: { kind: "text", standard: "gradcam" },
   output: { kind: "choice", standard: "heatmap", choices: ["heatmap", "overlay", "mask", "map", "regions"] },
   size: { kind: "choice", standard: "picture", choices: ["picture", "model", "layer"] },
+  registration: { kind: "choice", standard: "measured", choices: ["measured", "stretch"] },
   colormap: { kind: "text", standard: "turbo" },
   alpha: { kind: "number", standard: 0.5, least: 0, most: 1 },
   threshold: { kind: "number", standard: 0.5, least: 0, most: 1 },

@@ -1,0 +1,232 @@
+"""A file of a known format to a picture that is ready to be loaded: its size now, its upright RGB pixels on demand.
+
+What Pillow makes of a file is taken as it is, but for the kinds that it reads wrongly: the wrong picture of a TIFF,
+samples of more than 8 bits, a BMP whose alpha channel nobody filled in, a PNG's transparent colour of 16 bits.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import ExifTags, Image, TiffImagePlugin
+
+from service.errors import InvalidImage
+from service.imaging.av1 import coded_pixels
+from service.imaging.formats import FORMATS, READABLE
+from service.imaging.modes import over_white, to_rgb
+from service.imaging.tiff import Layout, Tag, find_directory, is_raw, starting_at
+from service.imaging.tiff_samples import bytes_needed, can_read, read_samples
+from service.imaging.unread import RAW, unread_jpeg
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from PIL.ImageFile import ImageFile
+
+    from service.imaging.tiff import Directory
+
+__all__ = ["BYTES_PER_PIXEL", "Opened", "not_read", "open_image"]
+
+BYTES_PER_PIXEL = 16
+"""How much room decoding takes for each of ``Opened.pixels`` at its height, at most."""
+
+# EXIF orientation → what makes the picture upright.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A picture of which the header is read.
+
+    Attributes:
+        width: upright, in pixels; that of the stored picture where the orientation stands behind the pixels.
+        height: likewise.
+        pixels: how many ``load`` makes room for, ``BYTES_PER_PIXEL`` for each at its height.
+        frames: how many there are.
+        load: returns the pixels, upright and in mode RGB.
+    """
+
+    width: int
+    height: int
+    pixels: int
+    frames: int
+    load: Callable[[], Image.Image]
+
+
+def not_read(kind: str) -> InvalidImage:
+    """Return the error for a sound file of a kind that is not read, such as "a PDF document"."""
+    if kind == RAW:
+        return InvalidImage("A camera's raw file is not read. Export it as JPEG, PNG or TIFF, and send that.")
+    return InvalidImage(f"The file is {kind}, which is not read. Send it as a {READABLE} file.")
+
+
+def _rare(kind: str) -> InvalidImage:
+    return InvalidImage(f"This kind of {kind} is not read. Convert it to PNG or JPEG, or to grey or RGB of 8 bits.")
+
+
+def open_image(data: bytes, name: str, max_frames: int) -> Opened:
+    """Read the header of a file in the format ``name``.
+
+    Raises:
+        InvalidImage: it is sound, and of a kind that is not read.
+        Exception: whatever Pillow raises for a file that is broken.
+    """
+    if name == "TIFF":
+        return _open_tiff(data, max_frames)
+    if name == "JPEG" and (kind := unread_jpeg(data)):
+        raise not_read(kind)
+    if name == "PNG" and data[12:16] == b"CgBI":
+        raise not_read("a picture out of an iOS app, no PNG that others read")
+    try:
+        image = FORMATS[name].open(io.BytesIO(data))
+    except OSError as error:
+        if str(error).startswith("Unsupported BMP"):
+            raise _rare(f"BMP ({str(error).removeprefix('Unsupported BMP ')})") from error
+        raise
+    orientation = _orientation(image) if name in ("JPEG", "AVIF") else 1
+    width, height = image.size[::-1] if orientation >= 5 else image.size
+    # The pixels that a stream states take half the room, and only those that the header states are converted to RGB.
+    streamed = coded_pixels(data) // 2 if name == "AVIF" else 0
+    frames = int(getattr(image, "n_frames", 1)) if name in ("PNG", "WEBP", "AVIF", "HEIF") else 1
+    return Opened(width, height, max(width * height, streamed), frames, lambda: _load(image, name, data))
+
+
+def _load(image: ImageFile, name: str, data: bytes) -> Image.Image:
+    if name == "PNG" and (keyed := _sixteen_bit_key(image)):
+        rgb = _load_keyed(image, data, keyed)
+    else:
+        image.load()
+        if name == "PNG":
+            _widen_key(image, data)
+        rgb = to_rgb(_with_meant_alpha(image) if name == "BMP" else image)
+    # A PNG may carry its EXIF behind the pixels. GIF and BMP have none, and libheif turns what it decodes.
+    return _turned(rgb, _orientation(image) if name in ("JPEG", "PNG", "WEBP", "AVIF") else 1)
+
+
+def _turned(rgb: Image.Image, orientation: int) -> Image.Image:
+    return rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 to 8; 1 where there is none or it cannot be read."""
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # noqa: BLE001 - broken metadata is no reason to refuse a picture
+        return 1
+    return value if isinstance(value, int) and value in _UPRIGHT else 1
+
+
+def _with_meant_alpha(image: Image.Image) -> Image.Image:
+    """Return the picture without its alpha channel if that is zero everywhere: screenshots leave it unset."""
+    if image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
+        return image.convert("RGB")
+    return image
+
+
+# -- PNG --------------------------------------------------------------------------------------------------------------
+
+
+def _widen_key(image: ImageFile, data: bytes) -> None:
+    """Scale the transparent grey of a PNG of 2 or 4 bits as Pillow scales its pixels."""
+    bits, key = data[24], image.info.get("transparency")
+    if image.mode == "L" and bits in (2, 4) and isinstance(key, int):
+        image.info["transparency"] = key * (255 // (2**bits - 1))
+
+
+def _sixteen_bit_key(image: ImageFile) -> tuple[int, ...] | None:
+    """Return the one transparent colour of a PNG of 16 bits, which Pillow loads before the pixels or not at all."""
+    key, rawmode = image.info.get("transparency"), image.tile[0].args if image.tile else None
+    if rawmode == "RGB;16B" and isinstance(key, tuple):
+        return key
+    return (key,) if rawmode == "I;16B" and isinstance(key, int) else None
+
+
+def _load_keyed(image: ImageFile, data: bytes, key: tuple[int, ...]) -> Image.Image:
+    """Load a PNG of 16 bits whose pixels of the colour ``key`` are transparent: equal in all 16 bits."""
+    if len(key) == 1:
+        image.load()
+        hidden = np.asarray(image) == key[0]
+    else:
+        low = FORMATS["PNG"].open(io.BytesIO(data))
+        low.tile = [tile._replace(args="RGB;16L") for tile in low.tile]
+        low.load()  # the lower byte of each sample, as if it were the higher one
+        image.load()
+        parts = zip(np.moveaxis(np.asarray(image), -1, 0), np.moveaxis(np.asarray(low), -1, 0), key, strict=True)
+        hidden = np.logical_and.reduce([(high == value >> 8) & (low == value & 255) for high, low, value in parts])
+    image.info.pop("transparency", None)
+    return over_white(to_rgb(image), hidden)
+
+
+# -- TIFF -------------------------------------------------------------------------------------------------------------
+
+
+_JPEG = (6, 7)
+_COMMON_COMPRESSIONS = (1, 2, 3, 4, 5, *_JPEG, 8, 32773, 32946, 34925, 50000)
+
+
+def _open_tiff(data: bytes, max_frames: int) -> Opened:
+    """Open the first full picture of a TIFF, whoever reads it."""
+    if is_raw(data, max_frames):
+        raise not_read(RAW)
+    directory = find_directory(data, max_frames)
+    if directory is None:  # the tables are broken: Pillow judges them
+        return _as_pillow_does(TiffImagePlugin.TiffImageFile(io.BytesIO(data)), None)
+    layout = Layout.of(directory)
+    if can_read(layout) and _is_misread(layout):
+        return _as_samples(directory, layout)
+    if (layout.bits > 8 and layout.compression in _JPEG) or layout.samples > TiffImagePlugin.MAX_SAMPLESPERPIXEL:
+        raise _rare(f"TIFF ({layout.describe()})")
+    try:
+        image = TiffImagePlugin.TiffImageFile(io.BytesIO(starting_at(directory)))
+    except SyntaxError as error:
+        if can_read(layout):
+            return _as_samples(directory, layout)
+        if layout.is_sound:
+            raise _rare(f"TIFF ({layout.describe()})") from error
+        raise
+    return _as_pillow_does(image, layout)
+
+
+def _is_misread(layout: Layout) -> bool:
+    """Return whether Pillow may read it otherwise than it is meant: wide, signed, in planes, inverted with alpha."""
+    many = layout.samples > TiffImagePlugin.MAX_SAMPLESPERPIXEL
+    inverted = layout.photometric == 0 and layout.samples > 1
+    return layout.bits > 8 or layout.form != "u" or layout.planar or inverted or many
+
+
+def _as_pillow_does(image: TiffImagePlugin.TiffImageFile, layout: Layout | None) -> Opened:
+    def load() -> Image.Image:
+        try:
+            image.load()  # Pillow itself turns a TIFF upright
+        except OSError as error:
+            if layout is not None and layout.compression not in _COMMON_COMPRESSIONS:  # libtiff is built without it
+                raise _rare(f"TIFF ({layout.describe()})") from error
+            raise
+        return to_rgb(_with_meant_alpha(image) if layout is not None and layout.guessed_alpha else image)
+
+    tags = image.tag_v2
+    tile = int(tags.get(TiffImagePlugin.TILEWIDTH, 1)), int(tags.get(TiffImagePlugin.TILELENGTH, 1))
+    width, height = image.size
+    # libtiff makes room for a tile however small the picture is.
+    return Opened(width, height, max(width * height, math.prod(tile)), 1, load)
+
+
+def _as_samples(directory: Directory, layout: Layout) -> Opened:
+    orientation = directory.value(Tag.ORIENTATION, 1)
+    width, height = layout.width, layout.height
+    pixels = max(width * height, -(-bytes_needed(layout) // BYTES_PER_PIXEL))
+    if orientation in _UPRIGHT and orientation >= 5:
+        width, height = height, width
+    return Opened(width, height, pixels, 1, lambda: _turned(read_samples(directory, layout), orientation))

@@ -1,0 +1,122 @@
+"""Where the cells of a model's layers look: measured once, and kept beside the weights.
+
+Measuring takes a few dozen forward passes. What was found is kept in a file per network, named by everything that it
+depends on; where there is none, or it cannot be written, it is measured again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from service.cam.layers import LayerCall
+from service.cam.measurement import Finding, apply, measure
+from service.placement import AxisPlacement, Placement
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor, nn
+
+    from service.cam.layers import Layer
+    from service.cam.network import Network
+
+__all__ = ["images_to_measure", "place_layers"]
+
+log = logging.getLogger("camserve.models")
+
+# Changes whenever other numbers are measured of the same network.
+_VERSION = 1
+
+# One image is disturbed of a network like ResNet-50 at 224 pixels (parameters × pixels); more of smaller ones.
+_BUDGET = 1.3e12
+_MOST_IMAGES = 4
+
+
+def images_to_measure(parameters: int, height: int, width: int) -> int:
+    """Return how many images to measure with: as many as take no longer than one does for ResNet-50."""
+    return 1 + max(1, min(_MOST_IMAGES, int(_BUDGET / (max(1, parameters) * height * width))))
+
+
+def place_layers(
+    network: Network, module: nn.Module, images: Tensor, layers: Sequence[Layer], cache_dir: Path
+) -> tuple[Layer, ...]:
+    """Return the catalogue with what was found out about where cells look.
+
+    Args:
+        network: left as it was.
+        module: what it is made of.
+        images: noise, different in every row, (N, 3, H, W), as the network takes it.
+        layers: the catalogue.
+        cache_dir: where findings are kept, in a folder ``placements``.
+    """
+    asked = [layer for layer in layers if layer.explainable]
+    file = cache_dir / "placements" / f"{_fingerprint(network, module, images, asked)}.json"
+    findings = _read(file)
+    if findings is None:
+        findings = measure(network, images, asked)
+        _write(file, findings)
+    return tuple(apply(layer, findings[layer.call]) if layer.call in findings else layer for layer in layers)
+
+
+def _fingerprint(network: Network, module: nn.Module, images: Tensor, layers: Sequence[Layer]) -> str:
+    """Sum up what findings depend on: the weights, the layers, the images, and the code by what it makes of them.
+
+    Of the code, it is where in its output every layer answers most: networks that differ in the order of tokens alone
+    give the same logits.
+    """
+    most: list[int] = []
+    calls = {layer.call for layer in layers}
+    network.watch(images[:1], calls, lambda _, output: most.append(int(output.abs().argmax())))
+    facts = [_VERSION, images.shape, images.dtype, [(layer.call, layer.layout) for layer in layers]]
+    digest = hashlib.sha256(repr((facts, most)).encode())
+    for name, tensor in module.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:32]
+
+
+def _read(file: Path) -> dict[LayerCall, Finding] | None:
+    try:
+        rows: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
+        return {LayerCall(row["module"], row["call"]): _finding(row) for row in rows}
+    except (OSError, ValueError, TypeError, LookupError):  # not there, or not as this version writes it
+        return None
+
+
+def _finding(row: Mapping[str, Any]) -> Finding:
+    placement = None
+    if row["x"] is not None:
+        placement = Placement(AxisPlacement(*row["x"]), AxisPlacement(*row["y"]), row["residual"])
+    return Finding(placement, None if row["order"] is None else tuple(row["order"]), row["refusal"])
+
+
+def _write(file: Path, findings: Mapping[LayerCall, Finding]) -> None:
+    rows = [_row(call, finding) for call, finding in findings.items()]
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # Complete or not at all: several workers load the same model at once.
+        with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False, encoding="utf-8") as draft:
+            json.dump(rows, draft)
+        Path(draft.name).replace(file)
+    except OSError as error:
+        log.debug("what was measured is not kept: %s", error)
+
+
+def _row(call: LayerCall, finding: Finding) -> dict[str, Any]:
+    placement = finding.placement
+    return {
+        "module": call.module,
+        "call": call.call,
+        "x": placement and [placement.x.start, placement.x.step],
+        "y": placement and [placement.y.start, placement.y.step],
+        "residual": placement and placement.residual,
+        "order": finding.order,
+        "refusal": finding.refusal,
+    }

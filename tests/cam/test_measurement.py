@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from service.cam.catalogue import probe_layers
+from service.cam.eager import EagerNetwork
+from service.cam.measurement import apply, measure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from service.cam.layers import Layer
+
+SIZE = 64
+
+
+class Net(nn.Module):
+    """Gives an image to ``body``, whatever that is, and reads the mean over all places."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+        self.head = nn.Linear(_channels_of(body), 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.body(images)
+        logits: Tensor = self.head(features.mean((2, 3)) if features.ndim == 4 else features.mean(1))
+        return logits
+
+
+def _channels_of(body: nn.Module) -> int:
+    with torch.no_grad():
+        features: Tensor = body.eval()(torch.zeros(1, 3, SIZE, SIZE))
+    return features.shape[1] if features.ndim == 4 else features.shape[2]
+
+
+class Tokens(nn.Module):
+    """8 × 8 patches of 8 × 8 pixels as tokens, brought to some order, with special tokens among them."""
+
+    def __init__(self, arrange: Callable[[Tensor, Tensor], Tensor], special: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.patches = nn.Conv2d(3, 16, 8, 8)
+        self.special = nn.Parameter(torch.randn(1, special, 16))
+        self.norm = nn.LayerNorm(16)
+        self._arrange = arrange
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self._arrange(self.patches(images), self.special.expand(len(images), -1, -1))
+        normed: Tensor = self.norm(tokens + 0.2 * tokens.mean(1, keepdim=True))  # every token hears of all others
+        return normed
+
+
+def rows(patches: Tensor) -> Tensor:
+    return patches.flatten(2).transpose(1, 2)
+
+
+def by_windows(patches: Tensor, _special: Tensor) -> Tensor:
+    n, channels = patches.shape[:2]
+    return patches.view(n, channels, 4, 2, 4, 2).permute(0, 2, 4, 3, 5, 1).reshape(n, 64, channels)
+
+
+class Apply(nn.Module):
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self._function = function
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self._function(images)
+
+
+def measured(body: nn.Module, name: str) -> Layer:
+    network = EagerNetwork(Net(body).eval().requires_grad_(requires_grad=False))
+    noise = torch.rand(5, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    layers = probe_layers(network, noise[:2])
+    (layer,) = [layer for layer in layers if layer.name == name]
+    findings = measure(network, noise, [layer])
+    return apply(layer, findings[layer.call])
+
+
+def stack(*modules: nn.Module) -> nn.Module:
+    return nn.Sequential(*modules)
+
+
+@pytest.mark.parametrize(
+    ("windows", "start", "step"),
+    [
+        # Patches: cell j covers pixels 8 j to 8 j + 8.
+        (stack(nn.AvgPool2d(8)), 4, 8),
+        # 5/4 without padding: cell j covers 4 j to 4 j + 5. Stretched over the input, cells would lie up to 1.9 px off.
+        (stack(nn.AvgPool2d(5, 4)), 2.5, 4),
+        # 3/2/1 three times: cell j is centred on the middle of pixel 8 j, half a cell from where stretching puts it.
+        (stack(*(nn.AvgPool2d(3, 2, 1) for _ in range(3))), 0.5, 8),
+        # 7/2/3, then 3/2/1: the beginning of a ResNet.
+        (stack(nn.AvgPool2d(7, 2, 3), nn.AvgPool2d(3, 2, 1)), 0.5, 4),
+    ],
+)
+def test_windows_by_hand(windows: nn.Module, start: float, step: float) -> None:
+    placement = measured(windows, "body").placement
+
+    assert placement is not None
+    assert placement.by == "measured"
+    for axis in (placement.x, placement.y):
+        assert axis.step == pytest.approx(step, rel=0.04)
+        middle = SIZE / 2 / step  # in cells: there the fit is surest
+        assert axis.start + middle * axis.step == pytest.approx(start + middle * step, abs=1)
+
+
+def test_rows_and_columns_may_differ() -> None:
+    placement = measured(stack(nn.AvgPool2d((4, 4), (8, 8)), Apply(lambda cells: cells)), "body").placement
+
+    assert placement is not None
+    assert placement.x.start == pytest.approx(2, abs=1.5)
+    assert placement.y.step == pytest.approx(8, rel=0.04)
+
+
+def test_a_mirrored_view_is_turned_back() -> None:
+    placement = measured(stack(Apply(lambda images: images.flip(3)), nn.AvgPool2d(8)), "body.1").placement
+
+    assert placement is not None
+    assert placement.x.start == pytest.approx(60, abs=1.5)
+    assert placement.x.step == pytest.approx(-8, rel=0.04)
+    assert placement.y.start == pytest.approx(4, abs=1.5)
+    assert placement.y.step == pytest.approx(8, rel=0.04)
+
+
+def test_a_cropped_view_is_drawn_where_it_was_cut_out() -> None:
+    placement = measured(stack(Apply(lambda images: images[:, :, 16:48, 16:48]), nn.AvgPool2d(4)), "body.1").placement
+
+    assert placement is not None
+    assert placement.x.start == pytest.approx(18, abs=1.5)
+    assert placement.x.step == pytest.approx(4, rel=0.06)
+
+
+def test_a_transposed_grid_is_turned() -> None:
+    layer = measured(stack(nn.AvgPool2d(8), Apply(lambda cells: cells.transpose(2, 3))), "body.1")
+
+    assert layer.layout is not None
+    grid = torch.arange(64.0).view(1, 1, 8, 8)
+    assert torch.equal(layer.to_nchw(grid), grid.transpose(2, 3))
+    assert "another order" in str(layer.note)
+
+
+@pytest.mark.parametrize(
+    ("arrange", "special", "expected"),
+    [
+        (lambda patches, _: rows(patches), 0, list(range(64))),
+        (lambda patches, special: torch.cat([special, rows(patches)], 1), 2, list(range(2, 66))),
+        (lambda patches, special: torch.cat([rows(patches), special], 1), 1, list(range(64))),
+        (
+            lambda patches, special: torch.cat([rows(patches)[:, :30], special, rows(patches)[:, 30:]], 1),
+            3,
+            [*range(30), *range(33, 67)],
+        ),
+        (
+            lambda patches, _: rows(patches.transpose(2, 3)),
+            0,
+            [column * 8 + row for row in range(8) for column in range(8)],
+        ),
+        (by_windows, 0, by_windows(torch.arange(64).view(1, 1, 8, 8), torch.empty(0)).flatten().argsort().tolist()),
+    ],
+    ids=["row by row", "special first", "special last", "special in the middle", "column by column", "by windows"],
+)
+def test_tokens_are_put_where_they_look(
+    arrange: Callable[[Tensor, Tensor], Tensor], special: int, expected: list[int]
+) -> None:
+    layer = measured(Tokens(arrange, special), "body.norm")
+
+    assert layer.layout is not None
+    numbers = torch.arange(64.0 + special).view(1, -1, 1)
+    assert layer.to_nchw(numbers).flatten().tolist() == expected
+    assert layer.placement is not None
+    assert layer.placement.x.step == pytest.approx(8, rel=0.04)
+
+
+def test_what_was_brought_to_the_pictures_order_goes_back_to_the_networks() -> None:
+    layout = measured(Tokens(by_windows), "body.norm").layout
+
+    assert layout is not None
+    tokens = torch.randn(1, 64, 16)
+    assert torch.equal(layout.from_nchw(layout.to_nchw(tokens), tokens), tokens)
+
+
+def test_copies_of_one_cell_are_no_places() -> None:
+    layer = measured(stack(nn.AvgPool2d(8), nn.AdaptiveAvgPool2d(1), nn.Upsample(scale_factor=4)), "body.2")
+
+    assert not layer.explainable
+    assert "all its cells look at the same part" in str(layer.note)
+
+
+def test_mixtures_of_all_cells_are_no_places() -> None:
+    torch.manual_seed(0)
+    mix = torch.randn(64, 64)
+    layer = measured(Tokens(lambda patches, _: mix @ rows(patches)), "body.norm")
+
+    assert not layer.explainable
+    assert "no places" in str(layer.note)
+
+
+def test_a_layer_that_answers_to_nothing_is_stretched() -> None:
+    layer = measured(stack(nn.AvgPool2d(8), Apply(lambda cells: 0 * cells)), "body.1")
+
+    assert layer.explainable
+    assert layer.placement is not None
+    assert layer.placement.by == "stretch"
+    assert "stretched over the model's input" in str(layer.note)

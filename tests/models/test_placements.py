@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from service.cam import measurement
+from service.imaging.preprocess import PreprocessSpec
+from service.models import placements
+from service.models.placements import images_to_measure
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.models.conftest import LoadToy
+
+SPEC = PreprocessSpec(mode="squash", height=32, width=32, resize=None, mean=(0.5,) * 3, std=(0.5,) * 3)
+
+
+class Patches(nn.Module):
+    """4 × 4 patches as tokens; ``column_major`` changes their order, and neither the weights nor the logits."""
+
+    def __init__(self, *, column_major: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.patches = nn.Conv2d(3, 8, 8, 8)
+        self.norm = nn.LayerNorm(8)
+        self.head = nn.Linear(8, 3)
+        self._column_major = column_major
+
+    def forward(self, images: Tensor) -> Tensor:
+        patches = self.patches(images)
+        patches = patches.transpose(2, 3) if self._column_major else patches
+        tokens = self.norm(patches.flatten(2).transpose(1, 2))
+        logits: Tensor = self.head(tokens.mean(1))
+        return logits
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Counts how often networks are measured."""
+    times: list[int] = []
+
+    def count(*arguments: object) -> object:
+        times.append(1)
+        return measurement.measure(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(placements, "measure", count)
+    return times
+
+
+def test_what_was_measured_is_kept(load_toy: LoadToy, asked: list[int]) -> None:
+    first, second = (load_toy(Patches(), SPEC).info for _ in range(2))
+
+    assert len(asked) == 1
+    assert first.layers == second.layers
+    placement = first.layer("norm").placement
+    assert placement is not None
+    assert placement.by == "measured"
+
+
+def test_other_weights_are_measured_anew(load_toy: LoadToy, asked: list[int]) -> None:
+    other = Patches()
+    with torch.no_grad():
+        other.head.bias.add_(1)
+    for module in (Patches(), other):
+        load_toy(module, SPEC)
+
+    assert len(asked) == 2
+
+
+def test_other_code_for_the_same_weights_is_measured_anew(load_toy: LoadToy, asked: list[int]) -> None:
+    rows = load_toy(Patches(), SPEC).info.layer("norm").layout
+    columns = load_toy(Patches(column_major=True), SPEC).info.layer("norm").layout
+
+    assert len(asked) == 2
+    assert rows is not None
+    assert columns is not None
+    assert rows.order is None
+    assert columns.order == tuple(column * 4 + row for row in range(4) for column in range(4))
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", '[{"module": "norm"}]', "null"])
+def test_a_damaged_file_is_measured_again(load_toy: LoadToy, asked: list[int], tmp_path: Path, content: str) -> None:
+    before = load_toy(Patches(), SPEC).info.layers
+    (file,) = (tmp_path / "cache" / "placements").iterdir()
+    file.write_text(content)
+
+    assert load_toy(Patches(), SPEC).info.layers == before
+    assert len(asked) == 2
+    assert len(json.loads(file.read_text())) > 1
+
+
+def test_a_folder_that_cannot_be_written_is_no_error(load_toy: LoadToy, tmp_path: Path, asked: list[int]) -> None:
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    for _ in range(2):
+        assert load_toy(Patches(), SPEC).info.layer("norm").placement is not None
+
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("parameters", "side", "images"),
+    [(25_557_032, 224, 2), (300_000_000, 224, 2), (11_689_512, 224, 3), (400_000, 96, 5), (0, 8, 5)],
+    ids=["ResNet-50", "ViT-L", "ResNet-18", "shapes", "nothing"],
+)
+def test_small_networks_are_measured_with_more_images(parameters: int, side: int, images: int) -> None:
+    assert images_to_measure(parameters, side, side) == images
