@@ -159,7 +159,9 @@ class _Trial:
 
     def refused_methods(self, layer: Layer) -> dict[str, str]:
         """Return the methods that do not work at a layer, each with its reason."""
-        found = {name: row.refuses(self.network, self.image) for name, row in METHODS.items()}
+        first = {row.refusal: row for row in METHODS.values()}
+        refusals = {refusal: row.refuses(self.network, self.image) for refusal, row in first.items()}
+        found = {name: refusals[row.refusal] for name, row in METHODS.items()}
         if layer.no_gradient is not None:
             cause = f"no gradient reaches layer {layer.name!r}, since {layer.no_gradient}; take that out of forward()"
             found |= {name: found[name] or cause for name, row in METHODS.items() if row.needs_gradients}
