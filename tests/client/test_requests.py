@@ -55,6 +55,7 @@ def test_every_option_is_sent_under_its_own_name(call: Any, server: Any) -> None
         "signed": True,
         "smooth": 8,
         "augment": "flip",
+        "registration": "stretch",
         "fuse": "mean",
     }
     assert options.keys() == OPTIONS.keys()
@@ -78,6 +79,7 @@ def test_every_option_is_sent_under_its_own_name(call: Any, server: Any) -> None
         "signed": ["True"],
         "smooth": ["8"],
         "augment": ["flip"],
+        "registration": ["stretch"],
         "fuse": ["mean"],
     }
     wire.ExplainOptions.model_validate({k: v if len(v) > 1 else v[0] for k, v in server.form.items()})
