@@ -147,7 +147,8 @@ class _Profiles:
 
     def remember(self, output: Tensor) -> None:
         """Keep what the layer gives for an image as it is."""
-        self._before = self._sample(output)
+        # A copy: the next layer may change the output in place.
+        self._before = self._sample(output).clone()
 
     def compare(self, axis: int, output: Tensor) -> None:
         """Add how much each cell changed for that image with the next strips replaced."""

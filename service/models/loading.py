@@ -57,7 +57,7 @@ def load_model(config: ModelConfig, device: str, downloads: Downloads) -> ModelH
     outputs = read_outputs(config, bare, head, loaded.labels, probe)
     networks = outputs.networks
     parameters = sum(parameter.numel() for parameter in module.parameters())
-    noise = probe.random(images_to_measure(parameters, spec.height, spec.width))
+    noise = probe.random(images_to_measure(networks[head], probe.noise))
     found = _layers(networks[head], probe.noise)
     layers = place_layers(networks[head], module, noise, found, downloads.cache_dir)
     default = default_layer(config.architecture, layers)

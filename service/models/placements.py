@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from service.cam.layers import LayerCall
 from service.cam.measurement import Finding, apply, measure
@@ -34,14 +35,17 @@ log = logging.getLogger("camserve.models")
 # Changes whenever other numbers are measured of the same network.
 _VERSION = 1
 
-# One image is disturbed of a network like ResNet-50 at 224 pixels (parameters × pixels); more of smaller ones.
-_BUDGET = 1.3e12
+# With so many operations per forward pass one image is disturbed, with fewer more. ResNet-50 has 8e9.
+_OPERATIONS = 1e10
 _MOST_IMAGES = 4
 
 
-def images_to_measure(parameters: int, height: int, width: int) -> int:
-    """Return how many images to measure with: as many as take no longer than one does for ResNet-50."""
-    return 1 + max(1, min(_MOST_IMAGES, int(_BUDGET / (max(1, parameters) * height * width))))
+def images_to_measure(network: Network, images: Tensor) -> int:
+    """Return how many images to measure a network with: the fewer operations one takes, the more, 2 to 5."""
+    with FlopCounterMode(display=False) as counter:
+        network.predict(images[:1])
+    operations = max(1, counter.get_total_flops())
+    return 1 + max(1, min(_MOST_IMAGES, int(_OPERATIONS / operations)))
 
 
 def place_layers(

@@ -208,3 +208,13 @@ def test_a_layer_that_answers_to_nothing_is_stretched() -> None:
     assert layer.placement is not None
     assert layer.placement.by == "stretch"
     assert "stretched over the model's input" in str(layer.note)
+
+
+def test_what_is_changed_in_place_behind_a_layer_was_measured_before() -> None:
+    torch.manual_seed(0)
+    layer = measured(stack(nn.Conv2d(3, 8, 8, 8), nn.ReLU(inplace=True)), "body.0")
+
+    assert layer.placement is not None
+    assert layer.placement.residual is not None
+    assert layer.placement.residual < 0.5
+    assert layer.placement.x.step == pytest.approx(8, rel=0.02)
