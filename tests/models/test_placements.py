@@ -109,6 +109,6 @@ def test_a_folder_that_cannot_be_written_is_no_error(load_toy: LoadToy, tmp_path
     [(2, 5), (50, 3), (130, 2)],
 )
 def test_small_networks_are_measured_with_more_images(channels: int, images: int) -> None:
-    network = nn.Sequential(nn.Conv2d(3, channels, 1), nn.Conv2d(channels, 3, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    network = nn.Sequential(nn.Conv2d(3, channels, 15, padding=7), nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
     assert images_to_measure(EagerNetwork(network.eval()), torch.zeros(2, 3, 256, 256)) == images
