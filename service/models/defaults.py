@@ -73,9 +73,11 @@ def default_layer(architecture: str, layers: Sequence[Layer]) -> str:
 def _nothing_to_explain(layers: Sequence[Layer]) -> str:
     """Say why no layer can be explained: none has a grid, or the last that has one is refused."""
     grids = [layer for layer in layers if layer.layout is not None]
-    if not grids:
+    # Without any, the last that looks as if it had one: its axes, or its number of rows, are not what they should be.
+    images = [layer for layer in layers if len(layer.shape) == 3]
+    if not (grids or images):
         return "No layer of this model has an output with rows and columns, so it cannot be explained."
-    last = grids[-1]
+    last = (grids or images)[-1]
     return (
         f"This model cannot be explained: its last layer with rows and columns, {last.name!r}, is refused: {last.note}."
     )

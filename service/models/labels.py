@@ -12,7 +12,7 @@ import yaml
 from service.errors import ModelLoadError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 __all__ = ["read_labels"]
@@ -40,7 +40,9 @@ def read_labels(file: Path) -> tuple[str, ...]:
         raise ModelLoadError(f"The labels file {file.name} is of no kind that holds labels. {_KINDS}")
     try:
         labels = read(file.read_text(encoding="utf-8-sig"))  # Windows editors begin a file with a byte order mark
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise ModelLoadError(f"The labels file {file.name} is not UTF-8 text. Save it as UTF-8.") from error
+    except OSError as error:
         raise ModelLoadError(f"The labels file {file} cannot be read: {error}.") from error
     except _UnreadableLabels as error:
         raise ModelLoadError(f"The labels file {file.name} {error}.") from error
@@ -69,8 +71,16 @@ def _from_lines(text: str) -> list[str]:
 _HEADERS = ("label", "labels", "class_name", "classname", "class name", "name", "names", "class", "classes", "category")
 
 
+# And those of indices.
+_NUMBERS = frozenset(
+    {"", "id", "ids", "index", "idx", "#", "no", "nr", "number", "class_id", "classid", "label_id", "class_index"}
+)
+
+
 def _from_csv(text: str) -> list[str]:
-    first = text.partition("\n")[0]
+    first, _, rest = text.partition("\n")
+    if said := re.fullmatch(r"sep=(.)\s*", first, re.IGNORECASE):  # as Excel writes it, and reads no other
+        return _from_table(rest, said[1])
     return _from_table(text, max(",;\t", key=first.count))
 
 
@@ -79,19 +89,37 @@ def _from_tsv(text: str) -> list[str]:
 
 
 def _from_table(text: str, delimiter: str) -> list[str]:
-    rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines(), delimiter=delimiter) if any(row)]
+    rows = [[cell.strip() for cell in row] for row in _cells(text, delimiter) if any(row)]
     if not rows:
         return []
     if len({len(row) for row in rows}) > 1:
         raise _UnreadableLabels("has rows of different lengths; put labels that hold a comma into quotes")
     header, rows = _part_header(rows)
     columns = list(zip(*rows, strict=True))
+    _refuse_other_numbers(header, columns)
     indices = next((column for column in columns if _are_indices(column)), None)
     texts = [column for column in columns if column is not indices]
     if not texts:
         raise _UnreadableLabels("has no column of labels")
     labels = texts[0] if len(texts) == 1 else _named_column(header, columns)
     return _by_index(zip(indices, labels, strict=True)) if indices else list(labels)
+
+
+def _cells(text: str, delimiter: str) -> Iterator[list[str]]:
+    # A space before a quotation mark would make it part of the label.
+    return csv.reader(text.splitlines(), delimiter=delimiter, skipinitialspace=True)
+
+
+def _refuse_other_numbers(header: Sequence[str], columns: Sequence[tuple[str, ...]]) -> None:
+    """Refuse a column that numbers labels otherwise than from 0, each once: the order of lines is no better guess."""
+    for number, column in enumerate(columns):
+        named = header[number].casefold() if number < len(header) else ""
+        numbers = len(columns) > 1 and named in _NUMBERS and all(_index(cell) is not None for cell in column)
+        if numbers and not _are_indices(column):
+            raise _UnreadableLabels(
+                f"numbers its labels {', '.join(column[:3])}, …; number them from 0, each once, in the order of the "
+                "model's outputs"
+            )
 
 
 def _part_header(rows: list[list[str]]) -> tuple[list[str], list[list[str]]]:
@@ -172,9 +200,20 @@ def _from_object(content: object) -> list[str]:
         return _from_list(content)
     if not isinstance(content, dict):
         raise _UnreadableLabels(_SHAPES)
+    if _are_categories(content.get("categories")):
+        # COCO's ids begin at 1 and have gaps; classifiers count them in their order.
+        return [_label(row["name"]) for row in sorted(content["categories"], key=lambda row: int(row["id"]))]
     if held := next((content[name] for name in _HOLDERS if isinstance(content.get(name), list | dict)), None):
         return _from_object(held)
     return _from_mapping(content)
+
+
+def _are_categories(rows: object) -> bool:
+    """Whether they are the categories of a COCO file, each with an id of its own."""
+    if not (isinstance(rows, list) and rows and all(isinstance(row, dict) and "name" in row for row in rows)):
+        return False
+    ids = [_index(row.get("id")) for row in rows]
+    return None not in ids and len(set(ids)) == len(ids)
 
 
 def _from_list(content: list[Any]) -> list[str]:

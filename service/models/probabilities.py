@@ -28,6 +28,9 @@ _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 1e-2, torch.float16: 1e-2}
 # So far beyond any picture, what a softmax or a sigmoid bounds is still in 0–1; what happened to lie there is not.
 _BEYOND = (64.0, -64.0)
 
+# What tells those of a softmax from those of sigmoids.
+_SUM = "each picture's sum to 1"
+
 # Names of operations, as autograd has them.
 _BOUNDED = frozenset({"Softmax", "Sigmoid", "Hardsigmoid"})
 _LINEAR = frozenset({"Addmm", "Mm", "Convolution"})
@@ -86,7 +89,7 @@ def _evidence(network: Network, rows: Tensor, probe: Probe) -> str | None:
         seen.append(output)
     sums = torch.cat(seen).sum(1)
     if rows.shape[1] > 1 and bool(((sums - 1).abs() <= slack).all()):
-        return "each picture's sum to 1"
+        return _SUM
     return "they lie between 0 and 1 for every picture tried"
 
 
@@ -135,7 +138,7 @@ def activation_for(config: ModelConfig, seen: Examined) -> Activation:
 
 def doubts(config: ModelConfig, seen: Examined, activation: Activation) -> Iterator[tuple[str, str]]:
     """Yield what is odd about outputs with this activation: a code, and a sentence that lacks its subject."""
-    usual = "sigmoid" if seen.outputs == 1 or config.multi_label else "softmax"
+    usual = "softmax" if seen.evidence == _SUM and not config.multi_label else "sigmoid"
     if seen.evidence and activation != "none":
         again = f"A {activation} of them is too even. Set activation=none."
         yield "probabilities", f"look like probabilities already: {seen.evidence}. {again}"

@@ -229,7 +229,6 @@ class TestTables:
             ("tench, Tinca tinca\ngoldfish\n", "rows of different lengths; put labels that hold a comma into quotes"),
             ("cat,feline\ndog,canine\n", "several columns; call that of the labels 'label'"),
             ("0\n1\n2\n", "no column of labels"),
-            ("1,cat\n2,dog\n", "several columns"),
         ],
     )
     def test_what_is_ambiguous_is_refused(self, content: str, reason: str, tmp_path: Path) -> None:
@@ -276,5 +275,36 @@ class TestErrors:
             read_labels(tmp_path)
 
     def test_not_text(self, tmp_path: Path) -> None:
-        with pytest.raises(ModelLoadError, match=r"labels\.txt cannot be read: 'utf-8' codec"):
+        with pytest.raises(ModelLoadError, match=r"labels\.txt is not UTF-8 text\. Save it as UTF-8\."):
             read_labels(write(tmp_path, "labels.txt", b"K\xe4tzchen\n"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "id,name\n3,fish\n1,cat\n2,dog\n",
+        "0,cat\n2,dog\n1,eel\n2,fish\n",
+        "0,cat\n2,dog\n3,eel\n",
+        "index;label\n1;cat\n2;dog\n",
+    ],
+    ids=["from 1", "one twice", "a gap", "from 1, semicolons"],
+)
+def test_a_column_of_other_numbers_is_refused(content: str, tmp_path: Path) -> None:
+    """The order of lines would name the classes wrongly, and nobody would see it."""
+    with pytest.raises(ModelLoadError, match=r"labels\.csv numbers its labels .* from 0, each once"):
+        read_labels(write(tmp_path, "labels.csv", content))
+
+
+def test_numbers_that_are_no_indices_do_not_matter(tmp_path: Path) -> None:
+    assert read_labels(write(tmp_path, "labels.csv", "label,count\ncat,12\ndog,12\n")) == ("cat", "dog")
+
+
+@pytest.mark.parametrize("content", ["sep=;\n0;cat\n1;great, white\n", '0, cat\n1, "great, white"\n'])
+def test_as_spreadsheets_write_them(content: str, tmp_path: Path) -> None:
+    assert read_labels(write(tmp_path, "labels.csv", content)) == ("cat", "great, white")
+
+
+def test_cocos_categories_are_in_the_order_of_their_ids(tmp_path: Path) -> None:
+    content = '{"categories": [{"id": 3, "name": "dog"}, {"id": 1, "name": "cat"}, {"id": 90, "name": "eel"}]}'
+
+    assert read_labels(write(tmp_path, "labels.json", content)) == ("cat", "dog", "eel")

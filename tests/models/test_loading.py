@@ -4,6 +4,7 @@ import logging
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 from torch import Tensor, nn
 
 from service.errors import ModelLoadError
@@ -54,3 +55,19 @@ class TestRowsOfOneLogit:
     def test_rounding_of_terms_that_cancel_is_none_either(self, load_toy: LoadToy) -> None:
         """A logit near zero that is the difference of large numbers is rounded as these are."""
         load_toy(OneLogit(lambda logits: 1e-9 * logits + 1e-7 * len(logits)))
+
+
+def test_views_stacked_in_the_batch_are_named_as_the_reason(load_toy: LoadToy) -> None:
+    """The model sees two rows per picture inside: the picture and its mirror image."""
+
+    class Stacked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.features = nn.Conv2d(3, 4, 4, 4)
+
+        def forward(self, images: Tensor) -> Tensor:
+            both: Tensor = self.features(torch.cat([images, images.flip(3)])).mean((2, 3))
+            return both[: len(images)] + both[len(images) :]
+
+    with pytest.raises(ModelLoadError, match="'features', is refused: its output has not one row per picture"):
+        load_toy(Stacked())

@@ -158,6 +158,7 @@ class TestProbabilities:
         info = load_toy(Toy(read), multi_label=multi_label).info
 
         assert (info.activation, codes(info)) == ("none", ["probabilities"])
+        assert "set activation=sigmoid" in info.warnings[0].text
         assert "lie between 0 and 1" in info.warnings[0].text
 
     @pytest.mark.parametrize(
