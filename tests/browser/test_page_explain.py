@@ -130,7 +130,7 @@ def test_why_this_class(explained: Page) -> None:
     class_row(explained, "cross").click()
 
     expect(explained.locator("#sentence")).to_contain_text("evidence for “cross”")
-    assert asked.forms[-1]["target"] == ["4"]
+    assert asked.forms[-1]["target"] == ["#4"]
     expect(class_row(explained, "cross")).to_be_focused()
     expect(class_row(explained, "cross")).to_have_attribute("aria-pressed", "true")
 
@@ -140,7 +140,7 @@ def test_why_this_rather_than_that(explained: Page) -> None:
     explained.get_by_role("button", name="vs cross").click()
 
     expect(explained.locator("#sentence")).to_contain_text("“star” (95.1%) rather than “cross”")
-    assert asked.forms[-1]["against"] == ["4"]
+    assert asked.forms[-1]["against"] == ["#4"]
     explained.get_by_role("button", name="Compare with no class").click()
     expect(explained.locator("#sentence")).not_to_contain_text("rather than")
     assert "against" not in asked.forms[-1]
@@ -154,7 +154,7 @@ def test_any_class_is_found_by_its_label(explained: Page) -> None:
     explained.keyboard.press("Enter")
 
     expect(explained.locator("#sentence")).to_contain_text("“hourglass”")
-    assert asked.forms[-1]["target"] == ["7"]
+    assert asked.forms[-1]["target"] == ["#7"]
     expect(explained.get_by_role("list", name="Predictions").get_by_role("listitem")).to_have_count(6)
 
 
@@ -251,7 +251,7 @@ def test_an_empty_map_is_explained_in_words(open_page: Callable[..., Page]) -> N
 def test_no_more_is_asked_for_than_is_shown(explained: Page) -> None:
     asked = Asked(explained)
     class_row(explained, "gear").click()
-    asked.wait_for(lambda form: form["target"] == ["11"])
+    asked.wait_for(lambda form: form["target"] == ["#11"])
 
     side = int(asked.forms[-1]["max_side"][0])
     box = explained.locator("#scene").bounding_box()

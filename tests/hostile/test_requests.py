@@ -270,7 +270,7 @@ async def test_nothing_of_a_file_but_its_pixels_comes_back(client: httpx.AsyncCl
 
 def other_formats() -> dict[str, bytes]:
     picture = Image.fromarray(np.full((16, 16, 3), 77, np.uint8))
-    names = ["EPS", "PDF", "ICO", "PCX", "PPM", "SGI", "TGA", "ICNS", "JPEG2000", "AVIF", "DDS", "XBM", "DIB"]
+    names = ["EPS", "PDF", "ICO", "PCX", "PPM", "SGI", "TGA", "ICNS", "JPEG2000", "DDS", "XBM", "DIB"]
     saved = {name: encode(picture.convert("1") if name == "XBM" else picture, name) for name in names}
     return saved | {
         "SVG": b"<svg xmlns='http://www.w3.org/2000/svg'><image href='file:///etc/passwd'/></svg>",
@@ -300,4 +300,7 @@ async def test_no_other_format_is_opened(client: httpx.AsyncClient, name: str, m
     monkeypatch.setattr(Image, "open", opened)
     for content_type in ("image/png", "application/octet-stream", f"image/{name.lower().split()[0]}"):
         response = await client.post(EXPLAIN, content=data, headers={"Content-Type": content_type})
-        check(response, 400, "invalid_image", "not a picture in a known format")
+        check(response, 400, "invalid_image", "")
+        detail = response.json()["detail"]
+        # Kinds that people send are named, others are not.
+        assert "not a picture in a known format" in detail or "is not read" in detail

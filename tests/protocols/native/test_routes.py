@@ -118,8 +118,11 @@ async def test_the_peak_is_the_hottest_cell_in_the_pixels_of_the_picture(client:
     raw = array(explanation["map"])
     assert raw.shape == (12, 12)
     row, column = np.unravel_index(raw.argmax(), raw.shape)
-    # The view is 192 pixels wide and begins at 64; a cell of the 12 × 12 map is 16 pixels.
-    assert explanation["peak"] == {"x": 64 + 16 * (column + 0.5), "y": 16 * (row + 0.5)}
+    # The view is 192 pixels wide, twice the model's input, and begins at 64.
+    layers = (await client.get("/api/v1/models/shapes/layers")).json()["layers"]
+    (place,) = [layer["placement"] for layer in layers if layer["name"] == "layer4"]
+    x, y = place["x"][0] + column * place["x"][1], place["y"][0] + row * place["y"][1]
+    assert explanation["peak"] == {"x": pytest.approx(64 + 2 * x), "y": pytest.approx(2 * y)}
 
 
 async def test_the_map_is_raw_little_endian_and_in_c_order(client: httpx.AsyncClient) -> None:
@@ -284,8 +287,10 @@ async def test_layers(client: httpx.AsyncClient) -> None:
         "order": rows["layer4"]["order"],
         "explainable": True,
         "recommended": True,
+        "placement": rows["layer4"]["placement"],
         "note": None,
     }
+    assert rows["layer4"]["placement"]["by"] == "measured"
     assert [name for name, row in rows.items() if row["recommended"]] == ["layer2", "layer4"]
     assert "1×1" in rows["avgpool"]["note"]
     assert all(row["note"] for row in rows.values() if not row["explainable"])

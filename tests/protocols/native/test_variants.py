@@ -131,12 +131,12 @@ async def test_registration_moves_what_is_drawn_and_not_the_map(client: httpx.As
 
     np.testing.assert_array_equal(raw(measured), raw(stretched))
     assert measured["mask"]["data"] != stretched["mask"]["data"]
-    # The picture is as large as the model's input, so pixels of the one are pixels of the other.
+    # The picture is twice as large as the model's input.
     row, column = np.unravel_index(raw(measured).argmax(), (12, 12))
     start, step = place["x"]
-    assert measured["peak"]["x"] == pytest.approx(start + column * step)
-    assert measured["peak"]["y"] == pytest.approx(place["y"][0] + row * place["y"][1])
-    assert (stretched["peak"]["x"], stretched["peak"]["y"]) == (8 * column + 4, 8 * row + 4)
+    assert measured["peak"]["x"] == pytest.approx(2 * (start + column * step))
+    assert measured["peak"]["y"] == pytest.approx(2 * (place["y"][0] + row * place["y"][1]))
+    assert (stretched["peak"]["x"], stretched["peak"]["y"]) == (16 * column + 8, 16 * row + 8)
 
 
 async def test_the_catalogue_says_where_cells_look(client: httpx.AsyncClient) -> None:
