@@ -183,6 +183,8 @@ def _open_tiff(data: bytes, max_frames: int) -> Opened:
     directory = find_directory(data, max_frames)
     if directory is None:  # the tables are broken: Pillow judges them
         return _as_pillow_does(TiffImagePlugin.TiffImageFile(io.BytesIO(data)), None)
+    if directory.is_cut:
+        raise ValueError("a tag of the TIFF lies behind the end of the file")
     layout = Layout.of(directory)
     if can_read(layout) and _is_misread(layout):
         return _as_samples(directory, layout)
