@@ -326,6 +326,60 @@ def test_strips_that_do_not_say_how_long_they_are(compression: int) -> None:
             decode(unsaid[:-cut], LIMITS)
 
 
+def palette_page(scale: int) -> Any:
+    colour_map = np.stack([np.arange(256), 255 - np.arange(256), np.arange(256) // 2]) * scale
+    return page(GREY, 3, t320=(SHORT, colour_map.ravel().tolist()))
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("scale", [1, 256, 257])
+def test_a_colour_map_of_8_bits_is_taken_as_it_is(scale: int, order: str) -> None:
+    assert_shows(tiff(palette_page(scale), order=order), np.stack([GREY, 255 - GREY, GREY // 2], axis=-1))
+
+
+def test_a_palette_picture_that_is_cut_is_damaged(save: Any) -> None:
+    whole = save(Image.fromarray(RGB).quantize(200), "TIFF")
+    for end in range(16, len(whole) - 1, 7):
+        with pytest.raises(InvalidImage, match="truncated or damaged"):
+            decode(whole[:end], LIMITS)
+
+
+def subsampled(across: int, down: int, **tags: Any) -> Any:
+    """An uncompressed YCbCr page of 24 × 16 pixels: a block's Y, then its Cb and Cr."""
+    ycc = np.asarray(Image.fromarray(SMOOTH).convert("YCbCr"))
+    pieces = bytearray()
+    for top in range(0, 16, down):
+        for left in range(0, 24, across):
+            block = ycc[top : top + down, left : left + across]
+            pieces += bytes([*block[..., 0].ravel(), *block[0, 0, 1:]])
+    made = page(SMOOTH, 6, **tags)
+    made.pieces = [bytes(pieces)]
+    return made
+
+
+SMOOTH = np.repeat(np.repeat(scene(6, 4), 4, axis=0), 4, axis=1)  # blocks of 4 × 4 pixels of a colour
+
+
+@pytest.mark.parametrize("factors", [(1, 1), (2, 1), (1, 2), (2, 2), (4, 1), (4, 2), (4, 4)])
+def test_ycbcr_whose_pixels_share_colour(factors: tuple[int, int]) -> None:
+    made = subsampled(*factors, t530=(SHORT, list(factors)))
+    assert_shows(with_pixels_last(made), SMOOTH, within=3)
+    for cut in (1, 60):
+        with pytest.raises(InvalidImage, match="truncated or damaged"):
+            decode(with_pixels_last(made)[:-cut], LIMITS)
+
+
+def test_ycbcr_that_does_not_say_what_its_pixels_share() -> None:
+    for factors in ((1, 1), (2, 2)):
+        assert_shows(tiff(subsampled(*factors)), SMOOTH, within=3)
+
+
+def test_ycbcr_whose_pixels_share_colour_otherwise_is_a_rare_kind() -> None:
+    made = subsampled(2, 4, t530=(SHORT, [2, 4]))
+    with pytest.raises(InvalidImage, match=r"3 × 8-bit samples, YCbCr, uncompressed, subsampled 2 × 4\) is not read"):
+        decode(tiff(made), LIMITS)
+
+
 def test_wide_samples_count_for_the_room_they_take() -> None:
     data = tiff(page(np.zeros((100, 100, 3)), 2))  # 24 bytes for a pixel, twice
     assert read_header(data, LIMITS).pixels == 30_000
