@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import ExifTags, Image, TiffImagePlugin
+from PIL import ExifTags, Image, ImageFile, ImagePalette, TiffImagePlugin
 
 from service.errors import InvalidImage
 from service.imaging.av1 import coded_pixels
@@ -24,8 +24,6 @@ from service.imaging.unread import RAW, unread_jpeg
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from PIL.ImageFile import ImageFile
 
     from service.imaging.tiff import Directory
 
@@ -103,7 +101,7 @@ def open_image(data: bytes, name: str, max_frames: int) -> Opened:
     return Opened(width, height, max(width * height, streamed), frames, lambda: _load(image, name, data))
 
 
-def _load(image: ImageFile, name: str, data: bytes) -> Image.Image:
+def _load(image: ImageFile.ImageFile, name: str, data: bytes) -> Image.Image:
     if name == "PNG" and (keyed := _sixteen_bit_key(image)):
         rgb = _load_keyed(image, data, keyed)
     else:
@@ -138,14 +136,14 @@ def _with_meant_alpha(image: Image.Image) -> Image.Image:
 # -- PNG --------------------------------------------------------------------------------------------------------------
 
 
-def _widen_key(image: ImageFile, data: bytes) -> None:
+def _widen_key(image: ImageFile.ImageFile, data: bytes) -> None:
     """Scale the transparent grey of a PNG of 2 or 4 bits as Pillow scales its pixels."""
     bits, key = data[24], image.info.get("transparency")
     if image.mode == "L" and bits in (2, 4) and isinstance(key, int):
         image.info["transparency"] = key * (255 // (2**bits - 1))
 
 
-def _sixteen_bit_key(image: ImageFile) -> tuple[int, ...] | None:
+def _sixteen_bit_key(image: ImageFile.ImageFile) -> tuple[int, ...] | None:
     """Return the one transparent colour of a PNG of 16 bits, which Pillow loads before the pixels or not at all."""
     key, rawmode = image.info.get("transparency"), image.tile[0].args if image.tile else None
     if rawmode == "RGB;16B" and isinstance(key, tuple):
@@ -153,7 +151,7 @@ def _sixteen_bit_key(image: ImageFile) -> tuple[int, ...] | None:
     return (key,) if rawmode == "I;16B" and isinstance(key, int) else None
 
 
-def _load_keyed(image: ImageFile, data: bytes, key: tuple[int, ...]) -> Image.Image:
+def _load_keyed(image: ImageFile.ImageFile, data: bytes, key: tuple[int, ...]) -> Image.Image:
     """Load a PNG of 16 bits whose pixels of the colour ``key`` are transparent: equal in all 16 bits."""
     if len(key) == 1:
         image.load()
@@ -173,6 +171,7 @@ def _load_keyed(image: ImageFile, data: bytes, key: tuple[int, ...]) -> Image.Im
 
 
 _JPEG = (6, 7)
+_SUBSAMPLINGS = ((2, 1), (1, 2), (2, 2), (4, 1), (4, 2), (4, 4))  # that libtiff turns to RGB
 _COMMON_COMPRESSIONS = (1, 2, 3, 4, 5, *_JPEG, 8, 32773, 32946, 34925, 50000)
 
 
@@ -183,6 +182,8 @@ def _open_tiff(data: bytes, max_frames: int) -> Opened:
     directory = find_directory(data, max_frames)
     if directory is None:  # the tables are broken: Pillow judges them
         return _as_pillow_does(TiffImagePlugin.TiffImageFile(io.BytesIO(data)), None)
+    if directory.is_cut:
+        raise ValueError("a tag of the TIFF lies behind the end of the file")
     layout = Layout.of(directory)
     if can_read(layout) and _is_misread(layout):
         return _as_samples(directory, layout)
@@ -196,7 +197,45 @@ def _open_tiff(data: bytes, max_frames: int) -> Opened:
         if layout.is_sound:
             raise _rare(f"TIFF ({layout.describe()})") from error
         raise
+    _correct(image, directory, layout)
     return _as_pillow_does(image, layout)
+
+
+def _correct(image: TiffImagePlugin.TiffImageFile, directory: Directory, layout: Layout) -> None:
+    """Change how Pillow will load it: a colour map of 8 bits, and YCbCr whose pixels share Cb and Cr.
+
+    Raises:
+        InvalidImage: they are shared in a way that libtiff does not read.
+    """
+    if image.mode in ("P", "PA"):
+        _keep_colour_map(image, directory)
+    if layout.photometric == 6 and layout.compression == 1 and (factors := _subsampling(directory, layout)) != (1, 1):
+        if layout.planar or factors not in _SUBSAMPLINGS:
+            raise _rare(f"TIFF ({layout.describe()}, subsampled {factors[0]} × {factors[1]})")
+        _give_to_libtiff(image)
+
+
+def _keep_colour_map(image: TiffImagePlugin.TiffImageFile, directory: Directory) -> None:
+    """Take a colour map of 0 to 255, as older programs write it, as it is: Pillow divides all by 256."""
+    colours = directory.array(Tag.COLOUR_MAP)
+    if colours.size and colours.max() <= 255:
+        image.palette = ImagePalette.raw("RGB;L", colours.astype(np.uint8).tobytes())
+
+
+def _subsampling(directory: Directory, layout: Layout) -> tuple[int, int]:
+    """Return how many pixels across and down share a Cb and a Cr; unsaid it is 2 × 2, unless all have their own."""
+    across, down = [*directory.values(Tag.SUBSAMPLING), 0, 0][:2]
+    if across and down:
+        return int(across), int(down)
+    lengths = directory.values(Tag.TILE_LENGTHS if layout.tile else Tag.STRIP_LENGTHS)
+    return (1, 1) if not lengths or sum(lengths) >= 3 * layout.width * layout.height else (2, 2)
+
+
+def _give_to_libtiff(image: TiffImagePlugin.TiffImageFile) -> None:
+    """Have libtiff read what Pillow would read itself, as it has it read YCbCr of any other compression."""
+    image._mode = "RGB"
+    image.use_load_libtiff = True
+    image.tile = [ImageFile._Tile("libtiff", (0, 0, *image.size), 0, ("RGBX", False, image.tag_v2.offset))]
 
 
 def _is_misread(layout: Layout) -> bool:

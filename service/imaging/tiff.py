@@ -43,6 +43,7 @@ class Tag:
     MAX_SAMPLE = 281
     PLANAR = 284
     PREDICTOR = 317
+    COLOUR_MAP = 320
     TILE_WIDTH = 322
     TILE_HEIGHT = 323
     TILE_OFFSETS = 324
@@ -52,6 +53,7 @@ class Tag:
     SAMPLE_FORMAT = 339
     SIGNED_MIN_SAMPLE = 340
     SIGNED_MAX_SAMPLE = 341
+    SUBSAMPLING = 530
     CFA_REPEAT = 33421
     CFA_PATTERN = 33422
     DNG_VERSION = 50706
@@ -75,6 +77,8 @@ _TYPES = {
     17: "i8",
     18: "u8",  # of BigTIFF
 }
+# Whose absence does not change the pixels.
+_SPARE = (Tag.MAKE, Tag.SUB_DIRECTORIES, Tag.CFA_REPEAT, Tag.CFA_PATTERN, Tag.DNG_VERSION, Tag.DNG_PRIVATE)
 _MOST_VALUES = 1000  # of a tag that says something about each sample, or each picture below
 _MOST_ENTRIES = 65_535  # of a directory: what the count of a plain TIFF can say, far above what programs write
 
@@ -123,6 +127,14 @@ class Directory:
         """Return the first number of a tag, or ``default``; of a float nothing but its whole part."""
         found = self.values(tag)[:1]
         return int(found[0]) if found and math.isfinite(found[0]) else default
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether a tag that the pixels depend on points outside the file."""
+        wanted = (
+            tag for tag, (kind, count, _) in self.entries.items() if tag not in _SPARE and kind in _TYPES and count
+        )
+        return any(not self.array(tag).size for tag in wanted)
 
     @property
     def is_reduced(self) -> bool:

@@ -64,8 +64,14 @@ def read_samples(directory: Directory, layout: Layout) -> Image.Image:
     """Return the picture in mode RGB, over white where it is transparent, as it is stored: not turned upright.
 
     Black and white are what the file states as its smallest and greatest sample, else what ``levels`` makes of them.
+
+    Raises:
+        ValueError: a strip or a tile does not lie in the file as a whole.
+        OSError: libtiff cannot unpack one.
     """
-    picture = _Picture(directory, layout, [_unpack(directory, layout, plane) for plane in _planes(layout)])
+    pieces = _Pieces.of(directory, layout)
+    planes = [_unpack(directory, layout, pieces, plane) for plane in _planes(layout)]
+    picture = _Picture(directory, layout, planes)
     colour, alpha = picture.colour_span(), picture.alpha_span()
     levels = np.empty((layout.height, layout.width, layout.colours), np.uint8)
     for rows, values in picture.bands():
@@ -114,7 +120,58 @@ def _row(layout: Layout) -> _Row:
     return _Row(pieces, pixels, samples, -(-pixels * samples * layout.bits // 8))
 
 
-def _unpack(directory: Directory, layout: Layout, plane: int) -> Image.Image:
+@dataclass(frozen=True, slots=True)
+class _Pieces:
+    """Where the strips or tiles of all planes lie in the file.
+
+    Attributes:
+        rows: of a strip or tile; the last strip may have fewer.
+        count: how many a plane has.
+        offsets: of each, in bytes.
+        lengths: of each, in bytes.
+    """
+
+    rows: int
+    count: int
+    offsets: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, directory: Directory, layout: Layout) -> _Pieces:
+        """Find them, and check all against the file as it was sent: libtiff gets one with a directory behind it.
+
+        Raises:
+            ValueError: one is missing, ends behind the file, or is too short for its rows.
+        """
+        tiled, row, size = layout.tile is not None, _row(layout), len(directory.data)
+        stated_rows = layout.tile[1] if layout.tile else directory.value(Tag.ROWS_PER_STRIP, layout.height)
+        rows = stated_rows if tiled else min(stated_rows, layout.height)
+        count = -(-layout.height // rows) * row.pieces
+        total = count * (layout.samples if layout.planar else 1)
+        offsets = directory.array(Tag.TILE_OFFSETS if tiled else Tag.STRIP_OFFSETS)[:total].astype(np.int64)
+        if len(offsets) < total or offsets.min() < 0 or offsets.max() >= size:
+            raise ValueError("a strip of the TIFF is missing")
+        lengths = directory.array(Tag.TILE_LENGTHS if tiled else Tag.STRIP_LENGTHS)[:total].astype(np.int64)
+        if not lengths.any():
+            lengths = _lengths_between(offsets, size)
+        if len(lengths) < total or lengths.min() < 0 or (lengths > size - offsets).any():
+            raise ValueError("a strip of the TIFF ends behind the file")
+        if layout.compression == 1:
+            needed = np.full(count, rows * row.piece_length)
+            if not tiled:
+                needed[-1] = (layout.height - rows * (count - 1)) * row.piece_length
+            if (lengths < np.tile(needed, total // count)).any():
+                raise ValueError("a strip of the TIFF is too short for its rows")
+        return cls(rows, count, offsets, lengths)
+
+
+def _lengths_between(offsets: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """Return the lengths of pieces that do not say it: each may reach to the next one, the last to the file's end."""
+    ends = np.append(np.unique(offsets), size)
+    return ends[np.searchsorted(ends, offsets, side="right")] - offsets
+
+
+def _unpack(directory: Directory, layout: Layout, pieces: _Pieces, plane: int) -> Image.Image:
     """Return the bytes of a plane as a grey picture, a row of the plane in each of its rows."""
     row = _row(layout)
     tags: dict[int, Any] = {
@@ -127,15 +184,13 @@ def _unpack(directory: Directory, layout: Layout, plane: int) -> Image.Image:
         Tag.SAMPLES: [1],
     }
     if layout.tile:
-        tags |= {Tag.TILE_WIDTH: [row.piece_length], Tag.TILE_HEIGHT: [layout.tile[1]]}
-        down, places, lengths = layout.tile[1], Tag.TILE_OFFSETS, Tag.TILE_LENGTHS
+        tags |= {Tag.TILE_WIDTH: [row.piece_length], Tag.TILE_HEIGHT: [pieces.rows]}
+        places, lengths = Tag.TILE_OFFSETS, Tag.TILE_LENGTHS
     else:
-        down = min(directory.value(Tag.ROWS_PER_STRIP, layout.height), layout.height)
-        tags |= {Tag.ROWS_PER_STRIP: [down]}
+        tags |= {Tag.ROWS_PER_STRIP: [pieces.rows]}
         places, lengths = Tag.STRIP_OFFSETS, Tag.STRIP_LENGTHS
-    count = -(-layout.height // down) * row.pieces
-    first = plane * count
-    tags |= {tag: directory.array(tag)[first : first + count] for tag in (places, lengths) if tag in directory}
+    own = slice(plane * pieces.count, (plane + 1) * pieces.count)
+    tags |= {places: pieces.offsets[own], lengths: pieces.lengths[own]}
     image = _Bytes(io.BytesIO(_with_directory(directory, tags)))
     image.load()
     return image

@@ -105,6 +105,16 @@ def tiff(*pages: Page, order: str = "<") -> bytes:
     return bytes(out)
 
 
+def with_pixels_last(written: Page, order: str = "<") -> bytes:
+    """A file of one page whose pixels lie behind everything else, as most programs write it."""
+    places, lengths = (324, 325) if written.tiled else (273, 279)
+    sizes = [len(piece) for piece in written.pieces]
+    known = written.tags | {lengths: (LONG, sizes)}
+    start = len(tiff(Page(known | {places: (LONG, sizes)}, []), order=order))
+    offsets = [start + sum(sizes[:index]) for index in range(len(sizes))]
+    return tiff(Page(known | {places: (LONG, offsets)}, []), order=order) + b"".join(written.pieces)
+
+
 def _put(out: bytearray, data: bytes) -> int:
     out.extend(bytes(len(out) % 2))
     out.extend(data)
@@ -114,8 +124,9 @@ def _put(out: bytearray, data: bytes) -> int:
 def _write(out: bytearray, written: Page, following: int, order: str) -> int:
     places, lengths = (324, 325) if written.tiled else (273, 279)
     tags = dict(written.tags)
-    tags[places] = (LONG, [_put(out, piece) for piece in written.pieces])
-    tags[lengths] = (LONG, [len(piece) for piece in written.pieces])
+    if written.pieces:
+        tags[places] = (LONG, [_put(out, piece) for piece in written.pieces])
+        tags[lengths] = (LONG, [len(piece) for piece in written.pieces])
     if written.below:
         tags[330] = (LONG, [_write(out, each, 0, order) for each in written.below])
     rows = b""

@@ -13,7 +13,7 @@ from PIL import Image
 
 from service.errors import ImageTooLarge, InvalidImage, ServiceError
 from service.imaging.decode import DecodeLimits, decode, read_header
-from tests.imaging.odd_files import BYTE, DOUBLE, LONG, SHORT, TEXT, packed, page, tiff
+from tests.imaging.odd_files import BYTE, DOUBLE, LONG, SHORT, TEXT, packed, page, tiff, with_pixels_last
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -265,13 +265,51 @@ def test_a_sound_tiff_of_a_rare_kind_is_called_that(data: bytes, words: str) -> 
         decode(data, LIMITS)
 
 
-@pytest.mark.parametrize("name", ["u2", "f4", "f8"])
-@pytest.mark.parametrize("compression", [1, 8])
-def test_cut_short_it_is_damaged(name: str, compression: int) -> None:
-    cut = page(TYPES[name](RGB), 2, compression=compression)
-    cut.pieces = [cut.pieces[0][:100]]
-    with pytest.raises(InvalidImage, match="truncated or damaged"):
-        decode(tiff(cut), LIMITS)
+def palette_page(scale: int) -> Any:
+    colour_map = np.stack([np.arange(256), 255 - np.arange(256), np.arange(256) // 2]) * scale
+    return page(GREY, 3, t320=(SHORT, colour_map.ravel().tolist()))
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("scale", [1, 256, 257])
+def test_a_colour_map_of_8_bits_is_taken_as_it_is(scale: int, order: str) -> None:
+    assert_shows(tiff(palette_page(scale), order=order), np.stack([GREY, 255 - GREY, GREY // 2], axis=-1))
+
+
+def subsampled(across: int, down: int, **tags: Any) -> Any:
+    """An uncompressed YCbCr page of 24 × 16 pixels: a block's Y, then its Cb and Cr."""
+    ycc = np.asarray(Image.fromarray(SMOOTH).convert("YCbCr"))
+    pieces = bytearray()
+    for top in range(0, 16, down):
+        for left in range(0, 24, across):
+            block = ycc[top : top + down, left : left + across]
+            pieces += bytes([*block[..., 0].ravel(), *block[0, 0, 1:]])
+    made = page(SMOOTH, 6, **tags)
+    made.pieces = [bytes(pieces)]
+    return made
+
+
+SMOOTH = np.repeat(np.repeat(scene(6, 4), 4, axis=0), 4, axis=1)  # blocks of 4 × 4 pixels of a colour
+
+
+@pytest.mark.parametrize("factors", [(1, 1), (2, 1), (1, 2), (2, 2), (4, 1), (4, 2), (4, 4)])
+def test_ycbcr_whose_pixels_share_colour(factors: tuple[int, int]) -> None:
+    made = subsampled(*factors, t530=(SHORT, list(factors)))
+    assert_shows(with_pixels_last(made), SMOOTH, within=3)
+    for cut in (1, 60):
+        with pytest.raises(InvalidImage, match="truncated or damaged"):
+            decode(with_pixels_last(made)[:-cut], LIMITS)
+
+
+def test_ycbcr_that_does_not_say_what_its_pixels_share() -> None:
+    for factors in ((1, 1), (2, 2)):
+        assert_shows(tiff(subsampled(*factors)), SMOOTH, within=3)
+
+
+def test_ycbcr_whose_pixels_share_colour_otherwise_is_a_rare_kind() -> None:
+    made = subsampled(2, 4, t530=(SHORT, [2, 4]))
+    with pytest.raises(InvalidImage, match=r"3 × 8-bit samples, YCbCr, uncompressed, subsampled 2 × 4\) is not read"):
+        decode(tiff(made), LIMITS)
 
 
 def test_wide_samples_count_for_the_room_they_take() -> None:
