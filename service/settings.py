@@ -266,7 +266,7 @@ class Settings(BaseSettings):
     decode_threads: int = Field(0, ge=0, le=256, description="Threads that decode and render; 0 is one per core.")
     cache_dir: Path = Field(
         default_factory=lambda: Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "camserve",  # noqa: TID251
-        description="Where downloaded weights are kept.",
+        description="Where downloaded weights, and what was measured of models, are kept.",
     )
     weights_mirror: str | None = Field(
         None,
