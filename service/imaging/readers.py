@@ -180,8 +180,8 @@ def _open_tiff(data: bytes, max_frames: int) -> Opened:
     if is_raw(data, max_frames):
         raise not_read(RAW)
     directory = find_directory(data, max_frames)
-    if directory is None:  # the tables are broken: Pillow judges them
-        return _as_pillow_does(TiffImagePlugin.TiffImageFile(io.BytesIO(data)), None)
+    if directory is None:  # Pillow would take what is left of a cut one
+        raise ValueError("no directory of the TIFF is whole")
     if directory.is_cut:
         raise ValueError("a tag of the TIFF lies behind the end of the file")
     layout = Layout.of(directory)
@@ -245,15 +245,15 @@ def _is_misread(layout: Layout) -> bool:
     return layout.bits > 8 or layout.form != "u" or layout.planar or inverted or many
 
 
-def _as_pillow_does(image: TiffImagePlugin.TiffImageFile, layout: Layout | None) -> Opened:
+def _as_pillow_does(image: TiffImagePlugin.TiffImageFile, layout: Layout) -> Opened:
     def load() -> Image.Image:
         try:
             image.load()  # Pillow itself turns a TIFF upright
         except OSError as error:
-            if layout is not None and layout.compression not in _COMMON_COMPRESSIONS:  # libtiff is built without it
+            if layout.compression not in _COMMON_COMPRESSIONS:  # libtiff is built without it
                 raise _rare(f"TIFF ({layout.describe()})") from error
             raise
-        return to_rgb(_with_meant_alpha(image) if layout is not None and layout.guessed_alpha else image)
+        return to_rgb(_with_meant_alpha(image) if layout.guessed_alpha else image)
 
     tags = image.tag_v2
     tile = int(tags.get(TiffImagePlugin.TILEWIDTH, 1)), int(tags.get(TiffImagePlugin.TILELENGTH, 1))

@@ -225,6 +225,7 @@ def _all_directories(data: bytes, limit: int) -> list[Directory]:
 def _chain(data: bytes, order: str, offset: int, seen: set[int], limit: int) -> Iterator[Directory]:
     big = _is_big(data)
     count_format, offset_format, width = ("Q", "Q", "8") if big else ("H", "L", "4")
+    place = int(width)
     short, number = f"{order}u2", f"{order}u{width}"
     row = np.dtype([("tag", short), ("type", short), ("count", number), ("value", f"V{width}")])
     while offset and offset not in seen and len(seen) < limit:
@@ -232,8 +233,8 @@ def _chain(data: bytes, order: str, offset: int, seen: set[int], limit: int) -> 
         try:
             (count,) = struct.unpack_from(order + count_format, data, offset)
             start = offset + struct.calcsize(count_format)
-            if count > _MOST_ENTRIES or start + count * row.itemsize > len(data):
-                return
+            if count > _MOST_ENTRIES or start + count * row.itemsize + place > len(data):
+                return  # cut: what it does not say any more may be what its samples are
             rows = np.frombuffer(data, row, count, start)
             rows = rows[np.isin(rows["tag"], _WANTED)]
             entries = {int(tag): (int(kind), int(many), value.tobytes()) for tag, kind, many, value in rows}

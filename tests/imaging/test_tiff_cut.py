@@ -82,3 +82,12 @@ def test_a_palette_picture_that_is_cut_is_damaged(save: Any) -> None:
     for end in range(16, len(whole) - 1, 7):
         with pytest.raises(InvalidImage, match="truncated or damaged"):
             decode(whole[:end], LIMITS)
+
+
+@pytest.mark.parametrize("pages", [[page(TYPES["i2"](GREY), 1)], [page(GREY, t254=(LONG, [1])), page(RGB, 2)]])
+def test_a_directory_that_is_cut_is_damage(pages: list[Any]) -> None:
+    """What is gone may say that the samples are signed, or where the picture behind the thumbnail is."""
+    whole = tiff(*pages)
+    for cut in range(1, 60):
+        with pytest.raises(InvalidImage, match="truncated or damaged"):
+            decode(whole[:-cut], LIMITS)
