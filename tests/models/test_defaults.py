@@ -69,6 +69,7 @@ def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return load_random(request.param, tmp_path_factory.getbasetemp())
 
 
+@pytest.mark.slow  # some thirty networks are loaded, and measured
 class TestEveryFamily:
     def test_default_is_the_conventional_layer(self, host: ModelHost) -> None:
         layer = host.info.layer("default")  # raises where it cannot be explained
