@@ -71,7 +71,7 @@ def measure(network: Network, images: Tensor, layers: Sequence[Layer]) -> dict[L
             replaced by those of the next, so that each but the last costs 25 forward passes.
         layers: rows of the catalogue that can be explained.
     """
-    seen = {layer.call: _profiles(layer.layout) for layer in layers if layer.layout is not None}
+    seen = {layer.call: _Profiles(layer.layout) for layer in layers if layer.layout is not None}
     for image, other in itertools.pairwise(images):
         _disturb(network, image, other, seen, (_STRIPS, _STRIPS))
     size = images.shape[2], images.shape[3]
@@ -116,7 +116,7 @@ def _orders(
     known: dict[Layout, tuple[int, ...] | None] = {}
     for layout in dict.fromkeys(each.layout for each in doubtful.values() if each.layout.kind == "tokens"):
         alike = {call: each for call, each in doubtful.items() if each.layout == layout}
-        fine = {call: _profiles(layout) for call, each in alike.items() if each.sharp()}
+        fine = {call: _Profiles(layout) for call, each in alike.items() if each.sharp()}
         if fine:
             _disturb(network, images[0], images[1], fine, (layout.width, layout.height))
         for call in alike:
@@ -127,20 +127,13 @@ def _orders(
     return orders | grids
 
 
-def _profiles(layout: Layout) -> _Profiles:
-    every = layout.kind == "tokens"
-    return _Profiles(
-        layout,
-        range(0, layout.height, 1 if every else max(1, layout.height // _CELLS)),
-        range(0, layout.width, 1 if every else max(1, layout.width // _CELLS)),
-    )
-
-
 class _Profiles:
     """How much some cells of one layer changed with each strip, per axis; of tokens, all of them."""
 
-    def __init__(self, layout: Layout, rows: range, columns: range) -> None:
-        self.layout, self.rows, self.columns = layout, rows, columns
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        most = None if layout.kind == "tokens" else _CELLS
+        self.rows, self.columns = _some(layout.height, most), _some(layout.width, most)
         self._before: Tensor | None = None
         self._changes: tuple[list[Tensor], list[Tensor]] = ([], [])
         self._profiles: list[Tensor | None] = [None, None]
@@ -237,6 +230,11 @@ class _Profiles:
         if placement is None and min(follows) < -_TURNED:
             return Finding(refusal=_ANOTHER_VIEW)
         return Finding(placement, order)
+
+
+def _some(count: int, most: int | None) -> range:
+    """Return every so many-th of ``count`` cells, so that about ``most`` are left; all where it is None."""
+    return range(0, count, max(1, count // most) if most else 1)
 
 
 def apply(layer: Layer, finding: Finding) -> Layer:
