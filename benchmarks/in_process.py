@@ -32,7 +32,7 @@ def _loaded(architecture: str) -> tuple[EagerNetwork, dict[str, Layer]]:
     host = load_model(config, "cpu", Downloads(Path("unused"), allowed=False))
     network = host._network(None)
     assert isinstance(network, EagerNetwork)
-    return network, host._layers
+    return network, {layer.name: layer for layer in host.info.layers}
 
 
 def _explain(batch: int, *targets: int | Top) -> Callable[[], object]:

@@ -26,7 +26,7 @@ def refuse_without_class_token(network: Network, images: Tensor) -> str | None:
         captured = network.capture_attention(images)
     except ModelOutputError as error:
         return error.message.removesuffix(".")
-    if not same_logits(captured.classify(captured.tokens[-1]), network.predict(images)):
+    if not same_logits(captured.classify(captured.tokens[-1]), network.predict(images), images.dtype):
         return "the model's logits are not what its heads make of the class token after the last block"
     return None
 

@@ -19,6 +19,9 @@ __all__ = ["Capture", "check_logits", "gradients", "same_logits"]
 # How far the logits of two ways to compute one network may lie apart, relative to the largest: rounding.
 _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-8, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
+# Logits below that are nothing but rounding.
+_SMALLEST = 1e-6
+
 
 @dataclass(frozen=True)
 class Capture:
@@ -50,12 +53,19 @@ def check_logits(output: object, n: int) -> Tensor:
     return output
 
 
-def same_logits(logits: Tensor, others: Tensor) -> bool:
-    """Whether two results (N, classes) are those of one network, computed in two ways."""
+def same_logits(logits: Tensor, others: Tensor, dtype: torch.dtype, smallest: float = _SMALLEST) -> bool:
+    """Whether two results (N, classes) are those of one network, computed in two ways.
+
+    Args:
+        logits: one result, of any dtype.
+        others: the other.
+        dtype: what the network computes in, which says how far rounding may lead.
+        smallest: no difference is judged against less.
+    """
     if logits.shape != others.shape:
         return False
     one, other = logits.detach().float(), others.detach().float()
-    return bool((one - other).abs().max() <= _TOLERANCE[others.dtype] * other.abs().max().clamp(min=1e-6))
+    return bool((one - other).abs().max() <= _TOLERANCE[dtype] * other.abs().max().clamp(min=smallest))
 
 
 def gradients(captured: Capture, logit_weights: Tensor) -> dict[LayerCall, Tensor]:

@@ -271,9 +271,9 @@ def _without_gradient(layer: Layer, record: _Record, network: Network, inputs: T
     """Allow a layer that the logits depend on, though no gradient of theirs reaches it, with the reason."""
     if layer.note is None or not layer.note.startswith(_OFF_THE_WAY):
         return layer
-    cause = record.unrecorded or (_DETACHED if depends_on(network, inputs[:1], layer) else None)
-    if cause is None:
+    if not depends_on(network, inputs[:1], layer):
         return layer
+    cause = record.unrecorded or _DETACHED
     if cause == _NO_GRAD and graph.has("CheckpointFunctionBackward"):
         cause = _REENTRANT
     note = layer.note.replace(

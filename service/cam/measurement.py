@@ -75,8 +75,9 @@ def measure(network: Network, images: Tensor, layers: Sequence[Layer]) -> dict[L
     for image, other in itertools.pairwise(images):
         _disturb(network, image, other, seen, (_STRIPS, _STRIPS))
     size = images.shape[2], images.shape[3]
-    orders = _orders(network, images, {call: each for call, each in seen.items() if not each.ordered(size)})
-    return {call: each.finding(size, orders.get(call)) for call, each in seen.items()}
+    whole = {call: each for call, each in seen.items() if each.complete}
+    orders = _orders(network, images, {call: each for call, each in whole.items() if not each.ordered(size)})
+    return dict.fromkeys(seen, Finding()) | {call: each.finding(size, orders.get(call)) for call, each in whole.items()}
 
 
 def _disturb(
@@ -89,7 +90,7 @@ def _disturb(
         for batch in torch.split(_with_strips(image, other, dim, strips[axis]), rows):
             network.watch(batch, seen, partial(_compare, seen, axis))
     for each in seen.values():
-        each.sum_up()
+        each.sum_up(strips)
 
 
 def _compare(seen: dict[LayerCall, _Profiles], axis: int, call: LayerCall, output: Tensor) -> None:
@@ -135,6 +136,7 @@ class _Profiles:
         most = None if layout.kind == "tokens" else _CELLS
         self.rows, self.columns = _some(layout.height, most), _some(layout.width, most)
         self._before: Tensor | None = None
+        self.complete = True
         self._changes: tuple[list[Tensor], list[Tensor]] = ([], [])
         self._profiles: list[Tensor | None] = [None, None]
 
@@ -145,7 +147,8 @@ class _Profiles:
 
     def compare(self, axis: int, output: Tensor) -> None:
         """Add how much each cell changed for that image with the next strips replaced."""
-        assert self._before is not None
+        if self._before is None:
+            return  # the layer was not called for one image alone
         self._changes[axis].append((self._sample(output) - self._before).square().sum(1).double().cpu())
 
     def _sample(self, output: Tensor) -> Tensor:
@@ -157,9 +160,15 @@ class _Profiles:
             grid[:, :: max(1, grid.shape[1] // _CHANNELS), :: self.rows.step, :: self.columns.step].float().flatten(2)
         )
 
-    def sum_up(self) -> None:
-        """Add the changes of one image to the profiles; every image counts the same for a cell."""
+    def sum_up(self, strips: tuple[int, int]) -> None:
+        """Add the changes of one image to the profiles; every image counts the same for a cell.
+
+        A network that takes its batches apart calls a layer with some of the rows: it is not ``complete`` then.
+        """
         for axis, changes in enumerate(self._changes):
+            if sum(map(len, changes)) != strips[axis]:
+                self.complete = False
+                return
             change = torch.cat(changes)  # (strips, cells)
             share = change / change.sum(0).clamp(min=1e-30)
             before = self._profiles[axis]

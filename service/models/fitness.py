@@ -86,7 +86,7 @@ def why_rows_differ(network: Network, module: nn.Module, images: Tensor) -> str:
     """Say why an image's answer is another one beside other images: chance, a state, or the other images."""
     training = [f"{name} ({type(part).__name__})" for name, part in module.named_modules() if part.training and name]
     modes = f" In training mode in spite of eval(): {', '.join(training[:5])}." if training else ""
-    if same_logits(predict(network, images), predict(network, images)):
+    if same_logits(predict(network, images), predict(network, images), images.dtype):
         return (
             "The model's answer for a picture changes with the other pictures in the batch, so it cannot be batched. "
             "Look for a layer that mixes rows, such as a normalisation over the batch that is active in eval mode."
@@ -110,7 +110,8 @@ def _same_with_one_seed(network: Network, images: Tensor) -> bool:
         with torch.random.fork_rng(devices):
             torch.manual_seed(0)
             found.append(predict(network, images))
-    return same_logits(*found)
+    first, second = found
+    return same_logits(first, second, images.dtype)
 
 
 # -- methods ----------------------------------------------------------------------------------------------------------
@@ -133,13 +134,16 @@ def try_methods(network: Network, layers: Sequence[Layer], default: Layer, image
         images: one or more, (N, 3, H, W).
     """
     trial = _Trial(network, images[:1])
-    refused = trial.refused_methods(default)
+    # A default layer that no gradient reaches says nothing of the others: requests are told so layer by layer.
+    reached = [layer for layer in layers if layer.explainable and layer.no_gradient is None]
+    tried = default if default.no_gradient is None or not reached else reached[-1]
+    refused = trial.refused_methods(tried)
     warnings = []
     if "gradcam" in refused:
         warnings.append(_not_differentiable(refused))
     else:
-        warnings += trial.early_layers(layers, default, refused)
-        warnings += [_flat(default)] if trial.is_flat(default) else []
+        warnings += trial.early_layers(layers, tried, refused)
+        warnings += [_flat(tried)] if trial.is_flat(tried) else []
     if default.covers is not None:
         warnings.append(_covers_part(default))
     return Fitness({name: refused[name] for name in METHODS if name in refused}, tuple(warnings))
@@ -204,7 +208,7 @@ class _Trial:
             return _cause(error)
         if not all(raw.zero_gradient for raw in answer.maps if METHODS[raw.method].needs_gradients):
             self._with_gradient.add(layer.name)
-        return None if same_logits(answer.logits[None], self._logits) else _OTHER_LOGITS
+        return None if same_logits(answer.logits[None], self._logits, self.image.dtype) else _OTHER_LOGITS
 
     def _why_not_resume(self, layer: Layer) -> str | None:
         """Say why the network cannot go on from a layer's output; None where that gives its own logits."""
@@ -215,7 +219,7 @@ class _Trial:
             raise
         except Exception as error:  # noqa: BLE001  # see above
             return f"the network cannot go on from layer {layer.name!r} ({_words(error)})"
-        return None if same_logits(logits.cpu(), self._logits.expand(2, -1)) else _OTHER_LOGITS
+        return None if same_logits(logits.cpu(), self._logits.expand(2, -1), self.image.dtype) else _OTHER_LOGITS
 
 
 def _cause(error: Exception) -> str:

@@ -52,7 +52,6 @@ class ModelHost:
         self._device = device
         self._dtype = getattr(torch, info.dtype)
         self._lock = FairLock()
-        self._layers = {layer.name: layer for layer in info.layers}
         spec = info.preprocess
         # (pixels / 255 - mean) / std as one multiplication and one addition per pixel
         std = torch.tensor(spec.std).view(-1, 1, 1)
@@ -85,12 +84,13 @@ class ModelHost:
             self._lock.yield_to_waiting()
             checkpoint(done, total)
 
+        info = self.info.head_view(how.head)
         with self._lock:
             return explain(
                 self._network(how.head),
                 self._normalise(pixels),
                 targets,
-                [self._layers[name] for name in how.layers],
+                [info.layer(name) for name in how.layers],
                 how.methods,
                 how.options,
                 yield_to_waiting,

@@ -40,10 +40,23 @@ class ModelWarning:
 
 @dataclass(frozen=True)
 class Head:
-    """One output of a model: a label per class, in the order of the logits, and what makes probabilities of them."""
+    """One output of a model: what it means, and what of the network can be explained with it.
+
+    Attributes:
+        labels: one per class, in the order of the logits.
+        activation: what makes probabilities of these.
+        layers: the catalogue as it is with this output; empty where that is the model's.
+        default_layer: likewise, and so for the others.
+        recommended: see ``ModelInfo``.
+        refused_methods: see ``ModelInfo``.
+    """
 
     labels: tuple[str, ...]
     activation: Activation = "softmax"
+    layers: tuple[Layer, ...] = ()
+    default_layer: str = ""
+    recommended: tuple[str, ...] = ()
+    refused_methods: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -125,7 +138,16 @@ class ModelInfo:
             has = f"It has {', '.join(self.heads)}." if self.heads else "It has one output; leave the head out."
             raise UnknownHead.among(head, self.heads, has, model=self.name)
         meant = self.heads[head]
-        return replace(self, labels=meant.labels, activation=meant.activation, default_head=head)
+        view = replace(self, labels=meant.labels, activation=meant.activation, default_head=head)
+        if not meant.layers:
+            return view
+        return replace(
+            view,
+            layers=meant.layers,
+            default_layer=meant.default_layer or self.default_layer,
+            recommended=meant.recommended,
+            refused_methods=meant.refused_methods,
+        )
 
     def layer(self, name: str) -> Layer:
         """Find a layer of the catalogue that can be explained; ``default`` is the model's default.

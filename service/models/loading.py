@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from service.cam.capture import same_logits
 from service.cam.catalogue import probe_layers
 from service.cam.derivatives import cause_of
 from service.cam.eager import EagerNetwork
@@ -18,7 +19,7 @@ from service.errors import ModelLoadError, ModelOutputError
 from service.models.defaults import default_layer, recommended
 from service.models.fitness import in_eval_mode, try_methods, why_rows_differ
 from service.models.host import ModelHost
-from service.models.info import ModelInfo
+from service.models.info import Head, ModelInfo
 from service.models.inputs import Probe, input_spec, takes_channels
 from service.models.outputs import read_outputs
 from service.models.placements import images_to_measure, place_layers
@@ -33,9 +34,6 @@ if TYPE_CHECKING:
 __all__ = ["load_model"]
 
 log = logging.getLogger("camserve.models")
-
-# How much an image's logits may move, relative to the largest, when another image is computed beside it: rounding.
-_ROW_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
 _SMALLEST_LOGIT = 1e-3  # below, rounding of what was summed up to a logit is larger than the tolerance
 
@@ -56,32 +54,32 @@ def load_model(config: ModelConfig, device: str, downloads: Downloads) -> ModelH
     _check_rows(bare[head], module, probe.noise)
     outputs = read_outputs(config, bare, head, loaded.labels, probe)
     networks = outputs.networks
-    parameters = sum(parameter.numel() for parameter in module.parameters())
     noise = probe.random(images_to_measure(networks[head], probe.noise))
-    found = _layers(networks[head], probe.noise)
-    layers = place_layers(networks[head], module, noise, found, downloads.cache_dir)
-    default = default_layer(config.architecture, layers)
+    catalogues = {name: _layers(network, probe.noise) for name, network in networks.items()}
+    placed = place_layers(networks[head], module, noise, catalogues, downloads.cache_dir)
     info = ModelInfo(
         name=config.name,
         version=config.version or loaded.version,
         architecture=config.architecture,
         labels=outputs.heads[head].labels,
         preprocess=spec,
-        layers=layers,
-        default_layer=default,
+        layers=placed[head],
+        default_layer=default_layer(config.architecture, placed[head]),
         dtype=config.dtype,
         device=str(place),
-        parameters=parameters,
-        recommended=recommended(layers, default),
+        parameters=sum(parameter.numel() for parameter in module.parameters()),
         activation=outputs.heads[head].activation,
         multi_label=config.multi_label,
         heads={name: row for name, row in outputs.heads.items() if name is not None},
         default_head=head,
+        warnings=(*loaded.warnings, *assumed, *outputs.warnings),
     )
-    info = _with_chosen_layer(info, config.layer)
-    fitness = try_methods(networks[head], layers, info.layer("default"), probe.noise)
-    warnings = (*loaded.warnings, *assumed, *outputs.warnings, *fitness.warnings)
-    info = replace(info, refused_methods=fitness.refused_methods, warnings=warnings)
+    info = _tried(info, config.layer, networks[head], probe.noise)
+    heads_tried = {
+        name: info.heads[name] if name == head else _head_tried(info, name, config, networks[name], placed[name], probe)
+        for name in info.heads
+    }
+    info = replace(info, heads=heads_tried)
     for warning in info.warnings:
         log.warning("model %s: %s", config.name, warning.text)
     return ModelHost(networks, info, place)
@@ -136,11 +134,33 @@ def _layers(network: Network, images: Tensor) -> tuple[Layer, ...]:
         raise ModelLoadError(f"The model predicts, but cannot be run with gradients: {cause}.") from error
 
 
-def _with_chosen_layer(info: ModelInfo, layer: str | None) -> ModelInfo:
-    if layer is None:
-        return info
-    chosen = info.layer(layer).name
-    return replace(info, default_layer=chosen, recommended=recommended(info.layers, chosen))
+def _tried(info: ModelInfo, layer: str | None, network: Network, images: Tensor) -> ModelInfo:
+    """Try what can be explained, by default at ``layer`` if it is given."""
+    if layer is not None:
+        info = replace(info, default_layer=info.layer(layer).name)
+    fitness = try_methods(network, info.layers, info.layer("default"), images)
+    return replace(
+        info,
+        recommended=recommended(info.layers, info.default_layer),
+        refused_methods=fitness.refused_methods,
+        warnings=(*info.warnings, *fitness.warnings),
+    )
+
+
+def _head_tried(
+    info: ModelInfo, name: str, config: ModelConfig, network: Network, layers: tuple[Layer, ...], probe: Probe
+) -> Head:
+    """Describe another head than the default one: other layers may lead to it, and other methods may fail."""
+    head = replace(info.heads[name], layers=layers)
+    try:
+        view = replace(info.head_view(name), layers=layers, default_layer=default_layer(config.architecture, layers))
+        chosen = config.layer if any(layer.name == config.layer and layer.explainable for layer in layers) else None
+        view = _tried(view, chosen, network, probe.noise)
+    except ModelLoadError:  # no layer leads to it: requests are told so
+        return head
+    return replace(
+        head, default_layer=view.default_layer, recommended=view.recommended, refused_methods=view.refused_methods
+    )
 
 
 def _check_rows(network: Network, module: nn.Module, images: Tensor) -> None:
@@ -154,7 +174,5 @@ def _check_rows(network: Network, module: nn.Module, images: Tensor) -> None:
         alone = torch.cat([predict(network, image[None]) for image in images])
     except ModelOutputError as error:
         raise ModelLoadError(error.message) from error
-    # Not relative to their range: that of a single logit is nothing.
-    size = max(float(together.abs().max()), _SMALLEST_LOGIT)
-    if float((together - alone).abs().max()) > _ROW_TOLERANCE[images.dtype] * size:
+    if not same_logits(alone, together, images.dtype, _SMALLEST_LOGIT):
         raise ModelLoadError(why_rows_differ(network, module, images))

@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import tempfile
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,7 @@ __all__ = ["images_to_measure", "place_layers"]
 log = logging.getLogger("camserve.models")
 
 # Changes whenever other numbers are measured of the same network.
-_VERSION = 1
+_VERSION = 2
 
 # With so many operations per forward pass one image is disturbed, with fewer more. ResNet-50 has 8e9.
 _OPERATIONS = 1e10
@@ -49,24 +50,34 @@ def images_to_measure(network: Network, images: Tensor) -> int:
 
 
 def place_layers(
-    network: Network, module: nn.Module, images: Tensor, layers: Sequence[Layer], cache_dir: Path
-) -> tuple[Layer, ...]:
-    """Return the catalogue with what was found out about where cells look.
+    network: Network,
+    module: nn.Module,
+    images: Tensor,
+    catalogues: Mapping[str | None, Sequence[Layer]],
+    cache_dir: Path,
+) -> dict[str | None, tuple[Layer, ...]]:
+    """Return the catalogues of all heads with what was found out about where cells look.
 
     Args:
-        network: left as it was.
+        network: seen through any head; left as it was.
         module: what it is made of.
         images: noise, different in every row, (N, 3, H, W), as the network takes it.
-        layers: the catalogue.
+        catalogues: by head.
         cache_dir: where findings are kept, in a folder ``placements``.
     """
-    asked = [layer for layer in layers if layer.explainable]
+    # Where a cell looks does not depend on the head.
+    asked = list(
+        {layer.call: layer for layers in catalogues.values() for layer in layers if layer.explainable}.values()
+    )
     file = cache_dir / "placements" / f"{_fingerprint(network, module, images, asked)}.json"
     findings = _read(file)
-    if findings is None:
+    if findings is None or findings.keys() != {layer.call for layer in asked}:
         findings = measure(network, images, asked)
         _write(file, findings)
-    return tuple(apply(layer, findings[layer.call]) if layer.call in findings else layer for layer in layers)
+    return {
+        head: tuple(apply(layer, findings[layer.call]) if layer.explainable else layer for layer in layers)
+        for head, layers in catalogues.items()
+    }
 
 
 def _fingerprint(network: Network, module: nn.Module, images: Tensor, layers: Sequence[Layer]) -> str:
@@ -80,7 +91,7 @@ def _fingerprint(network: Network, module: nn.Module, images: Tensor, layers: Se
     network.watch(images[:1], calls, lambda _, output: most.append(int(output.abs().argmax())))
     facts = [_VERSION, images.shape, images.dtype, [(layer.call, layer.layout) for layer in layers]]
     digest = hashlib.sha256(repr((facts, most)).encode())
-    for name, tensor in module.state_dict().items():
+    for name, tensor in chain(module.named_parameters(), module.named_buffers()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:32]
@@ -89,7 +100,7 @@ def _fingerprint(network: Network, module: nn.Module, images: Tensor, layers: Se
 def _read(file: Path) -> dict[LayerCall, Finding] | None:
     try:
         rows: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
-        return {LayerCall(row["module"], row["call"]): _finding(row) for row in rows}
+        return {LayerCall(row["module"], row["call"], row["batch_axis"]): _finding(row) for row in rows}
     except (OSError, ValueError, TypeError, LookupError):  # not there, or not as this version writes it
         return None
 
@@ -106,9 +117,10 @@ def _write(file: Path, findings: Mapping[LayerCall, Finding]) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         # Complete or not at all: several workers load the same model at once.
-        with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False, encoding="utf-8") as draft:
-            json.dump(rows, draft)
-        Path(draft.name).replace(file)
+        with tempfile.TemporaryDirectory(dir=file.parent) as folder:
+            draft = Path(folder, file.name)
+            draft.write_text(json.dumps(rows), encoding="utf-8")
+            draft.replace(file)
     except OSError as error:
         log.debug("what was measured is not kept: %s", error)
 
@@ -118,6 +130,7 @@ def _row(call: LayerCall, finding: Finding) -> dict[str, Any]:
     return {
         "module": call.module,
         "call": call.call,
+        "batch_axis": call.batch_axis,
         "x": placement and [placement.x.start, placement.x.step],
         "y": placement and [placement.y.start, placement.y.step],
         "residual": placement and placement.residual,

@@ -13,10 +13,11 @@ from torch.utils.checkpoint import checkpoint
 
 from service.cam.methods import METHODS
 from service.cam.targets import Targets
-from service.errors import MethodNotApplicable, ModelLoadError
+from service.errors import LayerNotExplainable, MethodNotApplicable, ModelLoadError
 from service.imaging.preprocess import PreprocessSpec
 from service.models.fitness import in_eval_mode
 from service.models.host import HowTo
+from service.models.torchvision_adapter import torchvision
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -211,6 +212,35 @@ class TestNoFalseAlarm:
     @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
     def test_half_precision(self, dtype: str, load_toy: LoadToy) -> None:
         self.check(load_toy(Net(), SPEC, dtype=dtype))
+
+
+def test_a_transformer_in_half_precision_keeps_its_methods(load_toy: LoadToy) -> None:
+    """What its attention gives when it is differentiated differs by bfloat16's rounding, not by float32's."""
+    torch.manual_seed(0)
+    vit = torchvision.models.VisionTransformer(
+        image_size=32, patch_size=8, num_layers=3, num_heads=4, hidden_dim=64, mlp_dim=128, num_classes=5
+    )
+    nn.init.normal_(vit.heads[0].weight)
+
+    assert not load_toy(vit, SPEC, dtype="bfloat16").info.refused_methods
+
+
+def test_a_default_layer_without_gradient_says_nothing_of_other_layers(load_toy: LoadToy) -> None:
+    info = load_toy(Net(body_without_gradients), SPEC, layer="body.0").info
+
+    assert info.layer("default").no_gradient is not None
+    assert info.layer("last").no_gradient is None
+    assert "gradcam" not in info.refused_methods
+
+
+def test_what_is_computed_without_a_gradient_and_thrown_away_is_off_the_way(load_toy: LoadToy) -> None:
+    def compute(net: Net, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            net.last(net.body(x))
+        return net.pooled(net.body(x))
+
+    with pytest.raises(LayerNotExplainable, match="not on the way to the logits"):
+        load_toy(Net(compute), SPEC).info.layer("last")
 
 
 def test_a_gradient_that_is_zero_where_the_logits_change_is_warned_of(load_toy: LoadToy) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from service.cam import measurement
 from service.cam.eager import EagerNetwork
+from service.errors import LayerNotExplainable
 from service.imaging.preprocess import PreprocessSpec
 from service.models import placements
 from service.models.placements import images_to_measure
@@ -84,7 +85,7 @@ def test_other_code_for_the_same_weights_is_measured_anew(load_toy: LoadToy, ask
     assert columns.order == tuple(column * 4 + row for row in range(4) for column in range(4))
 
 
-@pytest.mark.parametrize("content", ["", "{", "[1]", '[{"module": "norm"}]', "null"])
+@pytest.mark.parametrize("content", ["", "{", "{}", "[]", "[1]", '[{"module": "norm"}]', "null"])
 def test_a_damaged_file_is_measured_again(load_toy: LoadToy, asked: list[int], tmp_path: Path, content: str) -> None:
     before = load_toy(Patches(), SPEC).info.layers
     (file,) = (tmp_path / "cache" / "placements").iterdir()
@@ -112,3 +113,76 @@ def test_small_networks_are_measured_with_more_images(channels: int, images: int
     network = nn.Sequential(nn.Conv2d(3, channels, 15, padding=7), nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
     assert images_to_measure(EagerNetwork(network.eval()), torch.zeros(2, 3, 256, 256)) == images
+
+
+class SequenceFirst(nn.Module):
+    """Tokens as nn.TransformerEncoder has them by default: (T, N, C)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.patches = nn.Conv2d(3, 8, 8, 8)
+        self.norm = nn.LayerNorm(8)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.norm(self.patches(images).flatten(2).permute(2, 0, 1))
+        logits: Tensor = self.head(tokens.mean(0))
+        return logits
+
+
+def test_layers_of_sequences_are_kept_too(load_toy: LoadToy, asked: list[int]) -> None:
+    first, second = (load_toy(SequenceFirst(), SPEC).info for _ in range(2))
+
+    assert len(asked) == 1
+    assert first.layers == second.layers
+    placement = second.layer("norm").placement
+    assert placement is not None
+    assert placement.by == "measured"
+
+
+def test_a_state_that_is_no_tensor_is_no_trouble(load_toy: LoadToy) -> None:
+    class Counting(Patches):
+        def get_extra_state(self) -> object:
+            return {"seen": 3}
+
+        def set_extra_state(self, state: object) -> None:
+            """It has none to keep."""
+
+    assert load_toy(Counting(), SPEC).info.layer("norm").placement is not None
+
+
+def test_a_network_that_takes_batches_apart_is_stretched(load_toy: LoadToy) -> None:
+    class Chunked(Patches):
+        def forward(self, images: Tensor) -> Tensor:
+            return torch.cat([super(Chunked, self).forward(part) for part in torch.split(images, 5)])
+
+    placement = load_toy(Chunked(), SPEC).info.layer("norm").placement
+
+    assert placement is not None
+    assert placement.by == "stretch"
+
+
+def test_findings_of_one_head_hold_for_the_others(load_toy: LoadToy, asked: list[int]) -> None:
+    class TwoHeads(Patches):
+        """The first reads the tokens, the second a convolution beside them."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.beside = nn.Conv2d(3, 4, 8, 8)
+
+        def forward(self, images: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+            return {"main": super().forward(images), "beside": self.beside(images).mean((2, 3))}
+
+    info = load_toy(TwoHeads(), SPEC, head="main").info
+    view = info.head_view("beside")
+
+    assert len(asked) == 1
+    assert info.layer("default").name == "norm"
+    assert view.layer("default").name == "beside"
+    for name, row in (("norm", info), ("beside", view)):
+        placement = row.layer(name).placement
+        assert placement is not None
+        assert placement.by == "measured"
+    with pytest.raises(LayerNotExplainable):
+        view.layer("norm")
