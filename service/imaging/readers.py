@@ -185,7 +185,8 @@ def _open_tiff(data: bytes, max_frames: int) -> Opened:
     if directory.is_cut:
         raise ValueError("a tag of the TIFF lies behind the end of the file")
     layout = Layout.of(directory)
-    if can_read(layout) and _is_misread(layout):
+    # Without that tag Pillow takes the smallest number for white.
+    if can_read(layout) and (_is_misread(layout) or Tag.PHOTOMETRIC not in directory):
         return _as_samples(directory, layout)
     if (layout.bits > 8 and layout.compression in _JPEG) or layout.samples > TiffImagePlugin.MAX_SAMPLESPERPIXEL:
         raise _rare(f"TIFF ({layout.describe()})")

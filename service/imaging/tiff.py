@@ -282,7 +282,8 @@ class Layout:
     def of(cls, directory: Directory) -> Layout:
         """Read the layout of a directory's picture; what it does not say has the value that TIFF gives it."""
         samples = directory.value(Tag.SAMPLES, 1)
-        photometric = directory.value(Tag.PHOTOMETRIC, 0)
+        # Left out, though it must not be: as libtiff takes it.
+        photometric = directory.value(Tag.PHOTOMETRIC, 2 if samples >= 3 else 1)
         bits = set(directory.values(Tag.BITS)) or {1}
         forms = set(directory.values(Tag.SAMPLE_FORMAT)) or {1}
         alpha, premultiplied = _alpha(directory.values(Tag.EXTRA_SAMPLES), samples, 3 if photometric == 2 else 1)

@@ -352,3 +352,12 @@ def test_damaged_tiffs_raise_only_our_errors(data: st.DataObject) -> None:
     with contextlib.suppress(ServiceError):
         image = decode(bytes(damaged), DecodeLimits(10**6, 10**6, 5))
         assert image.rgb.mode == "RGB"
+
+
+@pytest.mark.parametrize(("samples", "photometric"), [(GREY, 1), (RGB, 2)], ids=["grey", "RGB"])
+def test_without_a_photometric_interpretation_black_is_zero(samples: NDArray[np.uint8], photometric: int) -> None:
+    """As libtiff takes it; the tag must be there, and some programs leave it out."""
+    written = page(samples, photometric)
+    del written.tags[262]
+
+    assert_shows(tiff(written), samples)
