@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from service.cam.capture import Capture, gradients
+from service.cam.work import rows_at_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
     from service.cam.network import Network
 
 __all__ = ["ForwardPass", "LayerContext"]
-
-# Bound on the elements of the largest tensor made of a chunk of perturbed rows: 32 Mi float32 are 128 MiB.
-_CHUNK_ELEMENTS = 32 * 2**20
 
 
 def _go_on(_done: int, _total: int) -> None:
@@ -77,7 +75,7 @@ class LayerContext:
             done: rows finished before these, for the report of progress.
             overall: rows in all; ``total`` if None.
         """
-        step = max(1, min(total, _CHUNK_ELEMENTS // max(1, elements)))
+        step = rows_at_once(total, elements)
         for begin in range(0, total, step):
             self.forward_pass.checkpoint(done + begin, overall or total)
             yield slice(begin, min(begin + step, total))

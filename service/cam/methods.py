@@ -14,7 +14,33 @@ if TYPE_CHECKING:
     from service.cam.context import LayerContext
     from service.cam.network import Network
 
-__all__ = ["METHODS", "Method"]
+__all__ = ["METHODS", "Method", "Work"]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a method computes per picture, beside the forward pass that all methods of a request share.
+
+    It is done per target where the method knows classes, and per layer where it looks at one. ``service.cam.work`` adds
+    it up, and a test holds it to the passes that are really made.
+
+    Attributes:
+        shared_backward: whether it reads the gradient that one backward pass per target gives to all layers.
+        forward: whole forward passes.
+        backward: backward passes. Many that go through a part of the network each, and together through all of it, are
+            one.
+        forward_per_channel: whole forward passes per channel of the layer.
+        tail_per_channel: passes through what comes behind the layer, per channel.
+    """
+
+    shared_backward: bool = False
+    forward: int = 0
+    backward: int = 0
+    forward_per_channel: int = 0
+    tail_per_channel: int = 0
+
+
+_GRADIENT = Work(shared_backward=True)
 
 
 @dataclass(frozen=True)
@@ -29,6 +55,7 @@ class Method:
             front process can list methods without torch.
         forwards: rough cost per image, in forward passes, at the last stage of a network; None where it grows with
             the number of channels.
+        work: the passes that it makes, to be counted.
         derivatives: how often it differentiates the score: 0, 1 or 2 times.
         class_specific: whether different classes get different maps.
         signed: whether its values below zero mean evidence against the class.
@@ -44,6 +71,7 @@ class Method:
     paper: str
     function: str
     forwards: float | None = 1.0
+    work: Work = _GRADIENT
     derivatives: Literal[0, 1, 2] = 1
     class_specific: bool = True
     signed: bool = True
@@ -110,6 +138,7 @@ METHODS: dict[str, Method] = {
         summary="First principal component of the activations; the same for every class.",
         paper="https://arxiv.org/abs/2008.00299",
         function="service.cam.activation:eigencam",
+        work=Work(),
         derivatives=0,
         class_specific=False,
     ),
@@ -124,6 +153,7 @@ METHODS: dict[str, Method] = {
         summary="Grad-CAM with second-order Shapley values as weights.",
         paper="https://arxiv.org/abs/2501.06261",
         function="service.cam.gradient:shapleycam",
+        work=Work(shared_backward=True, backward=2),
         forwards=1.1,
         derivatives=2,
     ),
@@ -139,6 +169,7 @@ METHODS: dict[str, Method] = {
         summary="Grad-CAM++ over eight noisy copies of the picture.",
         paper="https://arxiv.org/abs/1908.01224",
         function="service.cam.perturbation:smoothgradcam_plus_plus",
+        work=Work(forward=8, backward=8),
         forwards=9.0,
         slow=True,
     ),
@@ -147,6 +178,7 @@ METHODS: dict[str, Method] = {
         summary="Weights from the score of the picture masked by each channel; no gradients.",
         paper="https://arxiv.org/abs/1910.01279",
         function="service.cam.perturbation:scorecam",
+        work=Work(forward_per_channel=1),
         forwards=None,
         derivatives=0,
         slow=True,
@@ -156,6 +188,7 @@ METHODS: dict[str, Method] = {
         summary="Weights from what the score loses without each channel; no gradients.",
         paper="https://doi.org/10.1109/WACV45572.2020.9093360",
         function="service.cam.perturbation:ablationcam",
+        work=Work(tail_per_channel=1),
         forwards=None,
         derivatives=0,
         slow=True,
@@ -165,6 +198,7 @@ METHODS: dict[str, Method] = {
         summary="Input and all biases times their gradients, over the whole network; as fine as the input.",
         paper="https://arxiv.org/abs/1905.00780",
         function="service.cam.fullgrad:fullgrad",
+        work=Work(forward=1, backward=1),
         forwards=3.5,
         signed=False,
         uses_layer=False,
@@ -174,6 +208,7 @@ METHODS: dict[str, Method] = {
         summary="Raw filter responses; no class.",
         paper="https://arxiv.org/abs/1512.04150",
         function="service.cam.activation:mean_activation",
+        work=Work(),
         derivatives=0,
         class_specific=False,
     ),
@@ -182,6 +217,7 @@ METHODS: dict[str, Method] = {
         summary="Which patches the class token attends to, through all layers; no class.",
         paper="https://arxiv.org/abs/2005.00928",
         function="service.cam.attention:attention_rollout",
+        work=Work(forward=1),
         forwards=2.4,
         derivatives=0,
         class_specific=False,
@@ -194,6 +230,7 @@ METHODS: dict[str, Method] = {
         summary="Gradient of the score with respect to the attention, over all layers.",
         paper="https://arxiv.org/abs/2404.03214",
         function="service.cam.attention:legrad",
+        work=Work(forward=1, backward=1),
         forwards=3.2,
         signed=False,
         uses_layer=False,

@@ -12,7 +12,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from service.cam import context
+from service.cam import work
 from service.cam.eager import EagerNetwork
 from service.cam.explain import Explained, explain
 from service.cam.methods import METHODS
@@ -203,7 +203,7 @@ def test_the_size_of_chunks_does_not_matter(family: str, method: str, monkeypatc
     inputs, targets = images(2), [Targets((0, 3)), Targets((Top(1),))]
     whole = explain(EagerNetwork(model), inputs, targets, layers, [method], SIGNED)
     for elements in (1, 3 * 16 * 3 * 32 * 32):  # one row at a time; three in Score-CAM
-        monkeypatch.setattr(context, "_CHUNK_ELEMENTS", elements)
+        monkeypatch.setattr(work, "_CHUNK_ELEMENTS", elements)
         steps: list[tuple[int, int]] = []
         cut = explain(
             EagerNetwork(model),
@@ -221,7 +221,7 @@ def test_the_size_of_chunks_does_not_matter(family: str, method: str, monkeypatc
 
 
 def test_chunks_report_their_progress(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(context, "_CHUNK_ELEMENTS", 1)
+    monkeypatch.setattr(work, "_CHUNK_ELEMENTS", 1)
     model, inputs = frozen(Plain()), images(2)
     steps: list[tuple[int, int]] = []
     layers = layers_of(model, "second")  # six channels, two rows

@@ -1,0 +1,154 @@
+"""The passes that are counted beforehand are those that are made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from torch import Tensor, nn
+
+from service.cam import work
+from service.cam.eager import EagerNetwork
+from service.cam.explain import explain
+from service.cam.methods import METHODS
+from service.cam.targets import PLAIN, CamOptions, Targets
+from service.cam.work import Passes, passes, passes_together
+from tests.cam.models import frozen, images, layers_of, vit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from service.cam.layers import Layer
+
+
+class Curved(nn.Module):
+    """A network whose score has second derivatives, with a branch that not everything goes through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 4, 4)
+        self.middle, self.branch, self.last = nn.Conv2d(4, 6, 3, 1, 1), nn.Conv2d(6, 6, 1), nn.Conv2d(6, 6, 1)
+        self.head = nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.middle(self.first(x).tanh())
+        x = self.last((x + self.branch(x)).tanh())
+        logits: Tensor = self.head(x.tanh().mean((2, 3)))
+        return logits
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A network, the modules that every whole pass begins and ends with, and target layers between them."""
+
+    build: Callable[[], nn.Module]
+    first: str
+    last: str
+    layers: tuple[str, ...]
+
+
+KINDS = {
+    "curved": Kind(Curved, "first", "last", ("middle", "branch")),
+    "vit": Kind(
+        vit,
+        "conv_proj",
+        "encoder.layers.encoder_layer_1",
+        ("encoder.layers.encoder_layer_0", "encoder.layers.encoder_layer_1.ln_1"),
+    ),
+}
+# A class token that is not there is refused, as everywhere.
+ALLOWED = [(kind, name) for kind in KINDS for name, row in METHODS.items() if kind == "vit" or row.refusal is None]
+IMAGES = 2
+
+
+def made(kind: Kind, methods: Sequence[str], layers: Sequence[Layer], targets: int, options: CamOptions) -> Passes:
+    """Count, by hooks, the passes per image that ``explain`` makes."""
+    model = frozen(kind.build())
+    begun = ended = backward = 0
+
+    def count_backward(gradient: Tensor) -> None:
+        nonlocal backward
+        backward += len(gradient)
+
+    def begin(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        nonlocal begun
+        begun += len(output)
+
+    def end(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        nonlocal ended
+        ended += len(output)
+        if output.requires_grad:
+            output.register_hook(count_backward)  # type: ignore[no-untyped-call]
+
+    model.get_submodule(kind.first).register_forward_hook(begin)
+    model.get_submodule(kind.last).register_forward_hook(end)
+    asked = [Targets(tuple(range(targets)))] * IMAGES
+    explain(EagerNetwork(model), images(IMAGES), asked, layers, methods, options)
+    assert begun % IMAGES == ended % IMAGES == backward % IMAGES == 0
+    return Passes(begun // IMAGES, (ended - begun) // IMAGES, backward // IMAGES)
+
+
+AMOUNTS = [
+    pytest.param(1, 1, PLAIN, id="least"),
+    pytest.param(3, 1, PLAIN, id="targets"),
+    pytest.param(2, 2, PLAIN, id="layers"),
+    pytest.param(2, 2, CamOptions(smooth=2, flip=True), id="views"),
+    pytest.param(1, 2, CamOptions(fuse="mean", signed=True), id="fused"),
+]
+
+
+@pytest.mark.parametrize(("targets", "layers", "options"), AMOUNTS)
+@pytest.mark.parametrize(("name", "method"), ALLOWED)
+def test_the_count_is_what_is_made(name: str, method: str, targets: int, layers: int, options: CamOptions) -> None:
+    kind = KINDS[name]
+    rows = layers_of(frozen(kind.build()), *kind.layers[:layers])
+    counted = passes_together([method], rows, targets=targets, options=options)
+    assert counted == made(kind, [method], rows, targets, options)
+
+
+@pytest.mark.parametrize(("name", "method"), ALLOWED)
+@pytest.mark.parametrize("on_every_path", [True, False])
+def test_the_count_for_one_method_needs_no_catalogue(name: str, method: str, on_every_path: bool) -> None:
+    (row,) = layers_of(frozen(KINDS[name].build()), KINDS[name].layers[0 if on_every_path else 1])
+    assert row.on_every_path == on_every_path
+    height, width = row.grid
+    counted = passes(
+        method, channels=row.shape[0], cells=height * width, targets=2, layers=1, on_every_path=on_every_path
+    )
+    assert counted == made(KINDS[name], [method], [row], 2, PLAIN)
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("options", [PLAIN, CamOptions(smooth=1)])
+def test_methods_together_share_what_they_can(name: str, options: CamOptions) -> None:
+    kind = KINDS[name]
+    methods = [method for allowed, method in ALLOWED if allowed == name]
+    rows = layers_of(frozen(kind.build()), *kind.layers)
+    asked = [*methods, methods[0]], [*rows, rows[0]]  # nothing is computed twice
+    counted = passes_together(*asked, targets=2, options=options)
+    assert counted == made(kind, *asked, 2, options)
+    alone = [passes_together([method], rows, targets=2, options=options) for method in methods]
+    assert counted.forward < sum(each.forward for each in alone)
+    assert counted.backward < sum(each.backward for each in alone)
+
+
+@pytest.mark.parametrize("elements", [1, 2 * 6 * 64])
+@pytest.mark.parametrize("method", ["scorecam", "ablationcam"])
+def test_chunks_begin_anew(method: str, elements: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work, "_CHUNK_ELEMENTS", elements)
+    rows = layers_of(frozen(Curved()), "middle")
+    assert passes_together([method], rows) == made(KINDS["curved"], [method], rows, 1, PLAIN)
+
+
+def test_the_known_amounts() -> None:
+    """For the default layer of a ResNet-50, 2048 channels of 7 × 7 cells."""
+    deep = partial(passes, channels=2048, cells=49)
+    assert deep("gradcam", targets=3) == Passes(forward=1, backward=3)
+    assert deep("eigencam", targets=3) == Passes(forward=1)
+    assert deep("scorecam") == Passes(forward=2049)
+    chunks = -(-2048 // (32 * 2**20 // (2048 * 49)))
+    assert deep("ablationcam") == Passes(forward=1 + chunks, tail=2048 - chunks)
+    assert deep("ablationcam", on_every_path=False) == Passes(forward=2049)
+    assert deep("smoothgradcam++", targets=2) == Passes(forward=17, backward=16)
