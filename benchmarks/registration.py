@@ -14,7 +14,6 @@ from PIL import Image
 from benchmarks.timing import medians
 from service.cam.targets import Targets, Top
 from service.demo.scenes import make_scene
-from service.imaging.decode import DecodedImage
 from service.imaging.preprocess import PreprocessSpec, geometry_for
 from service.imaging.render import RenderSpec, render
 from service.models.host import HowTo
@@ -80,11 +79,10 @@ def _judged(
     side = host.info.preprocess.height
     placement = host.info.layer(layer).placed(registration, side, side)
     geometry = geometry_for(PreprocessSpec("squash", side, side), side, side)
-    image = DecodedImage(Image.new("RGB", (side, side)), side, side, "", "PNG")
     rows, columns = np.mgrid[:side, :side] + 0.5
     hits, off, overlaps = [], [], []
     for values, scene in zip(maps, scenes, strict=True):
-        drawn = render(values, image, geometry, RenderSpec(("mask",)), placement=placement)
+        drawn = render(values, geometry, RenderSpec(("mask",)), placement=placement)
         if drawn.peak is None or drawn.mask is None:
             continue  # an empty map is as empty in either way
         mask, target = np.asarray(Image.open(io.BytesIO(drawn.mask.data))).astype(float), scene.target_mask

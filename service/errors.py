@@ -5,7 +5,8 @@ The tree, and nothing outside it, may leave the decoder, the engine and the clie
     ServiceError
     ├── BadInput          the caller sent something we cannot work with
     │   ├── InvalidImage · NoImage · InvalidRequest · InvalidOption · UnsupportedMediaType
-    │   ├── ImageTooLarge · BodyTooLarge · TooManyImages · NotFound · MethodNotAllowed
+    │   ├── ImageTooLarge · BodyTooLarge · TooManyImages · RequestTooCostly
+    │   ├── NotFound · MethodNotAllowed
     │   ├── UnknownModel · UnknownLayer · UnknownLabel · UnknownMethod · UnknownColormap
     │   ├── UnknownHead · LayerNotExplainable · MethodNotApplicable · HeadersTooLarge
     │   └── Unauthorized · Forbidden
@@ -19,6 +20,7 @@ The tree, and nothing outside it, may leave the decoder, the engine and the clie
 from __future__ import annotations
 
 import difflib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
@@ -114,6 +116,55 @@ class TooManyImages(BadInput):
 
     code = "too_many_images"
     title = "Too many pictures"
+
+
+@dataclass(frozen=True)
+class TooMuchOf:
+    """A way out of a request that is too costly.
+
+    Attributes:
+        factor: the option to lower.
+        asked: how much of it was asked for.
+        allowed: how much may be, with everything else as it is.
+        suffices: whether that is enough.
+    """
+
+    factor: str
+    asked: int
+    allowed: int
+    suffices: bool
+
+    def __str__(self) -> str:
+        if self.allowed == self.asked or (self.factor == "image" and not self.allowed):
+            return "Ask for less"
+        lower = f"Lower '{self.factor}' from {self.asked:,} to {self.allowed:,}"
+        return lower if self.suffices else f"{lower} and ask for less of the rest, too"
+
+
+class RequestTooCostly(BadInput):
+    """The request asks for more than one may: passes of the model, pixels, or bytes in the answer."""
+
+    code = "request_too_costly"
+    title = "Request too costly"
+
+    @classmethod
+    def because(cls, part: str, cost: float, most: float, much: TooMuchOf) -> Self:
+        """Say what is too much, and which option to lower.
+
+        Args:
+            part: ``forward``, ``pixels`` or ``bytes``.
+            cost: how much of it the request would take.
+            most: how much it may.
+            much: the option to lower.
+        """
+        words = {"forward": "passes of the model", "pixels": "pixels decoded and drawn", "bytes": "bytes to send"}[part]
+        return cls(
+            f"This would take about {cost:,.0f} {words}; {most:,.0f} are allowed in one request. {much}, or send "
+            "several requests.",
+            factor=much.factor,
+            asked=much.asked,
+            allowed=much.allowed,
+        )
 
 
 class UnsupportedMediaType(BadInput):

@@ -47,6 +47,18 @@ class Metrics:
         )
         self.queue_depth = Gauge("camserve_queue_depth", "Pictures that wait for a worker.", registry=registry)
         self.in_flight = Gauge("camserve_in_flight", "Pictures accepted and not yet answered.", registry=registry)
+        self.cost = Counter(
+            "camserve_cost",
+            "Estimated work of accepted requests: passes of a model, pixels decoded and drawn, bytes sent.",
+            ["part"],
+            registry=registry,
+        )
+        self.cost_inside = Gauge(
+            "camserve_cost_inside",
+            "Estimated work of requests not yet answered, by part.",
+            ["part"],
+            registry=registry,
+        )
         self.ready = Gauge("camserve_ready", "1 where `/readyz` says 200, else 0.", registry=registry)
         self.model_ready = Gauge(
             "camserve_model_ready", "1 where some worker answers for the model, else 0.", ["model"], registry=registry
@@ -125,6 +137,9 @@ class Metrics:
         for counter in (self.worker_restarts, self.retried):
             for ending in get_args(Ending):
                 counter.labels(ending)
+        for part in ("forward", "pixels", "bytes"):
+            self.cost.labels(part)
+            self.cost_inside.labels(part)
         for reason in ("error", "memory"):
             self.isolated.labels(reason)
 

@@ -28,6 +28,7 @@ STATUS: Mapping[str, int] = {
     "body_too_large": 413,
     "image_too_large": 413,
     "too_many_images": 413,
+    "request_too_costly": 413,
     "unsupported_media_type": 415,
     "invalid_option": 422,
     "unknown_layer": 422,

@@ -171,6 +171,15 @@ class KeyConfig(BaseModel):
     requests_per_minute: int | None = Field(
         None, ge=1, le=1_000_000, description="Requests per minute, spread as you like over the minute."
     )
+    cost_per_minute: float | None = Field(
+        None,
+        gt=0,
+        description="Work per minute: passes of a model over one picture; a million pixels decoded or drawn count as "
+        "one.",
+    )
+    weight: float = Field(
+        1.0, gt=0, le=1000, description="How large its share is where several keys want more than there is."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -225,6 +234,25 @@ def _check_models(models: tuple[ModelConfig, ...]) -> tuple[ModelConfig, ...]:
     return models
 
 
+class CostLimit(BaseModel):
+    """How much work may be asked for; from a table, or from ``forward=…,pixels=…,bytes=…``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    forward: float = Field(gt=0, description="Passes of the model.")
+    pixels: int = Field(gt=0, description="Pixels decoded and drawn.")
+    bytes: int = Field(gt=0, description="Bytes sent.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _parse(cls, value: Any) -> Any:
+        return dict(_parse_option(option, "cost") for option in value.split(",")) if isinstance(value, str) else value
+
+    def __str__(self) -> str:
+        """Write it as it is read."""
+        return f"forward={self.forward:g},pixels={self.pixels},bytes={self.bytes}"
+
+
 class Settings(BaseSettings):
     """Everything that can be set; each field has a row in docs/operations.md."""
 
@@ -251,6 +279,18 @@ class Settings(BaseSettings):
     max_batch_pixels: int = Field(16 * 1024 * 1024, ge=1024, description="Model-input pixels in a batch at most.")
     max_queue: int = Field(128, ge=1, le=100_000, description="Pictures accepted and not yet answered, at most.")
     request_timeout_s: float = Field(30.0, gt=0, le=3600, description="Deadline of a request that sets none.")
+    max_request_timeout_s: float = Field(
+        300.0, gt=0, le=86_400, description="Longest deadline that a request may ask for; a longer one is cut to it."
+    )
+    max_request_cost: CostLimit = Field(
+        CostLimit(forward=50_000, pixels=2_000_000_000, bytes=256 * 1024 * 1024),
+        description="Work that one request may ask for, as `forward=…,pixels=…,bytes=…`: passes of the model over one "
+        "picture, pixels decoded and drawn, bytes of the answer.",
+    )
+    max_total_cost: CostLimit = Field(
+        CostLimit(forward=200_000, pixels=8_000_000_000, bytes=512 * 1024 * 1024),
+        description="Work of all requests not yet answered, likewise; never less than that of one.",
+    )
     max_body_bytes: int = Field(32 * 1024 * 1024, ge=1024, description="Bytes in a request body at most.")
     max_inflight_bytes: int = Field(
         256 * 1024 * 1024, ge=1024, description="Bytes of all request bodies not yet answered, at most."

@@ -298,6 +298,16 @@ class Timing(_Answer):
     batch_size: int = Field(description="Pictures in the batch, those of other requests included.")
 
 
+class RequestCost(_Answer):
+    """What the request cost, all its pictures together."""
+
+    forward: float = Field(
+        description="Passes of the model over one picture; what comes after a layer is a part of one."
+    )
+    pixels: int = Field(description="Pixels decoded and drawn.")
+    bytes: int = Field(description="Bytes of explanations in the answer.")
+
+
 class ExplainResponse(_Answer):
     """The answer of ``explain`` and, without explanations, of ``predict``."""
 
@@ -305,6 +315,7 @@ class ExplainResponse(_Answer):
     model: ModelReference
     results: list[PictureResult]
     timing: Timing
+    cost: RequestCost
 
 
 class InputSize(_Answer):

@@ -117,6 +117,7 @@ class Layer:
             says nothing of. Empty for a layer on every path, or in a residual branch.
         no_gradient: why no gradient reaches it, though the logits depend on it; None where one does.
         placement: where the grid's cells look; None where there is no grid.
+        tail: share of the network's arithmetic that comes after it, 0 to 1.
     """
 
     name: str
@@ -132,8 +133,8 @@ class Layer:
     note: str | None
     beside: tuple[str, ...] = ()
     no_gradient: str | None = None
-
     placement: Placement | None = None
+    tail: float = 1.0
 
     @property
     def grid(self) -> tuple[int, int]:

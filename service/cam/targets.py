@@ -27,6 +27,11 @@ class Targets:
     classes: tuple[int | Top, ...]
     against: int | None = None
 
+    @property
+    def count(self) -> int:
+        """How many classes there are."""
+        return sum(target.k if isinstance(target, Top) else 1 for target in self.classes)
+
     def resolve(self, ranking: Sequence[int]) -> tuple[int, ...]:
         """Return the class indices, given this row's classes by falling logit."""
         found: list[int] = []

@@ -113,6 +113,7 @@ class Predicted:
     view: wire.BoxData | None
     predictions: tuple[wire.Prediction, ...]
     timing: wire.Timing = field(compare=False)
+    cost: wire.RequestCost = field(compare=False)
     request_id: str = field(compare=False)
 
     def __repr__(self) -> str:

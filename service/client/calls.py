@@ -197,7 +197,9 @@ def _results(
 
 
 def _predicted(answer: wire.ExplainResponse, result: wire.PictureResult) -> Predicted:
-    return Predicted(answer.model, result.image, result.view, tuple(result.predictions), answer.timing, answer.id)
+    return Predicted(
+        answer.model, result.image, result.view, tuple(result.predictions), answer.timing, answer.cost, answer.id
+    )
 
 
 def _explained(answer: wire.ExplainResponse, result: wire.PictureResult) -> Explained:

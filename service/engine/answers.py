@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from service.engine.cost import Cost
     from service.engine.map_summary import MapSummary
     from service.errors import ServiceError
     from service.imaging.geometry import Box
@@ -85,8 +86,9 @@ class ImageAnswer:
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer to a request: every picture's, in order."""
+    """The answer to a request: every picture's, in order, and what they cost."""
 
     model: ModelInfo
     images: tuple[ImageAnswer, ...]
     total_s: float
+    cost: Cost

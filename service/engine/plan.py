@@ -6,7 +6,7 @@ Runs in the front process.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from service.cam.methods import METHODS
@@ -41,6 +41,8 @@ class Plan:
         top_k: how many predictions are listed.
         render: what is drawn; None for predictions alone.
         registration: where layers' cells are drawn.
+        client: whose request it is.
+        weight: how large the client's share is.
     """
 
     info: ModelInfo
@@ -49,6 +51,8 @@ class Plan:
     top_k: int
     render: RenderSpec | None
     registration: Registration = "measured"
+    client: str = ""
+    weight: float = 1.0
 
 
 def plan(request: Request, info: ModelInfo, max_explanations: int) -> Plan:
@@ -59,6 +63,11 @@ def plan(request: Request, info: ModelInfo, max_explanations: int) -> Plan:
         UnknownLayer, LayerNotExplainable, UnknownLabel, UnknownMethod, MethodNotApplicable, UnknownColormap:
             see there.
     """
+    made = _plan(request, info, max_explanations)
+    return replace(made, client=request.client, weight=request.weight)
+
+
+def _plan(request: Request, info: ModelInfo, max_explanations: int) -> Plan:
     info = info.head_view(None if request.head is None else str(request.head).strip())
     top_k = _top_k(request, info)
     if request.op == "predict":
@@ -80,8 +89,7 @@ def plan(request: Request, info: ModelInfo, max_explanations: int) -> Plan:
         classes=tuple(_target(target, info) for target in request.targets),
         against=None if request.against is None else info.class_index(request.against),
     )
-    asked = sum(target.k if isinstance(target, Top) else 1 for target in targets.classes)
-    explanations = (1 if request.fuse else len(layers)) * len(methods) * asked
+    explanations = (1 if request.fuse else len(layers)) * len(methods) * targets.count
     if explanations > max_explanations:
         raise InvalidOption(
             f"{explanations} explanations per picture are asked for (layers × methods × targets); "

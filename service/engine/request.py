@@ -5,13 +5,13 @@ Runs in the front process.
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING
 
 from service.options import Options
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from service.errors import ServiceError
     from service.vocabulary import Operation
@@ -37,6 +37,9 @@ class Request(Options):
         op: ``predict`` lists classes alone; the options that only ``explain`` has then mean nothing.
         model: name of the model; the default one if None.
         timeout_s: time allowed for all of it; the configured default if None.
+        client: whose it is: the name of an API key, or an address where there are none.
+        weight: how large the client's share is, beside those of others.
+        charge: told how much work it is, in units of ``Cost.units``, before that is begun; may raise to refuse it.
     """
 
     images: Sequence[Upload] = ()
@@ -44,3 +47,6 @@ class Request(Options):
     op: Operation = "explain"
     model: str | None = None
     timeout_s: float | None = None
+    client: str = ""
+    weight: float = 1.0
+    charge: Callable[[float], None] = field(default=lambda _units: None, compare=False)

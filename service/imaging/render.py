@@ -7,11 +7,10 @@ the plain picture in an overlay.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
-from PIL import Image
 
 from service.imaging.colormaps import colormap
 from service.imaging.encode import EncodedImage, encode_grey, encode_indexed, encode_photo, indexed
@@ -25,16 +24,15 @@ from service.vocabulary import ImageFormat, Output, Size
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from PIL import Image
 
-    from service.imaging.decode import DecodedImage
+    from service.imaging.canvas import Canvas
     from service.imaging.geometry import Geometry
 
 __all__ = [
     "RenderSpec",
     "Rendered",
-    "base_for",
     "pixels_for",
-    "reduce_for",
     "render",
 ]
 
@@ -102,13 +100,17 @@ class Rendered:
     mask: EncodedImage | None = None
     regions: list[Region] | None = None
 
+    @property
+    def bytes(self) -> int:
+        """Of the encoded pictures together."""
+        return sum(len(each.data) for each in (self.heatmap, self.overlay, self.mask) if each is not None)
+
 
 def render(
     saliency: NDArray[Any],
-    image: DecodedImage,
     geometry: Geometry,
     spec: RenderSpec,
-    base: NDArray[np.uint8] | None = None,
+    canvas: Canvas | None = None,
     placement: Placement | None = None,
 ) -> Rendered:
     """Draw a map on the picture it explains.
@@ -116,18 +118,19 @@ def render(
     Args:
         saliency: the raw map, (h, w), finite; unless signed, what is negative counts as 0. It is normalised by its
             greatest magnitude.
-        image: the picture, at any decoded scale.
         geometry: as returned by ``preprocess`` for that picture.
         spec: what to draw.
-        base: what ``base_for`` returned, where several maps of one picture share it; it is not changed.
+        canvas: what overlays are laid on; only they need it.
         placement: where the map's cells look; evenly spread over the model's input if None. Pictures on the layer's
             own grid ignore it.
 
     Raises:
-        ValueError: the map is not two-dimensional, has no cells, or is not finite.
+        ValueError: the map is not two-dimensional, has no cells, or is not finite; or an overlay has no canvas.
 
     Example:
-        >>> drawn = render(saliency, image, prepared.geometry, RenderSpec(("heatmap", "overlay")))
+        >>> spec = RenderSpec(("heatmap", "overlay"))
+        >>> canvas = Canvas(image, prepared.geometry, spec.size, spec.max_side)
+        >>> drawn = render(saliency, prepared.geometry, spec, canvas)
         >>> drawn.heatmap.media_type, drawn.overlay.media_type
         ('image/png', 'image/jpeg')
     """
@@ -137,8 +140,7 @@ def render(
     grid = grid_for(spec.size, geometry, saliency.shape, spec.max_side)
     drawn: dict[str, Any] = {}
     if {"heatmap", "overlay", "mask"} & set(spec.outputs):
-        if base is None and "overlay" in spec.outputs:
-            base = base_for(image, geometry, spec, saliency.shape)
+        base = _base(canvas, saliency.shape) if "overlay" in spec.outputs else None
         values = _values(normalised, grid, stretched if spec.size == "layer" else placement)
         drawn = _drawn((values + np.float32(1)) * np.float32(0.5) if spec.signed else values, base, grid, spec)
     evidence = _evidence(normalised)
@@ -152,35 +154,10 @@ def render(
     )
 
 
-def base_for(image: DecodedImage, geometry: Geometry, spec: RenderSpec, cells: tuple[int, int]) -> NDArray[np.uint8]:
-    """Return what an overlay is laid on, (h, w, 3): the whole picture, or on black what the model saw of it.
-
-    It is the same for every map of a picture that has the shape ``cells``, (h, w), so it can be made once for all.
-    """
-    grid = grid_for(spec.size, geometry, cells, spec.max_side)
-    height, width = grid.shape
-    if spec.size == "picture":
-        return np.asarray(image.rgb.resize((width, height), Image.Resampling.BILINEAR, image.box))
-    canvas = np.zeros((height, width, 3), np.uint8)
-    shown = (grid.x.last - grid.x.first, grid.y.last - grid.y.first)
-    view = image.rgb.resize(shown, Image.Resampling.BILINEAR, _source(image, geometry, grid))
-    canvas[grid.seen] = np.asarray(view)
-    return canvas
-
-
-def reduce_for(image: DecodedImage, geometry: Geometry, spec: RenderSpec | None) -> DecodedImage:
-    """Return the picture with no more pixels than drawing takes from it: what waits for its map should be small.
-
-    What ``render`` and ``base_for`` make of it is the same, bit for bit. ``spec`` is None where nothing is drawn.
-    """
-    if spec is None or "overlay" not in spec.outputs:
-        return replace(image, rgb=image.rgb.crop((0, 0, 1, 1)))
-    if spec.size != "picture":
-        return image
-    height, width = grid_for("picture", geometry, (1, 1), spec.max_side).shape
-    if (width, height) == image.rgb.size:
-        return image
-    return replace(image, rgb=image.rgb.resize((width, height), Image.Resampling.BILINEAR))
+def _base(canvas: Canvas | None, cells: tuple[int, int]) -> NDArray[np.uint8]:
+    if canvas is None:
+        raise ValueError("an overlay needs a canvas")
+    return canvas.under(cells)
 
 
 def pixels_for(spec: RenderSpec | None, geometry: Geometry) -> int:
@@ -257,17 +234,3 @@ def _blend(base: NDArray[np.uint8], heat: Image.Image, alpha: float, grid: Grid)
         mixed += np.float32(0.5)
         blended[band] = mixed
     return blended
-
-
-def _source(image: DecodedImage, geometry: Geometry, grid: Grid) -> tuple[float, float, float, float]:
-    """Return what the seen pixels of the grid show, as a box in pixels of ``image.rgb``."""
-    x0, y0, x1, y1 = image.box
-    scale_x, scale_y = (x1 - x0) / image.width, (y1 - y0) / image.height
-    left, top = geometry.to_image(grid.x.edge(grid.x.first), grid.y.edge(grid.y.first))
-    right, bottom = geometry.to_image(grid.x.edge(grid.x.last), grid.y.edge(grid.y.last))
-    return (
-        max(x0, x0 + left * scale_x),
-        max(y0, y0 + top * scale_y),
-        min(x1, x0 + right * scale_x),
-        min(y1, y0 + bottom * scale_y),
-    )

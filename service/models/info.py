@@ -81,6 +81,8 @@ class ModelInfo:
         heads: what each output means, by name, for a model with several; empty otherwise.
         default_head: the one that ``labels`` and ``activation`` belong to; None for a model with one output.
         warnings: what was assumed of it, or looks wrong.
+        flops: floating-point operations of a forward pass over one image, where they could be counted.
+        pass_s: seconds that it took, where it was loaded.
         revision: which of the versions that the front had loaded.
     """
 
@@ -101,6 +103,8 @@ class ModelInfo:
     heads: Mapping[str, Head] = field(default_factory=dict)
     default_head: str | None = None
     warnings: tuple[ModelWarning, ...] = ()
+    flops: int = 0
+    pass_s: float = 0.0
     revision: int = 0
 
     @property

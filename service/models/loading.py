@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from service.cam.arithmetic import arithmetic_of
 from service.cam.capture import same_logits
 from service.cam.catalogue import probe_layers
 from service.cam.derivatives import cause_of
@@ -57,6 +58,11 @@ def load_model(config: ModelConfig, device: str, downloads: Downloads) -> ModelH
     noise = probe.random(images_to_measure(networks[head], probe.noise))
     catalogues = {name: _layers(network, probe.noise) for name, network in networks.items()}
     placed = place_layers(networks[head], module, noise, catalogues, downloads.cache_dir)
+    arithmetic = {name: arithmetic_of(networks[name], probe.noise[:1], layers) for name, layers in placed.items()}
+    placed = {
+        name: tuple(replace(layer, tail=arithmetic[name].tails[layer.name]) for layer in layers)
+        for name, layers in placed.items()
+    }
     info = ModelInfo(
         name=config.name,
         version=config.version or loaded.version,
@@ -73,6 +79,8 @@ def load_model(config: ModelConfig, device: str, downloads: Downloads) -> ModelH
         heads={name: row for name, row in outputs.heads.items() if name is not None},
         default_head=head,
         warnings=(*loaded.warnings, *assumed, *outputs.warnings),
+        flops=arithmetic[head].flops,
+        pass_s=arithmetic[head].seconds,
     )
     info = _tried(info, config.layer, networks[head], probe.noise)
     heads_tried = {

@@ -12,7 +12,7 @@ import math
 import secrets
 import time
 import typing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
@@ -69,7 +69,7 @@ class Authentication:
             await self._app(scope, receive, send)
             return
         key = self._known(Headers(scope=scope).getlist("authorization"))
-        scope["state"] |= {"key": key.config.name, "scopes": key.config.scopes} if key else {"scopes": self._for_all}
+        scope["state"] |= _facts(key) if key else {"scopes": self._for_all}
         needed = self._table.scope_needed(scope["method"], route_path(scope)) if self._keys else None
         if needed is None:
             await self._app(scope, receive, send)
@@ -97,6 +97,12 @@ class Authentication:
         return matches[0] if matches else None
 
 
+def _facts(key: _Key) -> dict[str, Any]:
+    """Return what routes may know of a key."""
+    config = key.config
+    return {"key": config.name, "scopes": config.scopes, "weight": config.weight, "charge": key.charge}
+
+
 def _admitted(key: _Key | None, needed: settings.Scope) -> _Key:
     """Let the key in, or raise why not."""
     if key is None:
@@ -108,14 +114,14 @@ def _admitted(key: _Key | None, needed: settings.Scope) -> _Key:
 
 
 class _Key:
-    """A key, and how much of its limits is used up. Requests are counted, because pictures are not known yet."""
+    """A key, and how much of its limits is used up: requests as they come in, their work once it is known."""
 
     def __init__(self, config: KeyConfig, clock: Callable[[], float]) -> None:
         self.config = config
         self._clock = clock
         self._running = 0
-        self._left = float(config.requests_per_minute or 0)  # a bucket that holds a minute's worth, full at first
-        self._filled_at = clock()
+        self._requests = _Bucket(config.requests_per_minute, clock)
+        self._work = _Bucket(config.cost_per_minute, clock)
 
     def enter(self) -> None:
         """Count a request.
@@ -123,22 +129,53 @@ class _Key:
         Raises:
             RateLimited: too many run, or too many came; ``retry_after_s`` says when the next may.
         """
-        most, rate = self.config.max_concurrent, self.config.requests_per_minute
+        most = self.config.max_concurrent
         if most is not None and self._running >= most:
             raise RateLimited(f"{most} requests of this API key are running, and more may not. Wait for one to end.")
-        if rate is not None:
-            self._take(rate)
+        if wait := self._requests.take(1):
+            rate = self.config.requests_per_minute
+            raise RateLimited(f"This API key may ask {rate} times a minute. Ask again in {wait} s.", retry_after_s=wait)
         self._running += 1
 
     def leave(self) -> None:
         """Count a request as over."""
         self._running -= 1
 
-    def _take(self, rate: int) -> None:
+    def charge(self, work: float) -> None:
+        """Count the work of a request.
+
+        Raises:
+            RateLimited: it is more than the key has left; ``retry_after_s`` says when there is enough.
+        """
+        if wait := self._work.take(work):
+            raise RateLimited(
+                f"This request takes {work:,.0f} of the {self.config.cost_per_minute:,.0f} units of work that this API "
+                f"key may ask for in a minute, and it has asked for others. Ask again in {wait} s, or for less.",
+                retry_after_s=wait,
+            )
+
+
+class _Bucket:
+    """A minute's worth of something, full at first; none has no bound."""
+
+    def __init__(self, rate: float | None, clock: Callable[[], float]) -> None:
+        self._rate = rate
+        self._clock = clock
+        self._left = rate or 0.0
+        self._filled_at = clock()
+
+    def take(self, amount: float) -> int:
+        """Take ``amount`` out and return 0; or take nothing, and return whole seconds until there is enough.
+
+        What is more than the bucket holds is taken from a full one, and owed.
+        """
+        if self._rate is None:
+            return 0
         now = self._clock()
-        self._left = min(rate, self._left + (now - self._filled_at) * rate / 60)
+        self._left = min(self._rate, self._left + (now - self._filled_at) * self._rate / 60)
         self._filled_at = now
-        if self._left < 1:
-            wait = math.ceil((1 - self._left) * 60 / rate)
-            raise RateLimited(f"This API key may ask {rate} times a minute. Ask again in {wait} s.", retry_after_s=wait)
-        self._left -= 1
+        missing = min(amount, self._rate) - self._left
+        if missing > 0:
+            return max(1, math.ceil(missing * 60 / self._rate))
+        self._left -= amount
+        return 0

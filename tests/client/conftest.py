@@ -105,6 +105,7 @@ class Server:
             "model": {"name": "resnet50", "version": "1"},
             "results": list(results or [Server.result()]),
             "timing": timing | {"batch_size": 1},
+            "cost": {"forward": 1.0, "pixels": 12, "bytes": 1},
         }
         return httpx.Response(200, json=body)
 

@@ -3,7 +3,10 @@ from __future__ import annotations
 import pytest
 
 from service.engine.admission import Admission
+from service.engine.cost import Cost
 from service.errors import Overloaded
+
+MOST = Cost(1000, 1_000_000, 1_000_000)
 
 
 class Clock:
@@ -15,7 +18,7 @@ class Clock:
 
 
 def test_room_is_held_while_inside_and_given_back_even_after_an_error() -> None:
-    admission = Admission(4, Clock())
+    admission = Admission(4, MOST, Clock())
     with admission.admit(3):
         assert admission.inside == 3
         with pytest.raises(Overloaded):
@@ -26,29 +29,65 @@ def test_room_is_held_while_inside_and_given_back_even_after_an_error() -> None:
     assert admission.inside == 0
 
 
-def test_retry_after_follows_the_rate_of_departures() -> None:
-    clock = Clock()
-    admission = Admission(100, clock)
-    for _ in range(10):  # one picture leaves per second
-        with admission.admit(1):
-            clock.now += 1
-    with admission.admit(20):
-        assert admission.retry_after_s() == 9  # half of 20 at 10 in 9 s
-    with admission.admit(100), pytest.raises(Overloaded) as refused:
-        admission.check()
-    assert 1 <= refused.value.retry_after_s <= 30
-    assert "100 of 100" in refused.value.message
+@pytest.mark.parametrize("cost", [Cost(500), Cost(pixels=500_000), Cost(bytes=500_000)])
+def test_work_is_admitted_until_there_is_no_room_for_more(cost: Cost) -> None:
+    admission = Admission(100, MOST, Clock())
+    with admission.admit_work(cost, 1.0):
+        with pytest.raises(Overloaded), admission.admit_work(cost, 1.0):
+            pass
+        assert admission.cost == cost
+        with admission.admit_work(cost * 0.5, 1.0):
+            assert admission.cost == cost + cost * 0.5
+    assert admission.cost == Cost()
 
 
-def test_retry_after_follows_pictures_not_requests() -> None:
-    clock = Clock()
-    admission = Admission(100, clock)
-    for _ in range(4):  # ten pictures leave per second, all at once
-        with admission.admit(10):
-            clock.now += 1
-    with admission.admit(100):
-        assert admission.retry_after_s() == 4  # half of 100 at 40 in 3 s
+def test_a_fifth_of_the_room_is_for_small_requests() -> None:
+    admission = Admission(100, MOST, Clock())
+    with admission.admit_work(MOST * 0.75, 1.0):
+        with pytest.raises(Overloaded), admission.admit_work(MOST * 0.1, 1.0):
+            pass
+        for _ in range(20):
+            with admission.admit_work(MOST * 0.01, 1.0):
+                pass
 
 
-def test_without_experience_retry_after_is_a_second() -> None:
-    assert Admission(1, Clock()).retry_after_s() == 1
+def test_what_is_more_than_all_room_is_let_in_alone() -> None:
+    admission = Admission(100, MOST, Clock())
+    with admission.admit_work(MOST * 2, 1.0), pytest.raises(Overloaded), admission.admit_work(Cost(1), 1.0):
+        pass
+
+
+def test_sums_of_fractions_leave_nothing_over() -> None:
+    admission = Admission(100, MOST, Clock())
+    for share in (0.1, 0.7, 0.3):
+        with admission.admit_work(Cost(share), share), admission.admit_work(Cost(share / 3), share):
+            pass
+    assert admission.cost == Cost()
+
+
+class TestRetryAfter:
+    def test_follows_the_work_that_is_inside(self) -> None:
+        admission = Admission(100, MOST, Clock())
+        with admission.admit(20), admission.admit_work(Cost(500), 33.0):
+            assert admission.retry_after_s() == 17  # half of it should be done by then
+            with pytest.raises(Overloaded) as refused, admission.admit_work(Cost(500), 1.0):
+                pass
+        assert refused.value.retry_after_s == 17
+
+    def test_is_no_shorter_than_nothing_has_moved(self) -> None:
+        clock = Clock()
+        admission = Admission(100, MOST, clock)
+        with admission.admit(50), admission.admit_work(Cost(1), 2.0):
+            clock.now = 40
+            assert admission.retry_after_s() == 40
+            with admission.admit(1):
+                pass
+            assert admission.retry_after_s() == 1, "one has left: it moves"
+
+    def test_is_between_a_second_and_five_minutes(self) -> None:
+        admission = Admission(1, MOST, Clock())
+        assert admission.retry_after_s() == 1
+        with admission.admit(1), admission.admit_work(Cost(1), 1e9), pytest.raises(Overloaded) as refused:
+            admission.check()
+        assert refused.value.retry_after_s == 300
+        assert "1 of 1" in refused.value.message

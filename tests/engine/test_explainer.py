@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
+from service.engine import pipeline
 from service.engine.explainer import Explainer
 from service.engine.request import Request, Upload
 from service.errors import DeadlineExceeded, InvalidImage, NoImage, NotReady, Overloaded, TooManyImages
@@ -163,7 +164,7 @@ async def test_pictures_wait_for_room_and_leave_it_whatever_becomes_of_them() ->
         async def watch() -> None:
             nonlocal most
             while True:
-                most = max(most, engine._capacity.used)
+                most = max(most, engine.pipeline.threads.used)
                 await asyncio.sleep(0)
 
         watching = asyncio.create_task(watch())
@@ -174,7 +175,7 @@ async def test_pictures_wait_for_room_and_leave_it_whatever_becomes_of_them() ->
             await engine.answer(replace(MAPS, images=scenes(6), timeout_s=0.001))
         watching.cancel()
         assert most == 120 * 90
-        await until(lambda: engine._capacity.used == 0)
+        await until(lambda: engine.pipeline.threads.used == 0)
         assert (await engine.answer(replace(MAPS, images=scenes(1)))).images[0].explanations
     finally:
         await engine.stop()
@@ -183,14 +184,14 @@ async def test_pictures_wait_for_room_and_leave_it_whatever_becomes_of_them() ->
 async def test_stopping_answers_pictures_in_every_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = await started(max_open_pixels=120 * 90, decode_threads=1)  # one is decoded, the others wait for room
     decoding, go_on = threading.Event(), threading.Event()
-    open_picture = engine._open
+    open_picture = pipeline._open
 
     def slowly(*arguments: Any) -> Any:
         decoding.set()
         go_on.wait(20)
         return open_picture(*arguments)
 
-    monkeypatch.setattr(engine, "_open", slowly)
+    monkeypatch.setattr(pipeline, "_open", slowly)
     requests = [asyncio.create_task(engine.answer(replace(MAPS, images=scenes(2)))) for _ in range(3)]
     await asyncio.to_thread(decoding.wait, 20)
     try:

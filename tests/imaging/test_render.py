@@ -10,18 +10,21 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from service.errors import UnknownColormap
+from service.imaging.canvas import Canvas
 from service.imaging.colormaps import COLORMAPS, colormap
 from service.imaging.decode import DecodedImage
 from service.imaging.geometry import Point
 from service.imaging.preprocess import PreprocessSpec, geometry_for
-from service.imaging.render import RenderSpec, base_for, pixels_for, reduce_for, render
+from service.imaging.render import Rendered, RenderSpec, pixels_for
+from service.imaging.render import render as render_on
 from service.placement import AxisPlacement, Placement
-from service.vocabulary import Fitting, Output, Size
+from service.vocabulary import Fitting, Size
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from service.imaging.encode import EncodedImage
+    from service.imaging.geometry import Geometry
 
 CROP = PreprocessSpec("crop", 224, 224, 256)
 PAD = PreprocessSpec("pad", 224, 224)
@@ -42,6 +45,20 @@ def plain(width: int, height: int, colour: tuple[int, int, int] = (10, 100, 200)
 def noise(width: int, height: int) -> DecodedImage:
     values = np.random.default_rng(1).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return DecodedImage(Image.fromarray(values), width, height, "", "PNG")
+
+
+def canvas(image: DecodedImage, geometry: Geometry, spec: RenderSpec) -> Canvas:
+    return Canvas(image, geometry, spec.size, spec.max_side)
+
+
+def render(
+    saliency: NDArray[np.float32],
+    image: DecodedImage,
+    geometry: Geometry,
+    spec: RenderSpec,
+    placement: Placement | None = None,
+) -> Rendered:
+    return render_on(saliency, geometry, spec, canvas(image, geometry, spec), placement)
 
 
 def dot(row: int, column: int, cells: int = 7) -> NDArray[np.float32]:
@@ -65,21 +82,12 @@ def test_everything_at_once_is_what_each_is_alone() -> None:
         assert getattr(alone, name) == getattr(together, name)
 
 
-@pytest.mark.parametrize("size", ["picture", "model", "layer"])
-@pytest.mark.parametrize("outputs", [("overlay",), ("heatmap", "mask"), ("regions",)])
-def test_a_reduced_picture_draws_the_same(size: Size, outputs: tuple[Output, ...]) -> None:
-    spec = RenderSpec(outputs, size=size, max_side=60)
-    image = noise(401, 251)
+@pytest.mark.parametrize(("size", "kept"), [("picture", 60 * 38), ("model", 224 * 224), ("layer", 401 * 251)])
+def test_a_canvas_keeps_what_drawing_takes_from_the_picture(size: Size, kept: int) -> None:
+    image, spec = noise(401, 251), RenderSpec(("overlay",), size=size, max_side=60)
     geometry = geometry_for(CROP, image.width, image.height)
-    reduced = reduce_for(image, geometry, spec)
-    assert render(dot(3, 3), reduced, geometry, spec) == render(dot(3, 3), image, geometry, spec)
-    assert (reduced.width, reduced.height) == (401, 251)
-    drawn = pixels_for(spec, geometry)
-    if "overlay" not in outputs:
-        assert reduced.rgb.size == (1, 1)
-    elif size == "picture":
-        assert reduced.rgb.size == (60, 38)
-        assert drawn == 60 * 38
+    assert canvas(image, geometry, spec).pixels == kept
+    assert pixels_for(spec, geometry) == (60 * 38 if size == "picture" else 224 * 224)
 
 
 def test_no_more_pixels_are_drawn_than_are_counted() -> None:
@@ -236,12 +244,18 @@ def test_the_overlay_of_the_model_shows_what_the_model_saw(photo: Any) -> None:
     assert np.abs(shown.astype(int) - prepared.pixels).max() <= 2
 
 
-def test_a_base_can_be_shared_between_maps() -> None:
+@pytest.mark.parametrize("size", ["picture", "model", "layer"])
+def test_a_canvas_can_be_shared_between_maps(size: Size) -> None:
     image, geometry = noise(90, 70), geometry_for(CROP, 90, 70)
-    spec = RenderSpec(("overlay",), image_format="png")
-    base = base_for(image, geometry, spec, (7, 7))
-    for row in (1, 2):
-        assert render(dot(row, 3), image, geometry, spec, base) == render(dot(row, 3), image, geometry, spec)
+    spec = RenderSpec(("overlay",), size=size, image_format="png")
+    shared = canvas(image, geometry, spec)
+    for saliency in (dot(1, 3), dot(2, 3), dot(2, 3, cells=5)):
+        assert render_on(saliency, geometry, spec, shared) == render(saliency, image, geometry, spec)
+
+
+def test_an_overlay_needs_a_canvas() -> None:
+    with pytest.raises(ValueError, match="canvas"):
+        render_on(dot(1, 3), geometry_for(CROP, 90, 70), RenderSpec(("overlay",)))
 
 
 @pytest.mark.parametrize("size", [(640, 480), (480, 640), (500, 500), (1920, 300)])

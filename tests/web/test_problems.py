@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 from dataclasses import dataclass, field
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from service.engine import explainer
+from service.engine import pipeline
+from service.engine.cost import Cost
 from service.errors import InternalError, ModelOutputError, ServiceError, Unavailable
 from service.problems import MEDIA_TYPE, STATUS
 from service.wire import Problem
@@ -51,7 +53,8 @@ def outcome(error: ServiceError, says: str) -> Case:
 
 
 def fill_the_queue(application: Application) -> None:
-    application.explainer.admission.inside = 2
+    admission = application.explainer.admission
+    admission.inside, admission._moved_at = 2, asyncio.get_running_loop().time()
 
 
 def drain(application: Application) -> None:
@@ -78,6 +81,11 @@ CASES: dict[str, Case] = {
     "body_too_large": Case(content=bytes(100_001), says="more than 100000 bytes"),
     "image_too_large": Case(content=png(np.zeros((101, 100, 3), np.uint8)), says="the limit is 10,000"),
     "too_many_images": Case(content=PARTS + b"--B--\r\n", headers=FORM, says="send 2 at most"),
+    "request_too_costly": Case(
+        query={"output": ["heatmap", "overlay"], "target": "top-3", "image_format": "png"},
+        before=lambda application: setattr(application.explainer, "_most", Cost(1000, 1000, 1_000_000)),
+        says="pixels decoded and drawn",
+    ),
     "unsupported_media_type": Case(headers={"Content-Type": "text/plain"}, says="'text/plain'"),
     "invalid_option": option("'alpha'", alpha=2),
     "unknown_layer": option("no layer 'conv3'", ["conv2", "conv1"], layer="conv3"),
@@ -258,8 +266,8 @@ async def test_a_deadline_is_kept_in_every_stage(
         go_on.wait(30)
 
     with monkeypatch.context() as patch:
-        patch.setattr(application.explainer, "_open", stuck if stage == "decode" else application.explainer._open)
-        patch.setattr(explainer, "_draw", stuck if stage == "render" else explainer._draw)
+        if stage != "compute":
+            patch.setattr(pipeline, "_open" if stage == "decode" else "_draw", stuck)
         application.worker.held = stage == "compute"
         exchange = Exchange(EXPLAIN, GOOD, content_type="image/png")
         task = exchange.start(application)
@@ -269,16 +277,17 @@ async def test_a_deadline_is_kept_in_every_stage(
         await task
     assert exchange.status == 504
     assert application.metric("camserve_expired_total", stage=stage) == 1
-    assert (application.explainer._capacity.used > 0) == (stage != "compute"), "held while a thread works on it"
+    threads = application.explainer.pipeline.threads
+    assert (threads.used > 0) == (stage != "compute"), "held while a thread works on it"
 
     go_on.set()
     application.worker.held = False
     application.worker.finish()
-    await until(lambda: application.explainer._capacity.used == 0)
+    await until(lambda: threads.used == 0)
     assert (await client.post(EXPLAIN, content=GOOD, headers={"Content-Type": "image/png"})).status_code == 200
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "1.5", "abc", "", "3600001", "1e3", "٣", "9" * 100])
+@pytest.mark.parametrize("value", ["0", "000", "-1", "1.5", "abc", "", "1e3", "٣"])
 async def test_an_impossible_deadline_is_refused(client: httpx.AsyncClient, value: str) -> None:
     headers = {b"Content-Type": b"image/png", b"X-Request-Timeout-Ms": value.encode()}
     response = await client.post(EXPLAIN, content=GOOD, headers=headers)
@@ -286,9 +295,21 @@ async def test_an_impossible_deadline_is_refused(client: httpx.AsyncClient, valu
     assert "X-Request-Timeout-Ms" in response.json()["detail"]
 
 
-async def test_one_that_the_service_can_keep_is_accepted(client: httpx.AsyncClient) -> None:
-    headers = {"Content-Type": "image/png", "X-Request-Timeout-Ms": "3600000"}
-    assert (await client.post(EXPLAIN, content=GOOD, headers=headers)).status_code == 200
+@pytest.mark.parametrize("value", ["3600000", "3600001", "9" * 400])
+async def test_a_longer_deadline_is_cut_to_what_the_operator_allows(
+    application: Application, client: httpx.AsyncClient, value: str
+) -> None:
+    loop = asyncio.get_running_loop()
+    application.worker.held = True
+    headers = {"Content-Type": "image/png", "X-Request-Timeout-Ms": value}
+    task = asyncio.create_task(client.post(EXPLAIN, content=GOOD, headers=headers))
+    await until(lambda: application.worker.running)
+    (deadline,) = application.explainer._deadlines
+    left = (deadline.when() or 0) - loop.time()
+    assert 200 < left <= 300
+    application.worker.held = False
+    application.worker.finish()
+    assert (await task).status_code == 200
 
 
 # -- our own fault ----------------------------------------------------------------------------------------------------
@@ -305,7 +326,7 @@ async def test_an_unexpected_exception_is_logged_and_says_nothing_internal(
     async def broken(*_: object, **__: object) -> None:
         raise RuntimeError("secret of /srv/models")
 
-    monkeypatch.setattr(application.explainer, {"route": "answer", "picture": "_process"}[where], broken)
+    monkeypatch.setattr(application.explainer, {"route": "answer", "picture": "_image"}[where], broken)
     headers = {"Content-Type": "image/png", "X-Request-ID": "find-me"}
     response = await client.post(EXPLAIN, content=GOOD, headers=headers)
     assert response.status_code == 500

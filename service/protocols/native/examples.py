@@ -115,6 +115,7 @@ def _answer(*explanations: Any) -> dict[str, Any]:
             }
         ],
         "timing": _TIMING,
+        "cost": {"forward": 1.0, "pixels": 2_000_000, "bytes": 91_234},
     }
 
 

@@ -76,7 +76,16 @@ async def read_request(http: HttpRequest, op: Operation, model: str | None) -> R
         InvalidOption: an option is unknown or out of range.
     """
     options, uploads = await _read(http, *_MODELS[op])
-    return Request(uploads, op=op, model=model, timeout_s=_timeout_s(http), **attributes_of(options.given()))
+    return Request(
+        uploads, op=op, model=model, timeout_s=_timeout_s(http), **_client(http), **attributes_of(options.given())
+    )
+
+
+def _client(http: HttpRequest) -> dict[str, Any]:
+    """Say whose request it is: that of an API key, or of an address where there are none."""
+    state = http.state._state
+    address = http.client.host if http.client else ""
+    return {"client": state.get("key", address)} | {name: state[name] for name in ("weight", "charge") if name in state}
 
 
 async def _read(
@@ -114,14 +123,14 @@ def _timeout_s(request: HttpRequest) -> float | None:
     """Read ``X-Request-Timeout-Ms``; None where it was not sent.
 
     Raises:
-        InvalidOption: it is not a number from 1 to 3,600,000.
+        InvalidOption: it is not a whole number above zero.
     """
     text = request.headers.get("x-request-timeout-ms")
     if text is None:
         return None
-    if not (text.isascii() and text.isdecimal() and len(text) <= 7 and 1 <= int(text) <= 3_600_000):
-        raise InvalidOption("X-Request-Timeout-Ms must be a whole number of milliseconds from 1 to 3600000.")
-    return int(text) / 1000
+    if not (text.isascii() and text.isdecimal() and text.strip("0")):
+        raise InvalidOption("X-Request-Timeout-Ms must be a whole number of milliseconds, 1 or more.")
+    return float(text) / 1000  # be it infinite: it is cut to what the operator allows
 
 
 def accepted_format(request: HttpRequest) -> ImageFormat | None:

@@ -28,6 +28,9 @@ def to_wire(answer: Answer, request_id: str, *, with_maps: bool = False) -> wire
         model=wire.ModelReference(name=answer.model.name, version=answer.model.version),
         results=[_result(image, request_id, with_maps=with_maps) for image in answer.images],
         timing=_timing(answer),
+        cost=wire.RequestCost(
+            forward=round(answer.cost.forward, 2), pixels=answer.cost.pixels, bytes=answer.cost.bytes
+        ),
     )
 
 

@@ -1,0 +1,78 @@
+"""How much the explanations of a picture compute, in forward passes of the model.
+
+Runs in the front process.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from service.cam.methods import METHODS
+from service.cam.targets import PLAIN
+from service.cam.work import passes_together
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from service.cam.layers import Layer
+    from service.cam.targets import CamOptions
+
+__all__ = ["amount"]
+
+# A backward pass takes little longer than a forward pass: nothing is differentiated by the weights. Through the whole
+# network all that is asked for is kept and summed up; what is differentiated a second time takes twice as long.
+_BACKWARD, _BACKWARD_ALL, _SECOND = 1.1, 2.0, 2.0
+# Floating-point operations at the speed of convolutions that a principal component of an (m, M) matrix takes, m <= M:
+# so many times m² M for the Gram matrix in float64, and so many times m³ for its eigenvectors.
+_GRAM, _EIGENVECTORS = 5, 45
+# And those that a number of a layer's output takes, to be read, multiplied and summed up.
+_PER_NUMBER = 100
+
+
+def amount(
+    methods: Sequence[str], layers: Sequence[Layer], targets: int = 1, options: CamOptions = PLAIN, flops: int = 0
+) -> float:
+    """Estimate the work of one picture.
+
+    What comes after a layer counts as its share of a pass, ``Layer.tail``.
+
+    Args:
+        methods: names in ``METHODS``.
+        layers: rows of the catalogue, with a grid.
+        targets: classes to explain.
+        options: how maps are made.
+        flops: floating-point operations of a forward pass; 0 where they are not known.
+    """
+    local = [name for name in methods if METHODS[name].uses_layer]
+    whole = [name for name in methods if not METHODS[name].uses_layer]
+    total = _whole(whole, layers, targets, options) if whole else 0.0
+    if local:
+        total += _local(local, layers, targets, options) - (options.views if whole else 0)
+        total += options.views * sum(_beside(name, layer, targets, flops) for name in local for layer in layers)
+    return total
+
+
+def _whole(methods: Sequence[str], layers: Sequence[Layer], targets: int, options: CamOptions) -> float:
+    passes = passes_together(methods, layers, targets=targets, options=options)
+    return passes.forward + _BACKWARD_ALL * passes.backward
+
+
+def _local(methods: Sequence[str], layers: Sequence[Layer], targets: int, options: CamOptions) -> float:
+    passes = passes_together(methods, layers, targets=targets, options=options)
+    tails = [layer.tail for layer in layers]
+    second = options.views * targets * len(layers) * sum(METHODS[name].derivatives > 1 for name in methods)
+    mean, deepest = sum(tails) / len(tails), max(tails)
+    return passes.forward + passes.tail * mean + (_BACKWARD * passes.backward + _SECOND * second) * deepest
+
+
+def _beside(name: str, layer: Layer, targets: int, flops: int) -> float:
+    """Return what a method computes beside its passes, where it takes long: principal components, large activations."""
+    if not flops:
+        return 0.0
+    channels, cells = layer.shape[0], math.prod(layer.grid)
+    operations = _PER_NUMBER * channels * cells
+    if "eigen" in name:
+        low, high = sorted((channels, cells))
+        operations += _GRAM * low * low * high + _EIGENVECTORS * low**3
+    return operations * (targets if METHODS[name].class_specific else 1) / flops

@@ -1,0 +1,177 @@
+"""Threads that decode and draw: what a piece of work needs it gets at once, and nobody waits behind something large.
+
+Runs in the front process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import threading
+from contextlib import suppress
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from service.engine.fair_shares import FairShares
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
+    T = TypeVar("T")
+
+__all__ = ["PictureThreads"]
+
+# Work on fewer pixels is small: a tenth of a second at most. A header, which has none, costs as much as some pixels.
+_SMALL_PIXELS = 4_000_000
+_LEAST_AMOUNT = 20_000
+
+# Who finds no room is passed by those that come soon after, not by whoever comes at all.
+_LOOKED_AT = 32
+
+
+@dataclass(eq=False)
+class _Piece:
+    """Work that waits or runs; ``passed`` counts the pixels that went past it while it found no room."""
+
+    work: Callable[[], Any]
+    pixels: int
+    stamp: float
+    future: asyncio.Future[Any]
+    loop: asyncio.AbstractEventLoop
+    passed: int = 0
+
+    @property
+    def small(self) -> bool:
+        return self.pixels <= _SMALL_PIXELS
+
+
+class PictureThreads:
+    """Runs work in threads. Belongs to one event loop, which alone may call it.
+
+    A piece of work gets its thread and its room in one step, so that nothing is held while waiting for the other. Whose
+    turn it is follows :class:`FairShares`, by pixels. Where the next one finds no room, smaller ones go past it until
+    they had as many pixels as it needs itself. One thread more than ``count`` is there for small work alone.
+
+    A thread cannot be stopped: work that has begun keeps its thread and its room to its end, even if nobody waits for
+    it any more; work that has not is dropped. No thread keeps the process from ending.
+
+    Args:
+        count: threads for work of any size.
+        room: pixels that may be worked on at once. What needs more by itself has all of it, alone.
+
+    Attributes:
+        used: pixels that are worked on.
+    """
+
+    def __init__(self, count: int, room: int) -> None:
+        self._count, self._room = count, room
+        self._shares = FairShares()
+        self._arrivals = itertools.count()
+        self._waiting: list[tuple[float, int, _Piece]] = []
+        self._running: set[_Piece] = set()
+        self._begun: SimpleQueue[_Piece | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self.used = 0
+
+    def __len__(self) -> int:
+        """Return how many pieces of work wait or run."""
+        return len(self._waiting) + len(self._running)
+
+    async def run(self, work: Callable[[], T], *, pixels: int = 0, client: str = "", weight: float = 1.0) -> T:
+        """Do ``work`` in a thread and return its result, or raise its exception.
+
+        Args:
+            work: what to do.
+            pixels: how many it works on.
+            client: whose share it comes out of.
+            weight: how large the client's share is.
+        """
+        loop = asyncio.get_running_loop()
+        stamp = self._shares.stamp(client, max(pixels, _LEAST_AMOUNT), weight)
+        piece = _Piece(work, min(pixels, self._room), stamp, loop.create_future(), loop)
+        heapq.heappush(self._waiting, (stamp, next(self._arrivals), piece))
+        self._begin_what_fits()
+        try:
+            result: T = await piece.future
+            return result
+        finally:
+            if piece.future.cancelled():
+                self._drop_abandoned()
+
+    def close(self) -> None:
+        """Begin nothing more."""
+        for _, _, piece in self._waiting:
+            piece.future.cancel()
+        self._waiting.clear()
+        for _ in self._threads:
+            self._begun.put(None)
+
+    def _drop_abandoned(self) -> None:
+        self._waiting = [each for each in self._waiting if not each[2].future.done()]
+        heapq.heapify(self._waiting)
+        self._begin_what_fits()  # what is gone may have been in the way
+
+    def _begin_what_fits(self) -> None:
+        while self._waiting and len(self._running) <= self._count:
+            piece = self._next()
+            if piece is None:
+                return
+            self._begin(piece)
+
+    def _next(self) -> _Piece | None:
+        """Take out the piece whose turn it is, of those that fit; None if none does."""
+        large = sum(not each.small for each in self._running)
+        blocked: _Piece | None = None
+        for place in heapq.nsmallest(_LOOKED_AT, self._waiting):
+            piece = place[2]
+            if not piece.small and large >= self._count:
+                continue
+            if self.used + piece.pixels > self._room:
+                blocked = blocked or piece
+                continue
+            if blocked is not None:
+                if blocked.passed >= blocked.pixels:
+                    return None
+                blocked.passed += max(piece.pixels, _LEAST_AMOUNT)
+            self._waiting.remove(place)
+            heapq.heapify(self._waiting)
+            return piece
+        return None
+
+    def _begin(self, piece: _Piece) -> None:
+        self._shares.begin(piece.stamp)
+        self._running.add(piece)
+        self.used += piece.pixels
+        if len(self._threads) < len(self._running):
+            # Daemons: an executor's threads are waited for at the end of the process, however long they take.
+            thread = threading.Thread(target=_work, args=(self._begun, self._end), name="picture", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+        self._begun.put(piece)
+
+    def _end(self, piece: _Piece, result: object, error: BaseException | None) -> None:
+        self._running.discard(piece)
+        self.used -= piece.pixels
+        if not piece.future.done():
+            if error is None:
+                piece.future.set_result(result)
+            else:
+                piece.future.set_exception(error)
+        self._begin_what_fits()
+
+
+def _work(begun: SimpleQueue[_Piece | None], end: Callable[[_Piece, object, BaseException | None], None]) -> None:
+    """Work through what was begun, in a thread of its own."""
+    while (piece := begun.get()) is not None:
+        result: object = None
+        error: BaseException | None = None
+        try:
+            result = piece.work()
+        except BaseException as raised:  # noqa: BLE001  # it belongs to whoever waits for it
+            error = raised
+        with suppress(RuntimeError):  # the loop has ended meanwhile
+            piece.loop.call_soon_threadsafe(end, piece, result, error)
+        del piece, result, error  # while the thread waits for more, nothing is held

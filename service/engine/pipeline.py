@@ -1,0 +1,264 @@
+"""A picture's way: looked at, decoded, computed, drawn. Threads decode and draw, a worker computes.
+
+Nothing scarce is held while waiting for something else. A picture that waits for its maps keeps the model's input and
+what overlays are laid on, if that is small; a large one is decoded once more when it is drawn.
+
+Runs in the front process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.trace import get_current_span
+
+from service.engine.answers import ImageAnswer, StageTimes
+from service.engine.capacity import CapacityLimiter
+from service.engine.cores import available_cores
+from service.engine.drawing import Drawing
+from service.engine.entry import Entry
+from service.engine.picture_threads import PictureThreads
+from service.engine.scores import ranking, scores_of
+from service.errors import ServiceError
+from service.imaging.canvas import Canvas
+from service.imaging.decode import DecodeLimits, Header, decode, read_header
+from service.imaging.preprocess import preprocess
+from service.imaging.render import pixels_for
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+    from typing import TypeVar
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from service.cam.raw_map import RawMap
+    from service.engine.answers import MapAnswer
+    from service.engine.cost import Spending
+    from service.engine.entry import Computed
+    from service.engine.plan import Plan
+    from service.engine.pool import Pool
+    from service.engine.request import Upload
+    from service.engine.spans import Spans
+    from service.imaging.geometry import Geometry
+    from service.imaging.preprocess import Prepared
+    from service.imaging.render import RenderSpec
+    from service.metrics import Metrics, Stage
+    from service.settings import Settings
+
+    T = TypeVar("T")
+
+__all__ = ["KEPT_PIXELS", "Picture", "Pipeline"]
+
+# What a picture that waits for its maps may keep for drawing: a square of the usual `max_side`.
+KEPT_PIXELS = 2**20
+
+# Maps are drawn so many pixels at a time: as little as is worth a change of threads.
+_PIXELS_AT_A_TIME = 2**20
+
+
+@dataclass
+class Picture:
+    """A picture on its way.
+
+    Attributes:
+        upload: its file.
+        todo: what is done to it.
+        spending: counts what its request sends.
+        sha256: digest of the file, once it was looked at.
+        header: what the file says of itself, or what is wrong with it; likewise.
+        stage: where it is, for the metrics if it is given up there; None once there is an answer.
+    """
+
+    upload: Upload
+    todo: Plan
+    spending: Spending
+    sha256: str = ""
+    header: Header | ServiceError | None = None
+    stage: Stage | None = "decode"
+
+    def look(self, limits: DecodeLimits) -> None:
+        """Read the header, and no more than that."""
+        self.sha256 = hashlib.sha256(self.upload.data).hexdigest()
+        self.header = self.upload.error or _header(self.upload.data, limits)
+
+    @property
+    def size(self) -> Header:
+        """The header.
+
+        Raises:
+            ServiceError: it cannot be read.
+        """
+        assert self.header is not None, "it was not looked at"
+        if isinstance(self.header, ServiceError):
+            raise self.header
+        return self.header
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A picture ready for the model.
+
+    Attributes:
+        width: of the upright picture, in pixels.
+        height: likewise.
+        prepared: the model's input, and the geometry.
+        canvas: what overlays are laid on; None where there are none, or it is too large to be kept.
+    """
+
+    width: int
+    height: int
+    prepared: Prepared
+    canvas: Canvas | None
+
+
+class Pipeline:
+    """Takes pictures all the way. Owns the threads that decode and draw; lives in one event loop.
+
+    Args:
+        settings: all of them.
+        metrics: counts what happens.
+        spans: traces of pictures.
+        pool: computes them.
+
+    Attributes:
+        threads: those that decode and draw.
+    """
+
+    def __init__(self, settings: Settings, metrics: Metrics, spans: Spans, pool: Pool) -> None:
+        self._metrics, self._spans, self._pool = metrics, spans, pool
+        self._limits = DecodeLimits(
+            max_bytes=settings.max_image_bytes,
+            max_pixels=settings.max_image_pixels,
+            max_frames=settings.max_image_frames,
+        )
+        self.threads = PictureThreads(settings.decode_threads or available_cores(), settings.max_open_pixels)
+        self._canvases = CapacityLimiter(settings.max_open_pixels)
+
+    def close(self) -> None:
+        """Begin nothing more in threads."""
+        self.threads.close()
+
+    async def look(self, pictures: Sequence[Picture]) -> list[Header]:
+        """Look at pictures; return the headers of those that can be read."""
+        await asyncio.gather(*(self._in_thread(partial(each.look, self._limits), 0, each.todo) for each in pictures))
+        return [each.header for each in pictures if isinstance(each.header, Header)]
+
+    async def process(self, picture: Picture) -> ImageAnswer:
+        """Predict and explain a picture.
+
+        Raises:
+            ServiceError: it cannot be read, computed or drawn.
+        """
+        todo = picture.todo
+        opened, decode_s = await self._timed("decode", self._open(picture))
+        computed = await self._compute(picture, opened.prepared.pixels)
+        scores = scores_of(computed.answer.logits, todo.info)
+        explanations: tuple[MapAnswer, ...] = ()
+        render_s = 0.0
+        if spec := todo.render:
+            picture.stage = "render"
+            drawing = Drawing(todo, spec, opened.prepared.geometry, scores)
+            drawn = self._draw(picture, opened, drawing, computed.answer.maps)
+            explanations, render_s = await self._timed("render", drawn)
+        return ImageAnswer(
+            index=0,
+            filename=picture.upload.filename,
+            sha256=picture.sha256,
+            width=opened.width,
+            height=opened.height,
+            view=opened.prepared.geometry.view,
+            predictions=tuple(scores(index) for index in ranking(computed.answer.logits, todo.top_k)),
+            explanations=explanations,
+            times=StageTimes(decode_s, computed.queue_s, computed.compute_s, render_s, computed.batch_size),
+        )
+
+    async def _in_thread(self, work: Callable[[], T], pixels: int, todo: Plan) -> T:
+        return await self.threads.run(work, pixels=pixels, client=todo.client, weight=todo.weight)
+
+    async def _timed(self, stage: Stage, work: Coroutine[Any, Any, T]) -> tuple[T, float]:
+        """Wait for ``work``; return its result and the seconds that it took, waiting for a thread included."""
+        began = time.perf_counter()
+        with self._spans.stage(stage):
+            result = await work
+        seconds = time.perf_counter() - began
+        self._metrics.stage_seconds.labels(stage).observe(seconds)
+        return result, seconds
+
+    async def _open(self, picture: Picture) -> _Opened:
+        todo, pixels = picture.todo, picture.size.pixels
+        return await self._in_thread(partial(_open, picture.upload.data, self._limits, todo), pixels, todo)
+
+    async def _compute(self, picture: Picture, pixels: NDArray[np.uint8]) -> Computed:
+        todo, future = picture.todo, asyncio.get_running_loop().create_future()
+        entry = Entry(todo.lane, pixels, todo.targets, future, queued_at=time.perf_counter())
+        entry.span = get_current_span()
+        picture.stage = "queue"
+        self._pool.submit(entry)
+        try:
+            return await entry.future
+        finally:
+            # Cancelled: the client went away or the deadline passed, and an entry that still waits is not computed.
+            self._pool.withdraw(entry)
+            picture.stage = "compute" if entry.started_at else "queue"
+            self._spans.waited(entry)
+
+    async def _draw(
+        self, picture: Picture, opened: _Opened, drawing: Drawing, maps: Sequence[RawMap[NDArray[np.float32]]]
+    ) -> tuple[MapAnswer, ...]:
+        """Draw a picture's maps, some at a time: those that nobody waits for any more are not begun."""
+        answers: list[MapAnswer] = []
+        async with self._canvas(picture, opened, drawing) as canvas:
+            step = max(1, _PIXELS_AT_A_TIME // max(1, drawing.amount))
+            for begin in range(0, len(maps), step):
+                some = maps[begin : begin + step]
+                drawn = await self._in_thread(partial(_draw, drawing, some, canvas), drawing.pixels, picture.todo)
+                picture.spending.add(drawn)
+                answers += drawn
+        return tuple(answers)
+
+    @asynccontextmanager
+    async def _canvas(self, picture: Picture, opened: _Opened, drawing: Drawing) -> AsyncIterator[Canvas | None]:
+        """Give what overlays are laid on: what was kept, or what is made anew and then held for all maps."""
+        if opened.canvas is not None or not drawing.needs_canvas:
+            yield opened.canvas
+            return
+        pixels = picture.size.pixels
+        async with self._canvases.reserve(pixels if drawing.spec.size == "layer" else drawing.pixels):
+            make = partial(_canvas_of, picture.upload.data, self._limits, opened.prepared.geometry, drawing.spec)
+            yield await self._in_thread(make, pixels, picture.todo)
+
+
+# -- in threads -------------------------------------------------------------------------------------------------------
+
+
+def _header(data: bytes, limits: DecodeLimits) -> Header | ServiceError:
+    try:
+        return read_header(data, limits)
+    except ServiceError as error:
+        return error
+
+
+def _open(data: bytes, limits: DecodeLimits, todo: Plan) -> _Opened:
+    image = decode(data, limits)
+    prepared = preprocess(image, todo.info.preprocess)
+    spec, geometry = todo.render, prepared.geometry
+    canvas = None
+    if spec is not None and "overlay" in spec.outputs:
+        kept = image.width * image.height if spec.size == "layer" else pixels_for(spec, geometry)
+        canvas = Canvas(image, geometry, spec.size, spec.max_side) if kept <= KEPT_PIXELS else None
+    return _Opened(image.width, image.height, prepared, canvas)
+
+
+def _canvas_of(data: bytes, limits: DecodeLimits, geometry: Geometry, spec: RenderSpec) -> Canvas:
+    return Canvas(decode(data, limits), geometry, spec.size, spec.max_side)
+
+
+def _draw(drawing: Drawing, maps: Sequence[RawMap[NDArray[np.float32]]], canvas: Canvas | None) -> list[MapAnswer]:
+    return [drawing.draw(raw, canvas) for raw in maps]

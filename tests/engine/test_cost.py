@@ -1,0 +1,168 @@
+"""What a request is estimated to cost, and that it is what it really costs within a factor of two."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from service.cam.arithmetic import arithmetic_of
+from service.cam.catalogue import probe_layers
+from service.cam.eager import EagerNetwork
+from service.cam.explain import explain
+from service.cam.methods import METHODS
+from service.cam.targets import PLAIN, CamOptions, Targets, Top
+from service.engine.amount import amount
+from service.engine.cost import Cost, Spending, Work, check_cost
+from service.engine.plan import plan
+from service.engine.request import Request
+from service.errors import RequestTooCostly
+from service.imaging.decode import Header
+from tests.web.application import PETS
+
+torch.manual_seed(0)
+CONVOLUTIONS = nn.Sequential(
+    nn.Conv2d(3, 12, 3, stride=2, padding=1),
+    nn.ReLU(),
+    nn.Conv2d(12, 24, 3, padding=1),
+    nn.ReLU(),
+    nn.Conv2d(24, 32, 3, stride=2, padding=1),
+    nn.ReLU(),
+    nn.AdaptiveAvgPool2d(1),
+    nn.Flatten(),
+    nn.Linear(32, 10),
+)
+CONVOLUTIONS.eval().requires_grad_(False)
+
+ASKED: dict[str, Any] = {
+    "plain": {"outputs": ("heatmap",)},
+    "many targets": {"outputs": ("heatmap",), "targets": ("top-3",)},
+    "many outputs": {"outputs": ("heatmap", "overlay", "mask", "map", "regions")},
+    "everything": {
+        "outputs": ("heatmap", "overlay", "mask"),
+        "targets": ("top-2",),
+        "methods": ("gradcam", "scorecam"),
+        "layers": ("conv1", "conv2"),
+        "smooth": 5,
+        "image_format": "png",
+        "max_side": 4000,
+    },
+}
+
+
+def work(images: int = 1, side: int = 2000, **asked: Any) -> Work:
+    todo = plan(Request(**asked), PETS, 1000)
+    return Work.of(todo, [Header(side, side, side * side)] * images)
+
+
+class TestAmount:
+    """Against counted floating-point operations: they are what takes the time, and the same on every machine."""
+
+    @pytest.mark.parametrize("options", [PLAIN, CamOptions(smooth=3), CamOptions(flip=True)], ids=str)
+    @pytest.mark.parametrize("targets", [1, 4])
+    @pytest.mark.parametrize("method", [name for name, row in METHODS.items() if row.refusal is None])
+    def test_it_is_what_is_computed_within_a_factor_of_two(
+        self, method: str, targets: int, options: CamOptions
+    ) -> None:
+        network = EagerNetwork(CONVOLUTIONS)
+        image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+        layers = [layer for layer in probe_layers(network, image) if layer.explainable]
+        counted = arithmetic_of(network, image, layers)
+        layers = [replace(layer, tail=counted.tails[layer.name]) for layer in layers]
+        for layer in (layers[0], layers[3], layers[-1]):
+            with FlopCounterMode(display=False) as counter:
+                explain(network, image, [Targets((Top(targets),))], [layer], [method], options)
+            really = counter.get_total_flops() / counted.flops
+            assert 0.5 <= amount([method], [layer], targets, options) / really <= 2, layer.name
+
+    def test_methods_and_layers_share_what_they_share(self) -> None:
+        layers = [PETS.layer("conv1"), PETS.layer("conv2")]
+        together = amount(["gradcam", "hirescam"], layers)
+        assert together < amount(["gradcam"], layers) + amount(["hirescam"], layers)
+        assert together == pytest.approx(amount(["gradcam"], layers[:1]))
+
+    def test_principal_components_count_where_the_network_is_small(self) -> None:
+        layer = replace(PETS.layer("conv1"), shape=(500, 3, 3))
+        assert amount(["eigencam"], [layer], flops=10**6) > amount(["eigencam"], [layer], flops=10**9)
+
+
+class TestCost:
+    def test_predictions_cost_a_pass_and_the_decoding(self) -> None:
+        cost = Work.of(plan(Request(op="predict"), PETS, 64), [Header(10, 20, 200)] * 3).cost
+        assert (cost.forward, cost.pixels) == (3, 600)
+
+    def test_pixels_are_those_decoded_and_those_drawn(self) -> None:
+        one = work(side=500, outputs=("heatmap",), max_side=100)
+        assert one.cost.pixels == 500 * 500 + 100 * 100
+        assert one.lowered("max_side", 50).cost.pixels == 500 * 500 + 50 * 50
+        both = work(side=500, outputs=("heatmap", "overlay"), targets=("top-3",), max_side=100)
+        assert both.cost.pixels == 500 * 500 + 2 * 3 * 100 * 100
+        assert work(side=500, outputs=("map",)).cost.pixels == 500 * 500
+
+    @pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED)
+    @pytest.mark.parametrize("part", ["forward", "pixels", "bytes"])
+    @pytest.mark.parametrize("share", [0.9, 0.5, 0.3])
+    def test_who_follows_the_advice_is_let_in(self, asked: dict[str, Any], part: str, share: float) -> None:
+        wanted = work(images=6, **asked)
+        most = replace(wanted.cost, **{part: type(getattr(wanted.cost, part))(getattr(wanted.cost, part) * share)})
+        with pytest.raises(RequestTooCostly) as refused:
+            check_cost(wanted, most)
+        factor, allowed = refused.value.details["factor"], refused.value.details["allowed"]
+        assert refused.value.details["asked"] == wanted.factors[factor]
+        assert f"Lower '{factor}' from" in refused.value.message
+        lowered = wanted.lowered(factor, allowed)
+        check_cost(lowered, most)
+        assert not wanted.lowered(factor, allowed + 1).cost.within(most), "no less than is needed"
+
+    @pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED)
+    def test_less_of_anything_costs_no_more(self, asked: dict[str, Any]) -> None:
+        wanted = work(images=4, **asked)
+        for factor, count in wanted.factors.items():
+            assert wanted.lowered(factor, count // 2 or 1).cost.within(wanted.cost)
+
+    def test_where_no_factor_suffices_alone_the_largest_is_named(self) -> None:
+        with pytest.raises(RequestTooCostly) as refused:
+            check_cost(work(images=3, **ASKED["everything"]), Cost(1, 10**9, 10**9))
+        assert refused.value.details == {"factor": "smooth", "asked": 5, "allowed": 0}
+
+    def test_one_picture_that_is_too_much_by_itself(self) -> None:
+        with pytest.raises(RequestTooCostly, match="Ask for less"):
+            check_cost(work(outputs=("map",)), Cost(0.5, 10**9, 10**9))
+
+    def test_nothing_readable_costs_nothing(self) -> None:
+        assert check_cost(work(images=0), Cost(1, 1, 1)) == Cost()
+
+
+@given(st.lists(st.tuples(st.floats(0, 1e6), st.integers(0, 10**9), st.integers(0, 10**9)), max_size=20))
+def test_what_is_added_and_taken_away_is_gone(parts: list[tuple[float, int, int]]) -> None:
+    total = Cost()
+    for part in parts:
+        total += Cost(*part)
+    for part in parts:
+        total -= Cost(*part)
+    assert (total.pixels, total.bytes) == (0, 0)
+    assert total.forward == pytest.approx(0, abs=1e-6)
+
+
+def test_what_is_drawn_is_counted_whatever_was_estimated() -> None:
+    from service.engine.answers import ClassScore, MapAnswer
+    from service.engine.map_summary import summarise
+    from service.imaging.encode import EncodedImage
+    from service.imaging.render import Rendered
+
+    raw = np.ones((2, 2), np.float32)
+    drawn = Rendered(False, 1.0, None, heatmap=EncodedImage("image/png", 1, 1, bytes(300_000)))
+    summary = summarise(raw, signed=False, zero_gradient=False)
+    answer = MapAnswer("conv1", "gradcam", ClassScore(0, "cat", 1.0, 1.0), None, raw, summary, None, drawn)
+    spending = Spending(1_000_000)
+    spending.add([answer, answer])
+    assert 800_000 <= spending.bytes <= 810_000
+    with pytest.raises(RequestTooCostly, match="1,000,000 bytes"):
+        spending.add([answer])
