@@ -17,6 +17,7 @@ import logging
 import os
 import resource
 import signal
+import threading
 import time
 from math import inf
 from typing import TYPE_CHECKING
@@ -43,6 +44,8 @@ log = logging.getLogger("camserve.server")
 
 # After the workers' end: time for the refusals to be written, and for tasks to notice that their connection is gone.
 _LAST_WORDS_S, _GIVE_UP_S = 1.0, 1.0
+# From the end of draining: as much as the workers' end and all of the above may take.
+_END_S = 8.0
 _TICK_S = 0.1
 
 
@@ -57,8 +60,16 @@ def serve(settings: Settings, greet: Callable[[int], None]) -> int:
     # uvicorn warns of requests that it cannot parse; Connection logs these itself, with a request id.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     server = Server(create_app(settings), settings, greet)
+    server.when_over = _end_for_certain
     server.run()
     return 0 if server.started else 1
+
+
+def _end_for_certain() -> None:
+    """End the process if it does not end by itself: an executor's threads are waited for, however long they take."""
+    last_resort = threading.Timer(_END_S, os._exit, (0,))
+    last_resort.daemon = True
+    last_resort.start()
 
 
 def _allow_open_files() -> None:
@@ -70,7 +81,13 @@ def _allow_open_files() -> None:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which also drains before it ends and closes connections that are too slow."""
+    """uvicorn's server, which also drains before it ends and closes connections that are too slow.
+
+    Attributes:
+        when_over: called when it begins to end.
+    """
+
+    when_over: Callable[[], None] = staticmethod(lambda: None)
 
     def __init__(self, app: FastAPI, settings: Settings, greet: Callable[[int], None]) -> None:
         config = uvicorn.Config(
@@ -124,6 +141,7 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End the workers, then what is left: requests without an answer get one, and connections are closed."""
         del sockets
+        self.when_over()
         for server in self.servers:
             server.close()
         await self.lifespan.shutdown()
