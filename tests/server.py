@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import httpx
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 START_TIMEOUT_S = 120.0
@@ -26,13 +26,16 @@ class Server:
 
 
 @contextmanager
-def running_server(*arguments: str, wait: bool = True, log: Path | None = None) -> Iterator[Server]:
+def running_server(
+    *arguments: str, wait: bool = True, log: Path | None = None, headers: Mapping[str, str] | None = None
+) -> Iterator[Server]:
     """Start ``camserve serve`` with ``arguments`` on a free port; stop it at the end.
 
     Args:
         arguments: further command line arguments.
         wait: whether to wait until every model is loaded.
         log: a file for what it says on standard error.
+        headers: what it takes to be told of models, where there are keys.
     """
     command = [sys.executable, "-m", "service.cli", "serve", "--port", "0", *arguments]
     with (
@@ -42,7 +45,7 @@ def running_server(*arguments: str, wait: bool = True, log: Path | None = None) 
         try:
             server = Server(process, _address(process))
             if wait:
-                _wait_until_loaded(server)
+                _wait_until_loaded(server, headers or {})
             yield server
         finally:
             process.terminate()
@@ -61,10 +64,12 @@ def _address(process: subprocess.Popen[str]) -> str:
     raise AssertionError("the server ended without saying its address")
 
 
-def _wait_until_loaded(server: Server) -> None:
+def _wait_until_loaded(server: Server, headers: Mapping[str, str]) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
-        states = {entry["state"] for entry in httpx.get(f"{server.url}/api/v1/models").json()["models"]}
+        states = {
+            entry["state"] for entry in httpx.get(f"{server.url}/api/v1/models", headers=headers).json()["models"]
+        }
         if "loading" not in states:
             return
         time.sleep(0.2)

@@ -245,7 +245,11 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 async def bodies_cut_off(scene: Scene) -> list[str]:
     """Uploads that stop in the middle; half of their clients stay connected for a while, saying nothing."""
     address = urlsplit(scene.url)
-    head = "POST /api/v1/explain HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 100000\r\n\r\n"
+    key = scene.traffic.client.headers["Authorization"]
+    head = (
+        f"POST /api/v1/explain HTTP/1.1\r\nHost: x\r\nAuthorization: {key}\r\n"
+        "Content-Type: image/png\r\nContent-Length: 100000\r\n\r\n"
+    )
     silent = []
     for number in range(20):
         connection = socket.create_connection((address.hostname, address.port), timeout=5)

@@ -16,8 +16,11 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from service.settings import load_settings
+from service.web.keys import digest_of
+from tests.chaos.amounts import AMOUNTS, Crowd, front_bound
 from tests.chaos.faults import FAULTS, Scene
 from tests.chaos.traffic import MODELS, REFUSED_MODEL, Load, Traffic
 from tests.faults import DEPENDENT, MODEL
@@ -30,13 +33,24 @@ if TYPE_CHECKING:
     from tests.server import Server
 
 MAX_QUEUE = 64
+# The many, those who ask for much, and one who asks for little: who waits for whom is settled between keys.
+KEYS = {name: {"Authorization": f"Bearer chaos-{name}"} for name in ("traffic", "bulk", "small")}
+LIMITS: dict[str, Any] = {
+    "max_queue": MAX_QUEUE,
+    "max_open_pixels": 32_000_000,
+    "max_request_cost": "forward=20000,pixels=400000000,bytes=64000000",
+    "max_total_cost": "forward=100000,pixels=1000000000,bytes=128000000",
+    "decode_threads": 2,
+}
 RECOVERY_LIMIT_S = 60.0
 EXIT_LIMIT_S = 20.0
 ARGUMENTS = (
     *(argument for name in MODELS for argument in ("--model", f"{name}={MODEL}")),
     *("--model", f"{REFUSED_MODEL}={DEPENDENT}"),
     *("--device", "cpu", "--workers", "2", "--threads", "1"),
-    *("--max-queue", str(MAX_QUEUE), "--max-batch-size", "32"),
+    *(word for name, value in LIMITS.items() for word in (f"--{name.replace('_', '-')}", str(value))),
+    *("--max-batch-size", "32"),
+    *("--keys", " ".join(f"{name}={digest_of(f'chaos-{name}')},scopes=infer+metrics+manage" for name in KEYS)),
     *("--worker-silence-timeout-s", "5", "--request-timeout-s", "30", "--log-level", "error"),
 )
 
@@ -56,20 +70,23 @@ class Run:
     def __init__(self, server: Server, folder: Path, seed: int, rate: float) -> None:
         self.server = server
         self.rng = random.Random(seed)
-        self.traffic = Traffic(server.url, self.rng)
+        self.traffic = Traffic(server.url, self.rng, KEYS["traffic"])
         self.load = Load(self.traffic, rate)
         self.scene = Scene(self.traffic, folder, server.url, MAX_QUEUE)
-        self.rows = {name: Row() for name in FAULTS}
+        self.crowd = Crowd(server.url, KEYS["bulk"], KEYS["small"], self.rng)
+        self.rows = {name: Row() for name in (*FAULTS, *AMOUNTS)}
+        self.front_peak = 0
         self.complaints: list[str] = []
 
     async def go(self, seconds: float) -> None:
         """Inject every fault at least once, and on until the time is over."""
         await self.traffic.learn()
+        await self.crowd.listen()
         self.load.start()
         ends = time.monotonic() + seconds
         waiting: list[str] = []
         while time.monotonic() < ends or not all(row.injected for row in self.rows.values()):
-            waiting = waiting or self.rng.sample(list(FAULTS), len(FAULTS))
+            waiting = waiting or self.rng.sample(list(self.rows), len(self.rows))
             await self._inject(waiting.pop())
             await asyncio.sleep(self.rng.uniform(0.1, 0.5))
         await self._end()
@@ -79,7 +96,8 @@ class Run:
         row.injected += 1
         row.in_flight += self.traffic.in_flight
         self.traffic.during = name
-        self.complaints += [f"{name}: {complaint}" for complaint in await FAULTS[name](self.scene)]
+        found = await (AMOUNTS[name](self.crowd) if name in AMOUNTS else FAULTS[name](self.scene))
+        self.complaints += [f"{name}: {complaint}" for complaint in found]
         began = time.monotonic()
         while not await self._recovered():
             if time.monotonic() - began > RECOVERY_LIMIT_S:
@@ -88,6 +106,7 @@ class Run:
             await asyncio.sleep(0.05)
         row.recovery_s.append(time.monotonic() - began)
         self.traffic.during = "none"
+        self.front_peak = _peak_bytes(self.server.process.pid)
 
     async def _recovered(self) -> bool:
         """Whether all workers have all models, and a request is answered."""
@@ -126,12 +145,24 @@ class Run:
         for line in lines:
             print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
         print(f"\nerrors by code: {dict(self.traffic.codes.most_common())}")
-        broken = self.complaints + self.traffic.complaints
+        bound = front_bound(load_settings(**LIMITS))
+        print(f"the front had {self.front_peak / 1e6:.0f} MB at its height; {bound / 1e6:.0f} MB are allowed")
+        said, kept = self.crowd.verdict()
+        print(said)
+        broken = self.complaints + self.traffic.complaints + ([] if kept else [said])
+        if self.front_peak > bound:
+            broken.append(f"the front had {self.front_peak} bytes")
         if self.traffic.sent != self.traffic.answered:
             broken.append(f"{self.traffic.sent} requests, {self.traffic.answered} answers")
         for complaint in broken[:40]:
             print(f"BROKEN PROMISE  {complaint}")
         return not broken
+
+
+def _peak_bytes(pid: int) -> int:
+    """Return the largest resident set that a process has had."""
+    (line,) = (line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
 
 
 def _exit_code(process: subprocess.Popen[str]) -> int:
@@ -149,7 +180,7 @@ def main() -> int:
     print(f"chaos: {options.seconds:g} s, seed {seed}, {options.rate:g} requests per second\n", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["CAMSERVE_TESTS_FAULTS"] = folder
-        with running_server(*ARGUMENTS) as server:
+        with running_server(*ARGUMENTS, headers=KEYS["small"]) as server:
             run = Run(server, Path(folder), seed, options.rate)
             asyncio.run(run.go(options.seconds))
             return 0 if run.report() else 1

@@ -19,6 +19,7 @@ from tests.faults import picture
 
 if TYPE_CHECKING:
     import random
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
@@ -78,11 +79,13 @@ class Traffic:
         complaints: what was wrong or lost.
     """
 
-    def __init__(self, url: str, rng: random.Random, pictures: int = 24) -> None:
+    def __init__(
+        self, url: str, rng: random.Random, headers: Mapping[str, str] | None = None, pictures: int = 24
+    ) -> None:
         # A connection of its own for every request: one that is kept alive may be closed just when it is used again,
         # and then nobody can tell whether the request was lost.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
-        self.client = httpx.AsyncClient(base_url=url, timeout=PATIENCE_S, limits=limits)
+        self.client = httpx.AsyncClient(base_url=url, timeout=PATIENCE_S, limits=limits, headers=headers)
         self.rng = rng
         self.in_flight = 0
         self.sent = 0

@@ -6,7 +6,7 @@ import io
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tests.server import Server
 
 METHODS = ("gradcam", "gradcam++", "xgradcam", "hirescam", "layercam", "eigencam", "eigengradcam", "finercam")
-MUCH = {
+MUCH: dict[str, Any] = {
     "method": METHODS,
     "target": "top-4",
     "output": ("heatmap", "overlay", "mask"),
