@@ -66,7 +66,7 @@ async def test_a_slow_answer_is_the_same_whoever_comes_between(engine: Explainer
 
 
 # Of which one alone takes minutes on any machine.
-ENDLESS = replace(SLOW, methods=("scorecam", "ablationcam"), targets=("top-8",), smooth=64, augment="flip")
+ENDLESS = replace(SLOW, methods=("scorecam", "ablationcam"), targets=("top-8",), smooth=12)
 
 
 async def test_a_deadline_ends_the_computation_too(engine: Explainer) -> None:

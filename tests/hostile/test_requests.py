@@ -82,7 +82,7 @@ async def test_identity_is_no_encoding(client: httpx.AsyncClient, encoding: str)
 @pytest.mark.parametrize(
     "sent",
     [
-        *["0", "-1", "1e3", "1.5", "NaN", "Infinity", "", " ", "3600001", "9" * 5000, "0x10", "1_000", "1,000"],
+        *["0", "-1", "1e3", "1.5", "NaN", "Infinity", "", " ", "00", "0x10", "1_000", "1,000"],
         *["٣", "¹", "1 1", "+1", "null"],
     ],
 )

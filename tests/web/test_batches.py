@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from service.engine import pipeline
 from service.models.info import Head
 from tests.toys import png
 from tests.web.application import PETS, Exchange, answer_row, faked, until
@@ -183,34 +184,29 @@ async def test_four_views_are_quick_and_five_are_slow(options: dict[str, Any], e
 # -- room -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("side", "room", "options", "together"),
-    [
-        (100, 10_001, "output=map", True),
-        (100, 10_001, "output=overlay", False),
-        (10, 1124, "size=picture", True),
-        (10, 1124, "size=model", False),
-        (10, 2048, "size=model", True),
-    ],
-)
-async def test_a_picture_that_waits_holds_as_much_room_as_it_still_needs(
-    *, side: int, room: int, options: str, together: bool
-) -> None:
-    """Where nothing is drawn on it a pixel, for an overlay all of it, and for what is drawn larger than it that."""
-    async with faked(max_open_pixels=room) as application:
+@pytest.mark.parametrize("options", ["output=map", "output=overlay", "output=overlay&size=layer", "size=model"])
+async def test_a_picture_that_waits_for_its_map_holds_no_room(options: str) -> None:
+    async with faked(max_open_pixels=10_001) as application:
         application.worker.held = True
-        data = png(np.zeros((side, side, 3), np.uint8))
         tasks = []
         for _ in range(2):
-            exchange = Exchange(EXPLAIN, data, content_type="image/png")
+            exchange = Exchange(EXPLAIN, png(np.zeros((100, 100, 3), np.uint8)), content_type="image/png")
             exchange.scope["query_string"] = options.encode()
             tasks.append(exchange.start(application))
-        await until(lambda: application.worker.running)
-        if together:
-            await until(lambda: application.metric("camserve_queue_depth") == 1)
-        else:
-            await asyncio.sleep(0.1)  # the other one would have come
-            assert application.metric("camserve_queue_depth") == 0
+        await until(lambda: application.worker.running and application.metric("camserve_queue_depth") == 1)
+        assert application.explainer.pipeline.threads.used == 0
         application.worker.held = False
         application.worker.finish()
         await asyncio.gather(*tasks)
+
+
+@pytest.mark.parametrize("size", ["picture", "model", "layer"])
+async def test_what_is_too_large_to_be_kept_is_decoded_again(monkeypatch: pytest.MonkeyPatch, size: str) -> None:
+    options = {"output": ["overlay", "heatmap"], "size": size, "target": "top-3", "image_format": "png"}
+    picture = png(size=(300, 200))
+    async with faked() as application, application.client() as client:
+        kept = await client.post(EXPLAIN, params=options, files={"image": picture})
+        monkeypatch.setattr(pipeline, "KEPT_PIXELS", 0)
+        anew = await client.post(EXPLAIN, params=options, files={"image": picture})
+    assert kept.json()["results"] == anew.json()["results"]
+    assert len(anew.json()["results"][0]["explanations"]) == 3

@@ -61,7 +61,7 @@ async def test_explain(client: httpx.AsyncClient, path: str, model: str) -> None
     assert response.status_code == 200
     assert response.headers["Content-Type"] == "application/json"
     body = response.json()
-    assert list(body) == ["id", "model", "results", "timing"]
+    assert list(body) == ["id", "model", "results", "timing", "cost"]
     assert body["id"] == response.headers["X-Request-ID"] == "mine"
     assert body["model"]["name"] == model
     assert types(body["model"]) == {"name": str, "version": str}
@@ -201,7 +201,7 @@ async def test_predict_gives_what_explain_predicts(client: httpx.AsyncClient, pa
     response = await client.post(f"{path}?top_k=3", content=wide(), headers=IMAGE)
     assert response.status_code == 200
     body = response.json()
-    assert list(body) == ["id", "model", "results", "timing"]
+    assert list(body) == ["id", "model", "results", "timing", "cost"]
     (predicted,) = body["results"]
     explained = await explain(client, wide(), top_k=3)
     assert predicted["explanations"] == []
