@@ -462,7 +462,9 @@ class TestUsage:
     def test_ctrl_c_ends_it_whatever_a_thread_does(self, tmp_path: Path) -> None:
         code = "import pathlib, time\ndef make():\n    pathlib.Path('begun').touch()\n    time.sleep(60)\n"
         (tmp_path / "slow_to_load.py").write_text(code)
-        command = [sys.executable, "-m", "service.cli", "explain", "--model", "m=slow_to_load.make", "--device", "cpu"]
+        # Tests that run in the background of a shell have this signal ignored, and so have their children.
+        command = ["env", "--default-signal=INT", sys.executable, "-m", "service.cli", "explain"]
+        command += ["--model", "m=slow_to_load.make", "--device", "cpu"]
         environment = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[1])}
         with subprocess.Popen(
             [*command, str(SAMPLES / "03-star.png")], cwd=tmp_path, env=environment, stderr=subprocess.PIPE
