@@ -11,6 +11,7 @@ BENCHMARKS = {
     "targets": in_process.many_targets_against_one,
     "methods": in_process.methods_against_forward,
     "layers": in_process.several_layers_against_one,
+    "estimate": in_process.estimated_against_measured,
     "registration": registration.measured_against_stretched,
     "measuring": registration.load_with_and_without_measuring,
     "start": over_http.start_of_the_front,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+import tempfile
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +15,7 @@ from service.cam.eager import EagerNetwork
 from service.cam.explain import explain, predict
 from service.cam.methods import METHODS
 from service.cam.targets import Targets, Top
+from service.engine.amount import amount
 from service.models.loading import load_model
 from service.models.sources.source import Downloads
 from service.settings import ModelConfig
@@ -21,22 +24,26 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from service.cam.layers import Layer
+    from service.models.info import ModelInfo
 
 
+# A pass for every channel, or nearly so: what is counted is what takes the time.
+_MINUTES = ("scorecam", "ablationcam")
 _VIT_LAYER = "encoder.layers.encoder_layer_11.ln_1"
 
 
 @cache
-def _loaded(architecture: str) -> tuple[EagerNetwork, dict[str, Layer]]:
+def _loaded(architecture: str) -> tuple[EagerNetwork, dict[str, Layer], ModelInfo]:
     config = ModelConfig(name=architecture, architecture=architecture, weights="random")
-    host = load_model(config, "cpu", Downloads(Path("unused"), allowed=False))
+    with tempfile.TemporaryDirectory() as folder:  # where what is measured of it would be kept
+        host = load_model(config, "cpu", Downloads(Path(folder), allowed=False))
     network = host._network(None)
     assert isinstance(network, EagerNetwork)
-    return network, {layer.name: layer for layer in host.info.layers}
+    return network, {layer.name: layer for layer in host.info.layers}, host.info
 
 
 def _explain(batch: int, *targets: int | Top) -> Callable[[], object]:
-    network, layers = _loaded("resnet50")
+    network, layers, _ = _loaded("resnet50")
     layer = layers["layer4"]
     inputs = torch.randn(batch, 3, 224, 224)
     return lambda: explain(network, inputs, [Targets(targets)] * batch, [layer], ["gradcam"])
@@ -84,7 +91,7 @@ def methods_against_forward() -> Iterator[str]:
 def _against_forward(
     architecture: str, name: str, method: str, inputs: torch.Tensor
 ) -> dict[str, Callable[[], object]]:
-    network, layers = _loaded(architecture)
+    network, layers, _ = _loaded(architecture)
     return {
         "forward": lambda: predict(network, inputs),
         "explain": lambda: explain(network, inputs, [Targets((Top(1),))], [layers[name]], [method]),
@@ -93,7 +100,7 @@ def _against_forward(
 
 def several_layers_against_one() -> Iterator[str]:
     """Five layers of ResNet-18 in one request against its last."""
-    network, layers = _loaded("resnet18")
+    network, layers, _ = _loaded("resnet18")
     inputs = torch.randn(1, 3, 224, 224)
     five = [layers[name] for name in ("layer4", "layer4.0", "layer3", "layer3.0", "layer2")]
 
@@ -102,3 +109,34 @@ def several_layers_against_one() -> Iterator[str]:
 
     times = medians({"one": ask(five[0]), "five": ask(*five)}, rounds=15)
     yield f"ResNet-18, layer2 to layer4: 5 layers cost {times['five'] / times['one']:.2f} × the last one"
+
+
+def estimated_against_measured() -> Iterator[str]:
+    """The estimated work of methods, in passes, against what they take at an early, a middle and the last layer."""
+    for architecture in ("squeezenet1_0", "resnet18"):
+        network, by_name, info = _loaded(architecture)
+        grids = [layer for layer in by_name.values() if layer.explainable and layer.kind in {"conv", "block"}]
+        layers = (grids[0], grids[len(grids) // 2], grids[-1])
+        ratios = {
+            (name, layer.name): _estimated_against_measured(network, name, layer, info.flops)
+            for name, method in METHODS.items()
+            if name not in info.refused_methods and name not in _MINUTES
+            for layer in (layers if method.uses_layer else layers[-1:])
+        }
+        least, most = min(ratios, key=lambda key: ratios[key]), max(ratios, key=lambda key: ratios[key])
+        yield (
+            f"{architecture}: estimated work is {ratios[least]:.2f} ({least[0]} at {least[1]}) to {ratios[most]:.2f} "
+            f"({most[0]} at {most[1]}) of what is measured, median {statistics.median(ratios.values()):.2f}"
+        )
+
+
+def _estimated_against_measured(network: EagerNetwork, name: str, layer: Layer, flops: int) -> float:
+    inputs, targets = torch.randn(1, 3, 224, 224), [Targets((Top(1),))]
+    times = medians(
+        {
+            "pass": lambda: predict(network, inputs),
+            "explain": lambda: explain(network, inputs, targets, [layer], [name]),
+        },
+        rounds=3,
+    )
+    return amount([name], [layer], flops=flops) * times["pass"] / times["explain"]
