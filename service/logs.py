@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-from contextlib import contextmanager
+import sys
+import threading
+import time
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from queue import Full, Queue
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,6 +25,10 @@ request_id: ContextVar[str] = ContextVar("request_id", default="")
 
 # Libraries that write what is in pictures and bodies: tags at debug, every oddity of a form as a warning.
 _TALKATIVE = ("PIL", "python_multipart")
+
+# Lines that wait to be written, at most, and for how long the end of the process waits for them.
+_MAX_WAITING = 10_000
+_LAST_WORDS_S = 1.0
 
 _FIELDS = ("method", "route", "status", "duration_ms", "key", "trace_id")
 
@@ -59,9 +67,53 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line)
 
 
+class _Writer(logging.Handler):
+    """Hands lines to a thread that writes them: a pipe that nobody reads must not stop whoever has something to say.
+
+    A line that finds no room is dropped, and the next one that finds some says how many were.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+        self._lines: Queue[str] = Queue(_MAX_WAITING)
+        self._dropped = 0
+        threading.Thread(target=self._write, name="log", daemon=True).start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take a line."""
+        if self._dropped and not self._put(f"camserve.logs: {self._dropped} lines were dropped: nobody read them"):
+            self._dropped += 1
+            return
+        self._dropped = 0
+        if not self._put(self.format(record)):
+            self._dropped = 1
+
+    def flush(self) -> None:
+        """Wait for what was said to be written, for a second at most."""
+        until = time.monotonic() + _LAST_WORDS_S
+        while self._lines.unfinished_tasks and time.monotonic() < until:
+            time.sleep(0.005)
+
+    def _put(self, line: str) -> bool:
+        try:
+            self._lines.put_nowait(line)
+        except Full:
+            return False
+        return True
+
+    def _write(self) -> None:
+        while True:
+            line = self._lines.get()
+            with suppress(OSError, ValueError):  # the stream is closed, or its other end is
+                self._stream.write(f"{line}\n")
+                self._stream.flush()
+            self._lines.task_done()
+
+
 def configure(level: LogLevel, log_format: LogFormat) -> None:
     """Send log lines to standard error."""
-    handler = logging.StreamHandler()
+    handler = _Writer(sys.stderr)
     handler.setFormatter(
         JsonFormatter() if log_format == "json" else logging.Formatter("%(levelname)s %(name)s: %(message)s")
     )

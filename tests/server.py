@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import httpx
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
 START_TIMEOUT_S = 120.0
@@ -27,7 +27,11 @@ class Server:
 
 @contextmanager
 def running_server(
-    *arguments: str, wait: bool = True, log: Path | None = None, headers: Mapping[str, str] | None = None
+    *arguments: str,
+    wait: bool = True,
+    log: Path | None = None,
+    headers: Mapping[str, str] | None = None,
+    program: Sequence[str] = ("service.cli",),
 ) -> Iterator[Server]:
     """Start ``camserve serve`` with ``arguments`` on a free port; stop it at the end.
 
@@ -36,8 +40,9 @@ def running_server(
         wait: whether to wait until every model is loaded.
         log: a file for what it says on standard error.
         headers: what it takes to be told of models, where there are keys.
+        program: the module that is run, and arguments that it has before the command.
     """
-    command = [sys.executable, "-m", "service.cli", "serve", "--port", "0", *arguments]
+    command = [sys.executable, "-m", *program, "serve", "--port", "0", *arguments]
     with (
         nullcontext() if log is None else log.open("w") as stderr,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, env={**os.environ}) as process,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import logging
 import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -19,7 +21,8 @@ import pytest
 from PIL import Image
 from PIL.ExifTags import Base
 
-from service.logs import JsonFormatter, about
+from service import logs
+from service.logs import JsonFormatter, _Writer, about
 from service.web.keys import digest_of, make_key
 from tests.server import running_server
 from tests.toys import encode, png
@@ -217,3 +220,59 @@ def test_no_answer_says_what_software_it_is() -> None:
             assert answer.startswith(b"http/1.1 400")
             assert b"server:" not in answer
             assert b"uvicorn" not in answer
+
+
+def test_nobody_reads_the_log_and_nobody_waits_for_that() -> None:
+    """A pipe holds 64 KiB; what more is said waits or is dropped, and requests are answered all the same."""
+    command = [sys.executable, "-m", "service.cli", "serve", "--port", "0", "--model", "shapes"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            url = next(line for line in process.stdout if " at http://" in line).split(" at ")[1].split()[0]
+            with httpx.Client(base_url=url, timeout=20) as client:
+                for _ in range(1500):
+                    assert client.get("/api/v1/methods").status_code == 200
+            process.terminate()
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+
+
+class TestWriter:
+    def test_lines_are_written_in_order(self) -> None:
+        stream = io.StringIO()
+        writer = _Writer(stream)
+        for number in range(100):
+            writer.handle(logging.makeLogRecord({"msg": str(number)}))
+        writer.flush()
+        assert stream.getvalue().split() == [str(number) for number in range(100)]
+
+    def test_what_finds_no_room_is_counted(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(logs, "_MAX_WAITING", 3)
+        go = threading.Event()
+
+        class Stuck(io.StringIO):
+            def write(self, text: str) -> int:
+                assert go.wait(20)
+                return super().write(text)
+
+        stream = Stuck()
+        writer = _Writer(stream)
+        for number in range(20):
+            writer.handle(logging.makeLogRecord({"msg": f"line {number}"}))
+        go.set()
+        writer.flush()
+        writer.handle(logging.makeLogRecord({"msg": "the last"}))
+        writer.flush()
+        lines = stream.getvalue().splitlines()
+        assert lines[:3] == ["line 0", "line 1", "line 2"]
+        dropped = next(line for line in lines if "dropped" in line)
+        assert int(dropped.split()[1]) == 20 - (len(lines) - 2)
+        assert lines[-1] == "the last"
+
+    def test_a_stream_that_is_closed_is_no_error(self) -> None:
+        stream = io.StringIO()
+        stream.close()
+        writer = _Writer(stream)
+        writer.handle(logging.makeLogRecord({"msg": "said"}))
+        writer.flush()

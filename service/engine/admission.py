@@ -96,6 +96,15 @@ class Admission:
             if self.cost.forward < 1e-6 and not (self.cost.pixels or self.cost.bytes):
                 self.cost, self._seconds = Cost(), 0.0  # sums of fractions leave something over
 
+    @contextmanager
+    def hold(self, cost: Cost) -> Iterator[None]:
+        """Count as inside what was let in before and is still there."""
+        self.cost += cost
+        try:
+            yield
+        finally:
+            self.cost -= cost
+
     def retry_after_s(self) -> int:
         """Whole seconds until half of what is inside should be done, at least as long as nothing moved; 1 to 300."""
         stalled = self._clock() - self._moved_at if self.inside else 0.0

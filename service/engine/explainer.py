@@ -26,7 +26,8 @@ from service.engine.worker_process import WorkerProcess
 from service.errors import DeadlineExceeded, NoImage, NotReady, ServiceError, TooManyImages
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from typing import TypeVar
 
     from prometheus_client import Counter
 
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from service.metrics import Metrics
     from service.models.info import ModelInfo
     from service.settings import CostLimit, Settings
+
+    T = TypeVar("T")
 
 __all__ = ["Explainer"]
 
@@ -133,6 +136,24 @@ class Explainer:
             BadInput: an option does not go with the model or with another option; see the subclasses.
         """
         plan(request, self.pool.ready_info(request.model), self._settings.max_explanations)
+
+    async def in_thread(self, work: Callable[[], T], amount: int, client: str) -> T:
+        """Do work whose time grows with what callers send, in a thread and by turns.
+
+        Args:
+            work: what to do.
+            amount: bytes that it goes through.
+            client: whose it is.
+        """
+        return await self.pipeline.threads.run(work, pixels=amount, client=client)
+
+    @contextmanager
+    def sending(self, answer: Answer) -> Iterator[None]:
+        """Count an answer's bytes as work that is inside, while they are being sent."""
+        with self.admission.hold(Cost(bytes=answer.cost.bytes)):
+            self._show_cost()
+            yield
+        self._show_cost()
 
     async def answer(self, request: Request) -> Answer:
         """Predict, and explain if that is what ``request`` asks for.

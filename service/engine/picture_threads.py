@@ -15,6 +15,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from service.engine.fair_shares import FairShares
+from service.errors import NotReady
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,6 +75,7 @@ class PictureThreads:
         self._running: set[_Piece] = set()
         self._begun: SimpleQueue[_Piece | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
+        self._closed = False
         self.used = 0
 
     def __len__(self) -> int:
@@ -88,7 +90,12 @@ class PictureThreads:
             pixels: how many it works on.
             client: whose share it comes out of.
             weight: how large the client's share is.
+
+        Raises:
+            NotReady: these threads are closed.
         """
+        if self._closed:
+            raise _over()
         loop = asyncio.get_running_loop()
         stamp = self._shares.stamp(client, max(pixels, _LEAST_AMOUNT), weight)
         piece = _Piece(work, min(pixels, self._room), stamp, loop.create_future(), loop)
@@ -102,9 +109,11 @@ class PictureThreads:
                 self._drop_abandoned()
 
     def close(self) -> None:
-        """Begin nothing more."""
+        """Begin nothing more: what waits, or comes later, fails with NotReady."""
+        self._closed = True
         for _, _, piece in self._waiting:
-            piece.future.cancel()
+            if not piece.future.done():
+                piece.future.set_exception(_over())
         self._waiting.clear()
         for _ in self._threads:
             self._begun.put(None)
@@ -161,6 +170,10 @@ class PictureThreads:
             else:
                 piece.future.set_exception(error)
         self._begin_what_fits()
+
+
+def _over() -> NotReady:
+    return NotReady("The service is shutting down.", retry_after_s=5)
 
 
 def _work(begun: SimpleQueue[_Piece | None], end: Callable[[_Piece, object, BaseException | None], None]) -> None:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Head", "ModelInfo", "ModelKey", "ModelWarning"]
 
+# Characters that a class may be asked for by: what is folded grows up to eighteenfold.
+_LONGEST_LABEL = 1000
 _INDEX = re.compile(r"#(\d+)")
 
 
@@ -180,6 +182,8 @@ class ModelInfo:
         if isinstance(target, int):
             return self._checked_index(str(target))
         text = target.strip()
+        if len(text) > _LONGEST_LABEL and not text.lstrip("#-").isdecimal():
+            raise UnknownLabel.among(text, (), model=self.name)
         if found := _INDEX.fullmatch(text):
             return self._checked_index(found[1])
         named = self._classes_by_label.get(text, self._classes_by_folded_label.get(_folded(text)))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from service.engine.picture_threads import PictureThreads
+from service.errors import NotReady
 from tests.web.application import until
 
 if TYPE_CHECKING:
@@ -161,8 +162,10 @@ async def test_closing_begins_nothing_more() -> None:
     running, waiting = start(threads, gate, LARGE), start(threads, gate, LARGE)
     await until(gate.begun.is_set)
     threads.close()
-    with pytest.raises(asyncio.CancelledError):
+    with pytest.raises(NotReady):
         await waiting
+    with pytest.raises(NotReady):
+        await threads.run(lambda: None)
     gate.go.set()
     await running
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+import string
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
@@ -31,20 +32,26 @@ from service.wire import ExplainOptions, ExplainRequest, PredictOptions, Predict
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from starlette.datastructures import FormData, ImmutableMultiDict
+    from starlette.datastructures import FormData
     from starlette.formparsers import MultipartPart
     from starlette.requests import Request as HttpRequest
 
+    from service.engine.explainer import Explainer
     from service.settings import Settings
     from service.vocabulary import ImageFormat, Operation
     from service.wire import ImageInput, NativeOptions, NativeRequest
 
-__all__ = ["accepted_format", "read_request"]
+__all__ = ["accepted_format", "client_of", "read_request"]
 
 _REPEATABLE = {name for name, option in OPTIONS.items() if option.repeatable}
-_MAX_FIELDS = 1000
+# What all options may have together, each as often as it may be given; and as much again, to say what is wrong.
+_MAX_VALUES = 2 * sum(option.about.most or 1 for option in OPTIONS.values())
 _MAX_FIELD_BYTES = 16 * 1024
-_MAX_VALUES = 20_000
+# Values in JSON are counted by its signs, which stand in labels, too; and a picture has some of its own.
+_SIGNS_PER_VALUE, _SIGNS_PER_IMAGE = 8, 8
+# What is larger is read in a thread.
+_SMALL_BYTES = 64 * 1024
+_BASE64_CHUNK = 2**20  # a multiple of four
 _MAX_WORDED = 5
 _SLASHES = re.compile(r"[/\\]")
 _DRIVE = re.compile(r"[A-Za-z]:")
@@ -77,11 +84,11 @@ async def read_request(http: HttpRequest, op: Operation, model: str | None) -> R
     """
     options, uploads = await _read(http, *_MODELS[op])
     return Request(
-        uploads, op=op, model=model, timeout_s=_timeout_s(http), **_client(http), **attributes_of(options.given())
+        uploads, op=op, model=model, timeout_s=_timeout_s(http), **client_of(http), **attributes_of(options.given())
     )
 
 
-def _client(http: HttpRequest) -> dict[str, Any]:
+def client_of(http: HttpRequest) -> dict[str, Any]:
     """Say whose request it is: that of an API key, or of an address where there are none."""
     state = http.state._state
     address = http.client.host if http.client else ""
@@ -94,7 +101,7 @@ async def _read(
     _refuse_encoded(request)
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     settings: Settings = request.state.settings
-    query = _gather(request.query_params)
+    query = _gather(request)
     if content_type == "multipart/form-data":
         fields, uploads = await _read_form(request, settings.max_images)
         return _validate(options_type, query | fields), uploads
@@ -170,7 +177,7 @@ async def _read_form(request: HttpRequest, max_images: int) -> tuple[dict[str, A
         request.headers,
         request.stream(),
         max_files=max_images,
-        max_fields=_MAX_FIELDS,
+        max_fields=_MAX_VALUES,
         max_part_size=_MAX_FIELD_BYTES,
     )
     try:
@@ -243,7 +250,7 @@ def _form_error(detail: str, max_images: int) -> InvalidRequest | TooManyImages 
         return TooManyImages(f"There are too many pictures for one request; send {max_images} at most.")
     if detail.startswith(("Too many fields", "Part exceeded")):
         return BodyTooLarge(
-            f"The form has more than {_MAX_FIELDS} fields, or one of more than {_MAX_FIELD_BYTES} bytes. "
+            f"The form has more than {_MAX_VALUES} fields, or one of more than {_MAX_FIELD_BYTES} bytes. "
             "A part that holds a picture needs a filename; with curl, use -F image=@FILE."
         )
     if detail == _NO_BOUNDARY:
@@ -286,7 +293,15 @@ def _clean(filename: str | None) -> str | None:
     return shorten("/".join(steps), 255) or None
 
 
-def _gather(query: ImmutableMultiDict[str, str]) -> dict[str, Any]:
+def _gather(request: HttpRequest) -> dict[str, Any]:
+    """Read the query string, unless it has more names and values than all options together."""
+    values = request.scope["query_string"].count(b"&") + 1
+    if values > _MAX_VALUES:
+        raise InvalidOption(
+            f"The query string has {values} values; all options together have no more than {_MAX_VALUES}. "
+            "Pictures are sent in the body."
+        )
+    query = request.query_params
     return _single({name: query.getlist(name) for name in query})
 
 
@@ -306,28 +321,40 @@ async def _read_json(
     json_type: type[NativeRequest],
     query: dict[str, Any],
 ) -> tuple[NativeOptions, list[Upload]]:
+    body, settings = await _body(request), request.state.settings
+
+    def read() -> tuple[NativeOptions, list[Upload]]:
+        most = _SIGNS_PER_VALUE * _MAX_VALUES + _SIGNS_PER_IMAGE * settings.max_images
+        fields, images = _parse_json(body, json_type, most)
+        uploads = [_upload_of(image, index) for index, image in enumerate(images)]
+        return _validate(options_type, query | fields), uploads
+
+    if len(body) <= _SMALL_BYTES:
+        return read()
+    explainer: Explainer = request.state.explainer
+    return await explainer.in_thread(read, len(body), client_of(request)["client"])
+
+
+def _parse_json(
+    body: bytes, json_type: type[NativeRequest], most_signs: int
+) -> tuple[dict[str, Any], list[ImageInput]]:
+    """Parse JSON of few values: parsed, an empty list takes a hundred times the room of its two bytes."""
+    if sum(body.count(sign) for sign in (b",", b"[", b"{")) > most_signs:
+        raise BodyTooLarge(f"The JSON has more than {most_signs} values. Send fewer pictures and options.")
     try:
-        body = json_type.model_validate_json(_of_few_values(await _body(request)))
+        parsed = json_type.model_validate_json(body)
     except ValidationError as error:
         raise _json_error(error, json_type) from error
-    fields = body.model_dump(exclude={"images"}, exclude_unset=True)
-    uploads = [_upload_of(image, index) for index, image in enumerate(body.images)]
-    return _validate(options_type, query | fields), uploads
-
-
-def _of_few_values(body: bytes) -> bytes:
-    """Refuse JSON of very many values: parsed, an empty list takes a hundred times the room of its two bytes."""
-    if sum(body.count(sign) for sign in (b",", b"[", b"{")) > _MAX_VALUES:
-        raise BodyTooLarge(f"The JSON has more than {_MAX_VALUES} values. Send fewer pictures and options.")
-    return body
+    return parsed.model_dump(exclude={"images"}, exclude_unset=True), parsed.images
 
 
 def _json_error(error: ValidationError, json_type: type[NativeRequest]) -> InvalidRequest | InvalidOption:
-    if any(not detail["loc"] for detail in error.errors()):
+    details = error.errors(include_url=False, include_context=False, include_input=False)
+    if any(not detail["loc"] for detail in details):
         return InvalidRequest(
             'The body is not a JSON object such as {"images": [{"b64": "…"}], "target": ["predicted"]}.'
         )
-    for detail in error.errors():
+    for detail in details:
         if detail["loc"][0] == "images":
             where = shorten(".".join(str(part) for part in detail["loc"]))
             return InvalidRequest(
@@ -342,10 +369,24 @@ def _upload_of(image: ImageInput, index: int) -> Upload:
     payload = image.b64[match.end() :] if (match := _DATA_URI.match(image.b64)) else image.b64
     filename = _clean(image.filename)
     try:
-        return Upload(base64.b64decode("".join(payload.split()), validate=True), filename)
+        return Upload(_decoded(payload), filename)
     except (binascii.Error, ValueError):
         error = InvalidImage(f"'images.{index}.b64' is not valid base64. Encode the file's bytes as they are.")
         return Upload(b"", filename, error)
+
+
+def _decoded(base64_text: str) -> bytes:
+    """Decode base64, white space aside; piece by piece, so that no thread has to wait long for this one.
+
+    Raises:
+        ValueError: it is not valid; binascii.Error is one.
+    """
+    text = base64_text.encode("ascii").translate(None, string.whitespace.encode())
+    pieces = (text[begin : begin + _BASE64_CHUNK] for begin in range(0, len(text), _BASE64_CHUNK))
+    decoded = [base64.b64decode(piece, validate=True) for piece in pieces]
+    if any(len(piece) < _BASE64_CHUNK // 4 * 3 for piece in decoded[:-1]):
+        raise ValueError("there is padding before the end")
+    return b"".join(decoded)
 
 
 def _validate(options_type: type[NativeOptions], fields: dict[str, Any]) -> NativeOptions:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from service import wire
 from service.cam.methods import METHODS
+from service.engine.answers import StageTimes
 from service.problems import problem_for
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pydantic import BaseModel
+
     from service.cam.layers import Layer
     from service.engine.answers import Answer, ClassScore, ImageAnswer, MapAnswer
     from service.engine.registry import ModelStatus
@@ -18,7 +24,11 @@ if TYPE_CHECKING:
     from service.models.info import ModelInfo
     from service.placement import Placement
 
-__all__ = ["input_size", "layer_entry", "model_entry", "to_wire"]
+__all__ = ["input_size", "json_pieces", "layer_entry", "model_entry", "to_wire"]
+
+_PIECE_BYTES = 256 * 1024
+_NO_EXPLANATIONS = b'"explanations":[]'  # as it stands in no string: quotes in strings are escaped
+_NO_RESULTS = b'"results":[]'
 
 
 def to_wire(answer: Answer, request_id: str, *, with_maps: bool = False) -> wire.ExplainResponse:
@@ -34,8 +44,36 @@ def to_wire(answer: Answer, request_id: str, *, with_maps: bool = False) -> wire
     )
 
 
+def json_pieces(answer: Answer, request_id: str, *, with_maps: bool = False) -> Iterator[bytes]:
+    """Yield the JSON of ``to_wire`` in pieces of some hundred kilobytes; no more than an explanation is copied."""
+    pieces: list[bytes] = []
+    for piece in _parts(answer, request_id, with_maps=with_maps):
+        pieces.append(piece)
+        if sum(map(len, pieces)) >= _PIECE_BYTES:
+            yield b"".join(pieces)
+            pieces.clear()
+    yield b"".join(pieces)
+
+
+def _parts(answer: Answer, request_id: str, *, with_maps: bool) -> Iterator[bytes]:
+    bare = to_wire(replace(answer, images=()), request_id).model_copy(update={"timing": _timing(answer)})
+    before, _, after = _json(bare).partition(_NO_RESULTS)
+    yield before + _NO_RESULTS[:-1]
+    for number, image in enumerate(answer.images):
+        start, _, end = _json(_result(replace(image, explanations=()), request_id)).partition(_NO_EXPLANATIONS)
+        yield (b"," if number else b"") + start + _NO_EXPLANATIONS[:-1]
+        for place, explanation in enumerate(image.explanations):
+            yield (b"," if place else b"") + _json(_explanation(explanation, with_map=with_maps))
+        yield b"]" + end
+    yield b"]" + after
+
+
+def _json(body: BaseModel) -> bytes:
+    return body.__pydantic_serializer__.to_json(body)
+
+
 def _timing(answer: Answer) -> wire.Timing:
-    times = [image.times for image in answer.images]
+    times = [image.times for image in answer.images] or [StageTimes()]
     return wire.Timing(
         total_ms=_ms(answer.total_s),
         decode_ms=_ms(max(each.decode_s for each in times)),
@@ -50,7 +88,7 @@ def _ms(seconds: float) -> float:
     return round(seconds * 1000, 2)
 
 
-def _result(image: ImageAnswer, request_id: str, *, with_maps: bool) -> wire.PictureResult:
+def _result(image: ImageAnswer, request_id: str, *, with_maps: bool = False) -> wire.PictureResult:
     return wire.PictureResult(
         image=wire.ImageInfo(
             index=image.index,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from starlette.requests import ClientDisconnect
+from starlette.responses import StreamingResponse
 
 from service import wire
 from service.cam.methods import METHODS
@@ -18,13 +19,14 @@ from service.imaging.colormaps import COLORMAPS
 from service.options import DEFAULT_COLORMAP, Options
 from service.protocols import key_scope
 from service.protocols.native.requests import accepted_format, read_request
-from service.protocols.native.responses import input_size, layer_entry, model_entry, to_wire
+from service.protocols.native.responses import input_size, json_pieces, layer_entry, model_entry, to_wire
 from service.vocabulary import LayerKind
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import AsyncIterator, Coroutine, Iterator
 
     from pydantic import BaseModel
+    from starlette.types import Receive, Scope, Send
 
     from service.engine.answers import Answer
 
@@ -40,6 +42,9 @@ async def _explainer(request: Request) -> Explainer:
     explainer: Explainer = request.state.explainer
     return explainer
 
+
+# An answer of fewer encoded bytes is written in one go, faster than threads change.
+_AT_ONCE_BYTES = 512 * 1024
 
 Engine = Annotated[Explainer, Depends(_explainer)]
 
@@ -87,7 +92,28 @@ async def _explain(request: Request, engine: Explainer, model: str | None) -> Re
     answer = await _unless_gone(request, engine.answer(asked))
     if image_format is not None:
         return _overlay_alone(answer)
-    return _json(to_wire(answer, request.state.request_id, with_maps="map" in asked.outputs))
+    with_maps = "map" in asked.outputs
+    if answer.cost.bytes > _AT_ONCE_BYTES:
+        pieces = json_pieces(answer, request.state.request_id, with_maps=with_maps)
+        return _LargeAnswer(engine, answer, pieces, asked.client)
+    return _json(to_wire(answer, request.state.request_id, with_maps=with_maps))
+
+
+class _LargeAnswer(StreamingResponse):
+    """An answer that is written piece by piece, in threads, and counts as work that is inside until it is sent."""
+
+    def __init__(self, engine: Explainer, answer: Answer, pieces: Iterator[bytes], client: str) -> None:
+        super().__init__(self._written(pieces), media_type="application/json")
+        self._engine, self._answer, self._client = engine, answer, client
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        with self._engine.sending(self._answer):
+            await super().__call__(scope, receive, send)
+
+    async def _written(self, pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
+        while piece := await self._engine.in_thread(lambda: next(pieces, b""), 0, self._client):
+            yield piece
 
 
 async def _predict(request: Request, engine: Explainer, model: str | None) -> Response:

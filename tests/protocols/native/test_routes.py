@@ -12,7 +12,9 @@ import pytest
 
 from service.cam.methods import METHODS
 from service.engine.answers import Answer, StageTimes
+from service.engine.cost import Cost
 from service.imaging.colormaps import COLORMAPS
+from service.protocols.native import routes
 from service.wire import MethodEntry
 from tests.protocols.native.pictures import STAR, array, ask, explain, opened, star, wide
 
@@ -191,6 +193,28 @@ async def test_the_timing_of_several_images_is_that_of_the_slowest_in_each_stage
 async def test_answers_do_not_change_from_call_to_call(client: httpx.AsyncClient) -> None:
     options: dict[str, Any] = {"layer": ["layer3"], "target": ["top-2"], "output": ["heatmap", "map", "regions"]}
     assert await explain(client, **options) == await explain(client, **options)
+
+
+async def test_a_large_answer_is_the_same_in_pieces(
+    client: httpx.AsyncClient, application: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [
+        ("image", ('"explanations":[].png', star())),
+        ("image", ("b.png", b"no picture")),
+        ("image", ("c", wide())),
+    ]
+    query = {"target": "top-3", "output": ["overlay", "map", "regions"]}
+    the_same = {"X-Request-ID": "mine"}
+    at_once = await client.post("/api/v1/explain", params=query, files=files, headers=the_same)
+    monkeypatch.setattr(routes, "_AT_ONCE_BYTES", 0)
+    in_pieces = await client.post("/api/v1/explain", params=query, files=files, headers=the_same)
+    assert "content-length" in at_once.headers
+    assert "content-length" not in in_pieces.headers
+    one, other = at_once.json(), in_pieces.json()
+    assert one["results"] == other["results"]
+    assert [*one] == [*other]
+    assert other["timing"]["compute_ms"] > 0
+    assert application.explainer.admission.cost == Cost()
 
 
 # -- predict ----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,150 @@
+"""The event loop does constant work: no request makes it stand still, whatever there is a lot of."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import numpy as np
+import pytest
+
+from tests.server import running_server
+from tests.toys import png
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tests.server import Server
+
+pytestmark = pytest.mark.slow
+
+STALL_S = 0.1
+MIB = 2**20
+JSON = {"Content-Type": "application/json"}
+FORM = {"Content-Type": "multipart/form-data; boundary=B"}
+SMALL = png(size=(16, 16))
+B64 = base64.b64encode(SMALL).decode()
+
+
+def noise(side: int) -> bytes:
+    return png(np.random.default_rng(0).integers(0, 255, (side, side, 3), np.uint8))
+
+
+def part(name: str, data: bytes, *lines: str) -> bytes:
+    head = "".join(f"{line}\r\n" for line in lines)
+    return f'--B\r\nContent-Disposition: form-data; name="{name}"\r\n{head}\r\n'.encode() + data + b"\r\n"
+
+
+IMAGE = b'--B\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n' + SMALL + b"\r\n"
+END = b"--B--\r\n"
+
+
+def options(*pairs: tuple[str, str], **headers: str) -> dict[str, Any]:
+    return {"params": pairs, "content": SMALL, "headers": {"Content-Type": "image/png", **headers}}
+
+
+def body(text: str | bytes) -> dict[str, Any]:
+    return {"content": text, "headers": JSON}
+
+
+def form(content: bytes) -> dict[str, Any]:
+    return {"content": content, "headers": FORM}
+
+
+# Each as large as it may come in.
+AWKWARD: dict[str, Callable[[], dict[str, Any]]] = {
+    "names": lambda: options(*((f"n{i}", "") for i in range(8000))),
+    "values": lambda: options(*(("target", "1") for _ in range(6000))),
+    "empty names": lambda: {"content": SMALL, "params": "&" * 60_000, "headers": {"Content-Type": "image/png"}},
+    "a long name": lambda: options(("x" * 60_000, "1")),
+    "a long label": lambda: options(("target", "\N{ARABIC LIGATURE SALLALLAHOU ALAYHE WASALLAM}" * 6000)),
+    "labels that are not known": lambda: options(*(("target", f"nothing {i}") for i in range(250))),
+    "a long accept": lambda: options(Accept="image/png;q=0.1," * 3500),
+    "a long key": lambda: options(Authorization="Bearer " + "x" * 60_000),
+    "base64 with spaces": lambda: body(f'{{"images": [{{"b64": "{"AA " * (10 * MIB)}"}}]}}'),
+    "base64 of noise": lambda: body(f'{{"images": [{{"b64": "{"QUJD" * (7 * MIB)}"}}]}}'),
+    "padding everywhere": lambda: body(f'{{"images": [{{"b64": "{"AA==" * (7 * MIB)}"}}]}}'),
+    "lists in lists": lambda: body("[" * (30 * MIB)),
+    "keys": lambda: body(json.dumps({f"n{i}": i for i in range(500_000)})),
+    "as many keys as are read": lambda: body(json.dumps({f"n{i}": i for i in range(6000)})),
+    "pictures in JSON": lambda: body(json.dumps({"images": [{"b64": B64}] * 400})),
+    "a long string": lambda: body(json.dumps({"images": [{"b64": B64}], "target": "x" * (30 * MIB)})),
+    "escapes": lambda: body('{"images": [], "target": "' + "\\u0041" * (5 * MIB) + '"}'),
+    "no JSON": lambda: body(b"\xff" * (30 * MIB)),
+    "parts": lambda: form(part("target", b"1") * 100_000 + END),
+    "headers of a part": lambda: form(part("image", SMALL, *(f"X-{i}: y" for i in range(200_000))) + END),
+    "a header of a part": lambda: form(part("image", SMALL, "X: " + "y" * (20 * MIB)) + END),
+    "boundaries, nearly": lambda: form(IMAGE + part("image", b"\r\n--" * (7 * MIB), "Content-Type: image/png") + END),
+    "line ends": lambda: form(IMAGE + part("image", b"\r\n" * (14 * MIB), "Content-Type: image/png") + END),
+    "no boundary at all": lambda: form(b"-" * (30 * MIB)),
+    "pictures": lambda: {"files": [("image", ("a.png", noise(500)))] * 32},
+    "a large picture": lambda: {"content": noise(2300), "headers": {"Content-Type": "image/png"}},
+    "a large answer": lambda: {
+        "params": {"output": ["overlay", "heatmap"], "image_format": "png", "target": "top-5"},
+        "files": [("image", ("a.png", noise(900)))] * 8,
+    },
+    "many answers": lambda: {
+        "params": {"output": ["map", "regions"], "target": "top-5", "layer": ["layer2", "layer3", "layer4"]},
+        "files": [("image", ("a.png", SMALL))] * 32,
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("beats") / "beats.json"
+
+
+@pytest.fixture(scope="module")
+def server(file: Path) -> Iterator[Server]:
+    with running_server("--log-level=error", program=("tests.hostile.beating", str(file))) as server:
+        yield server
+
+
+def beats(file: Path) -> dict[str, float]:
+    """How long the loop stood still, and worked, at most since the last call."""
+    time.sleep(0.05)
+    found: dict[str, float] = json.loads(file.read_text())
+    file.unlink()
+    return found
+
+
+@pytest.mark.parametrize("name", AWKWARD)
+def test_the_loop_does_not_stand_still(server: Server, file: Path, name: str) -> None:
+    asked = AWKWARD[name]()
+    with httpx.Client(base_url=server.url, timeout=60) as client:
+        client.post("/api/v1/explain", content=SMALL, headers={"Content-Type": "image/png"})
+        beats(file)
+        status = 0
+        with contextlib.suppress(httpx.TransportError):  # it is refused while it is still being sent
+            status = client.post("/api/v1/explain", **asked).status_code
+        found = beats(file)
+    assert status in {0, 200, 400, 401, 413, 415, 422, 429, 431}
+    assert found["worked_s"] < STALL_S, "what the loop itself did between two beats"
+    # Threads that hold the interpreter's lock, and other programs, keep it waiting too.
+    assert found["still_s"] < 2 * STALL_S
+
+
+def test_the_measure_sees_a_stall(tmp_path: Path) -> None:
+    import asyncio
+
+    from tests.hostile.beating import beat
+
+    file = tmp_path / "beats.json"
+
+    async def stall() -> None:
+        task = asyncio.create_task(beat(file))
+        await asyncio.sleep(0.05)
+        until = time.thread_time() + 0.15
+        while time.thread_time() < until:
+            pass
+        await asyncio.sleep(0.05)
+        task.cancel()
+
+    asyncio.run(stall())
+    assert json.loads(file.read_text())["worked_s"] > 0.14
