@@ -35,7 +35,7 @@ from service.engine.spans import Spans
 from service.engine.worker_gauges import refresh
 from service.engine.worker_process import WorkerProcess
 from service.errors import DeadlineExceeded, NoImage, NotReady, ServiceError, TooManyImages
-from service.imaging.decode import DecodedImage, DecodeLimits, decode, read_header
+from service.imaging.decode import DecodedImage, DecodeLimits, decode, pixels_to_open, read_header
 from service.imaging.preprocess import Prepared, geometry_for, preprocess
 from service.imaging.render import base_for, pixels_for, reduce_for, render
 
@@ -251,8 +251,9 @@ class Explainer:
     async def _process(self, upload: Upload, todo: Plan, progress: _Progress) -> ImageAnswer:
         if upload.error is not None:
             raise upload.error
-        loop = asyncio.get_running_loop()
-        header = await loop.run_in_executor(self._threads, read_header, upload.data, self._limits)
+        async with self._capacity.reserve(pixels_to_open(len(upload.data))) as reserved:
+            reserved.work = reading = self._threads.submit(read_header, upload.data, self._limits)
+            header = await asyncio.wrap_future(reading)
         drawn = pixels_for(todo.render, geometry_for(todo.info.preprocess, header.width, header.height))
         async with self._capacity.reserve(max(header.pixels, drawn)) as reserved:
             opened, decode_s = await self._timed("decode", reserved, lambda: self._open(upload.data, todo))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Directory", "Layout", "Tag", "find_directory", "is_raw", "starting_at"]
+__all__ = ["Directory", "Layout", "Tag", "count_parts", "find_directory", "is_raw", "starting_at"]
 
 
 class Tag:
@@ -200,6 +200,22 @@ def starting_at(directory: Directory) -> bytes:
     if data[place : place + len(start)] == start:
         return data
     return data[:place] + start + data[place + len(start) :]
+
+
+def count_parts(directory: Directory, layout: Layout) -> int:
+    """Count what is read one by one: strips or tiles, as many as the size needs, or the values of a tag if more."""
+    width, height = max(0, layout.width), max(0, layout.height)
+    if layout.tile:
+        across, down = max(1, layout.tile[0]), max(1, layout.tile[1])
+        pieces = -(-width // across) * -(-height // down)
+    else:
+        pieces = -(-height // max(1, directory.value(Tag.ROWS_PER_STRIP, height)))
+    values = (
+        count // (3 if tag == Tag.COLOUR_MAP else 1)
+        for tag, (kind, count, _) in directory.entries.items()
+        if kind in _TYPES and tag not in _SPARE
+    )
+    return max(pieces * (max(1, layout.samples) if layout.planar else 1), *values, 0)
 
 
 def _is_big(data: bytes) -> bool:
