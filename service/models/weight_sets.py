@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -34,6 +35,7 @@ _BESIDE = re.compile(
     r"confusion_matrix)|pos_weight|class_weights?|n_averaged|total_ops|total_params|teacher|optimizer)([._]|$)",
     re.IGNORECASE,
 )
+_MOST_PREFIXES = 100  # of a name, and of those that a dict's names have in common
 _DEPTH = 4  # of dicts within dicts: more than any trainer has
 
 # Where a part of a network was wrapped, as PyTorch's ImageNet example does with the features of VGG.
@@ -167,13 +169,14 @@ def _sets_of(where: str, state: StateDict, network: Mapping[str, Tensor]) -> lis
             if name in network and _same_kind(value, network[name]):
                 fitting[prefix] += 1
     most = max(fitting.values(), default=0)
-    return [_under(where, prefix, state, count) for prefix, count in fitting.items() if count > most / 2]
+    common = fitting.most_common(_MOST_PREFIXES)
+    return [_under(where, prefix, state, count) for prefix, count in common if count > most / 2]
 
 
 def _endings(key: str) -> Iterator[tuple[str, str]]:
     """Give all ways to take ``key`` for a prefix and a name: none of it, up to the first dot, and so on."""
     yield "", key
-    for dot in re.finditer(r"\.", key):
+    for dot in islice(re.finditer(r"\.", key), _MOST_PREFIXES):
         yield key[: dot.end()], key[dot.end() :]
 
 
