@@ -203,7 +203,11 @@ def starting_at(directory: Directory) -> bytes:
 
 
 def count_parts(directory: Directory, layout: Layout) -> int:
-    """Count what is read one by one: strips or tiles, as many as the size needs, or the values of a tag if more."""
+    """Count what is read one by one: strips or tiles, as many as the size needs, or the values of a tag if more.
+
+    Where many of them are the same bytes, a kilobyte that is read once more counts as one: each may be long, and give
+    nothing.
+    """
     width, height = max(0, layout.width), max(0, layout.height)
     if layout.tile:
         across, down = max(1, layout.tile[0]), max(1, layout.tile[1])
@@ -215,7 +219,11 @@ def count_parts(directory: Directory, layout: Layout) -> int:
         for tag, (kind, count, _) in directory.entries.items()
         if kind in _TYPES and tag not in _SPARE
     )
-    return max(pieces * (max(1, layout.samples) if layout.planar else 1), *values, 0)
+    parts = max(pieces * (max(1, layout.samples) if layout.planar else 1), *values, 0)
+    lengths = directory.array(Tag.TILE_LENGTHS if layout.tile else Tag.STRIP_LENGTHS)[:parts]
+    size = len(directory.data)
+    again = int(np.clip(lengths.astype(np.float64), 0, size).sum()) - size
+    return max(parts, again // 1000)
 
 
 def _is_big(data: bytes) -> bool:
