@@ -195,6 +195,32 @@ def parted_tiff(
     return tiff(rows).ljust(300, b"\0") + listed + pixels
 
 
+def pages_of_one_tag(count: int, size: int) -> bytes:
+    """So many pages, and what each says of its kind, colours and compression is the same ``size`` bytes."""
+    tags = (254, 255, 259, 262, 330)
+    length = 2 + 12 * len(tags) + 4
+    start = 8 + count * length
+    pages = [
+        struct.pack("<H", len(tags))
+        + b"".join(struct.pack("<HHII", tag, 3, size // 2, start) for tag in tags)
+        + struct.pack("<I", 8 + (index + 1) * length if index + 1 < count else 0)
+        for index in range(count)
+    ]
+    return b"II*\0" + struct.pack("<I", 8) + b"".join(pages) + bytes(size)
+
+
+def shared_entries(count: int, entries: int) -> bytes:
+    """Pages whose entries are nearly the same bytes: each begins 12 bytes behind the one before, and says its width."""
+    entry = struct.pack("<HHII", 256, 4, 1, 8)
+    # What begins a directory is the end of an entry: how many there are, in the upper half of a value.
+    entry = entry[:10] + struct.pack("<H", entries)
+    data = bytearray(b"II*\0" + struct.pack("<I", 18) + entry * (entries + count + 2))
+    for index in range(count - 1):
+        place = 18 + 12 * index + 2 + 12 * entries
+        data[place : place + 4] = struct.pack("<I", 18 + 12 * (index + 1))
+    return bytes(data)
+
+
 def many_strips(count: int) -> bytes:
     """A picture of 16 bits, one strip for each of its few rows, and places of strips beyond them."""
     rows: list[Entry] = [entry for entry in strips(8, 8) if entry[0] not in (258, 273, 278, 279)]
@@ -405,6 +431,12 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: parted_tiff(1, 50_000, 1, packed=True, before=b"\0\0\0\xff\xff" * 200_000),
         TOO_LARGE,
     ),
+    "tiff of 900 pages that are all said in the same 10 megabytes": (
+        lambda: pages_of_one_tag(900, 10_000_000),
+        TOO_LARGE,
+    ),
+    "tiff of 900 pages that share 4000 entries": (lambda: shared_entries(900, 4000), DAMAGED),
+    "tiff of 900 pages that share 60,000 entries": (lambda: shared_entries(900, 60_000), DAMAGED),
     "tiff that says a million times how many bits": (
         lambda: tiff([entry for entry in strips(8, 8) if entry[0] != 258] + [(258, 3, 10**6, 300)], bytes(2_000_300)),
         TOO_LARGE,

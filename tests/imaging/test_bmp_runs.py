@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import ImageTooLarge, InvalidImage, ServiceError
-from service.imaging import bmp_runs, readers
+from service.imaging import bmp_runs
 from service.imaging.decode import DecodeLimits, decode
+from service.imaging.headers import MAX_PARTS
 
 LIMITS = DecodeLimits(10_000_000, 64_000_000, 50)
 COLOURS = [(0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255), (250, 250, 10), (1, 2, 3)]
@@ -29,7 +30,7 @@ def bmp(width: int, height: int, runs: bytes, bits: int = 8, colours: list[tuple
 def numbers(data: bytes) -> list[list[int]]:
     """The colour numbers, the upper row first."""
     pixels = np.asarray(decode(data, LIMITS).rgb)
-    return [[COLOURS.index(tuple(int(value) for value in pixel)) for pixel in row] for row in pixels]
+    return [[COLOURS.index((int(pixel[0]), int(pixel[1]), int(pixel[2]))) for pixel in row] for row in pixels]
 
 
 @pytest.mark.parametrize(
@@ -48,7 +49,9 @@ def numbers(data: bytes) -> list[list[int]]:
 def test_what_it_shows(bits: int, runs: bytes, rows: list[list[int]]) -> None:
     data = bmp(3, 2, runs, bits)
     assert numbers(data) == rows
-    assert (np.asarray(decode(data, LIMITS).rgb) == cv2.imdecode(np.frombuffer(data, np.uint8), 1)[..., ::-1]).all()
+    reference = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    assert reference is not None
+    assert (np.asarray(decode(data, LIMITS).rgb) == reference[..., ::-1]).all()
 
 
 def test_a_run_ends_with_its_row() -> None:
@@ -87,7 +90,7 @@ def test_lines_of_one_pixel_take_no_step_for_the_others() -> None:
 
 
 def test_more_runs_than_may_be_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(readers.MAX_PARTS, "BMP", 100)
+    monkeypatch.setitem(MAX_PARTS, "BMP", 100)
     assert decode(bmp(100, 1, b"\1\1" * 99 + b"\0\1"), LIMITS).width == 100
     with pytest.raises(ImageTooLarge, match=r"more than 100 parts\. Save it anew, uncompressed or as PNG") as caught:
         decode(bmp(200, 1, b"\1\1" * 199 + b"\0\1"), LIMITS)
