@@ -179,7 +179,7 @@ def _open(data: bytes, name: str, limits: DecodeLimits) -> Opened:
     with _only_ours(name):
         opened = open_image(data, name, limits.max_frames)
     _check_size((opened.width, opened.height), limits)
-    _check("pixels", opened.pixels, limits.max_pixels, ", counting its rows, tiles, streams and wide samples")
+    _check("pixels", opened.pixels, limits.max_pixels, ", counting its tiles, streams, rows and wide samples")
     _check_frames(opened.frames, limits)
     return opened
 

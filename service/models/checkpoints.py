@@ -278,8 +278,18 @@ def _read_old(file: Path) -> Any:
     return content
 
 
+_MOST_HEADER_BYTES = 10_000_000  # of a safetensors file: 100,000 tensors and more, which take seconds and 1 kB each
+
+
+def _read_safetensors(file: Path) -> dict[str, Tensor]:
+    with file.open("rb") as stream:
+        if int.from_bytes(stream.read(8), "little") > _MOST_HEADER_BYTES:
+            raise UnreadablePickle("it holds too many tensors")
+    return load_file(file)
+
+
 _READERS: dict[FileKind, Callable[[Path], Any]] = {
-    SAFETENSORS: load_file,
+    SAFETENSORS: _read_safetensors,
     CHECKPOINT: _read_zip,
     OLD_CHECKPOINT: _read_old,
 }
