@@ -36,6 +36,7 @@ _BESIDE = re.compile(
     re.IGNORECASE,
 )
 _MOST_PREFIXES = 100  # of a name, and of those that a dict's names have in common
+_LONGEST_NAME = 300  # in characters: ten times what layers are called
 _DEPTH = 4  # of dicts within dicts: more than any trainer has
 
 # Where a part of a network was wrapped, as PyTorch's ImageNet example does with the features of VGG.
@@ -132,11 +133,16 @@ def tensor_dicts(content: Any) -> Iterator[tuple[str, StateDict]]:
             if whole is None or id(whole) in seen:
                 continue
             seen.add(id(whole))
-            tensors = {_name(key): value for key, value in whole.items() if isinstance(value, Tensor)}
+            tensors = {_name(key): value for key, value in whole.items() if _is_named_tensor(key, value)}
             if tensors:
                 yield where, tensors
             deeper += [(f"{where}.{key}".lstrip("."), value) for key, value in whole.items() if isinstance(key, str)]
         waiting = deeper
+
+
+def _is_named_tensor(key: object, value: object) -> bool:
+    """Whether it may be a weight: no layer's name is so long that the patterns above would take for ever on it."""
+    return isinstance(value, Tensor) and not (isinstance(key, str) and len(key) > _LONGEST_NAME)
 
 
 def _name(key: object) -> str:

@@ -316,9 +316,7 @@ def test_rows_count_for_the_room_they_take(size: tuple[int, int]) -> None:
     """A row takes 16 bytes and more besides its pixels, and what is wide may be turned by 90°."""
     data = png(*size)
     assert read_header(data, DecodeLimits(10_000_000, 16_000_000, 50)).pixels == 15_000_000
-    with pytest.raises(
-        ImageTooLarge, match=r"15,000,000 pixels, counting its tiles, streams, rows.*Send a smaller picture"
-    ):
+    with pytest.raises(ImageTooLarge, match=r"15,000,000 pixels, counting .* rows .*Send a smaller picture"):
         decode(data, DecodeLimits(10_000_000, 8_000_000, 50))
 
 
