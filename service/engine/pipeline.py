@@ -27,7 +27,7 @@ from service.engine.picture_threads import PictureThreads
 from service.engine.scores import ranking, scores_of
 from service.errors import ServiceError
 from service.imaging.canvas import Canvas
-from service.imaging.decode import DecodeLimits, Header, decode, read_header
+from service.imaging.decode import DecodeLimits, Header, decode, pixels_to_open, read_header
 from service.imaging.preprocess import preprocess
 from service.imaging.render import pixels_for
 
@@ -147,7 +147,11 @@ class Pipeline:
 
     async def look(self, pictures: Sequence[Picture]) -> list[Header]:
         """Look at pictures; return the headers of those that can be read."""
-        await asyncio.gather(*(self._in_thread(partial(each.look, self._limits), 0, each.todo) for each in pictures))
+        looks = (
+            self._in_thread(partial(each.look, self._limits), pixels_to_open(len(each.upload.data)), each.todo)
+            for each in pictures
+        )
+        await asyncio.gather(*looks)
         return [each.header for each in pictures if isinstance(each.header, Header)]
 
     async def process(self, picture: Picture) -> ImageAnswer:

@@ -14,9 +14,9 @@ from PIL import Image
 
 from service.errors import ImageTooLarge, InvalidImage
 from service.imaging.formats import FORMATS, READABLE
-from service.imaging.headers import MAX_PARTS, count_frames, count_parts, sniff, webp_size
+from service.imaging.headers import count_frames, count_parts, sniff, webp_size
 from service.imaging.quiet import quiet
-from service.imaging.readers import not_read, open_image
+from service.imaging.readers import check_parts, not_read, open_image, pixels_with_rows
 from service.imaging.unread import unread_kind
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from service.imaging.readers import Opened
 
-__all__ = ["DecodeLimits", "DecodedImage", "Header", "decode", "read_header"]
+__all__ = ["DecodeLimits", "DecodedImage", "Header", "decode", "pixels_to_open", "read_header"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +67,21 @@ class Header:
     Attributes:
         width: of the upright picture, in pixels; that of the stored one where the orientation stands behind the pixels.
         height: likewise.
-        pixels: how many ``decode`` makes room for, up to 16 bytes for each at its height. Samples of many bits, and the
-            tiles of a TIFF, count for the room that they take.
+        pixels: how many ``decode`` makes room for, up to 16 bytes for each at its height. Samples of many bits, the
+            strips and tiles of a TIFF, and rows count for the room that they take.
     """
 
     width: int
     height: int
     pixels: int
+
+
+def pixels_to_open(size: int) -> int:
+    """Return how much room ``read_header`` takes for a file of ``size`` bytes, in pixels of 16 bytes.
+
+    Metadata is taken apart before any pixel is: 4 copies of the file, measured.
+    """
+    return size // 4
 
 
 def read_header(data: bytes, limits: DecodeLimits) -> Header:
@@ -82,7 +90,7 @@ def read_header(data: bytes, limits: DecodeLimits) -> Header:
     name = _recognise(data)
     if name == "WEBP" and (size := webp_size(data)):  # Pillow would make room for the canvas
         _check_size(size, limits)
-        return Header(*size, size[0] * size[1])
+        return Header(*size, pixels_with_rows(*size))
     with quiet():
         opened = _open(data, name, limits)
     return Header(opened.width, opened.height, opened.pixels)
@@ -164,14 +172,14 @@ def _only_ours(name: str) -> Iterator[None]:
 
 def _open(data: bytes, name: str, limits: DecodeLimits) -> Opened:
     """Read the header only, and hold it against the limits."""
-    _check_parts(name, data)
+    check_parts(name, count_parts(name, data))
     if name == "WEBP" and (size := webp_size(data)):
         _check_size(size, limits)
     _check_frames(count_frames(name, data, limits.max_frames), limits)
     with _only_ours(name):
         opened = open_image(data, name, limits.max_frames)
     _check_size((opened.width, opened.height), limits)
-    _check("pixels", opened.pixels, limits.max_pixels, ", counting its tiles, streams and wide samples")
+    _check("pixels", opened.pixels, limits.max_pixels, ", counting its tiles, streams, rows and wide samples")
     _check_frames(opened.frames, limits)
     return opened
 
@@ -180,13 +188,6 @@ def _check_frames(frames: int, limits: DecodeLimits) -> None:
     if frames > limits.max_frames:
         message = f"The picture has more frames than the limit of {limits.max_frames:,}. Send the frame you mean alone."
         raise ImageTooLarge(message, limit=limits.max_frames, unit="frames")
-
-
-def _check_parts(name: str, data: bytes) -> None:
-    limit = MAX_PARTS.get(name, 0)
-    if count_parts(name, data) > limit:
-        message = f"The {name} picture is made of more than {limit:,} parts. Save it anew, without metadata."
-        raise ImageTooLarge(message, limit=limit, unit="parts")
 
 
 def _check_size(size: tuple[int, int], limits: DecodeLimits) -> None:

@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, ImagePalette, TiffImagePlugin
 
-from service.errors import InvalidImage
+from service.errors import ImageTooLarge, InvalidImage
 from service.imaging.av1 import coded_pixels
+from service.imaging.bmp_runs import TooManyRuns, read_runs
 from service.imaging.formats import FORMATS, READABLE
+from service.imaging.headers import MAX_PARTS
 from service.imaging.modes import over_white, to_rgb
-from service.imaging.tiff import Layout, Tag, find_directory, is_raw, starting_at
+from service.imaging.tiff import Layout, Tag, count_parts, find_directory, is_raw, starting_at
+from service.imaging.tiff_jpeg import first_stream, without
 from service.imaging.tiff_samples import bytes_needed, can_read, read_samples
 from service.imaging.unread import RAW, unread_jpeg
 
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
 
     from service.imaging.tiff import Directory
 
-__all__ = ["BYTES_PER_PIXEL", "Opened", "not_read", "open_image"]
+__all__ = ["BYTES_PER_PIXEL", "Opened", "check_parts", "not_read", "open_image", "pixels_with_rows"]
 
 BYTES_PER_PIXEL = 16
 """How much room decoding takes for each of ``Opened.pixels`` at its height, at most."""
@@ -61,6 +64,35 @@ class Opened:
     pixels: int
     frames: int
     load: Callable[[], Image.Image]
+
+
+def pixels_with_rows(width: int, height: int, parts: int = 0) -> int:
+    """Return how many pixels to make room for.
+
+    Up to three pictures of 4 bytes a pixel are there at once, one of them perhaps turned by 90°. Each takes 8 bytes for
+    every row besides, and masks and narrow rows are filled up: 48 together, measured where a row is one pixel.
+
+    Args:
+        width: in pixels.
+        height: in pixels.
+        parts: strips or tiles, of which Pillow and libtiff keep 400 bytes each.
+    """
+    return max(width * height, (12 * width * height + 48 * max(width, height) + 400 * parts) // BYTES_PER_PIXEL)
+
+
+def check_parts(name: str, parts: int) -> None:
+    """Raise ImageTooLarge where a picture in the format ``name`` has more than ``MAX_PARTS``."""
+    limit = MAX_PARTS.get(name, 0)
+    if parts > limit:
+        way_out = _WITH_FEWER.get(name, "Save it anew, without metadata.")
+        message = f"The {name} picture is made of more than {limit:,} parts. {way_out}"
+        raise ImageTooLarge(message, limit=limit, unit="parts")
+
+
+_WITH_FEWER = {
+    "TIFF": "Save it anew, with larger strips or tiles.",
+    "BMP": "Save it anew, uncompressed or as PNG.",
+}
 
 
 def not_read(kind: str) -> InvalidImage:
@@ -98,13 +130,17 @@ def open_image(data: bytes, name: str, max_frames: int) -> Opened:
     # The pixels that a stream states take half the room, and only those that the header states are converted to RGB.
     streamed = coded_pixels(data) // 2 if name == "AVIF" else 0
     frames = int(getattr(image, "n_frames", 1)) if name in ("PNG", "WEBP", "AVIF", "HEIF") else 1
-    return Opened(width, height, max(width * height, streamed), frames, lambda: _load(image, name, data))
+    return Opened(
+        width, height, max(pixels_with_rows(width, height), streamed), frames, lambda: _load(image, name, data)
+    )
 
 
 def _load(image: ImageFile.ImageFile, name: str, data: bytes) -> Image.Image:
     if name == "PNG" and (keyed := _sixteen_bit_key(image)):
         rgb = _load_keyed(image, data, keyed)
     else:
+        if name == "BMP" and image.tile[0].codec_name == "bmp_rle":
+            _unfold_runs(image, data)
         image.load()
         if name == "PNG":
             _widen_key(image, data)
@@ -131,6 +167,27 @@ def _with_meant_alpha(image: Image.Image) -> Image.Image:
     if image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
         return image.convert("RGB")
     return image
+
+
+def _unfold_runs(image: ImageFile.ImageFile, data: bytes) -> None:
+    """Have Pillow load the colour numbers of a bitmap of runs as if they were stored.
+
+    Raises:
+        ImageTooLarge: there are too many runs.
+    """
+    tile, (width, height) = image.tile[0], image.size
+    args, bits = tile.args, data[28]
+    if image.mode not in ("P", "L", "1") or bits not in (4, 8) or not isinstance(args, tuple):
+        raise _rare(f"BMP (runs of {bits}-bit colours)")
+    try:
+        numbers = read_runs(memoryview(data)[tile.offset :], width, height, bits, MAX_PARTS["BMP"])
+    except TooManyRuns:
+        check_parts("BMP", MAX_PARTS["BMP"] + 1)
+        raise
+    rawmode = "P" if image.mode == "P" else "L"
+    image.fp = io.BytesIO(numbers)
+    image._mode = rawmode
+    image.tile = [ImageFile._Tile("raw", (0, 0, width, height), 0, (rawmode, 0, args[-1]))]
 
 
 # -- PNG --------------------------------------------------------------------------------------------------------------
@@ -185,6 +242,9 @@ def _open_tiff(data: bytes, max_frames: int) -> Opened:
     if directory.is_cut:
         raise ValueError("a tag of the TIFF lies behind the end of the file")
     layout = Layout.of(directory)
+    check_parts("TIFF", count_parts(directory, layout))
+    if layout.compression == 7 and not layout.planar and layout.samples == 3:
+        directory = _as_streamed(directory, layout)
     # Without that tag Pillow takes the smallest number for white.
     if can_read(layout) and (_is_misread(layout) or Tag.PHOTOMETRIC not in directory):
         return _as_samples(directory, layout)
@@ -199,7 +259,21 @@ def _open_tiff(data: bytes, max_frames: int) -> Opened:
             raise _rare(f"TIFF ({layout.describe()})") from error
         raise
     _correct(image, directory, layout)
-    return _as_pillow_does(image, layout)
+    return _as_pillow_does(image, layout, count_parts(directory, layout))
+
+
+def _as_streamed(directory: Directory, layout: Layout) -> Directory:
+    """Leave it to the JPEGs in a TIFF how their Cb and Cr are shared, where its tags say otherwise.
+
+    Raises:
+        InvalidImage: they have other colours than the tags say: which is right, nobody knows.
+    """
+    stream, stated = first_stream(directory), {2: "RGB", 6: "YCbCr"}.get(layout.photometric)
+    if stream.colours and stated and stream.colours != stated:
+        raise _rare(f"TIFF (its tags say {stated}, and the JPEG in it {stream.colours})")
+    if layout.photometric == 6 and stream.subsampling and Tag.SUBSAMPLING in directory:
+        return without(directory, Tag.SUBSAMPLING)  # libtiff looks into the stream
+    return directory
 
 
 def _correct(image: TiffImagePlugin.TiffImageFile, directory: Directory, layout: Layout) -> None:
@@ -246,7 +320,7 @@ def _is_misread(layout: Layout) -> bool:
     return layout.bits > 8 or layout.form != "u" or layout.planar or inverted or many
 
 
-def _as_pillow_does(image: TiffImagePlugin.TiffImageFile, layout: Layout) -> Opened:
+def _as_pillow_does(image: TiffImagePlugin.TiffImageFile, layout: Layout, parts: int) -> Opened:
     def load() -> Image.Image:
         try:
             image.load()  # Pillow itself turns a TIFF upright
@@ -260,13 +334,14 @@ def _as_pillow_does(image: TiffImagePlugin.TiffImageFile, layout: Layout) -> Ope
     tile = int(tags.get(TiffImagePlugin.TILEWIDTH, 1)), int(tags.get(TiffImagePlugin.TILELENGTH, 1))
     width, height = image.size
     # libtiff makes room for a tile however small the picture is.
-    return Opened(width, height, max(width * height, math.prod(tile)), 1, load)
+    return Opened(width, height, max(pixels_with_rows(width, height, parts), math.prod(tile)), 1, load)
 
 
 def _as_samples(directory: Directory, layout: Layout) -> Opened:
     orientation = directory.value(Tag.ORIENTATION, 1)
     width, height = layout.width, layout.height
-    pixels = max(width * height, -(-bytes_needed(layout) // BYTES_PER_PIXEL))
+    besides = 48 * max(width, height) + 400 * count_parts(directory, layout)  # as in ``pixels_with_rows``
+    pixels = max(width * height, -(-(bytes_needed(layout) + besides) // BYTES_PER_PIXEL))
     if orientation in _UPRIGHT and orientation >= 5:
         width, height = height, width
     return Opened(width, height, pixels, 1, lambda: _turned(read_samples(directory, layout), orientation))

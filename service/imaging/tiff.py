@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import struct
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Directory", "Layout", "Tag", "find_directory", "is_raw", "starting_at"]
+__all__ = ["Directory", "Layout", "Tag", "count_parts", "find_directory", "is_raw", "starting_at"]
 
 
 class Tag:
@@ -80,7 +81,8 @@ _TYPES = {
 # Whose absence does not change the pixels.
 _SPARE = (Tag.MAKE, Tag.SUB_DIRECTORIES, Tag.CFA_REPEAT, Tag.CFA_PATTERN, Tag.DNG_VERSION, Tag.DNG_PRIVATE)
 _MOST_VALUES = 1000  # of a tag that says something about each sample, or each picture below
-_MOST_ENTRIES = 65_535  # of a directory: what the count of a plain TIFF can say, far above what programs write
+_MOST_ENTRIES = 4096  # of a directory, far above what programs write: a thousand directories may share theirs
+_MOST_REPEATED = 4  # times that a tag is said, on average
 
 _MASK = 4  # the photometric interpretation of a transparency mask
 _CFA, _LINEAR_RAW = 32803, 34892
@@ -114,9 +116,10 @@ class Directory:
         dtype = np.dtype(self.order + _TYPES.get(kind, "u1"))
         if count * dtype.itemsize > len(value):
             start = int.from_bytes(value, "little" if self.order == "<" else "big")
-            value = self.data[start : start + count * dtype.itemsize]
-        known = kind in _TYPES and count * dtype.itemsize <= len(value)
-        return np.frombuffer(value, dtype, count if known else 0)
+            inside = start + count * dtype.itemsize <= len(self.data)
+            # Not cut out: hundreds of directories may all point to the same megabytes.
+            return np.frombuffer(self.data, dtype, count, start) if inside and kind in _TYPES else np.empty(0, dtype)
+        return np.frombuffer(value, dtype, count if kind in _TYPES else 0)
 
     def values(self, tag: int) -> list[Any]:
         """Return the first numbers of a tag, as many as a sound file has there."""
@@ -125,7 +128,7 @@ class Directory:
 
     def value(self, tag: int, default: int) -> int:
         """Return the first number of a tag, or ``default``; of a float nothing but its whole part."""
-        found = self.values(tag)[:1]
+        found = self.array(tag)[:1].tolist()
         return int(found[0]) if found and math.isfinite(found[0]) else default
 
     @property
@@ -202,6 +205,30 @@ def starting_at(directory: Directory) -> bytes:
     return data[:place] + start + data[place + len(start) :]
 
 
+def count_parts(directory: Directory, layout: Layout) -> int:
+    """Count what is read one by one: strips or tiles, as many as the size needs, or the values of a tag if more.
+
+    Where many of them are the same bytes, a kilobyte that is read once more counts as one: each may be long, and give
+    nothing.
+    """
+    width, height = max(0, layout.width), max(0, layout.height)
+    if layout.tile:
+        across, down = max(1, layout.tile[0]), max(1, layout.tile[1])
+        pieces = -(-width // across) * -(-height // down)
+    else:
+        pieces = -(-height // max(1, directory.value(Tag.ROWS_PER_STRIP, height)))
+    values = (
+        count // (3 if tag == Tag.COLOUR_MAP else 1)
+        for tag, (kind, count, _) in directory.entries.items()
+        if kind in _TYPES and tag not in _SPARE
+    )
+    parts = max(pieces * (max(1, layout.samples) if layout.planar else 1), *values, 0)
+    lengths = directory.array(Tag.TILE_LENGTHS if layout.tile else Tag.STRIP_LENGTHS)[:parts]
+    size = len(directory.data)
+    again = int(np.clip(lengths.astype(np.float64), 0, size).sum()) - size
+    return max(parts, again // 1000)
+
+
 def _is_big(data: bytes) -> bool:
     return 43 in data[2:4]
 
@@ -213,12 +240,8 @@ def _all_directories(data: bytes, limit: int) -> list[Directory]:
     first = int.from_bytes(data[place : place + size], "little" if order == "<" else "big")
     seen: set[int] = set()
     pages = list(_chain(data, order, first, seen, limit))
-    below = [
-        each
-        for page in pages
-        for start in page.values(Tag.SUB_DIRECTORIES)[:limit]
-        for each in _chain(data, order, int(start), seen, limit)
-    ]
+    starts = (int(start) for page in pages for start in page.values(Tag.SUB_DIRECTORIES))
+    below = [each for start in islice(starts, limit) for each in _chain(data, order, start, seen, limit)]
     return pages + below
 
 
@@ -237,6 +260,8 @@ def _chain(data: bytes, order: str, offset: int, seen: set[int], limit: int) -> 
                 return  # cut: what it does not say any more may be what its samples are
             rows = np.frombuffer(data, row, count, start)
             rows = rows[np.isin(rows["tag"], _WANTED)]
+            if len(rows) > _MOST_REPEATED * len(_WANTED):
+                return
             entries = {int(tag): (int(kind), int(many), value.tobytes()) for tag, kind, many, value in rows}
             yield Directory(data, offset, order, entries)
             (offset,) = struct.unpack_from(order + offset_format, data, start + count * row.itemsize)

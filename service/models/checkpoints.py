@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import math
 import zipfile
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,7 +23,7 @@ from service.models.file_kinds import CHECKPOINT, OLD_CHECKPOINT, SAFETENSORS, k
 from service.models.pickles import Inert, Named, UnreadablePickle, read_pickle
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
     from typing import IO
 
@@ -47,11 +48,56 @@ def read_checkpoint(file: Path) -> Any:
     if read is None:
         raise ModelLoadError(reason_not_to_read(file, kind))
     try:
-        return read(file)
+        content = read(file)
     except (SafetensorError, UnreadablePickle, zipfile.BadZipFile, OSError, ValueError) as error:
         raise ModelLoadError(f"The weights file {file.name} is damaged: {error}. Copy or download it again.") from error
     except Exception as error:  # the content of a damaged file may raise anything
         raise ModelLoadError(f"The weights file {file.name} is damaged. Copy or download it again.") from error
+    if problem := _what_has_no_end(content):
+        raise ModelLoadError(
+            f"The weights file {file.name} holds {problem}. Save the weights alone: "
+            'torch.save(model.state_dict(), "weights.pth").'
+        )
+    return content
+
+
+_DEEPEST = 200  # dicts, lists and tuples within each other: trainers have some ten
+
+
+def _what_has_no_end(content: Any) -> str | None:
+    """Return in words which dict, list or tuple contains itself, or that they lie too deep; each is looked at once."""
+    done: set[int] = set()
+    open_: dict[int, Iterator[Any]] = {id(content): _parts(content)}
+    while open_:
+        key, parts = next(reversed(open_.items()))
+        part = next((part for part in parts if id(part) not in done and _is_container(part)), None)
+        if part is None:
+            del open_[key]
+            done.add(key)
+        elif id(part) in open_:
+            return f"a {_kind(part)} that contains itself"
+        elif len(open_) >= _DEEPEST:
+            return f"dicts, lists or tuples more than {_DEEPEST} within each other"
+        else:
+            open_[id(part)] = _parts(part)
+    return None
+
+
+def _kind(part: object) -> str:
+    return "mapping" if isinstance(part, Inert) else type(part).__name__
+
+
+def _is_container(part: object) -> bool:
+    return isinstance(part, dict | list | tuple | Inert)
+
+
+def _parts(whole: Any) -> Iterator[Any]:
+    """Return what is in a container; of an object what it holds as one, not its attributes: nobody looks there."""
+    if isinstance(whole, Inert):
+        return chain(whole.pairs.values(), whole.elements)
+    if isinstance(whole, dict):
+        return iter(whole.values())
+    return iter(whole) if isinstance(whole, list | tuple) else iter(())
 
 
 def reason_not_to_read(file: Path, kind: FileKind | None) -> str:
@@ -83,18 +129,23 @@ _STORAGES = {
 }
 
 
+_MOST_AXES = 64
+
 _DTYPES = {str(value): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
 
 
 def _dtype_of(storage: object) -> torch.dtype:
     if not isinstance(storage, Named) or storage.name not in _STORAGES:
-        raise UnreadablePickle(f"its tensors are stored as {storage}")
+        name = storage.name if isinstance(storage, Named) else type(storage).__name__
+        raise UnreadablePickle(f"its tensors are stored as {name}")
     return _STORAGES[storage.name]
 
 
 def _tensor(
     storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_rest: object
 ) -> Tensor | Inert:
+    if len(size) > _MOST_AXES:
+        raise UnreadablePickle(f"it has a tensor of more than {_MOST_AXES} axes")
     if math.prod(size) > storage.numel():  # one number shown as many: what is built to its size would take all memory
         return Inert("torch.Tensor.expand")
     return torch.as_strided(storage, size, stride, offset)  # checks that all of it is within the storage
@@ -150,8 +201,10 @@ def _read_zip(file: Path) -> Any:
     with zipfile.ZipFile(file) as archive:
         members = {info.filename: info for info in archive.infolist()}
         # PyTorch compresses nothing. A file that unpacks to more than its size is a bomb, or has been packed anew.
-        if sum(info.file_size for info in members.values()) > file.stat().st_size:
+        if any(info.compress_type != zipfile.ZIP_STORED for info in members.values()):
             raise UnreadablePickle("it was compressed after it was saved")
+        if sum(info.file_size for info in members.values()) > file.stat().st_size:
+            raise UnreadablePickle("it unpacks to more than its size")
         root = next(name for name in members if name.endswith("/data.pkl")).removesuffix("data.pkl")
         if members.get(f"{root}byteorder") and archive.read(f"{root}byteorder") != b"little":
             raise UnreadablePickle("it was saved by a computer of another byte order")
@@ -159,11 +212,18 @@ def _read_zip(file: Path) -> Any:
 
         def storage(reference: tuple[Any, ...]) -> Tensor:
             _, kind, key, *_ = reference
+            _check_key(key)
             if key not in stored:
                 stored[key] = _bytes_of(archive, members[f"{root}data/{key}"])
             return stored[key].view(_dtype_of(kind))
 
         return read_pickle(io.BytesIO(archive.read(f"{root}data.pkl")), _TABLE, storage)
+
+
+def _check_key(key: object) -> None:
+    """Refuse what is no text as the name of a storage: hashing it, or writing it out, may take for ever."""
+    if not isinstance(key, str):
+        raise UnreadablePickle("it names a storage by what is no text")
 
 
 def _bytes_of(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Tensor:
@@ -192,6 +252,7 @@ def _read_old(file: Path) -> Any:
         if reference[0] == "module":  # a class of layers, followed by its source code
             return reference[1]
         _, kind, key, _location, count, *view = reference
+        _check_key(key)
         dtype = _dtype_of(kind)
         if key not in stored:
             left -= count * dtype.itemsize
@@ -211,13 +272,24 @@ def _read_old(file: Path) -> Any:
             read_pickle(stream, {})
         content = read_pickle(stream, _TABLE, storage)
         for key in read_pickle(stream, {}):
+            _check_key(key)
             stream.read(8)  # the number of elements once more
             _read_into(stored[key], stream)
     return content
 
 
+_MOST_HEADER_BYTES = 10_000_000  # of a safetensors file: 100,000 tensors and more, which take seconds and 1 kB each
+
+
+def _read_safetensors(file: Path) -> dict[str, Tensor]:
+    with file.open("rb") as stream:
+        if int.from_bytes(stream.read(8), "little") > _MOST_HEADER_BYTES:
+            raise UnreadablePickle("it holds too many tensors")
+    return load_file(file)
+
+
 _READERS: dict[FileKind, Callable[[Path], Any]] = {
-    SAFETENSORS: load_file,
+    SAFETENSORS: _read_safetensors,
     CHECKPOINT: _read_zip,
     OLD_CHECKPOINT: _read_old,
 }

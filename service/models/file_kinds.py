@@ -5,6 +5,7 @@ Suffixes lie: a ``.pth`` may be TorchScript, a web page, or a pointer that Git L
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import zipfile
@@ -19,6 +20,8 @@ __all__ = ["CHECKPOINT", "OLD_CHECKPOINT", "SAFETENSORS", "FileKind", "kind_of"]
 
 _SAVE = 'torch.save(model.state_dict(), "weights.pth")'
 _HEAD_BYTES = 4096
+_TAIL_BYTES = 66_000  # of a zip: a comment of 64 KiB, and the records before it
+_MOST_DIRECTORY_BYTES = 10_000_000  # of its table of contents: 100,000 records, a hundred times what models have
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ _NUMPY = FileKind("a NumPy file", f"Save the weights with torch: {_SAVE}.")
 _TORCHSERVE = FileKind("an archive of TorchServe", "It is a zip: unpack it and name the weights file inside.")
 _CORE_ML = FileKind("a Core ML package", f"Save the weights of the PyTorch model that it came from: {_SAVE}.")
 _BROKEN_ZIP = FileKind("cut off or damaged", "Copy or download it again.")
+_CROWDED_ZIP = FileKind("a zip of too many records", "Save the weights alone: " + _SAVE + ".")
 _ZIP = FileKind("a zip archive", "Unpack it and name the weights file inside.")
 _PACKED = FileKind("a compressed file", "Unpack it and name what was inside.")
 _TAR = FileKind("a tar archive", "Unpack it and name the weights file inside.")
@@ -138,6 +142,8 @@ _BY_HEAD: tuple[tuple[Callable[[bytes], bool], FileKind], ...] = (
 
 def _zip_kind(file: Path) -> FileKind:
     """Tell apart what is a zip inside."""
+    if _directory_bytes(file) > _MOST_DIRECTORY_BYTES:
+        return _CROWDED_ZIP
     try:
         with zipfile.ZipFile(file) as archive:
             names = archive.namelist()
@@ -154,6 +160,23 @@ def _zip_kind(file: Path) -> FileKind:
         if telling.issubset(names):
             return kind
     return _NUMPY if names and all(name.endswith(".npy") for name in names) else _ZIP
+
+
+def _directory_bytes(file: Path) -> int:
+    """Return how long a zip says that its table of contents is.
+
+    ``zipfile`` makes an object of 700 bytes for each of its entries, which are 46 bytes and more.
+    """
+    with file.open("rb") as stream:
+        stream.seek(max(0, stream.seek(0, io.SEEK_END) - _TAIL_BYTES))
+        tail = stream.read()
+    at = tail.rfind(b"PK\x05\x06")
+    if at < 0:
+        return 0
+    length = int.from_bytes(tail[at + 12 : at + 16], "little")
+    if at >= 76 and tail[at - 20 : at - 16] == b"PK\x06\x07":  # the record of a large zip, which counts then
+        length = max(length, int.from_bytes(tail[at - 36 : at - 28], "little"))
+    return length
 
 
 _BY_MEMBER = (

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 __all__ = ["Inert", "Named", "UnreadablePickle", "mapping", "read_pickle"]
 
 # A checkpoint has some ten thousand, with the log of a long training a million. Each may take a hundred bytes.
-_MAX_OPERATIONS = 10_000_000
+_MAX_OPERATIONS = 4_000_000
+_MOST_REBUILT = 200_000  # tensors and the like, a kilobyte each; a checkpoint has some thousands
+_MOST_BITS = 4096  # of a whole number: the state of a random generator has 128
 
 
 class UnreadablePickle(ValueError):
@@ -31,7 +33,7 @@ class Named:
     name: str
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False, slots=True)
 class Inert:
     """An object of which only the description is kept.
 
@@ -110,11 +112,13 @@ class _Machine:
     def __init__(self, rebuild: Mapping[str, Callable[..., Any]], persistent: Callable[[Any], Any] | None) -> None:
         self.stack: list[Any] = []
         self._memo: dict[int, Any] = {}
-        self._rebuild = rebuild
+        self._rebuild, self._rebuilt = rebuild, 0
         self._persistent = persistent
 
     def do(self, operation: str, argument: Any) -> None:
         if operation in _LITERALS:
+            if isinstance(argument, int) and argument.bit_length() > _MOST_BITS:
+                raise UnreadablePickle("it has a number of thousands of digits")
             self.stack.append(argument)
         elif operation in _CONSTANTS:
             self.stack.append(_CONSTANTS[operation]())
@@ -218,6 +222,8 @@ class _Machine:
 
     def _stack_global(self, _argument: object) -> None:
         name, module = self.stack.pop(), self.stack.pop()
+        if not (isinstance(name, str) and isinstance(module, str)):
+            raise UnreadablePickle("it names something by what is no text")
         self.stack.append(Named(f"{module}.{name}"))
 
     def _reduce(self, _argument: object) -> None:
@@ -242,6 +248,9 @@ class _Machine:
         name = maker.name if isinstance(maker, Named | Inert) else type(maker).__name__
         args = args if isinstance(args, tuple) else ()
         known = self._rebuild.get(name) if isinstance(maker, Named) else None
+        self._rebuilt += known is not None
+        if self._rebuilt > _MOST_REBUILT:
+            raise UnreadablePickle("it holds too many tensors")
         self.stack.append(known(*args) if known else Inert(name, args))
 
     def _build(self, _argument: object) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -34,6 +35,8 @@ _BESIDE = re.compile(
     r"confusion_matrix)|pos_weight|class_weights?|n_averaged|total_ops|total_params|teacher|optimizer)([._]|$)",
     re.IGNORECASE,
 )
+_MOST_PREFIXES = 100  # of a name, and of those that a dict's names have in common
+_LONGEST_NAME = 300  # in characters: ten times what layers are called
 _DEPTH = 4  # of dicts within dicts: more than any trainer has
 
 # Where a part of a network was wrapped, as PyTorch's ImageNet example does with the features of VGG.
@@ -130,11 +133,16 @@ def tensor_dicts(content: Any) -> Iterator[tuple[str, StateDict]]:
             if whole is None or id(whole) in seen:
                 continue
             seen.add(id(whole))
-            tensors = {_name(key): value for key, value in whole.items() if isinstance(value, Tensor)}
+            tensors = {_name(key): value for key, value in whole.items() if _is_named_tensor(key, value)}
             if tensors:
                 yield where, tensors
             deeper += [(f"{where}.{key}".lstrip("."), value) for key, value in whole.items() if isinstance(key, str)]
         waiting = deeper
+
+
+def _is_named_tensor(key: object, value: object) -> bool:
+    """Whether it may be a weight: no layer's name is so long that the patterns above would take for ever on it."""
+    return isinstance(value, Tensor) and not (isinstance(key, str) and len(key) > _LONGEST_NAME)
 
 
 def _name(key: object) -> str:
@@ -167,13 +175,14 @@ def _sets_of(where: str, state: StateDict, network: Mapping[str, Tensor]) -> lis
             if name in network and _same_kind(value, network[name]):
                 fitting[prefix] += 1
     most = max(fitting.values(), default=0)
-    return [_under(where, prefix, state, count) for prefix, count in fitting.items() if count > most / 2]
+    common = fitting.most_common(_MOST_PREFIXES)
+    return [_under(where, prefix, state, count) for prefix, count in common if count > most / 2]
 
 
 def _endings(key: str) -> Iterator[tuple[str, str]]:
     """Give all ways to take ``key`` for a prefix and a name: none of it, up to the first dot, and so on."""
     yield "", key
-    for dot in re.finditer(r"\.", key):
+    for dot in islice(re.finditer(r"\.", key), _MOST_PREFIXES):
         yield key[: dot.end()], key[dot.end() :]
 
 

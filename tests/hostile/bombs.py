@@ -119,7 +119,7 @@ def black_gif(width: int, height: int) -> bytes:
 
 
 def bmp(width: int, height: int, bits: int = 24, compression: int = 0, data: bytes = b"") -> bytes:
-    colours = bytes(1024) if bits == 8 else b""
+    colours = bytes({4: 64, 8: 1024}.get(bits, 0))
     info = struct.pack("<IiiHHIIiiII", 40, width, height, 1, bits, compression, len(data), 0, 0, 0, 0)
     return b"BM" + struct.pack("<IHHI", 54 + len(colours) + len(data), 0, 0, 54 + len(colours)) + info + colours + data
 
@@ -173,6 +173,52 @@ def wide_tiff(side: int) -> bytes:
 def many_directories(count: int) -> bytes:
     """So many empty directories, each pointing to the next."""
     return b"II*\0" + struct.pack("<I", 8) + b"".join(struct.pack("<HI", 0, 14 + 6 * index) for index in range(count))
+
+
+def parted_tiff(
+    width: int, height: int, side: int, *, tile: bool = False, packed: bool = False, bits: int = 8, before: bytes = b""
+) -> bytes:
+    """A grey picture in strips of ``side`` rows or in such square tiles: all the same bytes, behind ``before``."""
+    pixels = bytes(side * (side if tile else width) * bits // 8)
+    if packed:
+        deflated = zlib.compress(pixels)
+        pixels = deflated[:2] + before + deflated[2:]
+    count = -(-height // side) * (-(-width // side) if tile else 1)
+    start = 300 + 8 * count
+    rows: list[Entry] = [
+        entry for entry in strips(width, height, 8 if packed else 1) if entry[0] not in (258, 273, 278, 279)
+    ]
+    places, lengths = (324, 325) if tile else (273, 279)
+    rows += [(258, 3, 1, bits), (places, 4, count, 300), (lengths, 4, count, 300 + 4 * count)]
+    rows += [(322, 4, 1, side), (323, 4, 1, side)] if tile else [(278, 4, 1, side)]
+    listed = struct.pack("<I", start) * count + struct.pack("<I", len(pixels)) * count
+    return tiff(rows).ljust(300, b"\0") + listed + pixels
+
+
+def pages_of_one_tag(count: int, size: int) -> bytes:
+    """So many pages, and what each says of its kind, colours and compression is the same ``size`` bytes."""
+    tags = (254, 255, 259, 262, 330)
+    length = 2 + 12 * len(tags) + 4
+    start = 8 + count * length
+    pages = [
+        struct.pack("<H", len(tags))
+        + b"".join(struct.pack("<HHII", tag, 3, size // 2, start) for tag in tags)
+        + struct.pack("<I", 8 + (index + 1) * length if index + 1 < count else 0)
+        for index in range(count)
+    ]
+    return b"II*\0" + struct.pack("<I", 8) + b"".join(pages) + bytes(size)
+
+
+def shared_entries(count: int, entries: int) -> bytes:
+    """Pages whose entries are nearly the same bytes: each begins 12 bytes behind the one before, and says its width."""
+    entry = struct.pack("<HHII", 256, 4, 1, 8)
+    # What begins a directory is the end of an entry: how many there are, in the upper half of a value.
+    entry = entry[:10] + struct.pack("<H", entries)
+    data = bytearray(b"II*\0" + struct.pack("<I", 18) + entry * (entries + count + 2))
+    for index in range(count - 1):
+        place = 18 + 12 * index + 2 + 12 * entries
+        data[place : place + 4] = struct.pack("<I", 18 + 12 * (index + 1))
+    return bytes(data)
 
 
 def many_strips(count: int) -> bytes:
@@ -254,6 +300,7 @@ def checked() -> Image.Image:
 
 SIDE = 4000
 MAX_PIXELS = SIDE * SIDE
+TALL = 4_200_000  # so many rows of one pixel take as much room as MAX_PIXELS pixels
 READ, DAMAGED, TOO_LARGE = "read", "invalid_image", "image_too_large"
 
 # Name → how it is made, and what is to become of it where MAX_PIXELS and 1000 frames are allowed.
@@ -265,6 +312,18 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
     "png at the limit, colour with alpha": (lambda: png(SIDE, SIDE, colour=6), READ),
     "png at the limit, 16 bits": (lambda: png(SIDE, SIDE, depth=16), READ),
     "png at the limit, three times 16 bits": (lambda: png(SIDE, SIDE, depth=16, colour=2), READ),
+    "png of 16 megapixels in a column": (lambda: png(1, SIDE * SIDE), TOO_LARGE),
+    "png of 16 megapixels in a row": (lambda: png(SIDE * SIDE, 1), TOO_LARGE),
+    "png of as many rows as may be": (lambda: png(1, TALL), READ),
+    "png of as many rows as may be, with alpha": (lambda: png(1, TALL, colour=4), READ),
+    "png of as many rows as may be, three times 16 bits, with a key": (
+        lambda: png(1, TALL, chunk(b"tRNS", bytes(6)), depth=16, colour=2),
+        READ,
+    ),
+    "png of as many columns as may be, turned": (
+        lambda: png(TALL, 1, chunk(b"eXIf", tiff([(274, 3, 1, 6)])), colour=6),
+        READ,
+    ),
     "png with more pixels than it says": (lambda: png(8, 8, chunk(b"IDAT", zeros(10**9))), READ),
     "png with a million chunks": (lambda: many_chunks(b"aaAa"), TOO_LARGE),
     "png with a million chunks behind": (lambda: many_chunks(b"aaAa", after=True), TOO_LARGE),
@@ -340,8 +399,17 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
     "bmp of negative size": (lambda: bmp(-SIDE, -SIDE), TOO_LARGE),
     "bmp of -2^31 rows": (lambda: bmp(8, -(2**31)), TOO_LARGE),
     "bmp at the limit, without pixels": (lambda: bmp(SIDE, SIDE, data=bytes(1000)), DAMAGED),
-    "bmp whose runs are one pixel": (lambda: bmp(SIDE, SIDE, 8, 1, b"\1\0" * 7_900_000), DAMAGED),
-    "bmp whose lines are empty": (lambda: bmp(SIDE, SIDE, 8, 1, b"\0\0" * 8_000_000), DAMAGED),
+    "bmp whose runs are one pixel": (lambda: bmp(SIDE, SIDE, 8, 1, b"\1\0" * 7_900_000), TOO_LARGE),
+    "bmp of two million runs but for some": (lambda: bmp(SIDE, SIDE, 8, 1, b"\1\0" * 1_999_000 + b"\0\1"), READ),
+    "bmp whose lines are empty": (lambda: bmp(SIDE, SIDE, 8, 1, b"\0\0" * 8_000_000), READ),
+    "bmp whose lines are one pixel": (lambda: bmp(SIDE, SIDE, 8, 1, b"\1\1\0\0" * SIDE), READ),
+    "bmp whose runs reach beyond its lines": (lambda: bmp(1, 1, 8, 1, b"\xff\1" * 7_900_000), READ),
+    "bmp whose lines are one pixel of 4 bits": (lambda: bmp(SIDE, SIDE, 4, 2, b"\1\1\0\0" * SIDE), READ),
+    "bmp of bytes of 4 bits as they are": (
+        lambda: bmp(SIDE, SIDE, 4, 2, (b"\0\xfe" + b"\x12" * 127 + b"\0") * 100_000 + b"\0\1"),
+        READ,
+    ),
+    "bmp of 16 megapixels in a column": (lambda: bmp(1, 4_000_000, 8, 0, bytes(16_000_000)), READ),
     "bmp that only jumps": (lambda: bmp(SIDE, SIDE, 8, 1, b"\0\2\xff\xff" * 10_000), READ),
     "tiff of 4 gigapixels": (lambda: tiff(strips(65_535, 65_535)), TOO_LARGE),
     "tiff of 2^64 pixels": (lambda: tiff(strips(2**32 - 1, 2**32 - 1)), TOO_LARGE),
@@ -353,6 +421,26 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
     "tiff with a tile of 1.6 gigapixels": (lambda: tiled(64, 64, 40_000, 8), TOO_LARGE),
     "tiff with a tile of 2^62 pixels": (lambda: tiled(64, 64, 2**31 - 16, 8), TOO_LARGE),
     "tiff with a tile at the limit": (lambda: tiled(64, 64, SIDE, 8), DAMAGED),
+    "tiff with a strip for each of 1.9 million pixels": (lambda: parted_tiff(1, 1_900_000, 1), TOO_LARGE),
+    "tiff with as many strips as may be": (lambda: parted_tiff(1, 100_000, 1), READ),
+    "tiff with as many packed strips as may be": (lambda: parted_tiff(1, 100_000, 1, packed=True), READ),
+    "tiff with as many strips of 16 bits as may be": (lambda: parted_tiff(1, 100_000, 1, bits=16), READ),
+    "tiff with as many tiles as may be": (lambda: parted_tiff(400, 250, 1, tile=True), READ),
+    "tiff with a tile for each pixel": (lambda: parted_tiff(1000, 500, 1, tile=True), TOO_LARGE),
+    "tiff whose strips are all the same megabyte of nothing": (
+        lambda: parted_tiff(1, 50_000, 1, packed=True, before=b"\0\0\0\xff\xff" * 200_000),
+        TOO_LARGE,
+    ),
+    "tiff of 900 pages that are all said in the same 10 megabytes": (
+        lambda: pages_of_one_tag(900, 10_000_000),
+        TOO_LARGE,
+    ),
+    "tiff of 900 pages that share 4000 entries": (lambda: shared_entries(900, 4000), DAMAGED),
+    "tiff of 900 pages that share 60,000 entries": (lambda: shared_entries(900, 60_000), DAMAGED),
+    "tiff that says a million times how many bits": (
+        lambda: tiff([entry for entry in strips(8, 8) if entry[0] != 258] + [(258, 3, 10**6, 300)], bytes(2_000_300)),
+        TOO_LARGE,
+    ),
     "tiff with 62,500 tiles": (lambda: tiled(SIDE, SIDE, 16, 8), DAMAGED),
     "tiff with a directory of 800,000 entries": (lambda: big_tiff(800_000), DAMAGED),
     "tiff with a tag of 4 gigabytes": (lambda: tiff([*strips(8, 8), (270, 2, 2**32 - 1, 0)], bytes(500)), READ),
@@ -366,7 +454,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
     "tiff of three doubles": (lambda: wide_tiff(1800), READ),
     "tiff of three doubles in a file of many": (lambda: wide_tiff(SIDE), TOO_LARGE),
     "tiff whose directories are a million": (lambda: many_directories(1_000_000), TOO_LARGE),
-    "tiff with a strip for every row, and four million": (lambda: many_strips(4_000_000), READ),
+    "tiff with a strip for every row, and four million": (lambda: many_strips(4_000_000), TOO_LARGE),
     "avif at the limit": (lambda: saved("RGB", "AVIF", speed=10), READ),
     "avif at the limit, with alpha": (lambda: encode(checked(), "AVIF", speed=10), READ),
     "avif of 8 pixels that unfolds to the limit": (lambda: lying_avif(SIDE), READ),

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import io
 import struct
+import time
 import warnings
 import zlib
 from typing import TYPE_CHECKING
@@ -15,7 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from service.errors import ImageTooLarge, InvalidImage, ServiceError
-from service.imaging.decode import DecodeLimits, decode
+from service.imaging.decode import DecodeLimits, decode, read_header
+from tests.hostile.bombs import parted_tiff, png
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -307,3 +309,27 @@ def test_damaged_pictures_raise_only_our_errors(data: st.DataObject, specimens: 
         image = decode(bytes(damaged), DecodeLimits(10**6, 10**6, 5))
         assert image.rgb.mode == "RGB"
         assert image.width >= 1
+
+
+@pytest.mark.parametrize("size", [(1, 4_000_000), (4_000_000, 1)], ids=["a column", "a row"])
+def test_rows_count_for_the_room_they_take(size: tuple[int, int]) -> None:
+    """A row takes 16 bytes and more besides its pixels, and what is wide may be turned by 90°."""
+    data = png(*size)
+    assert read_header(data, DecodeLimits(10_000_000, 16_000_000, 50)).pixels == 15_000_000
+    with pytest.raises(ImageTooLarge, match=r"15,000,000 pixels, counting .* rows .*Send a smaller picture"):
+        decode(data, DecodeLimits(10_000_000, 8_000_000, 50))
+
+
+def test_ordinary_pictures_count_their_pixels(photo: Any, save: Any) -> None:
+    for size in ((4000, 3000), (640, 480), (800, 8000)):
+        assert read_header(png(*size), DecodeLimits(10_000_000, 16_000_000, 50)).pixels == size[0] * size[1]
+
+
+def test_strips_of_a_tiff_are_counted_before_they_are_read() -> None:
+    limits = DecodeLimits(20_000_000, 64_000_000, 50)
+    began = time.thread_time()
+    for data in (parted_tiff(1, 1_900_000, 1), parted_tiff(1000, 500, 1, tile=True)):
+        with pytest.raises(ImageTooLarge, match=r"more than 100,000 parts\. Save it anew, with larger strips or tiles"):
+            read_header(data, limits)
+    assert time.thread_time() - began < 1
+    assert read_header(parted_tiff(1, 10_000, 1), limits).pixels > 10_000  # Pillow has an object for each

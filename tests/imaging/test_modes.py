@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -147,3 +148,22 @@ def test_a_bmp_whose_alpha_is_zero_everywhere_is_opaque(limits: DecodeLimits) ->
     found = shown(bmp(COLOURS, partly), limits)
     assert (found[5:] == 255).all()
     assert np.abs(found[:5] - (255 + (COLOURS[:5].astype(int) - 255) / 5)).max() <= 1
+
+
+def test_lab_is_converted_without_a_table(limits: DecodeLimits) -> None:
+    """L*a*b* of 8 bits as TIFF has it: white is D50, a* and b* are signed."""
+    rgb = np.random.default_rng(0).integers(0, 256, (40, 50, 3))
+    linear = np.where(rgb <= 10.31, rgb / 255 / 12.92, ((rgb / 255 + 0.055) / 1.055) ** 2.4)
+    to_d50 = np.array([[0.43607, 0.38506, 0.14308], [0.22250, 0.71688, 0.06062], [0.01393, 0.09710, 0.71417]])
+    xyz = linear @ to_d50.T / [0.96422, 1, 0.82521]
+    f = np.where(xyz > 0.008856, np.cbrt(xyz), (903.3 * xyz + 16) / 116)
+    lab = np.stack([2.55 * (116 * f[..., 1] - 16), 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], -1)
+    stored = Image.frombytes("LAB", (50, 40), np.rint(lab).astype(int).astype(np.uint8).tobytes())
+    buffer = io.BytesIO()
+    stored.save(buffer, "TIFF")
+
+    found = np.asarray(decode(buffer.getvalue(), limits).rgb).astype(int)
+
+    # Rounding to 8 bits costs up to 16 levels where it is dark; Pillow by itself is 35 off, and 1.2 on average.
+    assert np.abs(found - rgb).max() <= 18
+    assert np.abs(found - rgb).mean() < 0.9

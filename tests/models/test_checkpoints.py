@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import argparse
+import copy
+import json
 import pickle
 import subprocess
 import sys
@@ -135,6 +137,10 @@ class TestWhatTrainersAdd:
         assert "_modules" in read.state
 
 
+class Settings(dict[str, Any]):
+    """A mapping of a configuration library's."""
+
+
 class Exploit:
     """Unpickling it creates a file."""
 
@@ -209,6 +215,93 @@ class TestHostile:
 
         with pytest.raises(ModelLoadError, match=r"w\.pth is damaged: it was compressed after it was saved"):
             read_checkpoint(file)
+
+    def test_a_compressed_record_beside_others(self, tmp_path: Path) -> None:
+        """Together they are no larger than the file."""
+        file = tmp_path / "w.pth"
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("archive/data.pkl", tensor(b"K\x04K\x04\x86", b"K\x04K\x01\x86"))
+            archive.writestr("archive/data/0", bytes(64), zipfile.ZIP_DEFLATED)
+            archive.writestr("archive/filler", bytes(1000))
+
+        with pytest.raises(ModelLoadError, match=r"w\.pth is damaged: it was compressed after it was saved"):
+            read_checkpoint(file)
+
+    def test_records_that_share_their_bytes(self, tmp_path: Path) -> None:
+        file = tmp_path / "w.pth"
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("archive/data.pkl", pickle.dumps({}))
+            archive.writestr("archive/data/0", bytes(1000))
+            for index in range(1, 50):  # further names for the same place
+                entry = copy.copy(archive.infolist()[1])
+                entry.filename = f"archive/data/{index}"
+                archive.filelist.append(entry)
+                archive.NameToInfo[entry.filename] = entry
+
+        with pytest.raises(ModelLoadError, match=r"w\.pth is damaged: it unpacks to more than its size"):
+            read_checkpoint(file)
+
+    @FORMATS
+    @pytest.mark.parametrize("kind", ["dict", "list", "tuple", "mapping"])
+    def test_what_contains_itself(self, kind: str, new: bool, tmp_path: Path) -> None:
+        whole: Any = {"dict": {}, "list": [], "tuple": ([],), "mapping": Settings()}[kind]
+        if isinstance(whole, dict):
+            whole["weights"], whole["self"] = torch.ones(2), {"again": whole}
+        else:
+            (whole if kind == "list" else whole[0]).append(whole)
+        file = save({"state_dict": whole}, tmp_path / "w.pth", new=new)
+
+        with pytest.raises(ModelLoadError, match=r"w\.pth holds a \w+ that contains itself\. Save the weights alone"):
+            read_checkpoint(file)
+
+    def test_an_object_whose_attributes_lead_back_to_it_is_read(self, tmp_path: Path) -> None:
+        """As of a trainer that the file was saved with: attributes are not looked through."""
+        args = argparse.Namespace(lr=0.1)
+        args.parent = args
+
+        assert read_checkpoint(save({"args": args, "a": torch.ones(2)}, tmp_path / "w.pth"))["a"].shape == (2,)
+
+    def test_dicts_within_dicts_without_end(self, tmp_path: Path) -> None:
+        pickled = b"\x80\x02" + b"}Va\n" * 100_000 + b"}" + b"s" * 100_000 + b"."
+
+        with pytest.raises(
+            ModelLoadError, match=r"w\.pth holds dicts, lists or tuples more than 200 within each other"
+        ):
+            read_checkpoint(crafted(tmp_path / "w.pth", pickled))
+
+    def test_what_is_shared_is_looked_at_once(self, tmp_path: Path) -> None:
+        """There are 2^150 ways to the innermost list."""
+        whole: list[Any] = []
+        for _ in range(150):
+            whole = [whole, whole]
+
+        assert read_checkpoint(save({"a": torch.ones(2), "b": whole}, tmp_path / "w.pth"))["a"].shape == (2,)
+
+    @pytest.mark.parametrize("place", ["key", "kind"])
+    def test_names_that_take_for_ever_to_hash_or_to_print(self, place: str, tmp_path: Path) -> None:
+        endless = b")" + b"q\x00h\x00\x86" * 100
+        storage = b"(Vstorage\n" + (b"ctorch\nFloatStorage\n" + endless if place == "key" else endless + b"V0\n")
+        pickled = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"Vcpu\nK\x10tQK\x00))\x89}tR."
+
+        with pytest.raises(ModelLoadError, match=r"w\.pth is damaged: it"):
+            read_checkpoint(crafted(tmp_path / "w.pth", pickled))
+
+    def test_a_safetensors_file_of_more_tensors_than_any_network_has(self, tmp_path: Path) -> None:
+        """A million without a number in them take 18 seconds and 1.3 GB."""
+        header = json.dumps(
+            {str(key): {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for key in range(200_000)}
+        )
+        file = tmp_path / "w.safetensors"
+        file.write_bytes(len(header).to_bytes(8, "little") + header.encode())
+
+        with pytest.raises(ModelLoadError, match="it holds too many tensors"):
+            read_checkpoint(file)
+
+    def test_a_tensor_of_a_thousand_axes(self, tmp_path: Path) -> None:
+        pickled = tensor(b"(" + b"K\x01" * 1000 + b"t", b"(" + b"K\x01" * 1000 + b"t")
+
+        with pytest.raises(ModelLoadError, match=r"w\.pth is damaged: it has a tensor of more than 64 axes"):
+            read_checkpoint(crafted(tmp_path / "w.pth", pickled))
 
     @FORMATS
     def test_what_claims_more_than_it_has_costs_no_memory(self, new: bool, tmp_path: Path) -> None:

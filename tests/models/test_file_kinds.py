@@ -4,6 +4,7 @@ import gzip
 import io
 import pickle
 import re
+import struct
 import tarfile
 import warnings
 import zipfile
@@ -151,3 +152,16 @@ def test_onnx_without_an_exporters_name_is_told_by_its_suffix(tmp_path: Path) ->
     (tmp_path / "net.onnx").write_bytes(b"\x08\x07:\x10")
 
     assert "an ONNX file" in reason_not_to_read(tmp_path / "net.onnx", kind_of(tmp_path / "net.onnx"))
+
+
+def test_a_zip_of_more_records_than_models_have(tmp_path: Path) -> None:
+    """Each takes 46 bytes in the file and 700 once it is read: they are counted before."""
+    file = tmp_path / "w.pth"
+    entry = b"PK\x01\x02" + bytes(42)
+    end = b"PK\x05\x06" + struct.pack("<HHHHIIH", 0, 0, 0xFFFF, 0xFFFF, 46 * 250_000, 4, 0)
+    file.write_bytes(b"PK\x03\x04" + entry * 250_000 + end)
+
+    kind = kind_of(file)
+
+    assert kind is not None
+    assert reason_not_to_read(file, kind).startswith("w.pth is a zip of too many records. Save the weights alone")

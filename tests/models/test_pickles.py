@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from service.models import pickles
 from service.models.pickles import Inert, Named, UnreadablePickle, mapping, read_pickle
 
 
@@ -232,3 +233,29 @@ class TestHostile:
         whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
         with contextlib.suppress(UnreadablePickle):
             read(bytes(whole))
+
+
+class TestAmounts:
+    """Little to send, and much to make of it."""
+
+    def test_numbers_of_thousands_of_digits(self) -> None:
+        assert read(pickle.dumps(2**4000)) == 2**4000
+        with pytest.raises(UnreadablePickle, match="a number of thousands of digits"):
+            read(pickle.dumps(2**8000))
+
+    def test_a_name_made_of_what_is_no_text(self) -> None:
+        """Written out, these tuples have 2^100 parts."""
+        endless = b")" + b"q\x00h\x00\x86" * 100
+        with pytest.raises(UnreadablePickle, match="by what is no text"):
+            read(b"\x80\x04" + endless + b"\x8c\x01a\x93.")
+
+    def test_more_tensors_than_any_checkpoint_has(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(pickles, "_MOST_REBUILT", 1000)  # as it is, this takes seconds
+        pickled = b"\x80\x02cmade\nup\nq\x00" + b"h\x00)R0" * 1001 + b"N."
+        with pytest.raises(UnreadablePickle, match="too many tensors"):
+            read(pickled, {"made.up": lambda: None})
+
+    def test_more_operations_than_any_checkpoint_has(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(pickles, "_MAX_OPERATIONS", 1000)
+        with pytest.raises(UnreadablePickle, match="too many objects"):
+            read(b"\x80\x02" + b"N0" * 501 + b"N.")

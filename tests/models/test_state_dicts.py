@@ -17,6 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 from service.errors import ModelLoadError
 from service.models import state_dicts
 from service.models.state_dicts import digest, load_file_into, load_into, read_weights
+from service.models.weight_sets import find_sets
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -474,3 +475,15 @@ class TestDigest:
         assert digest(first) == digest(second) == hashlib.sha256(first.read_bytes()).hexdigest()[:12]
         state["4.bias"] += 1
         assert digest(save(state, tmp_path / "c.safetensors")) != digest(first)
+
+
+class TestAmounts:
+    """Names that make much of little: patterns and sets grow with the square of what is sent."""
+
+    def test_names_of_a_million_parts(self, state: dict[str, Tensor], read: Read) -> None:
+        many = {"a." * 500_000 + key: value for key, value in state.items()}
+        assert_equal(read({"state_dict": state, "x": many, "y": {"_" * 1_000_000: torch.ones(2)}}), state)
+
+    def test_a_prefix_of_its_own_for_each_of_ten_thousand(self, state: dict[str, Tensor]) -> None:
+        each = {f"{number}.4.bias": torch.ones(3) for number in range(10_000)}
+        assert len(find_sets({"x": each}, state)) == 100
