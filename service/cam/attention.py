@@ -56,7 +56,8 @@ def legrad(context: LayerContext) -> Tensor:
     shape = captured.attentions[0].weights.shape  # (N, heads, T, T)
     total = torch.zeros(shape[0], shape[-1], device=context.forward_pass.inputs.device)
     with torch.enable_grad():
-        for tokens, attention in zip(captured.tokens, captured.attentions, strict=True):
+        for block, (tokens, attention) in enumerate(zip(captured.tokens, captured.attentions, strict=True)):
+            context.checkpoint(block, len(captured.tokens))
             assert attention.edge is not None
             (gradient,) = differentiate(captured.classify(tokens), [attention.edge], logit_weights)
             if gradient is not None:

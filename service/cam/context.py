@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from service.cam.capture import Capture, gradients
+from service.cam.pace import Pace
 from service.cam.work import rows_at_once
 
 if TYPE_CHECKING:
@@ -32,42 +33,57 @@ class ForwardPass:
     inputs: Tensor
     captured: Capture
     logit_weights: Tensor
-    checkpoint: Callable[[int, int], None] = field(default=_go_on)
+    _gradients: dict[LayerCall, Tensor] | None = field(default=None, init=False)
 
-    @cached_property
+    @property
     def gradients(self) -> dict[LayerCall, Tensor]:
         """Gradients of the scores with respect to every captured activation, from one backward pass."""
-        return gradients(self.captured, self.logit_weights)
+        # Not cached_property: in Python 3.11 it holds a lock that all passes share, those of other models included.
+        if self._gradients is None:
+            self._gradients = gradients(self.captured, self.logit_weights)
+        return self._gradients
 
 
 @dataclass
 class LayerContext:
-    """One layer of a pass. Tensors are float32 and channels-first, whatever the network's dtype and layout."""
+    """One layer of a pass. Tensors are float32 and channels-first, whatever the network's dtype and layout.
+
+    ``checkpoint`` is called with (done, total) between the steps of a map, with no hook in place: others may compute.
+    """
 
     forward_pass: ForwardPass
     layer: Layer
+    checkpoint: Callable[[int, int], None] = field(default=_go_on)
+    pace: Pace = field(default_factory=Pace)
+    _activations: Tensor | None = field(default=None, init=False)
+    _gradients: Tensor | None = field(default=None, init=False)
 
     @property
     def raw_activations(self) -> Tensor:
         """The layer's output as the network made it, with its graph."""
         return self.forward_pass.captured.activations[self.layer.call]
 
-    @cached_property
+    @property
     def activations(self) -> Tensor:
         """The layer's output, (N, C, h, w)."""
-        return self.layer.to_nchw(self.raw_activations.detach()).float()
+        if self._activations is None:
+            self._activations = self.layer.to_nchw(self.raw_activations.detach()).float()
+        return self._activations
 
-    @cached_property
+    @property
     def gradients(self) -> Tensor:
-        """Gradient of each row's score with respect to its activations, (N, C, h, w)."""
-        return self.layer.to_nchw(self.forward_pass.gradients[self.layer.call]).float()
+        """Gradient of each row's score with respect to its activations, (N, C, h, w); finding it is a step."""
+        if self._gradients is None:
+            self._gradients = self.layer.to_nchw(self.forward_pass.gradients[self.layer.call]).float()
+            self.checkpoint(0, 1)
+        return self._gradients
 
     def scores(self, logits: Tensor, row: int) -> Tensor:
         """Scores (M,) of row ``row``'s target for other logits (M, classes)."""
         return logits.detach().float() @ self.forward_pass.logit_weights[row].to(logits.device)
 
     def chunks(self, total: int, elements: int, done: int = 0, overall: int | None = None) -> Iterator[slice]:
-        """Cut ``total`` perturbed rows into chunks of bounded memory; others may compute between them.
+        """Cut ``total`` perturbed rows into chunks of bounded memory and time; others may compute between them.
 
         Args:
             total: rows.
@@ -75,10 +91,16 @@ class LayerContext:
             done: rows finished before these, for the report of progress.
             overall: rows in all; ``total`` if None.
         """
-        step = rows_at_once(total, elements)
-        for begin in range(0, total, step):
-            self.forward_pass.checkpoint(done + begin, overall or total)
-            yield slice(begin, min(begin + step, total))
+        most = rows_at_once(total, elements)
+        kind = self.layer.name, elements
+        begin = 0
+        while begin < total:
+            self.checkpoint(done + begin, overall or total)
+            end = min(total, begin + min(most, self.pace.rows(kind)))
+            began = time.perf_counter()
+            yield slice(begin, end)
+            self.pace.took(kind, end - begin, time.perf_counter() - began)
+            begin = end
 
     def resume(self, row: int, activations: Tensor) -> Tensor:
         """Return logits (M, classes) if the layer gave out ``activations`` (M, C, h, w) for row ``row``."""

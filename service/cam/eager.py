@@ -76,7 +76,7 @@ class EagerNetwork:
         ]
         means = TwiceDifferentiable() if derivatives > 1 else nullcontext()
         with torch.inference_mode(mode=False), torch.set_grad_enabled(derivatives > 0), means:
-            logits = self._run(inputs, len(inputs), hooks)
+            logits = self._run(inputs, len(inputs), hooks).clone()
         for layer in layers:
             if layer not in activations:
                 raise ModelOutputError(f"The forward pass did not reach call {layer.call} of layer {layer.module!r}.")
@@ -196,7 +196,7 @@ class _Cut:
         self.wanted, self.into, self.calls = wanted, into, 0
         self.differentiate = differentiate
 
-    def __call__(self, _module: nn.Module, inputs: Any, output: Any) -> Any:
+    def __call__(self, _module: nn.Module, _inputs: Any, output: Any) -> Any:
         layer = self.wanted.get(self.calls)
         self.calls += 1
         if layer is None:
@@ -205,9 +205,9 @@ class _Cut:
         if tensor is None:
             raise ModelOutputError(f"Layer {layer.module!r} gave {type(output).__name__} instead of a tensor.")
         with torch.inference_mode(mode=False), torch.set_grad_enabled(self.differentiate):
-            if tensor.is_inference() or _shares_memory(tensor, inputs):
-                tensor = tensor.clone()
-            tensor = rows_first(tensor, layer.batch_axis)
+            # A copy, whoever may write into the output: what comes next in the network, the module in its next pass,
+            # which somebody else's picture may need before these gradients are found.
+            tensor = rows_first(tensor.clone(), layer.batch_axis)
             # A layer behind another target layer is already in the graph and must stay in it.
             kept = tensor if tensor.requires_grad else tensor.detach().requires_grad_(self.differentiate)
             self.into[layer] = kept
@@ -234,12 +234,6 @@ def _with_tensor(output: Any, tensor: Tensor) -> Any:
         return tensor
     parts = [tensor, *output[1:]]
     return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
-
-
-def _shares_memory(tensor: Tensor, inputs: Any) -> bool:
-    """Whether a layer gave out what it was given (in place, an identity), which others may go on to change."""
-    storage = tensor.untyped_storage().data_ptr()
-    return any(isinstance(each, Tensor) and each.untyped_storage().data_ptr() == storage for each in inputs)
 
 
 def _is_cut(tensor: Tensor, rows: int) -> bool:

@@ -13,6 +13,7 @@ from torch import Tensor
 from service.cam.context import ForwardPass, LayerContext
 from service.cam.fusion import fuse
 from service.cam.methods import METHODS
+from service.cam.pace import Pace
 from service.cam.perturbation import noise_like
 from service.cam.raw_map import RawMap
 from service.cam.targets import PLAIN, CamOptions, Targets, Top
@@ -80,7 +81,8 @@ def explain(  # noqa: PLR0913  # the two that come last are rarely given
         layers: where to look; the same for all rows.
         methods: names from ``METHODS``; the same for all rows.
         options: how maps are made; the same for all rows.
-        checkpoint: called between the steps of slow methods and between views, with no hook in place.
+        checkpoint: called between steps, with no hook in place: passes, maps, chunks of what is perturbed. A step is no
+            longer than one pass, forward or backward, or than ``STEP_S``.
 
     Returns:
         One entry per row. The maths is done in float32 whatever the network's dtype.
@@ -91,12 +93,13 @@ def explain(  # noqa: PLR0913  # the two that come last are rarely given
     calls = [layer.call for layer in layers]
     logits = predict(network, inputs) if options.smooth else None
     stacks: list[_Stack] = []
+    pace = Pace()
     for step, (view, restore) in enumerate(_views(inputs, options)):
-        checkpoint(step, options.views)
-        captured = _captures(network, view, calls, methods)
+        within = _part(checkpoint, step, options.views)
+        captured = _captures(network, view, calls, methods, within)
         # Views vary the image, not the targets: "predicted" is what the image itself is predicted to be.
         logits = _finite_logits(next(iter(captured.values())).logits) if logits is None else logits
-        task = _View(network, view, captured, logits, targets, layers, methods, checkpoint)
+        task = _View(network, view, captured, logits, targets, layers, methods, within, pace)
         found = [replace(stack, values=restore(stack.values) / options.views) for stack in task.stacks()]
         stacks = [one.plus(other) for one, other in zip(stacks, found, strict=True)] if stacks else found
     assert logits is not None
@@ -151,8 +154,13 @@ def _views(inputs: Tensor, options: CamOptions) -> Iterator[tuple[Tensor, Callab
             yield view.flip(3), lambda raw: raw.flip(3)
 
 
+def _part(checkpoint: Checkpoint, index: int, parts: int) -> Checkpoint:
+    """The checkpoint of one of several equal parts of some work, for what is done within it."""
+    return lambda done, total: checkpoint(index * total + done, parts * total)
+
+
 def _captures(
-    network: Network, inputs: Tensor, calls: Sequence[LayerCall], methods: Sequence[str]
+    network: Network, inputs: Tensor, calls: Sequence[LayerCall], methods: Sequence[str], checkpoint: Checkpoint
 ) -> dict[bool, Capture]:
     """Run the network: once for most methods, once more for those that differentiate twice.
 
@@ -160,7 +168,11 @@ def _captures(
     """
     asked = sorted(METHODS[name].derivatives for name in methods)
     kinds = {_twice(derivatives): derivatives for derivatives in asked}
-    return {twice: network.capture(inputs, calls, derivatives) for twice, derivatives in kinds.items()}
+    captured = {}
+    for twice, derivatives in kinds.items():
+        checkpoint(0, 1)
+        captured[twice] = network.capture(inputs, calls, derivatives)
+    return captured
 
 
 def _twice(derivatives: int) -> bool:
@@ -179,18 +191,16 @@ class _View:
     layers: Sequence[Layer]
     methods: Sequence[str]
     checkpoint: Checkpoint
+    pace: Pace
 
     def stacks(self) -> list[_Stack]:
         """Return one stack per layer and method, in that order of nesting."""
         classes = _resolve(self.targets, self.logits)
         known: dict[tuple[object, ...], Tensor] = {}
         asked = list(product(self.layers, self.methods))
+        most = max(len(row) for row in classes)
         # Target by target, so that the gradients of one are gone before those of the next are made.
-        found = [
-            [self._map(name, layer, passes, k, known) for layer, name in asked]
-            for k in range(max(len(row) for row in classes))
-            for passes in [self._passes(classes, k)]
-        ]
+        found = [self._of_target(k, classes, known, _part(self.checkpoint, k, most)) for k in range(most)]
         return [
             _Stack(
                 layer.name, name, torch.stack([raw for raw, _ in maps], 1), torch.stack([zero for _, zero in maps], 1)
@@ -198,11 +208,26 @@ class _View:
             for (layer, name), maps in zip(asked, zip(*found, strict=True), strict=True)
         ]
 
+    def _of_target(
+        self,
+        k: int,
+        classes: Sequence[tuple[int, ...]],
+        known: dict[tuple[object, ...], Tensor],
+        checkpoint: Checkpoint,
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Return what ``_map`` does for every row's k-th target, by layer and method."""
+        passes = self._passes(classes, k)
+        asked = list(product(self.layers, self.methods))
+        return [
+            self._map(name, layer, passes, k, known, _part(checkpoint, index, len(asked)))
+            for index, (layer, name) in enumerate(asked)
+        ]
+
     def _passes(self, classes: Sequence[tuple[int, ...]], k: int) -> dict[tuple[str, bool], ForwardPass]:
         """One pass per kind of score and of forward pass, for every row's k-th target."""
         return {
             (kind, twice): ForwardPass(
-                self.network, self.inputs, self.captured[twice], self._logit_weights(classes, k, kind), self.checkpoint
+                self.network, self.inputs, self.captured[twice], self._logit_weights(classes, k, kind)
             )
             for kind, twice in sorted({_pass_of(METHODS[name]) for name in self.methods})
         }
@@ -227,13 +252,14 @@ class _View:
         passes: dict[tuple[str, bool], ForwardPass],
         k: int,
         known: dict[tuple[object, ...], Tensor],
+        checkpoint: Checkpoint,
     ) -> tuple[Tensor, Tensor]:
         """Return maps (N, h, w), and for each whether its score's gradient is zero all over the layer (N,)."""
         method = METHODS[name]
-        context = LayerContext(passes[_pass_of(method)], layer)
+        context = LayerContext(passes[_pass_of(method)], layer, checkpoint, self.pace)
         key = (name, layer.name if method.uses_layer else None, k if method.class_specific else None)
         if key not in known:
-            self.checkpoint(0, 1)
+            checkpoint(0, 1)
             known[key] = _finite(method.compute(context), layer, name)
         raw = known[key]
         if not (method.needs_gradients and method.uses_layer):

@@ -33,6 +33,7 @@ def fullgrad(context: LayerContext) -> Tensor:
             outputs.append((biases[call.module].view(1, -1, 1, 1), output))
 
     logits = network.observe(inputs, biases, keep)
+    context.checkpoint(1, 2)
     terms = [(inputs.detach(), inputs), *outputs]
     saliency = torch.zeros(len(inputs), *inputs.shape[2:], device=inputs.device)
     for (factor, _), gradient in zip(

@@ -67,9 +67,10 @@ def smoothgradcam_plus_plus(context: LayerContext) -> Tensor:
     forward_pass, layer = context.forward_pass, context.layer
     first, second, third = (torch.zeros_like(context.activations) for _ in range(3))
     for sample in range(_SMOOTH_SAMPLES):
-        forward_pass.checkpoint(sample, _SMOOTH_SAMPLES)
+        context.checkpoint(2 * sample, 2 * _SMOOTH_SAMPLES)
         noisy = forward_pass.inputs + noise_like(forward_pass.inputs, sample)
         captured = forward_pass.network.capture(noisy, [layer.call])
+        context.checkpoint(2 * sample + 1, 2 * _SMOOTH_SAMPLES)
         found = layer.to_nchw(gradients(captured, forward_pass.logit_weights)[layer.call]).float()
         first += found / _SMOOTH_SAMPLES
         second += found**2 / _SMOOTH_SAMPLES

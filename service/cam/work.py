@@ -1,6 +1,7 @@
 """How much a method computes: passes through the network, counted before anything is computed. Needs no torch.
 
-The count is exact for what ``explain`` makes of one picture. In a batch whose pictures ask for different numbers of
+The count is exact for what ``explain`` makes of one picture, in steps as large as memory allows; one that is cut by
+time, see ``service.cam.pace``, begins anew. In a batch whose pictures ask for different numbers of
 targets, all rows go through as many backward passes as the row with the most targets needs.
 """
 

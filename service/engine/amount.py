@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from service.cam.layers import Layer
     from service.cam.targets import CamOptions
 
-__all__ = ["amount"]
+__all__ = ["LARGE", "amount"]
+
+LARGE = 4.0
+"""An image of more work than that is large: it is computed alone, in slices, beside small ones."""
 
 # A backward pass takes little longer than a forward pass: nothing is differentiated by the weights. Through the whole
 # network all that is asked for is kept and summed up; what is differentiated a second time takes twice as long.
@@ -63,7 +66,15 @@ def _local(methods: Sequence[str], layers: Sequence[Layer], targets: int, option
     tails = [layer.tail for layer in layers]
     second = options.views * targets * len(layers) * sum(METHODS[name].derivatives > 1 for name in methods)
     mean, deepest = sum(tails) / len(tails), max(tails)
-    return passes.forward + passes.tail * mean + (_BACKWARD * passes.backward + _SECOND * second) * deepest
+    # Each step of those that go on from a layer computes what comes before it, and the first ones of all are small.
+    resuming = sum(METHODS[name].work.tail_per_channel > 0 for name in methods)
+    begun = resuming * sum((1 - layer.tail) * _steps(layer.shape[0]) for layer in layers)
+    return passes.forward + begun + passes.tail * mean + (_BACKWARD * passes.backward + _SECOND * second) * deepest
+
+
+def _steps(rows: int) -> int:
+    """Return how many steps rows take at least, beside one: each is of four times as many as the one before."""
+    return math.ceil(math.log(3 * rows + 1, 4)) - 1
 
 
 def _beside(name: str, layer: Layer, targets: int, flops: int) -> float:

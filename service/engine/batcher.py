@@ -1,38 +1,69 @@
-"""Which pictures are computed together, and when: pulled batches from lanes.
+"""Which pictures are computed together, and when: pulled batches from lanes, shared fairly between clients and models.
 
 Knows neither torch, models nor asyncio.
 
-A worker that is free pulls the lane whose head has waited longest, and takes as many of it as may go together. Nothing
-waits for a timer: a lone request leaves at once, and while a batch computes the next one gathers by itself.
+A worker that is free pulls: from the model that has had least, from the lane in which the client that has had least for
+its weight has waited longest, as many entries as may go together. Nothing waits for a timer: a lone request leaves at
+once, and while a batch computes the next one gathers by itself.
 
 Runs in the front process.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+from service.engine.fair_shares import FairShares
 
-__all__ = ["Batchable", "Batcher"]
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterator
+
+__all__ = ["Batchable", "Batcher", "SharedLane"]
+
+
+class SharedLane(Protocol):
+    """What the batcher has to know of a lane; hashable."""
+
+    @property
+    def model(self) -> Hashable:
+        """Models get equal shares."""
+
+    @property
+    def large(self) -> bool:
+        """Whether its entries are large: they have places of their own, and so do not compete with small ones."""
+
+    def __hash__(self) -> int:
+        """Equal lanes are one."""
 
 
 class Batchable(Protocol):
     """What the batcher has to know of an entry."""
 
     @property
-    def lane(self) -> Hashable:
+    def lane(self) -> SharedLane:
         """Entries of the same lane can share a batch."""
 
     @property
+    def client(self) -> str:
+        """Whose it is. Clients get shares in proportion to their weights."""
+
+    @property
+    def weight(self) -> float:
+        """Of the client; above 0."""
+
+    @property
+    def amount(self) -> float:
+        """Estimated work, in forward passes of its model; above 0."""
+
+    @property
     def pixels_count(self) -> int:
-        """Model-input pixels: the cost."""
+        """Model-input pixels, which take memory."""
 
     @property
     def alone(self) -> bool:
-        """Whether it must not share a batch: it is slow, or was in a batch that took a worker down."""
+        """Whether it must not share a batch."""
 
     @property
     def abandoned(self) -> bool:
@@ -43,6 +74,10 @@ E = TypeVar("E", bound=Batchable)
 
 _BATCHES_BEFORE_MORE = 32
 
+# How far a batch that was slower than those before moves what is known of a model's pace. One that was faster is
+# believed at once: whatever else the machine does can only slow it down.
+_SLOWER = 0.25
+
 
 @dataclass
 class _Cap:
@@ -52,52 +87,90 @@ class _Cap:
     fitted: int = 0
 
 
-class Batcher(Generic[E]):
-    """Entries in lanes, in order of arrival. Not thread-safe: one event loop owns it.
+@dataclass
+class _Group(Generic[E]):
+    """All that waits for one model, large or small: lane → client → arrival number → entry.
 
-    Args:
-        max_batch_size: entries in a batch at most.
-        max_batch_pixels: sum of their ``pixels_count`` at most; an entry that exceeds it by itself goes alone.
+    Dicts keep the order of insertion and take a withdrawal in O(1).
     """
 
-    def __init__(self, max_batch_size: int, max_batch_pixels: int) -> None:
+    clients: FairShares[str] = field(default_factory=FairShares)
+    lanes: dict[Any, dict[str, dict[int, E]]] = field(default_factory=dict)
+
+    def heads(self, lane: Any) -> Iterator[tuple[float, int, str]]:
+        """Yield each client's start tag, with the arrival number of its first entry in ``lane``."""
+        for client, entries in self.lanes[lane].items():
+            yield self.clients.tag(client), next(iter(entries)), client
+
+    def put(self, arrival: int, entry: E) -> None:
+        self.lanes.setdefault(entry.lane, {}).setdefault(entry.client, {})[arrival] = entry
+        self.clients.join(entry.client, entry.weight)
+
+    def remove(self, arrival: int, entry: E) -> None:
+        lane = self.lanes[entry.lane]
+        del lane[entry.client][arrival]
+        if not lane[entry.client]:
+            del lane[entry.client]
+        if not lane:
+            del self.lanes[entry.lane]
+        self.clients.leave(entry.client)
+
+
+class Batcher(Generic[E]):
+    """Entries in lanes. Not thread-safe: one event loop owns it.
+
+    Args:
+        max_batch_size: entries in a batch at most, and sum of the whole passes in their ``amount``.
+        max_batch_pixels: sum of their ``pixels_count`` at most.
+        max_batch_s: estimated seconds that a batch takes at most, once the model's pace is known.
+
+    An entry that exceeds a bound by itself goes alone.
+    """
+
+    def __init__(self, max_batch_size: int, max_batch_pixels: int, max_batch_s: float = float("inf")) -> None:
         self._max_size = max_batch_size
         self._max_pixels = max_batch_pixels
+        self._max_seconds = max_batch_s
         self._arrivals = 0
-        # Lane → arrival number → entry; dicts keep the order of insertion and take a withdrawal in O(1).
-        self._lanes: dict[Hashable, dict[int, E]] = {}
-        self._places: dict[int, tuple[Hashable, int]] = {}
-        self._caps: dict[Hashable, _Cap] = {}
+        self._again: list[E] = []
+        self._groups: dict[tuple[bool, Hashable], _Group[E]] = {}
+        self._models = {large: FairShares[Any]() for large in (False, True)}
+        self._arrived: dict[int, int] = {}
+        self._caps: dict[Any, _Cap] = {}
+        self._pass_s: dict[Hashable, float] = {}
 
     def __len__(self) -> int:
         """Return how many entries wait."""
-        return len(self._places)
+        return len(self._arrived) + len(self._again)
 
     def submit(self, entry: E) -> None:
-        """Put ``entry`` at the end of its lane."""
+        """Put ``entry`` behind what its client has in its lane."""
         self._arrivals += 1
-        self._lanes.setdefault(entry.lane, {})[self._arrivals] = entry
-        self._places[id(entry)] = (entry.lane, self._arrivals)
+        self._arrived[id(entry)] = self._arrivals
+        lane = entry.lane
+        self._groups.setdefault((lane.large, lane.model), _Group()).put(self._arrivals, entry)
+        self._models[lane.large].join(lane.model)
 
     def resubmit(self, entry: E) -> None:
-        """Put ``entry`` in front of everything that waits: it has waited longest already."""
-        lane = self._lanes.pop(entry.lane, {})
-        first = min((next(iter(entries)) for entries in (*self._lanes.values(), lane) if entries), default=1) - 1
-        self._lanes[entry.lane] = {first: entry, **lane}
-        self._places[id(entry)] = (entry.lane, first)
+        """Put ``entry`` in front of everything that waits: it has had its turn already. It goes alone."""
+        self._again.insert(0, entry)
 
     def withdraw(self, entry: E) -> bool:
         """Take ``entry`` out if it still waits; return whether it did."""
-        place = self._places.pop(id(entry), None)
-        if place is None:
+        if entry in self._again:
+            self._again.remove(entry)
+            return True
+        arrival = self._arrived.pop(id(entry), None)
+        if arrival is None:
             return False
-        lane, arrival = place
-        del self._lanes[lane][arrival]
-        if not self._lanes[lane]:
-            del self._lanes[lane]
+        key = entry.lane.large, entry.lane.model
+        self._groups[key].remove(arrival, entry)
+        if not self._groups[key].lanes:
+            del self._groups[key]
+        self._models[entry.lane.large].leave(entry.lane.model)
         return True
 
-    def learn(self, lane: Hashable, size: int, fits: int | None) -> None:
+    def learn(self, lane: SharedLane, size: int, fits: int | None) -> None:
         """Learn from a batch of ``size`` entries that has run: how many fit on the device at once.
 
         A batch that did not fit bounds those that follow. Whatever else took the memory may be gone later: after
@@ -117,9 +190,16 @@ class Batcher(Generic[E]):
                 if 2 * cap.size >= self._max_size:
                     del self._caps[lane]
 
+    def learn_pace(self, lane: SharedLane, passes: float, seconds: float) -> None:
+        """Learn how long a model takes, from a batch of ``passes`` that had it to itself for ``seconds``."""
+        found = seconds / passes
+        known = self._pass_s.get(lane.model, found)
+        self._pass_s[lane.model] = min(found, known + _SLOWER * (found - known))
+
     def forget(self, gone: Callable[[Any], bool]) -> None:
-        """Forget what was learned of lanes that are ``gone``."""
-        self._caps = {lane: cap for lane, cap in self._caps.items() if not gone(lane)}
+        """Forget what was learned of models that are ``gone``."""
+        self._caps = {lane: cap for lane, cap in self._caps.items() if not gone(lane.model)}
+        self._pass_s = {model: pace for model, pace in self._pass_s.items() if not gone(model)}
 
     def next_batch(self, accepts: Callable[[Any], bool]) -> list[E]:
         """Take the next batch out, for a worker that ``accepts`` only some lanes.
@@ -127,30 +207,61 @@ class Batcher(Generic[E]):
         Abandoned entries are dropped on the way: they never reach a device.
 
         Returns:
-            Entries of one lane in order of arrival; empty if nothing waits that the worker accepts.
+            Entries of one lane, each client's in order of arrival; empty if nothing waits that the worker accepts.
         """
-        while True:
-            lane = min(filter(accepts, self._lanes), key=self._oldest, default=None)
-            if lane is None:
-                return []
-            batch = self._take(lane)
-            if batch:
+        for entry in [entry for entry in self._again if entry.abandoned or accepts(entry.lane)]:
+            self._again.remove(entry)
+            if not entry.abandoned:
+                return [entry]
+        while (lane := self._next_lane(accepts)) is not None:
+            if batch := self._take(lane):
                 return batch
+        return []
 
-    def _oldest(self, lane: Hashable) -> int:
-        return next(iter(self._lanes[lane]))
+    def _next_lane(self, accepts: Callable[[Any], bool]) -> SharedLane | None:
+        """Small ones first, as they have places of their own; then whoever has had least, then who waits longest."""
+        heads = (
+            (large, self._models[large].tag(model), tag, arrival, lane)
+            for (large, model), group in self._groups.items()
+            for lane in group.lanes
+            if accepts(lane)
+            for tag, arrival, _client in group.heads(lane)
+        )
+        first = min(heads, key=lambda head: head[:4], default=None)
+        return None if first is None else first[-1]
 
-    def _take(self, lane: Hashable) -> list[E]:
+    def _take(self, lane: SharedLane) -> list[E]:
+        """Take entries out in the order of their clients' start tags, which move on with each."""
+        group, models = self._groups[lane.large, lane.model], self._models[lane.large]
         batch: list[E] = []
-        pixels = 0
-        size = min(self._max_size, self._caps[lane].size) if lane in self._caps else self._max_size
-        for entry in list(self._lanes[lane].values()):
-            if entry.abandoned:
-                self.withdraw(entry)
-                continue
-            pixels += entry.pixels_count
-            if batch and (len(batch) == size or pixels > self._max_pixels or entry.alone or batch[0].alone):
-                break
+        pixels = passes = 0
+        heads = list(group.heads(lane))
+        heapify(heads)
+        while heads:
+            _, arrival, client = heappop(heads)
+            entry = group.lanes[lane][client][arrival]
+            if not entry.abandoned:
+                pixels, passes = pixels + entry.pixels_count, passes + int(entry.amount)
+                if batch and (entry.alone or batch[0].alone or self._is_full(lane, len(batch), passes, pixels)):
+                    break
+                if not batch:
+                    models.begin_turn(lane.model)
+                    group.clients.begin_turn(client)
+                models.charge(lane.model, entry.amount)
+                group.clients.charge(client, entry.amount)
+                batch.append(entry)
             self.withdraw(entry)
-            batch.append(entry)
+            if following := group.lanes.get(lane, {}).get(client):
+                heappush(heads, (group.clients.tag(client), next(iter(following)), client))
         return batch
+
+    def _is_full(self, lane: SharedLane, size: int, passes: int, pixels: int) -> bool:
+        """Whether a batch of ``size`` has no room for one that would make it so many passes and pixels."""
+        cap, pass_s = self._caps.get(lane), self._pass_s.get(lane.model, 0.0)
+        return (
+            size >= self._max_size
+            or passes > self._max_size
+            or pixels > self._max_pixels
+            or passes * pass_s > self._max_seconds
+            or (cap is not None and size >= cap.size)
+        )

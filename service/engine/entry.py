@@ -48,6 +48,9 @@ class Entry:
         span: the image's, for the batch to point at.
         batch: what its batch's span is known by, for the image to point at.
         request_id: whose it is, for the log.
+        client: whose share it is taken from.
+        weight: of the client's share.
+        amount: estimated work, in forward passes of its model.
     """
 
     lane: Lane
@@ -60,6 +63,9 @@ class Entry:
     span: Span | None = None
     batch: SpanContext | None = None
     request_id: str = field(default_factory=request_id.get)
+    client: str = ""
+    weight: float = 1.0
+    amount: float = 1.0
 
     @property
     def pixels_count(self) -> int:
@@ -69,8 +75,8 @@ class Entry:
 
     @property
     def alone(self) -> bool:
-        """A slow entry fills the device by itself; one whose worker died may be the reason and takes nobody with it."""
-        return self.lane.slow or self.attempts > 0
+        """Whether it shares no batch: a large one fills the device, one whose worker died may be the reason."""
+        return self.lane.large or self.attempts > 0
 
     @property
     def abandoned(self) -> bool:

@@ -1,37 +1,90 @@
-"""Whose turn it is, by how much each had: start-time fair queueing. Knows neither threads nor models.
+"""Weighted fair queueing: whose turn it is among those that share something, by what each has had for its weight.
 
 Runs in the front process.
 """
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
 __all__ = ["FairShares"]
 
+Flow = TypeVar("Flow", bound=Hashable)
 
-class FairShares:
-    """Stamps pieces of work; begun in the order of their stamps, work is shared by weight between those who have some.
 
-    Goyal, Vin and Cheng, "Start-time Fair Queueing", SIGCOMM 1996 (https://doi.org/10.1145/248156.248171). A piece
-    begins where its owner's last one ends, or now if the owner had nothing to do: who was idle has no credit, and who
-    asks for much waits behind those who ask for little.
+@dataclass
+class _Share:
+    """What is known of a flow: its start tag, its weight, and how many of its own wait."""
+
+    tag: float
+    weight: float
+    waiting: int = 1
+
+
+class FairShares(Generic[Flow]):
+    """Start-time fair queueing between *flows*: clients, or models.
+
+    The *start tag* of a flow is the virtual time at which its next turn begins. A turn moves it on by amount / weight,
+    so that flows which always have something waiting get amounts in proportion to their weights. A flow that begins to
+    wait starts at the present virtual time: it has no credit from when it had nothing to ask, and keeps its debt.
+
+    Virtual time is at least the start tag of the latest turn (Goyal, Vin and Cheng, Start-time Fair Queueing, 1996),
+    and once that turn is over at least its amount shared among all that waited. By the latter, newcomers without end
+    starve nobody, and a flow with neither debt nor anything waiting is soon forgotten. When nobody waits, all are.
     """
 
     def __init__(self) -> None:
         self._now = 0.0
-        self._ends: dict[str, float] = {}
+        self._turn = 0.0  # by how much virtual time moves on at least, once the latest turn is over
+        self._waiting = 0
+        self._shares: dict[Flow, _Share] = {}
 
     def __len__(self) -> int:
-        """Return how many owners are remembered: those whose work is not all begun."""
-        return len(self._ends)
+        """Return how many flows are remembered."""
+        return len(self._shares)
 
-    def stamp(self, owner: str, amount: float, weight: float = 1.0) -> float:
-        """Return the stamp of a new piece of ``amount``; the least goes first."""
-        start = max(self._now, self._ends.get(owner, 0.0))
-        self._ends[owner] = start + amount / weight
-        return start
+    def tag(self, flow: Flow) -> float:
+        """Return the start tag of a flow that waits; the least is next."""
+        return self._shares[flow].tag
 
-    def begin(self, stamp: float) -> None:
-        """Take note that the piece with this stamp was begun."""
-        if stamp > self._now:
-            self._now = stamp
-            self._ends = {owner: end for owner, end in self._ends.items() if end > stamp}
+    def join(self, flow: Flow, weight: float = 1.0) -> None:
+        """Note that something of ``flow`` begins to wait."""
+        self._waiting += 1
+        share = self._shares.get(flow)
+        if share is None:
+            self._shares[flow] = _Share(self._now, weight)
+            return
+        if not share.waiting:
+            share.tag = max(share.tag, self._now)
+        share.waiting += 1
+        share.weight = weight
+
+    def leave(self, flow: Flow) -> None:
+        """Note that something of ``flow`` waits no longer, for whatever reason."""
+        self._waiting -= 1
+        share = self._shares[flow]
+        share.waiting -= 1
+        if not self._waiting:
+            self._shares.clear()
+            self._now = self._turn = 0.0
+        elif self._is_even(share):
+            del self._shares[flow]
+
+    def begin_turn(self, flow: Flow) -> None:
+        """Begin a turn of ``flow``, which waits."""
+        self._now = max(self._now + self._turn, self._shares[flow].tag)
+        self._turn = 0.0
+        for each in [each for each, share in self._shares.items() if self._is_even(share)]:
+            del self._shares[each]
+
+    def charge(self, flow: Flow, amount: float) -> None:
+        """Charge ``flow``, which waits, for what it gets in the present turn."""
+        share = self._shares[flow]
+        share.tag += amount / share.weight
+        self._turn += amount / sum(share.weight for share in self._shares.values() if share.waiting)
+
+    def _is_even(self, share: _Share) -> bool:
+        """Whether forgetting a flow changes nothing: it would come back with the same tag."""
+        return not share.waiting and share.tag <= self._now

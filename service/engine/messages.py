@@ -12,7 +12,6 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from service.cam.methods import METHODS
 from service.cam.targets import PLAIN, CamOptions
 
 if TYPE_CHECKING:
@@ -55,13 +54,13 @@ __all__ = [
 
 _LENGTH = struct.Struct(">Q")
 
-# Up to so many views of a picture are as quick as any other request.
-_SLOW_VIEWS = 4
-
 
 @dataclass(frozen=True)
 class Lane:
-    """What images must have in common to share a batch. The classes asked about need not be the same."""
+    """What images must have in common to share a batch. The classes asked about need not be the same.
+
+    ``large`` ones are computed one at a time, in slices, and give way to others.
+    """
 
     model: ModelKey
     op: Operation
@@ -69,11 +68,7 @@ class Lane:
     methods: tuple[str, ...] = ()
     cam_options: CamOptions = PLAIN
     head: str | None = None
-
-    @property
-    def slow(self) -> bool:
-        """Whether the model runs many times per picture: such batches are of one image and give way to others."""
-        return self.cam_options.views > _SLOW_VIEWS or any(METHODS[name].slow for name in self.methods)
+    large: bool = False
 
 
 # -- to a worker ------------------------------------------------------------------------------------------------------
@@ -122,7 +117,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Cancel:
-    """Nobody waits for this batch any more. Heeded between the steps of slow answers."""
+    """Nobody waits for this batch any more. Heeded before it begins and between its steps."""
 
     batch: int
 
@@ -175,7 +170,7 @@ class Pong:
 
 @dataclass(frozen=True)
 class Progress:
-    """How much of a slow batch is done, 0 to 1."""
+    """How much of a batch is done, 0 to 1; said only of those that take a while."""
 
     batch: int
     fraction: float
@@ -193,7 +188,8 @@ class RowAnswer:
 class Ran:
     """A batch's outcomes, one per image in order.
 
-    ``fits`` is the number of images that the device had memory for, where it had not for all.
+    ``fits`` is the number of images that the device had memory for, where it had not for all. ``alone_s`` are the
+    seconds that it had the model to itself; None where it shared it with others or was tried several times.
     """
 
     batch: int
@@ -201,6 +197,7 @@ class Ran:
     compute_s: float
     fits: int | None
     splits: int
+    alone_s: float | None = None
 
 
 ToWorker = Start | Load | Unload | Run | Cancel | Ping

@@ -6,7 +6,6 @@ Runs in the front process.
 from __future__ import annotations
 
 import asyncio
-import heapq
 import itertools
 import threading
 from contextlib import suppress
@@ -29,9 +28,6 @@ __all__ = ["PictureThreads"]
 _SMALL_PIXELS = 4_000_000
 _LEAST_AMOUNT = 20_000
 
-# Who finds no room is passed by those that come soon after, not by whoever comes at all.
-_LOOKED_AT = 32
-
 
 @dataclass(eq=False)
 class _Piece:
@@ -39,7 +35,8 @@ class _Piece:
 
     work: Callable[[], Any]
     pixels: int
-    stamp: float
+    client: str
+    arrival: int
     future: asyncio.Future[Any]
     loop: asyncio.AbstractEventLoop
     passed: int = 0
@@ -69,9 +66,9 @@ class PictureThreads:
 
     def __init__(self, count: int, room: int) -> None:
         self._count, self._room = count, room
-        self._shares = FairShares()
+        self._shares: FairShares[str] = FairShares()
         self._arrivals = itertools.count()
-        self._waiting: list[tuple[float, int, _Piece]] = []
+        self._waiting: list[_Piece] = []
         self._running: set[_Piece] = set()
         self._begun: SimpleQueue[_Piece | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
@@ -97,9 +94,9 @@ class PictureThreads:
         if self._closed:
             raise _over()
         loop = asyncio.get_running_loop()
-        stamp = self._shares.stamp(client, max(pixels, _LEAST_AMOUNT), weight)
-        piece = _Piece(work, min(pixels, self._room), stamp, loop.create_future(), loop)
-        heapq.heappush(self._waiting, (stamp, next(self._arrivals), piece))
+        piece = _Piece(work, min(pixels, self._room), client, next(self._arrivals), loop.create_future(), loop)
+        self._waiting.append(piece)
+        self._shares.join(client, weight)
         self._begin_what_fits()
         try:
             result: T = await piece.future
@@ -111,7 +108,7 @@ class PictureThreads:
     def close(self) -> None:
         """Begin nothing more: what waits, or comes later, fails with NotReady."""
         self._closed = True
-        for _, _, piece in self._waiting:
+        for piece in self._waiting:
             if not piece.future.done():
                 piece.future.set_exception(_over())
         self._waiting.clear()
@@ -119,9 +116,13 @@ class PictureThreads:
             self._begun.put(None)
 
     def _drop_abandoned(self) -> None:
-        self._waiting = [each for each in self._waiting if not each[2].future.done()]
-        heapq.heapify(self._waiting)
+        for piece in [each for each in self._waiting if each.future.done()]:
+            self._take_out(piece)
         self._begin_what_fits()  # what is gone may have been in the way
+
+    def _take_out(self, piece: _Piece) -> None:
+        self._waiting.remove(piece)
+        self._shares.leave(piece.client)
 
     def _begin_what_fits(self) -> None:
         while self._waiting and len(self._running) <= self._count:
@@ -131,11 +132,10 @@ class PictureThreads:
             self._begin(piece)
 
     def _next(self) -> _Piece | None:
-        """Take out the piece whose turn it is, of those that fit; None if none does."""
+        """Choose the piece whose turn it is, of those that fit; None if none does."""
         large = sum(not each.small for each in self._running)
         blocked: _Piece | None = None
-        for place in heapq.nsmallest(_LOOKED_AT, self._waiting):
-            piece = place[2]
+        for piece in self._heads():
             if not piece.small and large >= self._count:
                 continue
             if self.used + piece.pixels > self._room:
@@ -145,13 +145,20 @@ class PictureThreads:
                 if blocked.passed >= blocked.pixels:
                     return None
                 blocked.passed += max(piece.pixels, _LEAST_AMOUNT)
-            self._waiting.remove(place)
-            heapq.heapify(self._waiting)
             return piece
         return None
 
+    def _heads(self) -> list[_Piece]:
+        """Return each client's first small and first large piece, in the order of their turns."""
+        heads: dict[tuple[str, bool], _Piece] = {}
+        for piece in self._waiting:  # in order of arrival
+            heads.setdefault((piece.client, piece.small), piece)
+        return sorted(heads.values(), key=lambda piece: (self._shares.tag(piece.client), piece.arrival))
+
     def _begin(self, piece: _Piece) -> None:
-        self._shares.begin(piece.stamp)
+        self._shares.begin_turn(piece.client)
+        self._shares.charge(piece.client, max(piece.pixels, _LEAST_AMOUNT))
+        self._take_out(piece)
         self._running.add(piece)
         self.used += piece.pixels
         if len(self._threads) < len(self._running):

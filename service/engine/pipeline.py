@@ -201,7 +201,16 @@ class Pipeline:
 
     async def _compute(self, picture: Picture, pixels: NDArray[np.uint8]) -> Computed:
         todo, future = picture.todo, asyncio.get_running_loop().create_future()
-        entry = Entry(todo.lane, pixels, todo.targets, future, queued_at=time.perf_counter())
+        entry = Entry(
+            todo.lane,
+            pixels,
+            todo.targets,
+            future,
+            queued_at=time.perf_counter(),
+            client=todo.client,
+            weight=todo.weight,
+            amount=todo.amount,
+        )
         entry.span = get_current_span()
         picture.stage = "queue"
         self._pool.submit(entry)

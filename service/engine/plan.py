@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from service.cam.methods import METHODS
 from service.cam.targets import CamOptions, Targets, Top
+from service.engine.amount import LARGE, amount
 from service.engine.messages import Lane
 from service.errors import InvalidOption, MethodNotApplicable, UnknownMethod
 from service.imaging.colormaps import COLORMAPS, colormap
@@ -41,6 +42,7 @@ class Plan:
         top_k: how many predictions are listed.
         render: what is drawn; None for predictions alone.
         registration: where layers' cells are drawn.
+        amount: estimated work of each image, in forward passes of the model.
         client: whose request it is.
         weight: how large the client's share is.
     """
@@ -51,6 +53,7 @@ class Plan:
     top_k: int
     render: RenderSpec | None
     registration: Registration = "measured"
+    amount: float = 1.0
     client: str = ""
     weight: float = 1.0
 
@@ -64,7 +67,9 @@ def plan(request: Request, info: ModelInfo, max_explanations: int) -> Plan:
             see there.
     """
     made = _plan(request, info, max_explanations)
-    return replace(made, client=request.client, weight=request.weight)
+    work = _amount_of(made)
+    lane = replace(made.lane, large=work > LARGE)
+    return replace(made, lane=lane, amount=work, client=request.client, weight=request.weight)
 
 
 def _plan(request: Request, info: ModelInfo, max_explanations: int) -> Plan:
@@ -96,6 +101,15 @@ def _plan(request: Request, info: ModelInfo, max_explanations: int) -> Plan:
             f"at most {max_explanations} are made in one request."
         )
     return Plan(info, lane, targets, top_k, _render_spec(request), request.registration)
+
+
+def _amount_of(made: Plan) -> float:
+    """Estimate the work of an image, in forward passes of the model."""
+    lane = made.lane
+    if lane.op == "predict":
+        return 1.0
+    layers = [made.info.layer(name) for name in lane.layers]
+    return amount(lane.methods, layers, made.targets.count, lane.cam_options, made.info.flops)
 
 
 def _top_k(request: Request, info: ModelInfo) -> int:

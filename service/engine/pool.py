@@ -40,6 +40,10 @@ __all__ = ["Pool", "WorkerStatus"]
 
 _MAX_ATTEMPTS = 2
 
+# Whoever comes next waits for a batch that computes: one of more than a picture is no longer than that. Large ones,
+# beside it, give way sooner.
+_MAX_BATCH_S = 0.1
+
 
 @dataclass(frozen=True)
 class WorkerStatus:
@@ -52,7 +56,7 @@ class WorkerStatus:
         state: how far it is.
         models: names of those that it answers for, sorted.
         batches: how many it computes.
-        progress: batch number → share that is done, where a slow batch has told.
+        progress: batch number → share that is done, where a large batch has told.
         deaths: how many in its place died in a row without having been of use.
         last_exit: how the one before it ended.
         device_bytes: memory of its device, by kind, where it has told.
@@ -108,7 +112,7 @@ class Pool:
         self._metrics = metrics
         self._spans = spans or Spans()
         self._concurrency = settings.concurrency
-        self._batcher: Batcher[Entry] = Batcher(settings.max_batch_size, settings.max_batch_pixels)
+        self._batcher: Batcher[Entry] = Batcher(settings.max_batch_size, settings.max_batch_pixels, _MAX_BATCH_S)
         self._running: dict[int, _Batch] = {}
         self._numbers = itertools.count(1)
         self._changed = asyncio.Event()
@@ -143,7 +147,7 @@ class Pool:
 
     def _on_drained(self, key: ModelKey) -> None:
         self.supervisor.unload(key)
-        self._batcher.forget(lambda lane: lane.model == key)
+        self._batcher.forget(lambda model: model == key)
 
     async def settled(self, name: str | None = None) -> None:
         """Wait until a model, by default the first, is no longer loading, or until this is stopped."""
@@ -291,13 +295,13 @@ class Pool:
     def _accepts(self, slot: Slot, lane: Lane) -> bool:
         """Whether a worker would compute a batch of ``lane`` at once.
 
-        Not if its model is busy: it would wait for the lock. A slow batch gives way to quick ones between its steps, so
-        it runs beside them, in a place of its own, and they never wait for its end.
+        Not if its model is busy: it would wait for the lock. A large batch gives way to small ones between its slices,
+        so it runs beside them, in a place of its own, and they never wait for its end.
         """
         if not (self.registry.holds(slot.number, lane.model) and slot.worker.snapshot.connected):
             return False
-        rivals = [batch.lane for batch in self._running_on(slot.number) if batch.lane.slow == lane.slow]
-        room = len(rivals) < (1 if lane.slow else self._concurrency)
+        rivals = [batch.lane for batch in self._running_on(slot.number) if batch.lane.large == lane.large]
+        room = len(rivals) < (1 if lane.large else self._concurrency)
         return room and all(each.model != lane.model for each in rivals)
 
     def _send(self, slot: Slot, entries: list[Entry]) -> None:
@@ -323,6 +327,8 @@ class Pool:
         self._metrics.isolated.labels("error" if ran.fits is None else "memory").inc(ran.splits)
         self._spans.batch(worker.snapshot, entries, ran)
         self._batcher.learn(lane, len(entries), ran.fits)
+        if ran.alone_s is not None:
+            self._batcher.learn_pace(lane, sum(entry.amount for entry in entries), ran.alone_s)
         for entry, outcome in zip(entries, ran.outcomes, strict=True):
             if isinstance(outcome, RowAnswer):
                 entry.answer(outcome, ran.compute_s, len(entries))

@@ -38,8 +38,14 @@ class FairLock:
             else:
                 self._held = False
 
-    def yield_to_waiting(self) -> None:
-        """Let all threads that wait now go first; the caller holds the lock, and holds it again afterwards."""
-        if self._waiting:
-            self.__exit__(None, None, None)
-            self.__enter__()
+    def yield_to_waiting(self) -> bool:
+        """Let all threads that wait now go first; the caller holds the lock, and holds it again afterwards.
+
+        Returns:
+            Whether there were any.
+        """
+        if not self._waiting:
+            return False
+        self.__exit__(None, None, None)
+        self.__enter__()
+        return True

@@ -9,6 +9,7 @@ import torch
 
 from service.cam.explain import explain, predict
 from service.cam.targets import PLAIN, CamOptions
+from service.errors import MethodNotApplicable
 from service.models.fair_lock import FairLock
 
 if TYPE_CHECKING:
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 __all__ = ["HowTo", "ModelHost"]
 
 
+def _go_on(_done: int, _total: int) -> None:
+    """Do nothing at a checkpoint."""
+
+
 @dataclass(frozen=True)
 class HowTo:
     """How a batch is explained: the same layers, methods, options and head for all its images, all by name."""
@@ -37,7 +42,7 @@ class HowTo:
 
 
 class ModelHost:
-    """One model on one device: computes one batch at a time, in order of arrival; slow ones yield between steps."""
+    """One model on one device: computes one batch at a time, in order of arrival; large ones give way between steps."""
 
     def __init__(self, networks: Mapping[str | None, Network], info: ModelInfo, device: torch.device) -> None:
         """Take over a model.
@@ -59,9 +64,18 @@ class ModelHost:
         self._shift = (-torch.tensor(spec.mean).view(-1, 1, 1) / std).to(device)
         self._swapped = spec.order == "BGR"
 
-    def predict(self, pixels: NDArray[np.uint8], head: str | None = None) -> Tensor:
-        """Return float32 logits (N, classes) on the CPU for ``pixels`` (N, H, W, channels) uint8, RGB or grey."""
+    def predict(
+        self,
+        pixels: NDArray[np.uint8],
+        head: str | None = None,
+        checkpoint: Checkpoint = _go_on,
+    ) -> Tensor:
+        """Return float32 logits (N, classes) on the CPU for ``pixels`` (N, H, W, channels) uint8, RGB or grey.
+
+        ``checkpoint`` is called when the model is free, before the pass.
+        """
         with self._lock:
+            checkpoint(0, 1)
             return predict(self._network(head), self._normalise(pixels))
 
     def explain(
@@ -69,7 +83,9 @@ class ModelHost:
         pixels: NDArray[np.uint8],
         targets: Sequence[Targets],
         how: HowTo,
-        checkpoint: Checkpoint = lambda _done, _total: None,
+        checkpoint: Checkpoint = _go_on,
+        *,
+        gives_way: bool = True,
     ) -> list[Explained]:
         """Explain the classes that each image asks for; see :func:`service.cam.explain.explain`.
 
@@ -77,24 +93,35 @@ class ModelHost:
             pixels: (N, H, W, channels) uint8, RGB or grey, at the model's input size.
             targets: N of them.
             how: the same for all images.
-            checkpoint: called between the steps of slow answers, after others that wait have computed.
+            checkpoint: called when the model is free, and between steps, after others that wait have computed.
+            gives_way: whether others that wait compute between its steps.
         """
+        passed = False
 
-        def yield_to_waiting(done: int, total: int) -> None:
-            self._lock.yield_to_waiting()
+        def give_way(done: int, total: int) -> None:
+            nonlocal passed
+            self._synchronise()
+            passed |= self._lock.yield_to_waiting()
             checkpoint(done, total)
 
-        info = self.info.head_view(how.head)
+        def compute(checkpoint: Checkpoint) -> list[Explained]:
+            layers = [self.info.head_view(how.head).layer(name) for name in how.layers]
+            inputs = self._normalise(pixels)
+            return explain(self._network(how.head), inputs, targets, layers, how.methods, how.options, checkpoint)
+
         with self._lock:
-            return explain(
-                self._network(how.head),
-                self._normalise(pixels),
-                targets,
-                [info.layer(name) for name in how.layers],
-                how.methods,
-                how.options,
-                yield_to_waiting,
-            )
+            try:
+                return compute(give_way if gives_way else checkpoint)
+            except MethodNotApplicable:
+                # A model that writes into buffers of its own spoils the graph of whom it has given way: then without.
+                if not passed:
+                    raise
+            return compute(checkpoint)
+
+    def _synchronise(self) -> None:
+        """Wait until the device has done what it was told: whoever comes next would have to."""
+        if self._device.type == "cuda":
+            torch.cuda.current_stream(self._device).synchronize()
 
     def _network(self, head: str | None) -> Network:
         return self._networks[head or self.info.default_head]

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import combinations
+from typing import NamedTuple
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,22 +10,37 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from service.engine.batcher import Batcher
 
-if TYPE_CHECKING:
-    from collections.abc import Hashable
+
+class FakeLane(NamedTuple):
+    name: str
+    model: str = "m"
+    large: bool = False
 
 
 @dataclass(eq=False)
 class Fake:
-    """An entry of nothing but what the batcher looks at."""
+    """An entry of nothing but what the batcher looks at. Its lane may be given by its name alone."""
 
-    lane: Hashable
+    name: str = "a"
     number: int = 0
     pixels_count: int = 1
     alone: bool = False
     abandoned: bool = False
+    client: str = ""
+    weight: float = 1.0
+    amount: float = 1.0
+    model: str = "m"
+    large: bool = False
+
+    @property
+    def lane(self) -> FakeLane:
+        return FakeLane(self.name, self.model, self.large)
 
 
-def anything(_lane: Hashable) -> bool:
+A, B = FakeLane("a"), FakeLane("b")
+
+
+def anything(_lane: FakeLane) -> bool:
     return True
 
 
@@ -50,8 +66,8 @@ def test_a_worker_gets_only_lanes_it_accepts() -> None:
     first, second = Fake("a"), Fake("b")
     batcher.submit(first)
     batcher.submit(second)
-    assert batcher.next_batch(lambda lane: lane == "b") == [second]
-    assert batcher.next_batch(lambda lane: lane == "b") == []
+    assert batcher.next_batch(lambda lane: lane.name == "b") == [second]
+    assert batcher.next_batch(lambda lane: lane.name == "b") == []
     assert len(batcher) == 1
 
 
@@ -67,9 +83,9 @@ def test_batches_are_bounded_by_count_and_by_pixels() -> None:
 
 def test_what_did_not_fit_is_not_tried_again_at_once() -> None:
     batcher: Batcher[Fake] = Batcher(8, 1000)
-    batcher.learn("a", 4, fits=2)
-    batcher.learn("b", 1, fits=0)
-    batcher.learn("b", 1, fits=None)
+    batcher.learn(A, 4, fits=2)
+    batcher.learn(B, 1, fits=0)
+    batcher.learn(B, 1, fits=None)
     for lane in "aaabbb":
         batcher.submit(Fake(lane))
     assert [len(batcher.next_batch(anything)) for _ in range(5)] == [2, 1, 1, 1, 1]
@@ -77,21 +93,21 @@ def test_what_did_not_fit_is_not_tried_again_at_once() -> None:
 
 def test_memory_that_comes_back_is_used_again_step_by_step() -> None:
     batcher: Batcher[Fake] = Batcher(8, 10_000)
-    batcher.learn("a", 8, fits=2)
+    batcher.learn(A, 8, fits=2)
     sizes: list[int] = []
     while len(sizes) < 100:
         for _ in range(20):
             batcher.submit(Fake("a"))
         sizes.append(len(batcher.next_batch(anything)))
-        batcher.learn("a", sizes[-1], fits=None)
+        batcher.learn(A, sizes[-1], fits=None)
     assert [(size, sizes.count(size)) for size in (2, 4, 8)] == [(2, 32), (4, 32), (8, 36)]
 
 
 def test_a_batch_smaller_than_the_cap_proves_nothing() -> None:
     batcher: Batcher[Fake] = Batcher(8, 10_000)
-    batcher.learn("a", 8, fits=4)
+    batcher.learn(A, 8, fits=4)
     for _ in range(100):
-        batcher.learn("a", 3, fits=None)
+        batcher.learn(A, 3, fits=None)
     for _ in range(20):
         batcher.submit(Fake("a"))
     assert len(batcher.next_batch(anything)) == 4
@@ -127,13 +143,220 @@ def test_what_goes_alone_does_not_join_those_before_it() -> None:
     assert [batcher.next_batch(anything) for _ in range(3)] == [jobs[:2], [jobs[2]], [jobs[3]]]
 
 
-def test_resubmitted_jobs_keep_their_order() -> None:
+def test_resubmitted_jobs_keep_their_order_and_go_alone() -> None:
     """A dead worker's entries are given back last first, so that the first of them is first again."""
     batcher: Batcher[Fake] = Batcher(8, 1000)
     batcher.submit(Fake("a", number=3))
     for number in (2, 1):
         batcher.resubmit(Fake("a", number=number))
-    assert [entry.number for entry in batcher.next_batch(anything)] == [1, 2, 3]
+    assert [[entry.number for entry in batcher.next_batch(anything)] for _ in range(4)] == [[1], [2], [3], []]
+
+
+def test_a_resubmitted_job_waits_for_a_worker_that_accepts_it() -> None:
+    batcher: Batcher[Fake] = Batcher(8, 1000)
+    again, other = Fake("a"), Fake("b")
+    batcher.resubmit(again)
+    batcher.submit(other)
+    assert batcher.next_batch(lambda lane: lane.name == "b") == [other]
+    assert len(batcher) == 1
+    assert batcher.withdraw(again)
+    assert not batcher.withdraw(again)
+    assert batcher.next_batch(anything) == []
+
+
+def test_a_batch_has_no_more_whole_passes_than_pictures() -> None:
+    batcher: Batcher[Fake] = Batcher(8, 1000)
+    for amount in (1.9, 1.1, 3.5, 3.5, 1.0, 20.0, 1.0):
+        batcher.submit(Fake("a", amount=amount))
+    taken = []
+    while batch := batcher.next_batch(anything):
+        taken.append([entry.amount for entry in batch])
+    assert taken == [[1.9, 1.1, 3.5, 3.5], [1.0], [20.0], [1.0]]
+
+
+def test_a_batch_is_no_longer_than_it_may_take() -> None:
+    batcher: Batcher[Fake] = Batcher(16, 1000, max_batch_s=0.1)
+
+    def size() -> int:
+        for _ in range(16):
+            batcher.submit(Fake("a"))
+        taken = len(batcher.next_batch(anything))
+        while batcher.next_batch(anything):
+            pass
+        return taken
+
+    assert size() == 16, "nothing is known yet"
+    batcher.learn_pace(A, passes=16, seconds=0.32)
+    assert size() == 5
+    batcher.learn_pace(A, passes=1, seconds=100.0)
+    assert size() == 1, "one goes, however long it takes"
+    batcher.learn_pace(A, passes=5, seconds=0.05)
+    assert size() == 10, "what is fast is not slowed down by what the machine did besides"
+    assert Batcher[Fake](16, 1000, max_batch_s=0.1).next_batch(anything) == []
+
+
+def test_what_was_learned_of_a_model_goes_with_it() -> None:
+    batcher: Batcher[Fake] = Batcher(16, 1000, max_batch_s=0.1)
+    batcher.learn(A, 4, fits=2)
+    batcher.learn_pace(A, passes=1, seconds=1.0)
+    batcher.forget(lambda model: model == "m")
+    for _ in range(16):
+        batcher.submit(Fake("a"))
+    assert len(batcher.next_batch(anything)) == 16
+
+
+# -- clients and models -----------------------------------------------------------------------------------------------
+
+
+def test_who_asks_for_little_is_next_however_much_others_wait_for() -> None:
+    batcher: Batcher[Fake] = Batcher(4, 1000)
+    for number in range(100):
+        batcher.submit(Fake("a", number, client="bulk"))
+    assert [entry.number for entry in batcher.next_batch(anything)] == [0, 1, 2, 3]
+    little = Fake("b", client="little")
+    batcher.submit(little)
+    assert batcher.next_batch(anything) == [little]
+    assert [entry.number for entry in batcher.next_batch(anything)] == [4, 5, 6, 7]
+
+
+def test_entries_of_several_clients_join_in_the_order_of_what_these_have_had() -> None:
+    batcher: Batcher[Fake] = Batcher(6, 1000)
+    for client, count in (("x", 6), ("y", 2), ("z", 1)):
+        for number in range(count):
+            batcher.submit(Fake("a", number, client=client))
+    taken = [(entry.client, entry.number) for entry in batcher.next_batch(anything)]
+    assert taken == [("x", 0), ("y", 0), ("z", 0), ("x", 1), ("y", 1), ("x", 2)]
+
+
+def test_who_withdraws_pays_nothing() -> None:
+    batcher: Batcher[Fake] = Batcher(1, 1000)
+    given_up = [Fake("a", client="x", amount=100.0) for _ in range(5)]
+    for entry in given_up:
+        batcher.submit(entry)
+    kept, other = Fake("a", client="x"), Fake("a", client="y")
+    batcher.submit(kept)
+    batcher.submit(other)
+    assert all(batcher.withdraw(entry) for entry in given_up)
+    assert batcher.next_batch(anything) == [kept]
+    assert batcher.next_batch(anything) == [other]
+
+
+def test_small_entries_do_not_wait_for_what_their_client_has_had_of_large_ones() -> None:
+    batcher: Batcher[Fake] = Batcher(16, 1000)
+    for number in range(3):
+        batcher.submit(Fake("l", number, client="x", amount=300.0, alone=True, large=True))
+    small = [Fake("s", client=client) for client in "xy"]
+    for entry in small:
+        batcher.submit(entry)
+    assert batcher.next_batch(anything) == small
+    assert [entry.number for entry in batcher.next_batch(anything)] == [0]
+
+
+def test_models_have_equal_amounts() -> None:
+    batcher: Batcher[Fake] = Batcher(1, 1000)
+    for model, amount in (("heavy", 3.0), ("light", 1.0)):
+        for _ in range(20):
+            batcher.submit(Fake("a", model=model, amount=amount))
+    had = {"heavy": 0.0, "light": 0.0}
+    for _ in range(20):
+        (entry,) = batcher.next_batch(anything)
+        had[entry.model] += entry.amount
+        assert abs(had["heavy"] - had["light"]) <= 3.0
+
+
+@st.composite
+def backlogs(draw: st.DrawFn) -> dict[str, tuple[float, list[float]]]:
+    """Clients with their weights and the amounts that they wait for."""
+    amounts = st.lists(st.floats(0.5, 20.0), min_size=1, max_size=40)
+    return draw(st.dictionaries(st.sampled_from("vwxyz"), st.tuples(st.floats(0.25, 8.0), amounts), min_size=2))
+
+
+@given(backlogs())
+def test_clients_that_wait_have_shares_by_their_weights(backlog: dict[str, tuple[float, list[float]]]) -> None:
+    """What two of them have had, for their weights, differs by no more than their largest entries."""
+    batcher: Batcher[Fake] = Batcher(1, 1000)
+    for client, (weight, amounts) in backlog.items():
+        for amount in amounts:
+            batcher.submit(Fake("a", client=client, weight=weight, amount=amount))
+    had = dict.fromkeys(backlog, 0.0)
+    left = {client: len(amounts) for client, (_, amounts) in backlog.items()}
+    while all(left.values()):
+        (entry,) = batcher.next_batch(anything)
+        had[entry.client] += entry.amount / entry.weight
+        left[entry.client] -= 1
+        for one, other in combinations(backlog, 2):
+            bound = sum(max(backlog[client][1]) / backlog[client][0] for client in (one, other))
+            assert abs(had[one] - had[other]) <= bound + 1e-6
+
+
+@given(backlogs(), st.integers(0, 40))
+def test_a_newcomer_waits_for_little_of_each_other(backlog: dict[str, tuple[float, list[float]]], served: int) -> None:
+    batcher: Batcher[Fake] = Batcher(1, 1000)
+    for client, (weight, amounts) in backlog.items():
+        for amount in amounts:
+            batcher.submit(Fake("a", client=client, weight=weight, amount=amount))
+    for _ in range(served):
+        batcher.next_batch(anything)
+    newcomer = Fake("b", client="new")
+    batcher.submit(newcomer)
+    largest = {client: max(amounts) / weight for client, (weight, amounts) in backlog.items()}
+    before = dict.fromkeys(backlog, 0.0)
+    while (batch := batcher.next_batch(anything)) != [newcomer]:
+        for entry in batch:
+            before[entry.client] += entry.amount / entry.weight
+    # Its last entry, and what it was behind the others: however much more it waits for.
+    assert all(had <= largest[client] + max(largest.values()) for client, had in before.items())
+
+
+@given(st.floats(1.0, 300.0), st.floats(0.5, 20.0))
+def test_newcomers_without_end_starve_nobody_and_are_forgotten(debt: float, amount: float) -> None:
+    """One client has had much and waits; every turn a client comes that was never there."""
+    batcher: Batcher[Fake] = Batcher(1, 1000)
+    waiting = Fake("a", client="old")
+    batcher.submit(Fake("a", client="old", amount=debt))
+    batcher.submit(waiting)
+    batcher.next_batch(anything)
+    turns = 0
+    while True:
+        batcher.submit(Fake("a", client=f"address {turns}", amount=amount))
+        if batcher.next_batch(anything) == [waiting]:
+            break
+        turns += 1
+        assert remembered(batcher) <= 6
+    assert turns * amount <= 2 * (debt + amount)
+
+
+def test_nothing_is_remembered_of_clients_when_nobody_waits() -> None:
+    batcher: Batcher[Fake] = Batcher(4, 1000)
+    for number in range(1000):
+        batcher.submit(Fake("a", client=f"address {number}", amount=300.0))
+    for number in range(1000, 2000):
+        entry = Fake("a", client=f"address {number}")
+        batcher.submit(entry)
+        batcher.withdraw(entry)
+    while batcher.next_batch(anything):
+        pass
+    assert remembered(batcher) == 0
+
+
+def test_who_had_nothing_to_ask_has_no_credit() -> None:
+    batcher: Batcher[Fake] = Batcher(1, 1000)
+    for _ in range(40):
+        batcher.submit(Fake("a", client="busy"))
+    for _ in range(20):
+        batcher.next_batch(anything)
+    for _ in range(20):
+        batcher.submit(Fake("a", client="idle"))
+    served = [batcher.next_batch(anything)[0].client for _ in range(20)]
+    assert served.count("busy") in (9, 10)
+
+
+def remembered(batcher: Batcher[Fake]) -> int:
+    """How many clients it knows something of."""
+    return sum(len(group.clients) for group in batcher._groups.values())
+
+
+# -- any interleaving -------------------------------------------------------------------------------------------------
 
 
 class EveryJobLeavesOnce(RuleBasedStateMachine):
@@ -147,9 +370,16 @@ class EveryJobLeavesOnce(RuleBasedStateMachine):
         self.inside: list[Fake] = []
         self.left: list[Fake] = []
 
-    @rule(target=waiting, lane=st.sampled_from("abc"), cost=st.integers(1, 25))
-    def arrive(self, lane: str, cost: int) -> Fake:
-        entry = Fake(lane, pixels_count=cost)
+    @rule(
+        target=waiting,
+        lane=st.sampled_from("abc"),
+        cost=st.integers(1, 25),
+        client=st.sampled_from("xy"),
+        amount=st.sampled_from([0.5, 1.0, 3.0]),
+    )
+    def arrive(self, lane: str, cost: int, client: str, amount: float) -> Fake:
+        large = lane == "c"
+        entry = Fake(lane, pixels_count=cost, client=client, amount=amount, model=lane, large=large, alone=large)
         self.batcher.submit(entry)
         self.inside.append(entry)
         return entry
@@ -169,13 +399,17 @@ class EveryJobLeavesOnce(RuleBasedStateMachine):
 
     @rule(target=waiting, lanes=st.sets(st.sampled_from("abc"), min_size=1))
     def pull(self, lanes: set[str]) -> object:
-        candidates = [entry for entry in self.inside if entry.lane in lanes and not entry.abandoned]
-        batch = self.batcher.next_batch(lambda lane: lane in lanes)
+        candidates = [entry for entry in self.inside if entry.name in lanes and not entry.abandoned]
+        batch = self.batcher.next_batch(lambda lane: lane.name in lanes)
         assert bool(batch) == bool(candidates)
         if batch:
-            lane = batch[0].lane
-            assert batch == [entry for entry in self.inside if entry.lane == lane and not entry.abandoned][: len(batch)]
+            lane = batch[0].name
+            for client in "xy":
+                taken = [entry for entry in batch if entry.client == client]
+                alive = [entry for entry in self.inside if not entry.abandoned and entry.client == client]
+                assert taken == [entry for entry in alive if entry.name == lane][: len(taken)]
             assert len(batch) <= 4
+            assert len(batch) == 1 or sum(int(entry.amount) for entry in batch) <= 4
             assert len(batch) == 1 or sum(entry.pixels_count for entry in batch) <= 20
         for entry in batch:
             assert entry not in self.left
@@ -211,6 +445,6 @@ def test_all_leave_in_order_of_arrival_within_their_lane(lanes: list[str]) -> No
     while batch := batcher.next_batch(anything):
         left += batch
     for lane in "ab":
-        assert [entry.number for entry in left if entry.lane == lane] == [
-            entry.number for entry in entries if entry.lane == lane
+        assert [entry.number for entry in left if entry.name == lane] == [
+            entry.number for entry in entries if entry.name == lane
         ]

@@ -98,6 +98,19 @@ async def test_who_finds_no_room_is_passed_by_as_much_as_it_needs_itself_and_no_
     assert order[LARGE // SMALL] == "large"
 
 
+@pytest.mark.parametrize("client", ["bulk", "another"])
+async def test_what_is_small_passes_however_much_waits(threads: PictureThreads, client: str) -> None:
+    gates = [Gate() for _ in range(2)]
+    running = [start(threads, gate, LARGE, "bulk") for gate in gates]
+    await until(lambda: all(gate.begun.is_set() for gate in gates))
+    waiting = [start(threads, lambda: None, LARGE, "bulk") for _ in range(100)]
+    await asyncio.sleep(0)
+    assert await asyncio.wait_for(threads.run(lambda: "small", pixels=0, client=client), 10) == "small"
+    for gate in gates:
+        gate.go.set()
+    await asyncio.gather(*running, *waiting)
+
+
 @pytest.mark.parametrize("threads", [(1, LARGE)], indirect=True)
 async def test_clients_share_by_pixels_and_weight(threads: PictureThreads) -> None:
     gate, order = Gate(), []

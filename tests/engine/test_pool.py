@@ -191,21 +191,21 @@ async def test_the_least_busy_worker_is_served_first() -> None:
         assert [[run.lane.model.name for run in worker.sent] for worker in pool.launched] == [["a"], ["b"]]
 
 
-async def test_a_worker_computes_one_slow_batch_at_a_time_beside_the_quick_ones() -> None:
+async def test_a_worker_computes_one_large_batch_at_a_time_beside_the_small_ones() -> None:
     async for pool in start(settings(names=("a", "b", "c"), concurrency=2)):
         worker = pool.worker
         worker.load_done("a", "b", "c")
-        for model, method in (("a", "scorecam"), ("b", "scorecam"), ("a", "gradcam"), ("b", "gradcam")):
+        for model, large in (("a", True), ("b", True), ("a", False), ("b", False)):
             waiting = entry(model=model, revision=worker.key(model).revision)
-            waiting.lane = replace(waiting.lane, methods=(method,))
+            waiting.lane = replace(waiting.lane, large=large)
             pool.submit(waiting)
-        assert [(run.lane.model.name, run.lane.slow) for run in worker.sent] == [
+        assert [(run.lane.model.name, run.lane.large) for run in worker.sent] == [
             ("a", True),
             ("a", False),
             ("b", False),
         ]
         worker.answer(worker.sent[0])
-        assert [(run.lane.model.name, run.lane.slow) for run in worker.sent[3:]] == [("b", True)]
+        assert [(run.lane.model.name, run.lane.large) for run in worker.sent[3:]] == [("b", True)]
 
 
 async def test_an_error_reaches_only_its_row(pool: FakedPool) -> None:

@@ -157,7 +157,7 @@ async def test_nothing_is_kept_of_versions_that_are_gone(pool: FakedPool) -> Non
     await settle()
     pool.load(NEW)
     supervisor, kept = pool.supervisor, {key for key, _ in pool.registry.wanted()}
-    assert [lane.model for lane in pool._batcher._caps] == []  # type: ignore[attr-defined]
+    assert [lane.model for lane in pool._batcher._caps] == []
     assert {*supervisor._deadly, *supervisor._fatal} <= kept
 
 

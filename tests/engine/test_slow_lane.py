@@ -39,7 +39,7 @@ async def engine() -> AsyncIterator[Explainer]:
 
 
 async def until_running(engine: Explainer) -> None:
-    while not any(batch.lane.slow for batch in engine.pool._running.values()):  # noqa: ASYNC110  # no event for that
+    while not any(batch.lane.large for batch in engine.pool._running.values()):  # noqa: ASYNC110  # no event for that
         await asyncio.sleep(0.001)
 
 

@@ -12,6 +12,7 @@ import logging
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -34,13 +35,14 @@ from service.engine.messages import (
     Run,
     Unload,
 )
+from service.engine.workers.give_way import GiveWay
 from service.engine.workers.isolation import run_isolated
 from service.errors import InternalError, ModelLoadError, ServiceError
 from service.models.host import HowTo
 from service.models.loading import load_model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     import numpy as np
     from numpy.typing import NDArray
@@ -80,12 +82,14 @@ class Executor:
         self._tell = tell
         self._die = die
         self._devices = _devices(start.device)
+        self._shares_cores = self._devices[0] == "cpu"
         self._hosts: dict[ModelKey, ModelHost] = {}
         self._computing: set[int] = set()
         self._cancelled: set[int] = set()
         self._changing = threading.Lock()
+        self._give_way = GiveWay()
         self._loads = ThreadPoolExecutor(1, "load")
-        # One thread more than there are quick batches: a slow one runs beside them.
+        # One thread more than there are small batches: a large one runs beside them.
         self._batches = ThreadPoolExecutor(start.concurrency + 1, "batch")
         tell(Hello(self._devices[0], self._devices))
 
@@ -166,31 +170,24 @@ class Executor:
         if host is None:
             gone = InternalError("The model was dropped before this picture was computed.")
             return Ran(run.batch, [gone] * len(run.targets), 0.0, None, 0)
-        checkpoint = self._checkpoint(run)
+        give_way = self._give_way if self._shares_cores else None
+        checkpoint = _Checkpoint(run, self._cancelled, self._tell, give_way)
 
         def compute(rows: range) -> list[RowAnswer]:
+            checkpoint.heed()  # before it waits for the model, too
             return _answer(host, run, rows, checkpoint)
 
-        isolated = run_isolated(compute, range(len(run.targets)), _is_out_of_memory, _release)  # type: ignore[arg-type]
+        small = nullcontext() if run.lane.large else self._give_way.small(run.batch, run.lane.model)
+        with small:
+            isolated = run_isolated(compute, range(len(run.targets)), _is_out_of_memory, _release)  # type: ignore[arg-type]
         outcomes = []
         for request, outcome in zip(run.request_ids, isolated.outcomes, strict=True):
             with logs.about(request):
                 outcomes.append(self._presentable(outcome, run))
-        return Ran(run.batch, outcomes, time.monotonic() - began, isolated.fits, isolated.splits)
-
-    def _checkpoint(self, run: Run) -> Checkpoint:
-        """Return what is called between the steps of an answer: gives up if nobody waits, and tells how far it is."""
-        told = time.monotonic()
-
-        def checkpoint(done: int, total: int) -> None:
-            nonlocal told
-            if run.batch in self._cancelled:
-                raise InternalError("Nobody waits for this answer any more.")
-            if time.monotonic() - told > _TELL_EVERY_S:
-                told = time.monotonic()
-                self._tell(Progress(run.batch, done / total))
-
-        return checkpoint
+        ended = time.monotonic()
+        undisturbed = not run.lane.large and not isolated.splits
+        alone_s = ended - checkpoint.began if undisturbed and checkpoint.began is not None else None
+        return Ran(run.batch, outcomes, ended - began, isolated.fits, isolated.splits, alone_s)
 
     def _presentable(self, outcome: RowAnswer | Exception, run: Run) -> RowAnswer | ServiceError:
         if isinstance(outcome, RowAnswer | ServiceError):
@@ -204,13 +201,44 @@ class Executor:
         return InternalError("The model failed on this picture; the log of the service has the reason.")
 
 
+class _Checkpoint:
+    """Called when a batch has its model, and between its steps: gives up if nobody waits, and tells how far it is.
+
+    ``began`` is when it was called first.
+    """
+
+    def __init__(
+        self, run: Run, cancelled: Collection[int], tell: Callable[[FromWorker], None], give_way: GiveWay | None
+    ) -> None:
+        self._run, self._cancelled, self._tell = run, cancelled, tell
+        self._give_way = give_way if run.lane.large else None
+        self._told = time.monotonic()
+        self.began: float | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if self.began is None:
+            self.began = now
+        if self._give_way is not None:
+            self._give_way.wait(self._run.lane.model)
+        self.heed()
+        if now - self._told > _TELL_EVERY_S:
+            self._told = now
+            self._tell(Progress(self._run.batch, done / total))
+
+    def heed(self) -> None:
+        """Give up if nobody waits."""
+        if self._run.batch in self._cancelled:
+            raise InternalError("Nobody waits for this answer any more.")
+
+
 def _answer(host: ModelHost, run: Run, rows: range, checkpoint: Checkpoint) -> list[RowAnswer]:
     pixels, lane = run.pixels[rows.start : rows.stop], run.lane
     if lane.op == "predict":
-        return [RowAnswer(logits) for logits in host.predict(pixels, lane.head).numpy()]
+        return [RowAnswer(logits) for logits in host.predict(pixels, lane.head, checkpoint).numpy()]
     targets = run.targets[rows.start : rows.stop]
     how = HowTo(lane.layers, lane.methods, lane.cam_options, lane.head)
-    answers = host.explain(pixels, targets, how, checkpoint)
+    answers = host.explain(pixels, targets, how, checkpoint, gives_way=lane.large)
     return [RowAnswer(row.logits.numpy().copy(), tuple(_as_numpy(raw) for raw in row.maps)) for row in answers]
 
 
