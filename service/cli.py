@@ -44,6 +44,7 @@ _SAMPLE = Path(__file__).parent / "demo" / "samples" / "03-star.png"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return the exit code."""
+    _open_closed_streams()
     options = _parser().parse_args(arguments)
     try:
         code: int = options.run(options)
@@ -151,6 +152,20 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
             )
             metavar = None if choices else name.rpartition("_")[2].upper()
             group.add_argument(f"--{name.replace('_', '-')}", choices=choices, metavar=metavar, help=text)
+
+
+def _open_closed_streams() -> None:
+    """Give a process whose standard streams are closed others that go nowhere: the next file would take their place."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115  # it stays open
 
 
 def _settings(options: argparse.Namespace) -> Settings:

@@ -9,7 +9,7 @@ The tree, and nothing outside it, may leave the decoder, the engine and the clie
     │   ├── NotFound · MethodNotAllowed
     │   ├── UnknownModel · UnknownLayer · UnknownLabel · UnknownMethod · UnknownColormap
     │   ├── UnknownHead · LayerNotExplainable · MethodNotApplicable · HeadersTooLarge
-    │   └── Unauthorized · Forbidden
+    │   └── Unauthorized · Forbidden · HostNotAllowed · OriginNotAllowed
     ├── Unavailable       try again later
     │   ├── Overloaded · RateLimited · NotReady
     └── RequestTimeout · DeadlineExceeded · ModelLoadError · ModelOutputError · InternalError
@@ -201,6 +201,20 @@ class Forbidden(BadInput):
 
     code = "forbidden"
     title = "Not allowed with this API key"
+
+
+class HostNotAllowed(BadInput):
+    """The request asks for a host that is not this service's: a page may have its own name point here."""
+
+    code = "host_not_allowed"
+    title = "Host not allowed"
+
+
+class OriginNotAllowed(BadInput):
+    """The request comes from a page that may not ask this service."""
+
+    code = "origin_not_allowed"
+    title = "Origin not allowed"
 
 
 class UnknownName(BadInput):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -222,6 +223,13 @@ def _check_exact(origins: tuple[str, ...]) -> tuple[str, ...]:
     return origins
 
 
+def _lowered(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        if "://" in name or "/" in name or re.search(r"[^:\]]:\d+$", name):
+            raise ValueError(f"{name!r} is no host: write its name or address alone, without scheme, port or path")
+    return tuple(name.lower().strip("[]") for name in names)
+
+
 Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_check_origins)]
 
 
@@ -251,6 +259,16 @@ class CostLimit(BaseModel):
     def __str__(self) -> str:
         """Write it as it is read."""
         return f"forward={self.forward:g},pixels={self.pixels},bytes={self.bytes}"
+
+
+def _user_cache() -> Path:
+    """Return where this user's caches are; a folder for temporary files where there is no home."""
+    if folder := os.environ.get("XDG_CACHE_HOME"):  # noqa: TID251
+        return Path(folder)
+    try:
+        return Path.home() / ".cache"
+    except RuntimeError:  # HOME is not set, and the user has no entry either
+        return Path(tempfile.gettempdir()) / f"cache-{os.getuid()}"
 
 
 class Settings(BaseSettings):
@@ -305,7 +323,7 @@ class Settings(BaseSettings):
     max_explanations: int = Field(64, ge=1, le=10_000, description="Explanations per picture at most.")
     decode_threads: int = Field(0, ge=0, le=256, description="Threads that decode and render; 0 is one per core.")
     cache_dir: Path = Field(
-        default_factory=lambda: Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "camserve",  # noqa: TID251
+        default_factory=lambda: _user_cache() / "camserve",
         description="Where downloaded weights, and what was measured of models, are kept.",
     )
     weights_mirror: str | None = Field(
@@ -323,6 +341,11 @@ class Settings(BaseSettings):
         False,
         description="Whether to listen on other than a loopback address without keys: something else must then keep "
         "strangers out.",
+    )
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_lowered)] = Field(
+        (),
+        description="Host names, apart by spaces, that a service without keys on a loopback address answers to, "
+        "besides localhost, 127.0.0.1 and ::1; `*` is any.",
     )
     cors_origins: Annotated[Origins, AfterValidator(_check_exact)] = Field(
         (),
@@ -398,7 +421,7 @@ def load_settings(file: Path | None = None, **overrides: Any) -> Settings:
 
 def reason_not_to_listen(settings: Settings) -> str | None:
     """Return why a server with these settings would be open to strangers by oversight, or None."""
-    if settings.keys or settings.expose_without_keys or _is_loopback(settings.host):
+    if settings.keys or settings.expose_without_keys or is_loopback(settings.host):
         return None
     return (
         f"host: {settings.host!r} can be reached by other machines, and there is no API key, so that anybody could use "
@@ -407,7 +430,8 @@ def reason_not_to_listen(settings: Settings) -> str | None:
     )
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Return whether a host is this machine, and no other can reach it by that name or address."""
     if host == "localhost":
         return True
     try:

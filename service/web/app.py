@@ -21,9 +21,11 @@ from service.engine.worker_process import WorkerProcess
 from service.errors import InvalidOption, MethodNotAllowed, NotFound, ServiceError, closest
 from service.metrics import Metrics
 from service.protocols.native.protocol import NATIVE
+from service.settings import is_loopback
 from service.web import pages
 from service.web.headers import SecurityHeaders
 from service.web.health import OPERATIONS
+from service.web.hosts import HostCheck
 from service.web.keys import Authentication
 from service.web.middleware import AdmissionControl, BodyLimit, RequestContext, error_response, route_path
 from service.web.openapi import document
@@ -111,6 +113,7 @@ def _middleware(settings: Settings, metrics: Metrics, lifecycle: Lifecycle, tabl
         ),
         *_cross_origin(settings),
         Middleware(RequestContext, metrics=metrics, table=table),
+        *_host_check(settings),
         Middleware(AdmissionControl, lifecycle=lifecycle, table=table),
         Middleware(Authentication, table=table, keys=settings.keys),
         Middleware(
@@ -121,6 +124,13 @@ def _middleware(settings: Settings, metrics: Metrics, lifecycle: Lifecycle, tabl
             whole_s=settings.transfer_timeout_s,
         ),
     ]
+
+
+def _host_check(settings: Settings) -> list[Middleware]:
+    """Where everybody on this machine may ask, and nobody else can, keep pages in its browsers out."""
+    if settings.keys or not is_loopback(settings.host):
+        return []
+    return [Middleware(HostCheck, hosts=settings.allowed_hosts, origins=settings.cors_origins, public=pages.STATIC)]
 
 
 def _cross_origin(settings: Settings) -> list[Middleware]:

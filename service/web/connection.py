@@ -8,8 +8,8 @@ still answer; requests that cannot be answered any more are closed here.
 from __future__ import annotations
 
 import logging
-import re
-from typing import TYPE_CHECKING, Any, cast
+from math import inf
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 from urllib.parse import unquote
 
 import httptools
@@ -19,6 +19,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from service.errors import HeadersTooLarge, InvalidRequest, Overloaded, RequestTimeout, ServiceError
 from service.problems import headers_for, status_of
 from service.web.headers import FOR_ERRORS
+from service.web.hosts import check_host
 
 if TYPE_CHECKING:
     import asyncio
@@ -32,8 +33,9 @@ if TYPE_CHECKING:
     from service.protocols import ErrorBody
     from service.settings import Settings
     from service.web.protocol_table import ProtocolTable
+    from service.web.waiting import Waiting
 
-__all__ = ["Connection"]
+__all__ = ["RESERVE", "Connection"]
 
 log = logging.getLogger("camserve.connection")
 
@@ -41,9 +43,9 @@ _MAX_HEAD_BYTES = 64 * 1024
 _MAX_PIPELINED = 16
 # httptools parses none that is longer than 64 KiB; a path's beginning tells whose it is.
 _MAX_PARSED_URL = 8 * 1024
-_UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
+_VERSIONS = ("1.0", "1.1")
 # Beyond max_connections there is room for those who ask whether the service is alive. They have to be quick.
-_RESERVE, _RESERVE_HEAD_S = 32, 2.0
+RESERVE, _QUICK_S = 32, 2.0
 # How long a client may go on sending what nobody reads, after the answer.
 _LINGER_S = 30.0
 
@@ -78,18 +80,23 @@ class Connection(HttpToolsProtocol):
         server_state: ServerState,
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        waiting: Waiting,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._settings: Settings = app_state["settings"]
         self._lifecycle: Lifecycle = app_state["lifecycle"]
         self._metrics: Metrics = app_state["metrics"]
         self._protocols: ProtocolTable = app_state["protocols"]
+        self._waiting = waiting
         self.url = b""
         self.idle_since: float | None = None
         self._crowded = False
         self._head_since: float | None = None
         self._head_begun = False
-        self._head_bytes = self._fields_bytes = 0
+        self._unheard_bytes = self._fields_bytes = 0
+        self._heard = False
+        self._refusal: ServiceError | None = None
         self._answered_since: float | None = None
         self._running: RequestResponseCycle | None = None
         self._closes = self._broken_off = False
@@ -101,41 +108,73 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Accept the connection, or refuse it where there are too many."""
         super().connection_made(transport)
-        self._head_since = self.loop.time()
         excess = len(self.connections) - self._settings.max_connections
-        if excess > 0 and not self._make_room():
-            self._crowded = True
-            if excess > _RESERVE:
-                self._end("crowded", Overloaded("Too many connections are open. Try again later.", retry_after_s=2))
+        if excess > 0:
+            self._make_room(excess)
+        self._begin_head()
 
-    def _make_room(self) -> bool:
-        """Close the connection that has been idle longest, if any is."""
-        idle = [each for each in self.connections if isinstance(each, Connection) and each.idle_since is not None]
-        if idle:
-            oldest = min(idle, key=lambda each: each.idle_since or 0.0)
-            oldest.idle_since = None
-            oldest.transport.close()
-        return bool(idle)
+    def _make_room(self, excess: int) -> None:
+        """Take the place of who is late with a head, or idle; else be one of few that are answered little."""
+        late = self._waiting.pop_late(self.loop.time() - _QUICK_S)
+        if self._replaces(late) or self._replaces(self._waiting.pop_idle()):
+            return
+        self._crowded = True
+        if excess > RESERVE:
+            self._replaces(self._waiting.pop_late(inf))
+
+    def _replaces(self, other: Connection | None) -> bool:
+        """Take the place of another connection, if there is one."""
+        if other is None:
+            return False
+        self._crowded = other._crowded
+        if other.idle_since is None:
+            other._end("crowded", _crowded())
+        else:
+            other.idle_since = None
+            other.transport.close()
+        return True
+
+    def _begin_head(self) -> None:
+        self._head_since = self.loop.time()
+        self._waiting.for_head(self, self._head_since)
 
     def data_received(self, data: bytes) -> None:
-        """Feed the parser, and measure heads."""
-        self.idle_since = None
-        in_head = self._head_begun
-        if self._waits_for_head():
-            data = _without_upgrade(data)
-        super().data_received(data)
-        if self._waits_for_head():
-            self._head_since = self._head_since or self.loop.time()
-        if in_head and self._head_begun:
-            self._head_bytes += len(data)
-            if self._head_bytes > _MAX_HEAD_BYTES:
+        """Feed the parser, and measure what it keeps to itself."""
+        self._unset_keepalive_if_required()
+        self.idle_since, self._heard = None, False
+        try:
+            self._parse(data)
+        except httptools.HttpParserError:
+            self.send_400_response("")
+            return
+        if self._waits_for_head() and self._head_since is None:
+            self._begin_head()
+        if not self._heard:
+            self._unheard_bytes += len(data)
+            if self._unheard_bytes > _MAX_HEAD_BYTES and (self._head_begun or not self._waits_for_head()):
                 self._end("malformed", _head_too_large())
+
+    def _parse(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            # The parser takes what follows the head for another protocol's. Nobody speaks one here: it is the body.
+            self.parser = _parser_of_body(self)
+            self.parser.feed_data(data[upgrade.args[0] :])
 
     def on_message_begin(self) -> None:
         """Begin to measure a head."""
+        cycle = self._cycle()
+        if cycle is not None and not cycle.keep_alive:
+            self.refuse(_not_http())  # the connection ends with the request before
         super().on_message_begin()
-        self._head_begun, self._head_bytes, self._fields_bytes = True, 0, 0
-        self._head_since = self._head_since or self.loop.time()
+        self._head_begun, self._fields_bytes = True, 0
+        self._hear()
+        if self._head_since is None:
+            self._begin_head()
+
+    def _hear(self) -> None:
+        self._heard, self._unheard_bytes = True, 0
 
     def on_url(self, url: bytes) -> None:
         """Measure the request line."""
@@ -151,32 +190,63 @@ class Connection(HttpToolsProtocol):
     def _count(self, size: int) -> None:
         self._fields_bytes += size + 4
         if self._fields_bytes > _MAX_HEAD_BYTES:
-            raise _head_too_large()  # ends the parsing; send_400_response is called
+            self.refuse(_head_too_large())
+
+    def refuse(self, error: ServiceError) -> NoReturn:
+        """End the parsing; :meth:`send_400_response` answers with ``error``.
+
+        Raises:
+            ServiceError: always.
+        """
+        self._refusal = error
+        raise error
 
     def on_headers_complete(self) -> None:
         """Start the request."""
         self._head_since, self._head_begun, self._answered_since = None, False, None
+        self._waiting.leave(self)
+        self._check_head()
         self.scope["state"]["crowded"] = self._crowded
         super().on_headers_complete()
         if not self.pipeline:
             self._running = self.cycle
         self.cycle.transport = cast("asyncio.Transport", _Unhurried(self))
-        if self._lifecycle.draining or self._crowded or self.expect_100_continue:
+        upgrade = self.parser.should_upgrade() or any(name == b"upgrade" for name, _ in self.headers)
+        if self._lifecycle.draining or self._crowded or self.expect_100_continue or upgrade:
             # Answered before its body, a client that expects "100 Continue" never sends it: what comes next is unclear.
+            # So it is where the client offers another protocol, which a proxy in front may take for agreed upon.
             self.cycle.keep_alive = False
         if len(self.pipeline) > _MAX_PIPELINED:
             self._end("pipelined")
-            raise _not_http()  # ends the parsing
+            self.refuse(_not_http())
+
+    def _check_head(self) -> None:
+        version = self.parser.get_http_version()
+        if version not in _VERSIONS:
+            self.refuse(_not_http())
+        try:
+            check_host(self.headers, version, self.url)
+        except ServiceError as error:
+            self.refuse(error)
+
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of a body."""
+        self._hear()
+        super().on_body(body)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the request that is being answered; uvicorn tells the one that arrived last."""
         super().connection_lost(exc)
+        self._waiting.leave(self)
         if self._running is not None and not self._running.response_complete:
             self._running.disconnected = True
             self._running.message_event.set()
 
     def on_message_complete(self) -> None:
         """Close if only the rest of an answered request was waited for."""
+        if self.parser.should_upgrade():
+            return  # the head alone is complete; another parser has the body
+        self._hear()
         super().on_message_complete()
         if self.cycle.response_complete:
             self.cycle.more_body = False
@@ -195,6 +265,7 @@ class Connection(HttpToolsProtocol):
             self._answered_since = self.loop.time()
         elif not self._head_begun:
             self.idle_since = self.loop.time()
+            self._waiting.for_next(self, self.idle_since)
 
     def _waits_for_head(self) -> bool:
         cycle = self._cycle()
@@ -209,13 +280,14 @@ class Connection(HttpToolsProtocol):
     def check(self) -> None:
         """Close the connection if its client takes too long over what it owes; called twice a second."""
         now = self.loop.time()
-        head_s = _RESERVE_HEAD_S if self._crowded else self._settings.header_timeout_s
+        head_s = _QUICK_S if self._crowded else self._settings.header_timeout_s
+        linger_s = _QUICK_S if self._crowded else _LINGER_S
         if self._stands_still(now):
             self._end("unread")
         elif self._head_since is not None and self._waits_for_head() and now - self._head_since > head_s:
             late = RequestTimeout(f"The head of the request took longer than {head_s:g} s. Send it faster.")
             self._end("head", late if self._head_begun else None)
-        elif self._answered_since is not None and now - self._answered_since > _LINGER_S:
+        elif self._answered_since is not None and now - self._answered_since > linger_s:
             self._end("linger")
 
     def _stands_still(self, now: float) -> bool:
@@ -252,8 +324,7 @@ class Connection(HttpToolsProtocol):
         elif self.pipeline or (cycle is not None and cycle.more_body and cycle.response_started):
             self._end("malformed")  # too late to say anything
         else:
-            too_large = self._fields_bytes > _MAX_HEAD_BYTES
-            self._end("malformed", _head_too_large() if too_large else _not_http())
+            self._end("malformed", self._refusal or _not_http())
 
     def _end(self, reason: str, error: ServiceError | None = None) -> None:
         """Close the connection with an answer, or break it off without one."""
@@ -279,11 +350,33 @@ class Connection(HttpToolsProtocol):
             return ""
 
 
-def _without_upgrade(data: bytes) -> bytes:
-    """Rename the header by which a client offers HTTP/2, as Java's does at first: httptools would drop its body."""
-    end = data.find(b"\r\n\r\n")
-    found = _UPGRADE.search(data, 0, len(data) if end < 0 else end)
-    return data if found is None else data[: found.start()] + b"\r\nignored:" + data[found.end() :]
+class _Body:
+    """What a parser tells of a body alone: it goes to the connection, and nothing behind it is read."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._begun = False
+        self.on_header, self.on_body = connection.on_header, connection.on_body
+        self.on_message_complete = connection.on_message_complete
+
+    def on_message_begin(self) -> None:
+        """Begin the body; end the parsing where a second message begins."""
+        if self._begun:
+            self._connection.refuse(_not_http())
+        self._begun = True
+
+
+def _parser_of_body(connection: Connection) -> httptools.HttpRequestParser:
+    """Return a parser that stands behind a head with the connection's framing, and has no other."""
+    framing = (b"content-length", b"transfer-encoding")
+    lines = [b"%s: %s\r\n" % (name, value) for name, value in connection.headers if name in framing]
+    parser = httptools.HttpRequestParser(_Body(connection))
+    parser.feed_data(b"POST / HTTP/1.1\r\n%s\r\n" % b"".join(lines))
+    return parser
+
+
+def _crowded() -> Overloaded:
+    return Overloaded("Too many connections are open. Try again later.", retry_after_s=2)
 
 
 def _head_too_large() -> HeadersTooLarge:

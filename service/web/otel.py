@@ -37,8 +37,12 @@ def make_provider() -> TracerProvider:
     return provider
 
 
+# What callers write behind a question mark: labels, and whatever they take for an option.
+_UNTOLD = ("url.query", "url.full", "http.url", "http.target")
+
+
 class _WithItsImages(Sampler):
-    """Samples a batch if a picture in it is sampled; decides as ``usual`` otherwise."""
+    """Samples a batch if a picture in it is sampled; decides as ``usual`` otherwise. Query strings are left out."""
 
     def __init__(self, usual: Sampler) -> None:
         self._usual = usual
@@ -54,6 +58,7 @@ class _WithItsImages(Sampler):
         trace_state: TraceState | None = None,
     ) -> SamplingResult:
         """Decide about one span, when it starts."""
+        attributes = {name: value for name, value in (attributes or {}).items() if name not in _UNTOLD}
         if any(link.context.trace_flags.sampled for link in links or ()):
             return SamplingResult(Decision.RECORD_AND_SAMPLE, attributes, trace_state)
         return self._usual.should_sample(parent_context, trace_id, name, kind, attributes, links, trace_state)

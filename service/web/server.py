@@ -19,13 +19,16 @@ import resource
 import signal
 import threading
 import time
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING
 
 import uvicorn
 
+from service.errors import ServiceError
 from service.web.app import create_app
-from service.web.connection import Connection
+from service.web.connection import RESERVE, Connection
+from service.web.waiting import Waiting
 
 if TYPE_CHECKING:
     import socket
@@ -47,6 +50,8 @@ _LAST_WORDS_S, _GIVE_UP_S = 1.0, 1.0
 # From the end of draining: as much as the workers' end and all of the above may take.
 _END_S = 8.0
 _TICK_S = 0.1
+# Files besides connections: of the workers, the log, what is read for an answer. And the fewest connections that help.
+_OTHER_FILES, _FEWEST = 96, 16
 
 
 def serve(settings: Settings, greet: Callable[[int], None]) -> int:
@@ -56,7 +61,7 @@ def serve(settings: Settings, greet: Callable[[int], None]) -> int:
         settings: all of them.
         greet: called with the port once there is one.
     """
-    _allow_open_files()
+    settings = _with_room_for_connections(settings, _allow_open_files())
     # uvicorn warns of requests that it cannot parse; Connection logs these itself, with a request id.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     server = Server(create_app(settings), settings, greet)
@@ -72,12 +77,39 @@ def _end_for_certain() -> None:
     last_resort.start()
 
 
-def _allow_open_files() -> None:
-    """Raise the soft limit of open files to the hard one: the soft one, often 1024, is there for select()."""
+def _allow_open_files() -> int:
+    """Raise the soft limit of open files to the hard one, and return what it is then.
+
+    The soft one, often 1024, is there for select().
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    log.debug("open files: %d, was %d", hard, soft)
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    log.debug("open files: %d, was %d", allowed, soft)
+    return allowed
+
+
+def _with_room_for_connections(settings: Settings, files: int) -> Settings:
+    """Allow fewer connections where there are not files enough for all: without one, no worker can be replaced.
+
+    Raises:
+        ServiceError: there are hardly any.
+    """
+    most = inf if files == resource.RLIM_INFINITY else files - RESERVE - _OTHER_FILES
+    if settings.max_connections <= most:
+        return settings
+    if most < _FEWEST:
+        raise ServiceError(
+            f"This process may open {files} files, which leaves no room for connections. Raise the limit: ulimit -n."
+        )
+    log.warning(
+        "max_connections is %d, but this process may open %d files only: %d connections are allowed (ulimit -n)",
+        settings.max_connections,
+        files,
+        most,
+    )
+    return settings.model_copy(update={"max_connections": most})
 
 
 class Server(uvicorn.Server):
@@ -94,7 +126,7 @@ class Server(uvicorn.Server):
             app,
             host=settings.host,
             port=settings.port,
-            http=Connection,
+            http=partial(Connection, waiting=Waiting()),  # type: ignore[arg-type]  # uvicorn calls it, whatever it is
             ws="none",
             access_log=False,
             server_header=False,

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     Outcome = Callable[[Lane, Targets], "RowAnswer | ServiceError"]
 
 LOAD_TIMEOUT_S = 60.0
+HOSTS = ("camserve.test",)
 
 
 class Application:
@@ -86,7 +87,7 @@ class Application:
 @asynccontextmanager
 async def served(**settings: Any) -> AsyncIterator[Application]:
     """The application with its real worker process and the embedded models, all loaded."""
-    app = create_app(Settings(device="cpu", **settings))
+    app = create_app(Settings(device="cpu", **{"allowed_hosts": HOSTS, **settings}))
     async with app.router.lifespan_context(app) as state:
         application = Application(app, state)
         statuses = application.pool.statuses
@@ -99,7 +100,12 @@ async def faked(
     protocols: Sequence[WireProtocol] = PROTOCOLS, /, known: ModelInfo | None = None, **settings: Any
 ) -> AsyncIterator[Application]:
     """The application with :class:`AnsweringWorker` in place of processes; ``pets``, or ``known``, is loaded."""
-    settings = {"models": (ModelConfig(name="pets", architecture="shapes"),), "decode_threads": 2, **settings}
+    settings = {
+        "models": (ModelConfig(name="pets", architecture="shapes"),),
+        "decode_threads": 2,
+        "allowed_hosts": HOSTS,
+        **settings,
+    }
     app = create_app(Settings(**settings), protocols=protocols, launch=partial(AnsweringWorker, known=known or PETS))
     async with app.router.lifespan_context(app) as state:
         application = Application(app, state)

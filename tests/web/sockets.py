@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from service.settings import ModelConfig, Settings
 from service.web.app import PROTOCOLS, create_app
 from service.web.server import Server
-from tests.web.application import AnsweringWorker, Application
+from tests.web.application import HOSTS, AnsweringWorker, Application
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -118,7 +118,7 @@ class Caller:
 async def listening(protocols: Sequence[WireProtocol] = PROTOCOLS, /, **settings: Any) -> AsyncIterator[Listening]:
     """Serve the model ``pets`` of a fake worker on a free port."""
     models = (ModelConfig(name="pets", architecture="shapes"),)
-    chosen = Settings(port=0, **{"models": models, "decode_threads": 2, **settings})
+    chosen = Settings(port=0, **{"models": models, "decode_threads": 2, "allowed_hosts": HOSTS, **settings})
     port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     server = Server(create_app(chosen, launch=AnsweringWorker, protocols=protocols), chosen, port.set_result)
     ended = asyncio.create_task(server._serve())  # serve() would take this process's signals

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from service.problems import MEDIA_TYPE
+from service.web.connection import RESERVE
 from tests.toys import png
 from tests.web.application import until
 from tests.web.sockets import LIVEZ, Caller, Listening, head, listening, request
@@ -188,11 +189,10 @@ async def test_what_comes_behind_the_body_is_no_header(server: Listening) -> Non
 
 UNUSUAL = {
     "the old version": (b"GET /livez HTTP/1.0\r\n\r\n", 200),
-    "a whole address": (b"GET http://elsewhere.test/livez HTTP/1.1\r\nHost: a\r\n\r\n", 200),
-    "another case": (b"GET /livez HTTP/1.1\r\nhOST: a\r\nACCEPT: */*\r\n\r\n", 200),
-    "a method that other servers have": (b"PROPFIND /livez HTTP/1.1\r\nHost: a\r\n\r\n", 405),
-    "everything": (b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", 404),
-    "an upgrade": (b"GET /livez HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", 200),
+    "a whole address": (b"GET http://camserve.test/livez HTTP/1.1\r\nHost: elsewhere.test\r\n\r\n", 200),
+    "another case": (b"GET /livez HTTP/1.1\r\nhOST: LocalHost:8000\r\nACCEPT: */*\r\n\r\n", 200),
+    "a method that other servers have": (b"PROPFIND /livez HTTP/1.1\r\nHost: [::1]\r\n\r\n", 405),
+    "everything": (b"OPTIONS * HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", 404),
 }
 
 
@@ -202,11 +202,74 @@ async def test_the_unusual_is_answered(server: Listening, data: bytes, status: i
     assert (await caller.reply()).status == status
 
 
-async def test_an_offer_of_http_2_with_a_picture_is_answered(server: Listening) -> None:
-    offer = {"connection": "Upgrade, HTTP2-Settings", "upgrade": "h2c", "http2_settings": "AAMAAABk"}
-    data = head(content_type="image/png", content_length=len(PICTURE), **offer)
-    caller = await server.call(data + PICTURE)
+OFFERS = {
+    "websocket": b"Connection: Upgrade\r\nUpgrade: websocket\r\n",
+    "HTTP/2": b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n",
+    "two": b"Connection: Upgrade\r\nUpgrade: h2c\r\nUpgrade: websocket\r\n",
+    "without Connection": b"Upgrade: h2c\r\n",
+}
+HIDDEN = head("/version", "GET")  # what a proxy takes for a body, and must not be answered
+
+
+def offered(offer: bytes, body: bytes, framing: bytes | None = None) -> bytes:
+    framing = framing or b"Content-Length: %d\r\n" % len(body)
+    lines = b"Host: camserve.test\r\nContent-Type: image/png\r\n"
+    return b"POST /api/v1/predict HTTP/1.1\r\n" + lines + offer + framing + b"\r\n" + body
+
+
+@pytest.mark.parametrize("offer", OFFERS.values(), ids=OFFERS)
+@pytest.mark.parametrize("before", [b"", b"\r\n\r\n"], ids=["at once", "behind blank lines"])
+@pytest.mark.parametrize("cut", [None, 40, 120, -20], ids=["whole", "in the head", "in the offer", "in the body"])
+async def test_an_offer_of_another_protocol_is_ignored(
+    server: Listening, offer: bytes, before: bytes, cut: int | None
+) -> None:
+    server.application.worker.held = False
+    data = before + offered(offer, PICTURE)
+    caller = await server.call(data[:cut])
+    if cut is not None:
+        await asyncio.sleep(0.05)
+        await caller.send(data[cut:])
+    reply = await caller.reply()
+    assert (reply.status, reply.headers["connection"]) == (200, "close")
+    assert await caller.rest() == b""
+
+
+@pytest.mark.parametrize("offer", OFFERS.values(), ids=OFFERS)
+async def test_the_body_behind_an_offer_is_no_request(server: Listening, offer: bytes) -> None:
+    caller = await server.call(offered(offer, HIDDEN))
+    reply = await caller.reply()
+    assert (reply.status, reply.problem["code"]) == (400, "invalid_image")
+    assert await caller.rest() == b""
+
+
+async def test_a_body_in_chunks_behind_an_offer_is_read(server: Listening) -> None:
+    server.application.worker.held = False
+    chunks = b"%x\r\n%s\r\n0\r\n\r\n" % (len(PICTURE), PICTURE)
+    caller = await server.call(offered(OFFERS["HTTP/2"], chunks, b"Transfer-Encoding: chunked\r\n"))
     assert (await caller.reply()).status == 200
+
+
+async def test_what_comes_behind_an_offer_in_advance_is_not_answered(server: Listening) -> None:
+    server.application.worker.held = False
+    caller = await server.call(LIVEZ + offered(OFFERS["two"], PICTURE) + HIDDEN)
+    assert (await caller.reply()).status == 200
+    assert (await caller.reply()).headers["connection"] == "close"
+    assert await caller.rest() == b""
+
+
+HOSTLESS = {
+    "none": b"GET /livez HTTP/1.1\r\n\r\n",
+    "two": b"GET /livez HTTP/1.1\r\nHost: camserve.test\r\nHost: localhost\r\n\r\n",
+    "no name": b"GET /livez HTTP/1.1\r\nHost: a b/c\r\n\r\n",
+    "two of the old version": b"GET /livez HTTP/1.0\r\nHost: camserve.test\r\nHost: localhost\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("data", HOSTLESS.values(), ids=HOSTLESS)
+async def test_a_request_has_one_host(server: Listening, data: bytes) -> None:
+    reply = await (await server.call(data)).reply()
+    assert (reply.status, reply.problem["code"]) == (400, "invalid_request")
+    assert "Host" in reply.problem["detail"]
 
 
 # -- several requests on a connection ---------------------------------------------------------------------------------
@@ -478,14 +541,27 @@ async def test_one_too_many_is_refused_but_may_ask_for_life() -> None:
         assert [(await caller.reply()).status for caller in inside] == [200, 200]
 
 
-async def test_far_too_many_are_turned_away_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.web.connection._RESERVE", 1)
+async def test_of_far_too_many_the_silent_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.web.connection.RESERVE", 1)
     async with listening(max_connections=2) as server:
         await busy(server, 2)
         silent = await server.call()
         await until(lambda: server.connections == 3)
-        reply = await (await server.call()).reply()
+        probe = await server.call(LIVEZ)
+        assert (await probe.reply()).status == 200
+        reply = await silent.reply()
         assert (reply.status, reply.problem["code"]) == (429, "overloaded")
         assert ended(server, "crowded") == 1
-        await silent.rest()  # the reserve is for the quick
         server.application.worker.finish()
+
+
+async def test_probes_are_answered_when_a_thousand_are_silent() -> None:
+    async with listening(max_connections=1000) as server:
+        for _ in range(1100):
+            await server.call()
+        await until(lambda: server.connections > 900)
+        began = asyncio.get_running_loop().time()
+        for path in ("/livez", "/readyz"):
+            assert (await (await server.call(head(path, "GET"))).reply()).status == 200
+        assert asyncio.get_running_loop().time() - began < 5
+        assert server.connections <= 1000 + RESERVE + 1

@@ -12,7 +12,7 @@ import uvicorn
 from service.settings import ModelConfig, Settings
 from service.web.app import create_app
 from tests.toys import png
-from tests.web.application import AnsweringWorker, Application, until
+from tests.web.application import HOSTS, AnsweringWorker, Application, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -26,7 +26,7 @@ PICTURE: dict[str, Any] = {"content": png(), "headers": {"Content-Type": "image/
 
 def make_app(**settings: Any) -> FastAPI:
     pets = (ModelConfig(name="pets", architecture="shapes"),)
-    return create_app(Settings(models=pets, decode_threads=2, **settings), launch=AnsweringWorker)
+    return create_app(Settings(models=pets, decode_threads=2, allowed_hosts=HOSTS, **settings), launch=AnsweringWorker)
 
 
 class Lifespan:

@@ -17,7 +17,7 @@ from service.errors import InternalError, ModelOutputError, ServiceError, Unavai
 from service.problems import MEDIA_TYPE, STATUS
 from service.wire import Problem
 from tests.toys import png
-from tests.web.application import Exchange, until
+from tests.web.application import Exchange, faked, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,6 +75,10 @@ CASES: dict[str, Case] = {
     "invalid_image": Case(content=b"not a picture", says="not a picture in a known format"),
     "no_image": Case(content=b"", says="no picture"),
     "invalid_request": Case(content=b"{", headers=JSON, says="not a JSON object"),
+    "host_not_allowed": Case("GET", "/livez", headers={"Host": "evil.test"}, says="allowed_hosts"),
+    "origin_not_allowed": Case(
+        headers={"Content-Type": "image/png", "Origin": "https://evil.test"}, says="cors_origins"
+    ),
     "not_found": Case("GET", "/api/v1/methodes", says="/api/v1/methods", suggests=["/api/v1/methods"]),
     "unknown_model": Case(path="/api/v1/models/pet/explain", says="no model 'pet'", suggests=["pets"]),
     "method_not_allowed": Case("GET", says="GET is not possible"),
@@ -374,8 +378,9 @@ async def test_an_unknown_path_is_a_problem_too(client: httpx.AsyncClient, path:
     assert response.json()["code"] == "not_found"
 
 
-async def test_nobody_is_sent_where_the_host_header_says(client: httpx.AsyncClient) -> None:
-    response = await client.get("/docs/", headers={"Host": "elsewhere.test"})
+async def test_nobody_is_sent_where_the_host_header_says() -> None:
+    async with faked(allowed_hosts=("*",)) as application, application.client() as client:
+        response = await client.get("/docs/", headers={"Host": "elsewhere.test"})
     assert (response.status_code, response.json()["suggestions"]) == (404, ["/docs"])
     assert "Location" not in response.headers
 

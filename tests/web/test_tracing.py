@@ -50,6 +50,9 @@ class Traced:
         (span,) = self.spans(name)
         return span
 
+    def all(self) -> tuple[ReadableSpan, ...]:
+        return self._exporter.get_finished_spans()
+
     def names(self) -> set[str]:
         return {span.name for span in self._exporter.get_finished_spans()}
 
@@ -232,3 +235,19 @@ def test_without_the_extra_the_start_says_what_to_install(monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "service.web.otel", None)
     with pytest.raises(ServiceError, match=r"camserve\[otel\]"):
         create_app(Settings(tracing=True))
+
+
+async def test_spans_carry_no_query_strings_keys_or_file_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with tracing(monkeypatch) as traced, traced.application.client() as client:
+        await client.post(
+            EXPLAIN,
+            params={"target": "predicted", "layer": "conv2"},
+            files={"image": ("secret-name.png", png(), "image/png")},
+            headers={"Authorization": "Bearer secret-key", "Cookie": "secret=cookie"},
+        )
+        await client.get("/api/v1/models/pets/classes?q=secret-query")
+        said = [(span.name, attributes(span), [event.name for event in span.events]) for span in traced.all()]
+    assert len(said) >= 4
+    assert "secret" not in str(said)
+    assert "?" not in str(said)
+    assert not [name for _, told, _ in said for name in told if "query" in name]
