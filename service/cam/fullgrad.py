@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from service.cam.cancellation import stretched
 from service.cam.derivatives import differentiate
 
 if TYPE_CHECKING:
@@ -46,9 +47,6 @@ def fullgrad(context: LayerContext) -> Tensor:
 
 def _scaled(evidence: Tensor, size: torch.Size) -> Tensor:
     """Absolute values scaled to 0-1 per row, brought to the input's size and summed over channels: (N, H, W)."""
-    magnitude = evidence.float().abs()
-    low = magnitude.amin((1, 2, 3), keepdim=True)
-    magnitude = magnitude - low
-    magnitude = magnitude / magnitude.amax((1, 2, 3), keepdim=True).clamp(min=1e-12)
+    magnitude = stretched(evidence.float().abs(), (1, 2, 3))
     # Upsampling is linear: the channels may be summed before it.
     return functional.interpolate(magnitude.sum(1, keepdim=True), tuple(size[2:]), mode="bilinear")[:, 0]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from service.cam.cancellation import channel_sum, without_rounding
 from service.cam.derivatives import differentiate
 
 if TYPE_CHECKING:
@@ -29,13 +30,10 @@ __all__ = [
 ]
 
 
-# What is left of a sum over channels that cancels, as a share of its terms.
-_ROUNDING = 1e-5
-
-
 def weighted_sum(weights: Tensor, activations: Tensor) -> Tensor:
     """Sum channels with one weight each: (N, C) and (N, C, h, w) to (N, h, w)."""
-    return torch.einsum("nc,nchw->nhw", weights, activations)
+    maps = torch.einsum("nc,nchw->nhw", weights, activations)
+    return without_rounding(maps, torch.einsum("nc,nchw->nhw", weights.abs(), activations.abs()))
 
 
 def gradcam(context: LayerContext) -> Tensor:
@@ -46,35 +44,43 @@ def gradcam(context: LayerContext) -> Tensor:
 def gradcam_plus_plus(context: LayerContext) -> Tensor:
     """Grad-CAM++, eq. 19 with an exponential last layer: w = sum of α relu(g), α = g² / (2 g² + ΣA g³).
 
-    For g ≠ 0 the quotient is 1 / (2 + ΣA g), which needs no small constant in the denominator and therefore does not
-    depend on the scale of the gradient.
+    Where g > 0, and nowhere else does α count, the quotient is 1 / (2 + ΣA g): no small constant is needed, and the
+    weights do not depend on the scale of the gradient. The derivation takes A from behind a ReLU, so that the
+    denominator is 2 or more. With activations below zero it would pass through zero, and rounding errors would decide
+    over the map: ΣA is therefore that of relu(A), which is the paper's wherever its assumption holds.
     """
-    return weighted_sum(_plus_plus_weights(context.gradients, context.activations), context.activations)
-
-
-def _plus_plus_weights(gradients: Tensor, activations: Tensor) -> Tensor:
-    denominator = 2 + activations.sum((2, 3), keepdim=True) * gradients
-    alpha = torch.where(denominator == 0, 0.0, 1 / denominator)
-    return (alpha * gradients.relu()).sum((2, 3))
+    total = context.activations.relu().sum((2, 3), keepdim=True)
+    positive = context.gradients.relu()
+    return weighted_sum((positive / (2 + total * positive)).sum((2, 3)), context.activations)
 
 
 def xgradcam(context: LayerContext) -> Tensor:
-    """XGrad-CAM, eq. 8: w = sum of g A / sum of A, which serves the axioms of sensitivity and conservation best."""
-    total = context.activations.sum((2, 3))
-    weights = (context.gradients * context.activations).sum((2, 3)) / total
-    return weighted_sum(torch.where(total == 0, 0.0, weights), context.activations)
+    """XGrad-CAM, eq. 8: w = sum of g A / sum of A, which serves the axioms of sensitivity and conservation best.
+
+    Activations of both signs may sum up to nothing, which leaves the quotient without a bound. They are therefore taken
+    for what a pair of rectified channels gives out, A = relu(A) - relu(-A), as in concatenated ReLUs
+    (https://arxiv.org/abs/1603.05201), and each of the two has its own weight: a mean of its gradients, weighted by
+    what is active. Both axioms hold as before; where no activation is negative, it is the paper's formula.
+    """
+    activations, gradients = context.activations, context.gradients
+    above, below = activations.relu(), (-activations).relu()
+    weights = torch.cat([_mean_where_active(gradients, above), -_mean_where_active(gradients, below)], 1)
+    return weighted_sum(weights, torch.cat([above, below], 1))
+
+
+def _mean_where_active(gradients: Tensor, activations: Tensor) -> Tensor:
+    """The mean of ``gradients`` over positions, weighted by ``activations`` ≥ 0: (N, C); 0 where none is active."""
+    total = activations.sum((2, 3))
+    return torch.where(total == 0, 0.0, (gradients * activations).sum((2, 3)) / total)
 
 
 def hirescam(context: LayerContext) -> Tensor:
     """HiResCAM, eq. 4: sum over channels of g A, with no averaging of the gradient.
 
-    At a layer that only a LayerNorm reads the terms cancel exactly, since scaling a token changes nothing behind it.
-    What float32 leaves of them would be drawn as a map like any other: a row of rounding errors alone is set to zero.
+    At a layer that only a LayerNorm reads the terms cancel, since scaling a token changes nothing behind it but for the
+    norm's ε: see ``without_rounding``.
     """
-    products = context.gradients * context.activations
-    maps = products.sum(1)
-    largest, terms = maps.abs().amax((1, 2), keepdim=True), products.abs().sum(1).amax((1, 2), keepdim=True)
-    return torch.where((largest <= _ROUNDING * terms) & terms.isfinite(), 0.0, maps)
+    return channel_sum(context.gradients * context.activations)
 
 
 def gradcam_elementwise(context: LayerContext) -> Tensor:
@@ -84,7 +90,7 @@ def gradcam_elementwise(context: LayerContext) -> Tensor:
 
 def layercam(context: LayerContext) -> Tensor:
     """LayerCAM, eq. 4 and 5: sum over channels of relu(g) A; works at shallow layers too."""
-    return (context.gradients.relu() * context.activations).sum(1)
+    return channel_sum(context.gradients.relu() * context.activations)
 
 
 def shapleycam(context: LayerContext) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from service.cam.cancellation import stretched
 from service.cam.capture import gradients
 from service.cam.gradient import weighted_sum
 
@@ -22,19 +23,20 @@ __all__ = ["ablationcam", "noise_like", "scorecam", "smoothgradcam_plus_plus"]
 _SMOOTH_SAMPLES = 8
 # SmoothGrad (https://arxiv.org/abs/1706.03825) finds 10-20 % of the input's range best.
 _NOISE_LEVEL = 0.15
+# Of the greatest loss, in Ablation-CAM.
+_LEAST_SCORE = 0.01
 
 
 def scorecam(context: LayerContext) -> Tensor:
     """Score-CAM, algorithm 1: channels weighted by the softmax of the score of the image that each of them masks.
 
-    Masks are the channels, scaled to 0-1 each and upsampled to the input.
+    Masks are the channels, scaled to 0-1 each and upsampled to the input. A channel that is the same everywhere masks
+    everything.
     """
     network, inputs = context.forward_pass.network, context.forward_pass.inputs
     rows, channels = context.activations.shape[:2]
     _, depth, height, width = inputs.shape
-    low = context.activations.amin((2, 3), keepdim=True)
-    masks = context.activations - low
-    masks = masks / (masks.amax((2, 3), keepdim=True) + 1e-8)  # (N, C, h, w)
+    masks = stretched(context.activations, (2, 3))  # (N, C, h, w)
     scores = torch.empty(rows, channels)
     for row in range(rows):
         for chunk in context.chunks(channels, 16 * depth * height * width, row * channels, rows * channels):
@@ -48,7 +50,8 @@ def ablationcam(context: LayerContext) -> Tensor:
     """Ablation-CAM, eq. 3: a channel's weight is the share of the score that is lost when the channel is set to zero.
 
     Divided by the score's absolute value rather than the score, so that a lost channel counts in favour of the class
-    where the logit is negative, too; for positive logits it is the paper's formula.
+    where the logit is negative, too; for positive logits it is the paper's formula. A score that is nearly zero has no
+    shares that could be told from rounding: the denominator is a hundredth of the greatest loss at least.
     """
     rows, channels, height, width = context.activations.shape
     weights = torch.empty(rows, channels)
@@ -58,26 +61,32 @@ def ablationcam(context: LayerContext) -> Tensor:
             ablated = context.activations[row].repeat(chunk.stop - chunk.start, 1, 1, 1)  # (M, C, h, w)
             ablated[range(len(ablated)), range(chunk.start, chunk.stop)] = 0
             weights[row, chunk] = whole - context.scores(context.resume(row, ablated), row).cpu()
-        weights[row] /= whole.abs().clamp(min=1e-12)
+        least = _LEAST_SCORE * weights[row].abs().amax()
+        weights[row] /= torch.maximum(whole.abs(), least).clamp(min=1e-12)
     return weighted_sum(weights.to(context.activations.device), context.activations)
 
 
 def smoothgradcam_plus_plus(context: LayerContext) -> Tensor:
-    """Smooth Grad-CAM++, eq. 6-8: Grad-CAM++ with g, g² and g³ averaged over noisy copies of the image."""
+    """Smooth Grad-CAM++, eq. 6-8: Grad-CAM++ with g, g² and g³ averaged over noisy copies of the image.
+
+    As there, the denominator is for activations and gradients that are not negative: ΣA is that of relu(A), and in the
+    mean of g³ a copy in which g is negative counts as zero. Otherwise a mean g above zero could meet a mean g³ below.
+    """
     forward_pass, layer = context.forward_pass, context.layer
-    first, second, third = (torch.zeros_like(context.activations) for _ in range(3))
+    # Powers of small gradients leave the range of float32.
+    first, second, third = (torch.zeros_like(context.activations, dtype=torch.float64) for _ in range(3))
     for sample in range(_SMOOTH_SAMPLES):
         context.checkpoint(2 * sample, 2 * _SMOOTH_SAMPLES)
         noisy = forward_pass.inputs + noise_like(forward_pass.inputs, sample)
         captured = forward_pass.network.capture(noisy, [layer.call])
         context.checkpoint(2 * sample + 1, 2 * _SMOOTH_SAMPLES)
-        found = layer.to_nchw(gradients(captured, forward_pass.logit_weights)[layer.call]).float()
+        found = layer.to_nchw(gradients(captured, forward_pass.logit_weights)[layer.call]).double()
         first += found / _SMOOTH_SAMPLES
         second += found**2 / _SMOOTH_SAMPLES
-        third += found**3 / _SMOOTH_SAMPLES
-    denominator = 2 * second + context.activations.sum((2, 3), keepdim=True) * third
+        third += found.relu() ** 3 / _SMOOTH_SAMPLES
+    denominator = 2 * second + context.activations.relu().sum((2, 3), keepdim=True) * third
     alpha = torch.where(denominator == 0, 0.0, second / denominator)
-    return weighted_sum((alpha * first.relu()).sum((2, 3)), context.activations)
+    return weighted_sum((alpha * first.relu()).sum((2, 3)).float(), context.activations)
 
 
 def noise_like(inputs: Tensor, sample: int) -> Tensor:

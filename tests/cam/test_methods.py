@@ -75,24 +75,34 @@ def gradcam_of_the_opposite_class() -> Case:
 @by_hand("gradcam++")
 @by_hand("smoothgradcam++")  # a linear head has the same gradient for noisy images
 def gradcam_plus_plus() -> Case:
-    # α = 1 / (2 + ΣA g). Channel 1, ΣA = 10: 1/12 where g = 1, 1/22 where g = 2; w₁ = 1/12 + 2/22 = 23/132.
-    # Channel 2, ΣA = 2: 1/10 where g = 4, 1/4 where g = 1; w₂ = 4/10 + 1/4 + 1/4 = 9/10. Negative g add nothing.
-    # Were ΣA not taken over the channel but A g at each place, w₁ would be 1/3 + 2/10.
-    w1, w2 = 23 / 132, 9 / 10
+    # α = 1 / (2 + ΣA g), ΣA over what is positive. Channel 1, ΣA = 10: 1/12 where g = 1, 1/22 where g = 2;
+    # w₁ = 1/12 + 2/22 = 23/132. Channel 2, ΣA = 3: 1/14 where g = 4, 1/5 where g = 1; w₂ = 4/14 + 1/5 + 1/5 = 24/35.
+    # Negative g add nothing. Were ΣA not taken over the channel but A g at each place, w₁ would be 1/3 + 2/10.
+    w1, w2 = 23 / 132, 24 / 35
     return Case(Head(linear(G, 1)), A, [[w1 + 2 * w2, 2 * w1], [3 * w1 + w2, 4 * w1 - w2]])
+
+
+@by_hand("gradcam++")
+@by_hand("smoothgradcam++")
+def gradcam_plus_plus_of_a_sum_of_minus_two() -> Case:
+    # ΣA g = -2 where g = 1: the paper's denominator is zero. Of what is positive ΣA is 1: α = 1/3, w = 2/3.
+    image = torch.tensor([[[1.0, -3.0]]])
+    return Case(Head(linear(torch.ones(1, 1, 2))), image, [[2 / 3, -2.0]])
 
 
 @by_hand("xgradcam")
 def xgradcam() -> Case:
-    # w₁ = 6 / 10, w₂ = 8 / 2 = 4.
-    return Case(Head(linear(G, 1)), A, [[0.6 + 8, 1.2], [1.8 + 4, 2.4 - 4]])
+    # w₁ = 6 / 10. Channel 2 is 2 0 less 0 0, of weights (8 + 1) / 3 = 3 and 1. The map sums up to g₁A₁ + g₂A₂ = 14.
+    #                        1 0      0 1
+    return Case(Head(linear(G, 1)), A, [[0.6 + 6, 1.2], [1.8 + 3, 2.4 - 1]])
 
 
 @by_hand("xgradcam")
 def xgradcam_of_a_channel_that_sums_to_zero() -> Case:
-    # ΣA₂ = 0: its weight is 0 / 0 in the paper, 0 here; 0.6 A₁ is left.
+    # ΣA₂ = 0: its weight is 6 / 0 in the paper. What is positive, 1 and 2, has (4 + 2) / 3 = 2, what is negative
+    # (-2 + 2) / 3 = 0.
     image = torch.stack([A[0], torch.tensor([[1.0, -1.0], [2.0, -2.0]])])
-    return Case(Head(linear(G)), image, [[0.6, 1.2], [1.8, 2.4]])
+    return Case(Head(linear(G)), image, [[0.6 + 2, 1.2], [1.8 + 4, 2.4]])
 
 
 @by_hand("hirescam")
@@ -236,6 +246,23 @@ def ablationcam_of_a_negative_logit() -> Case:
     # The logit is -15, and each channel pulls it down: both weights are negative.
     w1, w2 = -6 / 15, -8 / 15
     return Case(Head(linear(G, 1)), A, [[w1 + 2 * w2, 2 * w1], [3 * w1 + w2, 4 * w1 - w2]], target=1)
+
+
+@by_hand("ablationcam")
+def ablationcam_of_a_score_of_zero() -> Case:
+    # The logit is 14 - 14 = 0, which has no shares: losses of 6 and 8 are divided by a hundredth of 8.
+    w1, w2 = 600 / 8, 100.0
+    return Case(Head(linear(G, -14)), A, [[w1 + 2 * w2, 2 * w1], [3 * w1 + w2, 4 * w1 - w2]])
+
+
+@by_hand("scorecam")
+def scorecam_of_a_channel_that_is_constant_but_for_rounding() -> Case:
+    # Its mask is 0 throughout, as that of channel 2 in the case above, and not what rounding makes of it.
+    image = torch.tensor([[[0.0, 2.0], [4.0, 4.0]], [[1.0, 1.0], [1.0, 1.0 + 2**-23]]])
+    # Under mask 1 channel 1 sums up to 1 + 4 + 4 = 9; the logit is a tenth of it, and 0 under mask 2.
+    w = 1 / (1 + math.exp(-0.9))
+    weights = torch.tensor([0.1, 0.0])[:, None, None].expand(2, 2, 2)
+    return Case(Head(linear(weights)), image, [[1 - w, 1 + w], [1 + 3 * w, 1 + 3 * w]])
 
 
 @by_hand("fullgrad")
@@ -404,6 +431,24 @@ def test_where_channels_cancel_the_sign_is_that_of_the_greatest_magnitude(channe
     noise = 1e-6 * torch.randn(features.shape, generator=torch.Generator().manual_seed(6))
     torch.testing.assert_close(_first_component(features + noise), found, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(_first_component(features - noise), found, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("channels", [5, 40])
+@pytest.mark.parametrize("apart", [0.0, 1e-8, 1e-6, 1e-5])
+def test_singular_values_that_are_nearly_equal_leave_nothing_to_chance(channels: int, apart: float) -> None:
+    """Any mix of their vectors is as good as the first: it is the one that agrees with the mean activation."""
+    generator = torch.Generator().manual_seed(8)
+    left, _ = torch.linalg.qr(torch.randn(4, 20, 4, generator=generator, dtype=torch.float64))
+    right, _ = torch.linalg.qr(torch.randn(4, channels, 4, generator=generator, dtype=torch.float64))
+    values = torch.tensor([3.0, 3.0 * (1 - apart), 1.0, 0.3], dtype=torch.float64)
+    features = ((left * values) @ right.mT).mT.reshape(4, channels, 4, 5)
+    noise = torch.randn(features.shape, generator=generator, dtype=torch.float64)
+    found = _first_component(features.float())
+    moved = _first_component((features + 1e-6 * features.abs().max() * noise).float())
+    greatest = found.abs().amax((1, 2))
+    assert ((moved - found).abs().amax((1, 2)) < 1e-3 * greatest).all()
+    assert ((found * features.sum(1)).sum((1, 2)) > 0).all()
+    torch.testing.assert_close(found.norm(dim=(1, 2)), torch.full((4,), 3.0), rtol=1e-4, atol=0.0)
 
 
 @pytest.mark.parametrize("channels", [3, 40])
