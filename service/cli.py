@@ -11,6 +11,8 @@ import contextlib
 import json
 import logging
 import os
+import signal
+import socket
 import sys
 import tomllib
 import typing
@@ -27,7 +29,7 @@ from service.options import OPTIONS, attributes_of
 from service.settings import KeyConfig, Settings, load_settings, reason_not_to_listen
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
 
     from service.engine.answers import Answer, MapAnswer
     from service.engine.explainer import Explainer
@@ -226,7 +228,7 @@ def _request(options: argparse.Namespace, op: Operation) -> Request:
 
 def _explain(options: argparse.Namespace) -> int:
     options.output = options.output or ["overlay", "regions"]
-    return asyncio.run(_explain_files(options, _request(options, "explain")))
+    return asyncio.run(_interruptible(_explain_files(options, _request(options, "explain"))))
 
 
 async def _explain_files(options: argparse.Namespace, asked: Request) -> int:
@@ -276,7 +278,7 @@ def _stem(file: Path, number: int, explanation: dict[str, Any]) -> str:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    return asyncio.run(_predict_files(options, _request(options, "predict")))
+    return asyncio.run(_interruptible(_predict_files(options, _request(options, "predict"))))
 
 
 async def _predict_files(options: argparse.Namespace, asked: Request) -> int:
@@ -295,6 +297,26 @@ async def _predict_files(options: argparse.Namespace, asked: Request) -> int:
             listed = ", ".join(f"{each.label} {each.probability:.1%}" for each in predictions)
             print(f"{file}: {listed}")
     return 1 if failed else 0
+
+
+async def _interruptible(work: Coroutine[None, None, int]) -> int:
+    """Do ``work``; Ctrl-C ends it whenever it comes.
+
+    ``asyncio.run`` alone does not see one that comes just before the loop falls asleep, or in another thread, until
+    something else wakes the loop: here, a model that has loaded.
+    """
+    loop = asyncio.get_running_loop()
+    receiver, sender = socket.socketpair()
+    with receiver, sender:
+        receiver.setblocking(False)
+        sender.setblocking(False)
+        loop.add_reader(receiver, receiver.recv, 4096)
+        before = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
+        try:
+            return await work
+        finally:
+            signal.set_wakeup_fd(before)
+            loop.remove_reader(receiver)
 
 
 async def _answers(options: argparse.Namespace, asked: Request) -> AsyncIterator[tuple[Path, Answer | ServiceError]]:
