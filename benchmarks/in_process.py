@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import statistics
-import tempfile
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,7 +16,7 @@ from service.cam.targets import Targets, Top
 from service.engine.amount import amount
 from service.models.loading import load_model
 from service.models.sources.source import Downloads
-from service.settings import ModelConfig
+from service.settings import ModelConfig, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,8 +33,7 @@ _VIT_LAYER = "encoder.layers.encoder_layer_11.ln_1"
 @cache
 def _loaded(architecture: str) -> tuple[EagerNetwork, dict[str, Layer], ModelInfo]:
     config = ModelConfig(name=architecture, architecture=architecture, weights="random")
-    with tempfile.TemporaryDirectory() as folder:  # where what is measured of it would be kept
-        host = load_model(config, "cpu", Downloads(Path(folder), allowed=False))
+    host = load_model(config, "cpu", Downloads(Settings().cache_dir, allowed=False))
     network = host._network(None)
     assert isinstance(network, EagerNetwork)
     return network, {layer.name: layer for layer in host.info.layers}, host.info

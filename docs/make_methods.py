@@ -86,7 +86,7 @@ async def _overlays(explainer: Explainer, name: str) -> dict[str, Image.Image]:
 def pointing_game() -> dict[str, dict[str, float]]:
     """Method → layer → share of scenes whose hottest cell lies in the object's box."""
     host = load_model(
-        ModelConfig(name="shapes", architecture="shapes"), "cpu", Downloads(Path("unused"), allowed=False)
+        ModelConfig(name="shapes", architecture="shapes"), "cpu", Downloads(Settings().cache_dir, allowed=False)
     )
     generator = np.random.default_rng(SEED)
     scenes = [make_scene(generator) for _ in range(SCENES)]
