@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 import time
 
-import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -49,6 +48,7 @@ def numbers(data: bytes) -> list[list[int]]:
 def test_what_it_shows(bits: int, runs: bytes, rows: list[list[int]]) -> None:
     data = bmp(3, 2, runs, bits)
     assert numbers(data) == rows
+    cv2 = pytest.importorskip("cv2", reason="it comes with the parity extra")
     reference = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     assert reference is not None
     assert (np.asarray(decode(data, LIMITS).rgb) == reference[..., ::-1]).all()
