@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import resource
@@ -64,7 +65,12 @@ def serve(settings: Settings, greet: Callable[[int], None]) -> int:
     settings = _with_room_for_connections(settings, _allow_open_files())
     # uvicorn warns of requests that it cannot parse; Connection logs these itself, with a request id.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
-    server = Server(create_app(settings), settings, greet)
+
+    def ready(port: int) -> None:
+        gc.freeze()  # what is there now stays: full collections would stop the loop for a tenth of a second each
+        greet(port)
+
+    server = Server(create_app(settings), settings, ready)
     server.when_over = _end_for_certain
     server.run()
     return 0 if server.started else 1
