@@ -5,13 +5,16 @@ ARG PYTHON=3.12
 FROM python:${PYTHON}-slim AS build
 # "cpu" or a CUDA flavour of PyTorch's own wheel index, such as cu130.
 ARG TORCH=cpu
+# Where torch and torchvision come from. PyPI's wheels for Linux bring CUDA along, several GB that CPUs have no use for;
+# PyTorch's own index has small ones. For a mirror of it, or any other package index, give the whole address.
+ARG TORCH_INDEX=https://download.pytorch.org/whl/${TORCH}
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /opt/camserve
 ENV PATH=/opt/camserve/bin:$PATH
 WORKDIR /src
 COPY constraints.txt ./
 # torch and torchvision first and from one index: they come as a matching pair, and rarely change.
-RUN pip install --index-url "https://download.pytorch.org/whl/${TORCH}" -c constraints.txt torch torchvision
+RUN pip install --index-url "${TORCH_INDEX}" -c constraints.txt torch torchvision
 COPY pyproject.toml README.md LICENSE ./
 COPY service ./service
 RUN pip install -c constraints.txt '.[otel]'

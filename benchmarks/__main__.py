@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import in_process, over_http, overload, page, registration, soak
+from benchmarks import fairness, in_process, over_http, overload, page, registration, soak
 
 BENCHMARKS = {
     "explain": in_process.explain_against_forward,
@@ -19,6 +19,7 @@ BENCHMARKS = {
     "load": over_http.batched_against_one_by_one,
     "page": page.drop_and_sliders,
     "overload": overload.three_times_the_capacity,
+    "fairness": fairness.small_beside_bulk,
     "refusal": overload.refusal_against_answer,
     "soak": soak.ten_thousand_mixed_requests,
 }

@@ -97,10 +97,10 @@ class _Group(Generic[E]):
     clients: FairShares[str] = field(default_factory=FairShares)
     lanes: dict[Any, dict[str, dict[int, E]]] = field(default_factory=dict)
 
-    def heads(self, lane: Any) -> Iterator[tuple[float, int, str]]:
-        """Yield each client's start tag, with the arrival number of its first entry in ``lane``."""
+    def heads(self, lane: Any) -> Iterator[tuple[tuple[float, bool], int, str]]:
+        """Yield each client's rank, with the arrival number of its first entry in ``lane``."""
         for client, entries in self.lanes[lane].items():
-            yield self.clients.tag(client), next(iter(entries)), client
+            yield self.clients.rank(client), next(iter(entries)), client
 
     def put(self, arrival: int, entry: E) -> None:
         self.lanes.setdefault(entry.lane, {}).setdefault(entry.client, {})[arrival] = entry
@@ -221,11 +221,11 @@ class Batcher(Generic[E]):
     def _next_lane(self, accepts: Callable[[Any], bool]) -> SharedLane | None:
         """Small ones first, as they have places of their own; then whoever has had least, then who waits longest."""
         heads = (
-            (large, self._models[large].tag(model), tag, arrival, lane)
+            (large, self._models[large].rank(model), rank, arrival, lane)
             for (large, model), group in self._groups.items()
             for lane in group.lanes
             if accepts(lane)
-            for tag, arrival, _client in group.heads(lane)
+            for rank, arrival, _client in group.heads(lane)
         )
         first = min(heads, key=lambda head: head[:4], default=None)
         return None if first is None else first[-1]
@@ -252,7 +252,7 @@ class Batcher(Generic[E]):
                 batch.append(entry)
             self.withdraw(entry)
             if following := group.lanes.get(lane, {}).get(client):
-                heappush(heads, (group.clients.tag(client), next(iter(following)), client))
+                heappush(heads, (group.clients.rank(client), next(iter(following)), client))
         return batch
 
     def _is_full(self, lane: SharedLane, size: int, passes: int, pixels: int) -> bool:

@@ -16,11 +16,12 @@ Flow = TypeVar("Flow", bound=Hashable)
 
 @dataclass
 class _Share:
-    """What is known of a flow: its start tag, its weight, and how many of its own wait."""
+    """What is known of a flow: its start tag, its weight, how many of its own wait, and whether one had its turn."""
 
     tag: float
     weight: float
     waiting: int = 1
+    served: bool = False
 
 
 class FairShares(Generic[Flow]):
@@ -45,9 +46,10 @@ class FairShares(Generic[Flow]):
         """Return how many flows are remembered."""
         return len(self._shares)
 
-    def tag(self, flow: Flow) -> float:
-        """Return the start tag of a flow that waits; the least is next."""
-        return self._shares[flow].tag
+    def rank(self, flow: Flow) -> tuple[float, bool]:
+        """Return what a flow that waits is ordered by, the least first: its start tag; of equals, newcomers first."""
+        share = self._shares[flow]
+        return share.tag, share.served
 
     def join(self, flow: Flow, weight: float = 1.0) -> None:
         """Note that something of ``flow`` begins to wait."""
@@ -58,6 +60,7 @@ class FairShares(Generic[Flow]):
             return
         if not share.waiting:
             share.tag = max(share.tag, self._now)
+            share.served = False
         share.waiting += 1
         share.weight = weight
 
@@ -83,6 +86,7 @@ class FairShares(Generic[Flow]):
         """Charge ``flow``, which waits, for what it gets in the present turn."""
         share = self._shares[flow]
         share.tag += amount / share.weight
+        share.served = True
         self._turn += amount / sum(share.weight for share in self._shares.values() if share.waiting)
 
     def _is_even(self, share: _Share) -> bool:

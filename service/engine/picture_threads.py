@@ -153,7 +153,7 @@ class PictureThreads:
         heads: dict[tuple[str, bool], _Piece] = {}
         for piece in self._waiting:  # in order of arrival
             heads.setdefault((piece.client, piece.small), piece)
-        return sorted(heads.values(), key=lambda piece: (self._shares.tag(piece.client), piece.arrival))
+        return sorted(heads.values(), key=lambda piece: (self._shares.rank(piece.client), piece.arrival))
 
     def _begin(self, piece: _Piece) -> None:
         self._shares.begin_turn(piece.client)

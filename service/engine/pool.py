@@ -42,7 +42,7 @@ _MAX_ATTEMPTS = 2
 
 # Whoever comes next waits for a batch that computes: one of more than a picture is no longer than that. Large ones,
 # beside it, give way sooner.
-_MAX_BATCH_S = 0.1
+_MAX_BATCH_S = 0.05
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from service.models.info import ModelInfo
 
 __all__ = ["HowTo", "ModelHost"]
+
+
+# For how long a large answer gives way at a time, and how long the next small batch takes to come after one has ended.
+_GIVES_WAY_S, _NEXT_S = 0.15, 0.005
 
 
 def _go_on(_done: int, _total: int) -> None:
@@ -101,7 +106,7 @@ class ModelHost:
         def give_way(done: int, total: int) -> None:
             nonlocal passed
             self._synchronise()
-            passed |= self._lock.yield_to_waiting()
+            passed |= self._give_way()
             checkpoint(done, total)
 
         def compute(checkpoint: Checkpoint) -> list[Explained]:
@@ -117,6 +122,16 @@ class ModelHost:
                 if not passed:
                     raise
             return compute(checkpoint)
+
+    def _give_way(self) -> bool:
+        """Let others go first who wait, and who come at once after these; return whether there were any."""
+        passed, until = False, time.monotonic() + _GIVES_WAY_S
+        while self._lock.yield_to_waiting():
+            passed = True
+            if time.monotonic() > until:
+                break
+            time.sleep(_NEXT_S)
+        return passed
 
     def _synchronise(self) -> None:
         """Wait until the device has done what it was told: whoever comes next would have to."""

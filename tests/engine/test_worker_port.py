@@ -98,7 +98,7 @@ def run(batch: int, *, slow: bool = False, key: ModelKey = SHAPES) -> Run:
     method, options = ("scorecam", CamOptions(smooth=64, flip=True)) if slow else ("gradcam", PLAIN)
     return Run(
         batch,
-        Lane(key, "explain", ("layer4",), (method,), options),
+        Lane(key, "explain", ("layer4",), (method,), options, large=slow),
         pixels,
         (Targets((0, 1)), Targets((2,))),
         ("a", "b"),

@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from service.cam import capture
-from service.cam.targets import Targets, Top
+from service.cam.methods import METHODS
+from service.cam.targets import CamOptions, Targets, Top
 from service.errors import LayerNotExplainable, ModelLoadError, UnknownLayer
 from service.imaging.preprocess import PreprocessSpec
 from service.models.host import HowTo
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from service.cam.explain import Explained
+    from service.models.host import ModelHost
     from service.models.sources.source import Downloads
     from tests.models.conftest import LoadToy
 
@@ -401,6 +404,107 @@ class TestLock:
             answers = list(threads.map(lambda host: host.predict(plain((9, 9, 9))), (first, second)))
 
         assert torch.equal(*answers)
+
+
+class Scratch(nn.Module):
+    """Writes into buffers of its own in every pass: into what the layer gives out, and into what the graph needs."""
+
+    def __init__(self, *, in_graph: bool) -> None:
+        super().__init__()
+        self.pixels = Buffered()
+        self.in_graph = in_graph
+        self.gain = torch.empty(1, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        means: Tensor = self.pixels(x).mean((2, 3))
+        if not self.in_graph:
+            return means * torch.tensor([[1.0, 2.0, 3.0]])
+        self.gain.copy_(x.detach().mean((2, 3))[:1])
+        return means * self.gain
+
+
+class Buffered(nn.Module):
+    """Gives out a tensor that it keeps, and writes into again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: dict[torch.Size, Tensor] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.inference_mode(mode=False), torch.no_grad():
+            return self.kept.setdefault(x.shape, torch.empty(x.shape)).copy_(x)
+
+
+class TestGivingWay:
+    """Others compute between the steps of an answer, and change nothing of it."""
+
+    @pytest.mark.parametrize("method", ["gradcam", "layercam", "eigengradcam", "scorecam", "ablationcam", "shapleycam"])
+    @pytest.mark.parametrize("in_graph", [False, True], ids=["the layer's output", "in the graph"])
+    def test_a_model_that_writes_into_its_buffers(self, method: str, *, in_graph: bool, load_toy: LoadToy) -> None:
+        toy = load_toy(Scratch(in_graph=False))
+        toy._networks[None]._module.in_graph = in_graph  # type: ignore[attr-defined]  # it would not be served else
+        pixels, how = plain((200, 40, 90)), HowTo(("pixels",), (method,), CamOptions(signed=True))
+        (alone,) = toy.explain(pixels, [Targets((0, 1, 2))], how)
+        (beside,) = disturbed(toy, pixels, [Targets((0, 1, 2))], how)
+        assert torch.equal(alone.logits, beside.logits)
+        for one, other in zip(alone.maps, beside.maps, strict=True):
+            torch.testing.assert_close(other.values, one.values)
+
+    @pytest.mark.parametrize("method", METHODS)
+    def test_every_method_at_every_step(self, method: str, offline: Downloads, star: NDArray[np.uint8]) -> None:
+        host = load_model(ModelConfig(architecture="shapes"), "cpu", offline)
+        if method in host.info.refused_methods:
+            pytest.skip("it does not apply to this model")
+        how = HowTo(("layer3", "layer4"), (method,))
+        (alone,) = host.explain(star, [Targets((Top(2),))], how)
+        (beside,) = disturbed(host, star, [Targets((Top(2),))], how)
+        for one, other in zip(alone.maps, beside.maps, strict=True):
+            torch.testing.assert_close(other.values, one.values, rtol=1e-4, atol=1e-6)
+
+    def test_a_small_answer_gives_way_to_nobody(self, offline: Downloads, star: NDArray[np.uint8]) -> None:
+        host = load_model(ModelConfig(architecture="shapes"), "cpu", offline)
+        how = HowTo(("layer4",), ("gradcam",))
+        assert disturbed(host, star, [PREDICTED], how, gives_way=False, most=0)
+
+
+def disturbed(
+    host: ModelHost,
+    pixels: NDArray[np.uint8],
+    targets: list[Targets],
+    how: HowTo,
+    *,
+    gives_way: bool = True,
+    most: int | None = None,
+) -> list[Explained]:
+    """Explain, while another picture is predicted or explained whenever the host gives way; ``most`` 0: never."""
+    others = plain((3, 250, 120), side=pixels.shape[1])
+    predicted: list[Tensor] = []
+    done = threading.Event()
+
+    def disturb() -> None:
+        plainly = HowTo(how.layers[:1], ("gradcam",))
+        while not done.is_set():
+            predicted.append(host.predict(others))
+            predicted.append(host.explain(others, [PREDICTED], plainly, gives_way=False)[0].logits)
+
+    thread = threading.Thread(target=disturb)
+
+    def checkpoint(_done: int, _total: int) -> None:
+        if not thread.ident:
+            thread.start()
+        # One waits whenever the next step ends.
+        while not host._lock._waiting:
+            time.sleep(0.0005)
+
+    try:
+        found = host.explain(pixels, targets, how, checkpoint, gives_way=gives_way)
+        between = len(predicted)
+    finally:
+        done.set()
+        thread.join(10)
+        assert not thread.is_alive()
+    assert between == 0 if most == 0 else between > 0
+    return found
 
 
 def test_the_embedded_model_knows_the_demos_star(star: NDArray[np.uint8], offline: Downloads) -> None:
