@@ -173,8 +173,8 @@ PETS = ModelInfo(
         mode="crop", height=32, width=32, resize=32, interpolation="bilinear", mean=(0.5,) * 3, std=(0.25,) * 3
     ),
     layers=(
-        _LAYER("conv1", LayerCall("conv1"), shape=(8, 4, 4), layout=Layout("nchw", 4, 4), order=0),
-        _LAYER("conv2", LayerCall("conv2"), shape=(8, 4, 4), layout=Layout("nchw", 4, 4), order=1),
+        _LAYER("conv1", LayerCall("conv1"), shape=(8, 4, 4), layout=Layout("nchw", 4, 4), order=0, tail=2 / 3),
+        _LAYER("conv2", LayerCall("conv2"), shape=(8, 4, 4), layout=Layout("nchw", 4, 4), order=1, tail=1 / 3),
         Layer(
             "fc",
             LayerCall("fc"),

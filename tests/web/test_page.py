@@ -66,7 +66,7 @@ class Elements(HTMLParser):
 @pytest.fixture
 async def client() -> AsyncIterator[httpx.AsyncClient]:
     """The application without its lifespan: the page needs no model and no worker."""
-    transport = httpx.ASGITransport(create_app(Settings()))
+    transport = httpx.ASGITransport(create_app(Settings(allowed_hosts=("camserve.test",))))
     async with httpx.AsyncClient(transport=transport, base_url="http://camserve.test") as connected:
         yield connected
 
