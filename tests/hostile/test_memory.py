@@ -35,8 +35,8 @@ SETTINGS = {
     "--decode-threads": THREADS,
     "--request-timeout-s": 300,
 }
-KEPT = THREADS * 64 * MIB  # blocks below 32 MiB that were freed: glibc keeps some for each thread
-SLACK = 96 * MIB  # buffers of connections, drawn pictures on their way out, what the allocator keeps
+KEPT = (THREADS + 1) * 64 * MIB  # blocks below 32 MiB that were freed: glibc keeps some for each thread
+SLACK = 192 * MIB  # buffers of connections, drawn pictures on their way out, what the allocator keeps
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +68,9 @@ async def test_many_large_pictures_at_once(server: Server) -> None:
         before = high_water_bytes(server, reset=True)
         statuses = await asyncio.gather(*(explain(client, pictures[index % 4]) for index in range(24)))
     assert statuses == [200, 200, 200, 413] * 6
-    # docs/operations.md: 16 bytes for each pixel that is decoded, 32 for each that is drawn; there is room for one.
-    assert high_water_bytes(server) - before < 32 * SIDE * SIDE + KEPT + SLACK
+    # docs/operations.md: 16 bytes for each pixel that is decoded, 32 for each that is drawn, and 3 of what overlays are
+    # laid on; there is room for one.
+    assert high_water_bytes(server) - before < (32 + 3) * SIDE * SIDE + KEPT + SLACK
 
 
 async def test_many_damaged_pictures_in_one_request(server: Server) -> None:
@@ -96,7 +97,7 @@ class Upload:
         """Send all but the end; return the status of an answer that comes all the same, or 0."""
         self._reader, self._writer = await asyncio.open_connection(self._host, self._port)
         head = (
-            "POST /api/v1/explain HTTP/1.1\r\nHost: x\r\n"
+            "POST /api/v1/explain HTTP/1.1\r\nHost: localhost\r\n"
             f"Content-Type: application/json\r\nContent-Length: {BODY}\r\n\r\n"
         )
         start = b'{"images": [{"b64": "'
