@@ -109,18 +109,16 @@ class Connection(HttpToolsProtocol):
         """Accept the connection, or refuse it where there are too many."""
         super().connection_made(transport)
         excess = len(self.connections) - self._settings.max_connections
-        if excess > 0:
-            self._make_room(excess)
+        if excess > 0 and not self._makes_room():
+            self._crowded = True
+            if excess > RESERVE and not self._replaces(self._waiting.pop_late(inf)):
+                self._end("crowded", _crowded())
         self._begin_head()
 
-    def _make_room(self, excess: int) -> None:
-        """Take the place of who is late with a head, or idle; else be one of few that are answered little."""
+    def _makes_room(self) -> bool:
+        """Take the place of a connection whose client has kept its head to itself for long, or of an idle one."""
         late = self._waiting.pop_late(self.loop.time() - _QUICK_S)
-        if self._replaces(late) or self._replaces(self._waiting.pop_idle()):
-            return
-        self._crowded = True
-        if excess > RESERVE:
-            self._replaces(self._waiting.pop_late(inf))
+        return self._replaces(late or self._waiting.pop_idle())
 
     def _replaces(self, other: Connection | None) -> bool:
         """Take the place of another connection, if there is one."""
@@ -135,8 +133,10 @@ class Connection(HttpToolsProtocol):
         return True
 
     def _begin_head(self) -> None:
-        self._head_since = self.loop.time()
-        self._waiting.for_head(self, self._head_since)
+        now = self.loop.time()
+        self._head_since = self._head_since or now
+        if self._waits_for_head():
+            self._waiting.for_head(self, now)
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser, and measure what it keeps to itself."""
@@ -147,7 +147,7 @@ class Connection(HttpToolsProtocol):
         except httptools.HttpParserError:
             self.send_400_response("")
             return
-        if self._waits_for_head() and self._head_since is None:
+        if self._head_since is None and self._waits_for_head():
             self._begin_head()
         if not self._heard:
             self._unheard_bytes += len(data)
@@ -158,8 +158,9 @@ class Connection(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            # The parser takes what follows the head for another protocol's. Nobody speaks one here: it is the body.
-            self.parser = _parser_of_body(self)
+            # The parser takes what follows the head for another protocol's. None is spoken here: it is the body.
+            self.parser = httptools.HttpRequestParser(_Body(self))
+            self.parser.feed_data(_framing(self.headers))
             self.parser.feed_data(data[upgrade.args[0] :])
 
     def on_message_begin(self) -> None:
@@ -170,8 +171,7 @@ class Connection(HttpToolsProtocol):
         super().on_message_begin()
         self._head_begun, self._fields_bytes = True, 0
         self._hear()
-        if self._head_since is None:
-            self._begin_head()
+        self._begin_head()
 
     def _hear(self) -> None:
         self._heard, self._unheard_bytes = True, 0
@@ -204,6 +204,7 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Start the request."""
         self._head_since, self._head_begun, self._answered_since = None, False, None
+        self._fields_bytes = 0
         self._waiting.leave(self)
         self._check_head()
         self.scope["state"]["crowded"] = self._crowded
@@ -263,7 +264,9 @@ class Connection(HttpToolsProtocol):
         super().on_response_complete()
         if self.cycle.more_body:
             self._answered_since = self.loop.time()
-        elif not self._head_begun:
+        elif self._head_begun:
+            self._begin_head()
+        else:
             self.idle_since = self.loop.time()
             self._waiting.for_next(self, self.idle_since)
 
@@ -366,13 +369,11 @@ class _Body:
         self._begun = True
 
 
-def _parser_of_body(connection: Connection) -> httptools.HttpRequestParser:
-    """Return a parser that stands behind a head with the connection's framing, and has no other."""
-    framing = (b"content-length", b"transfer-encoding")
-    lines = [b"%s: %s\r\n" % (name, value) for name, value in connection.headers if name in framing]
-    parser = httptools.HttpRequestParser(_Body(connection))
-    parser.feed_data(b"POST / HTTP/1.1\r\n%s\r\n" % b"".join(lines))
-    return parser
+def _framing(headers: list[tuple[bytes, bytes]]) -> bytes:
+    """Return a head that says of its body what ``headers`` say, and nothing else."""
+    names = (b"content-length", b"transfer-encoding")
+    lines = [b"%s: %s\r\n" % (name, value) for name, value in headers if name in names]
+    return b"POST / HTTP/1.1\r\n%s\r\n" % b"".join(lines)
 
 
 def _crowded() -> Overloaded:
