@@ -53,15 +53,15 @@ class Spans:
             try:
                 yield
             except ServiceError as error:
-                _fail(span, error.code, error.message)
+                _fail(span, error.code, error.title)  # not its message, which may repeat what the caller sent
                 raise
             except asyncio.CancelledError:
                 _fail(span, "given_up", "The client went away, the deadline passed, or the request failed otherwise.")
                 raise
 
     def stage(self, name: str) -> AbstractContextManager[Span]:
-        """Time a stage of the current picture."""
-        return self._tracer.start_as_current_span(name)
+        """Time a stage of the current picture. What it raises is the picture's error, and told there."""
+        return self._tracer.start_as_current_span(name, record_exception=False, set_status_on_exception=False)
 
     def waited(self, entry: Entry) -> None:
         """Tell how long the current picture waited for a worker and, if it came to that, was computed."""

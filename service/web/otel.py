@@ -37,12 +37,12 @@ def make_provider() -> TracerProvider:
     return provider
 
 
-# What callers write behind a question mark: labels, and whatever they take for an option.
-_UNTOLD = ("url.query", "url.full", "http.url", "http.target")
+# What may hold options, keys and file names; the route says enough.
+_UNTOLD = ("url.path", "url.query", "url.full", "http.url", "http.target", "http.request.method_original")
 
 
 class _WithItsImages(Sampler):
-    """Samples a batch if a picture in it is sampled; decides as ``usual`` otherwise. Query strings are left out."""
+    """Samples a batch if a picture in it is sampled; decides as ``usual`` otherwise. Drops what is the caller's own."""
 
     def __init__(self, usual: Sampler) -> None:
         self._usual = usual
