@@ -47,7 +47,7 @@ def _show(metrics: Metrics, worker: WorkerStatus) -> None:
 def _resident_bytes(pid: int) -> int | None:
     """Return what Linux says of a process; None where it has ended, or on another system."""
     try:
-        pages = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]
+        pages = Path(f"/proc/{pid}/statm").read_text(encoding="utf-8").split()[1]
     except (OSError, IndexError):
         return None
     return int(pages) * resource.getpagesize()

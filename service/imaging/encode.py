@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["EncodedImage", "encode_grey", "encode_indexed", "encode_photo", "indexed"]
 
+# Saving would do so with the first picture, which must not wait for an import, nor fail where no file can be opened.
+Image.preinit()
+
 # Registering here spares Image.save from importing every plugin there is.
 _PLUGINS = {"png": PngImagePlugin, "jpeg": JpegImagePlugin, "webp": WebPImagePlugin}
 _LOSSY: dict[str, dict[str, Any]] = {

@@ -45,9 +45,14 @@ class Format:
     is_there: bool = True
 
 
+# Imported at once where it is installed, though its libraries take megabytes: no request waits for an import then, nor
+# fails because no file can be opened.
+_HEIF = importlib.import_module("pillow_heif.as_plugin") if importlib.util.find_spec("pillow_heif") else None
+
+
 def _open_heif(stream: io.BytesIO) -> ImageFile:
-    # Imported when the first one comes: it is not there everywhere, and its libraries take megabytes.
-    opened: ImageFile = importlib.import_module("pillow_heif.as_plugin").HeifImageFile(stream)
+    assert _HEIF is not None
+    opened: ImageFile = _HEIF.HeifImageFile(stream)
     return opened
 
 
@@ -60,7 +65,7 @@ FORMATS: dict[str, Format] = {
     "BMP": Format(BmpImagePlugin.BmpImageFile, (".bmp", ".dib")),
     "TIFF": Format(TiffImagePlugin.TiffImageFile, (".tif", ".tiff")),
     "AVIF": Format(AvifImagePlugin.AvifImageFile, (".avif", ".avifs"), features.check("avif") is True),
-    "HEIF": Format(_open_heif, (".heic", ".heif", ".hif"), importlib.util.find_spec("pillow_heif") is not None),
+    "HEIF": Format(_open_heif, (".heic", ".heif", ".hif"), _HEIF is not None),
 }
 
 

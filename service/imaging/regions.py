@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import contourpy
 import numpy as np
+import numpy.ma  # contourpy imports it with the first map
 import shapely
 
 from service.imaging.geometry import Box
