@@ -46,20 +46,26 @@ _SAMPLE = Path(__file__).parent / "demo" / "samples" / "03-star.png"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return the exit code."""
-    _open_closed_streams()
+    printing = _open_standard_streams()
     options = _parser().parse_args(arguments)
+    if options.run is not _serve and not printing:
+        print("camserve: standard output is closed: nothing can be printed", file=sys.stderr)
+        return 1
     try:
         code: int = options.run(options)
         sys.stdout.flush()  # here, where a broken pipe is still caught
     except BrokenPipeError:
-        # Whoever read the output has seen enough; Python must not try to flush the rest at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()  # whoever read it has seen enough
         return 141
     except ServiceError as error:
         print(f"camserve: {_worded(error)}", file=sys.stderr)
         return 1
     except OSError as error:
         print(f"camserve: {error}", file=sys.stderr)
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _drop_output()  # it is what failed, and would be tried again at exit
         return 1
     except ValidationError as error:
         for problem in error.errors():
@@ -73,6 +79,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
         os._exit(130)  # Python would wait for the threads that load and compute, which nothing stops
     return code
+
+
+def _open_standard_streams() -> bool:
+    """Open what was closed for this process (``>&-``); return whether there was an output to print to.
+
+    Otherwise the next file or socket gets the number, and whatever a library prints goes into it.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number is free
+    printing = sys.stdout is not None
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115  # for as long as the process lives
+    return printing
+
+
+def _drop_output() -> None:
+    """Send what is printed nowhere: Python would try to flush the rest at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _worded(error: ServiceError) -> str:
@@ -156,20 +184,6 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
             group.add_argument(f"--{name.replace('_', '-')}", choices=choices, metavar=metavar, help=text)
 
 
-def _open_closed_streams() -> None:
-    """Give a process whose standard streams are closed others that go nowhere: the next file would take their place."""
-    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
-        try:
-            os.fstat(number)
-        except OSError:
-            opened = os.open(os.devnull, os.O_RDWR)
-            if opened != number:
-                os.dup2(opened, number)
-                os.close(opened)
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115  # it stays open
-
-
 def _settings(options: argparse.Namespace) -> Settings:
     given = {name: value for name in Settings.model_fields if (value := getattr(options, name, None)) is not None}
     settings = load_settings(options.config, **given)
@@ -195,8 +209,12 @@ def _announce(settings: Settings, port: int) -> None:
     url = f"http://{host}:{port}"
     if settings.log_format == "json":
         logging.getLogger("camserve").info("camserve %s at %s", __version__, url)
-    else:
+        return
+    try:
         print(_greeting(settings, url), flush=True)
+    except OSError as error:  # a pipe that nobody reads, a disk that is full: no reason not to serve
+        _drop_output()
+        logging.getLogger("camserve").warning("camserve is at %s; it could not be printed: %s", url, error.strerror)
 
 
 def _greeting(settings: Settings, url: str) -> str:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
+import os
 import threading
 import time
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from queue import Full, Queue
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from service.settings import LogFormat, LogLevel
 
@@ -73,9 +73,9 @@ class _Writer(logging.Handler):
     A line that finds no room is dropped, and the next one that finds some says how many were.
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, write: Callable[[str], object]) -> None:
         super().__init__()
-        self._stream = stream
+        self._write_out = write
         self._lines: Queue[str] = Queue(_MAX_WAITING)
         self._dropped = 0
         threading.Thread(target=self._write, name="log", daemon=True).start()
@@ -105,15 +105,19 @@ class _Writer(logging.Handler):
     def _write(self) -> None:
         while True:
             line = self._lines.get()
-            with suppress(OSError, ValueError):  # the stream is closed, or its other end is
-                self._stream.write(f"{line}\n")
-                self._stream.flush()
+            with suppress(OSError):  # the disk is full, or nobody reads any more
+                self._write_out(f"{line}\n")
             self._lines.task_done()
+
+
+def _to_standard_error(text: str) -> None:
+    # Not by sys.stderr, which would try again at the end of the process what it could not write.
+    os.write(2, text.encode(errors="backslashreplace"))
 
 
 def configure(level: LogLevel, log_format: LogFormat) -> None:
     """Send log lines to standard error."""
-    handler = _Writer(sys.stderr)
+    handler = _Writer(_to_standard_error)
     handler.setFormatter(
         JsonFormatter() if log_format == "json" else logging.Formatter("%(levelname)s %(name)s: %(message)s")
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -261,14 +260,12 @@ class CostLimit(BaseModel):
         return f"forward={self.forward:g},pixels={self.pixels},bytes={self.bytes}"
 
 
-def _user_cache() -> Path:
-    """Return where this user's caches are; a folder for temporary files where there is no home."""
-    if folder := os.environ.get("XDG_CACHE_HOME"):  # noqa: TID251
-        return Path(folder)
+def _expanded(path: Path) -> Path:
+    """Put the home directory in the place of ``~``; not every user of a container has one."""
     try:
-        return Path.home() / ".cache"
-    except RuntimeError:  # HOME is not set, and the user has no entry either
-        return Path(tempfile.gettempdir()) / f"cache-{os.getuid()}"
+        return path.expanduser()
+    except RuntimeError:
+        raise ValueError("there is no home directory: set HOME, XDG_CACHE_HOME, or cache_dir to a folder") from None
 
 
 class Settings(BaseSettings):
@@ -322,8 +319,8 @@ class Settings(BaseSettings):
     max_images: int = Field(32, ge=1, le=1024, description="Pictures in one request at most.")
     max_explanations: int = Field(64, ge=1, le=10_000, description="Explanations per picture at most.")
     decode_threads: int = Field(0, ge=0, le=256, description="Threads that decode and render; 0 is one per core.")
-    cache_dir: Path = Field(
-        default_factory=lambda: _user_cache() / "camserve",
+    cache_dir: Annotated[Path, AfterValidator(_expanded)] = Field(
+        default_factory=lambda: Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "camserve",  # noqa: TID251
         description="Where downloaded weights, and what was measured of models, are kept.",
     )
     weights_mirror: str | None = Field(

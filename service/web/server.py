@@ -51,8 +51,9 @@ _LAST_WORDS_S, _GIVE_UP_S = 1.0, 1.0
 # From the end of draining: as much as the workers' end and all of the above may take.
 _END_S = 8.0
 _TICK_S = 0.1
-# Files besides connections: of the workers, the log, what is read for an answer. And the fewest connections that help.
-_OTHER_FILES, _FEWEST = 96, 16
+# Files besides connections: libraries, the log, what listens; a worker's two ends, and what starting another one takes.
+# And the fewest connections that help.
+_OTHER_FILES, _FILES_PER_WORKER, _FEWEST = 64, 12, 16
 
 
 def serve(settings: Settings, greet: Callable[[int], None]) -> int:
@@ -102,7 +103,11 @@ def _with_room_for_connections(settings: Settings, files: int) -> Settings:
     Raises:
         ServiceError: there are hardly any.
     """
-    most = inf if files == resource.RLIM_INFINITY else files - RESERVE - _OTHER_FILES
+    most = (
+        inf
+        if files == resource.RLIM_INFINITY
+        else files - RESERVE - _OTHER_FILES - _FILES_PER_WORKER * settings.workers
+    )
     if settings.max_connections <= most:
         return settings
     if most < _FEWEST:

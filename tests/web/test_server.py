@@ -30,7 +30,7 @@ def test_no_more_connections_are_allowed_than_there_are_files_for(caplog: pytest
     assert _with_room_for_connections(settings, 524_288) == settings
     assert _with_room_for_connections(settings, resource.RLIM_INFINITY) == settings
     assert not caplog.records
-    assert _with_room_for_connections(settings, 1024).max_connections == 1024 - 32 - 96
+    assert _with_room_for_connections(settings, 1024).max_connections == 1024 - 32 - 64 - 12
     assert "ulimit -n" in caplog.text
 
 
