@@ -14,7 +14,7 @@ ENV PATH=/opt/camserve/bin:$PATH
 WORKDIR /src
 COPY constraints.txt ./
 # torch and torchvision first and from one index: they come as a matching pair, and rarely change.
-RUN pip install --index-url "${TORCH_INDEX}" -c constraints.txt torch torchvision
+RUN PIP_INDEX_URL="${TORCH_INDEX}" pip install -c constraints.txt torch torchvision
 COPY pyproject.toml README.md LICENSE ./
 COPY service ./service
 RUN pip install -c constraints.txt '.[otel]'

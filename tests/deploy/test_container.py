@@ -38,7 +38,7 @@ def test_it_runs_as_an_ordinary_user_with_a_health_check() -> None:
 def test_no_package_index_is_named_but_as_a_build_argument() -> None:
     named = [line for line in DOCKERFILE.splitlines() if "://" in line and "http.client" not in line]
     assert named == ["ARG TORCH_INDEX=https://download.pytorch.org/whl/${TORCH}"]
-    assert '--index-url "${TORCH_INDEX}"' in DOCKERFILE
+    assert 'RUN PIP_INDEX_URL="${TORCH_INDEX}" pip install' in DOCKERFILE
 
 
 class Alive(BaseHTTPRequestHandler):
