@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from service.cam.methods import Method
     from service.cam.targets import CamOptions
 
-__all__ = ["Passes", "passes", "passes_together", "rows_at_once"]
+__all__ = ["Passes", "passes_together", "rows_at_once"]
 
 # Bound on the elements of the largest tensor made of a chunk of perturbed rows: 32 Mi float32 are 128 MiB.
 _CHUNK_ELEMENTS = 32 * 2**20
@@ -56,31 +56,6 @@ class _Size:
     channels: int
     cells: int
     on_every_path: bool
-
-
-def passes(  # noqa: PLR0913  # all that it depends on
-    method: str,
-    *,
-    channels: int,
-    cells: int,
-    targets: int = 1,
-    layers: int = 1,
-    options: CamOptions = PLAIN,
-    on_every_path: bool = True,
-) -> Passes:
-    """Count the passes of one method alone, at ``layers`` layers of one size.
-
-    Args:
-        method: its name in ``METHODS``.
-        channels: of each layer.
-        cells: of each layer's grid, rows × columns.
-        targets: classes to explain.
-        layers: how many.
-        options: how maps are made.
-        on_every_path: whether all that the logits depend on goes through each layer, as its catalogue row says; where
-            not, going on from the layer takes whole forward passes.
-    """
-    return _total([METHODS[method]], [_Size(channels, cells, on_every_path)] * layers, targets, options)
 
 
 def passes_together(

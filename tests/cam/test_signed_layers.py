@@ -228,8 +228,8 @@ every_network = pytest.mark.parametrize(
 )
 
 
-@every_network
-def test_a_row_does_not_depend_on_its_batch(name: str) -> None:
+def check(name: str, most: float, once_more: Callable[[nn.Module, Layer, Tensor, Sequence[str], int], Found]) -> None:
+    """Compare what is found of a picture alone with what is found ``once_more``, at every signed layer of a network."""
     model, size, layers = signed_layers(name)
     for layer in layers:
         methods = methods_for(model, size, [layer])
@@ -237,25 +237,23 @@ def test_a_row_does_not_depend_on_its_batch(name: str) -> None:
         def trials(layer: Layer = layer, methods: Sequence[str] = methods) -> Iterator[tuple[Found, Found]]:
             for seed in range(ATTEMPTS):
                 inputs = pictures(size, seed)
-                yield Found.of(model, inputs, [layer], methods), Found.of(model, inputs[:1], [layer], methods)
+                yield once_more(model, layer, inputs, methods, seed), Found.of(model, inputs[:1], [layer], methods)
 
-        assert_steady(trials(), MOST_BY_BATCH)
+        assert_steady(trials(), most)
+
+
+@every_network
+def test_a_row_does_not_depend_on_its_batch(name: str) -> None:
+    check(name, MOST_BY_BATCH, lambda model, layer, inputs, methods, _seed: Found.of(model, inputs, [layer], methods))
 
 
 @every_network
 def test_a_map_moves_no_more_than_its_activations(name: str) -> None:
-    model, size, layers = signed_layers(name)
-    for layer in layers:
-        methods = methods_for(model, size, [layer])
+    def moved(model: nn.Module, layer: Layer, inputs: Tensor, methods: Sequence[str], seed: int) -> Found:
+        with perturbed(model, layer, seed):
+            return Found.of(model, inputs[:1], [layer], methods)
 
-        def trials(layer: Layer = layer, methods: Sequence[str] = methods) -> Iterator[tuple[Found, Found]]:
-            for seed in range(ATTEMPTS):
-                inputs = pictures(size, seed)[:1]
-                before = Found.of(model, inputs, [layer], methods)
-                with perturbed(model, layer, seed):
-                    yield Found.of(model, inputs, [layer], methods), before
-
-        assert_steady(trials(), MOST_BY_PERTURBATION)
+    check(name, MOST_BY_PERTURBATION, moved)
 
 
 def test_every_kind_of_signed_layer_is_there() -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,16 +11,15 @@ from torch import Tensor, nn
 from service.cam import work
 from service.cam.eager import EagerNetwork
 from service.cam.explain import explain
+from service.cam.layers import Layer, LayerCall, Layout
 from service.cam.methods import METHODS
 from service.cam.pace import Pace
 from service.cam.targets import PLAIN, CamOptions, Targets
-from service.cam.work import Passes, passes, passes_together
+from service.cam.work import Passes, passes_together
 from tests.cam.models import frozen, images, layers_of, vit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-    from service.cam.layers import Layer
 
 
 class Curved(nn.Module):
@@ -115,18 +113,6 @@ def test_the_count_is_what_is_made(name: str, method: str, targets: int, layers:
     assert counted == made(kind, [method], rows, targets, options)
 
 
-@pytest.mark.parametrize(("name", "method"), ALLOWED)
-@pytest.mark.parametrize("on_every_path", [True, False])
-def test_the_count_for_one_method_needs_no_catalogue(name: str, method: str, on_every_path: bool) -> None:
-    (row,) = layers_of(frozen(KINDS[name].build()), KINDS[name].layers[0 if on_every_path else 1])
-    assert row.on_every_path == on_every_path
-    height, width = row.grid
-    counted = passes(
-        method, channels=row.shape[0], cells=height * width, targets=2, layers=1, on_every_path=on_every_path
-    )
-    assert counted == made(KINDS[name], [method], [row], 2, PLAIN)
-
-
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("options", [PLAIN, CamOptions(smooth=1)])
 def test_methods_together_share_what_they_can(name: str, options: CamOptions) -> None:
@@ -149,13 +135,27 @@ def test_chunks_begin_anew(method: str, elements: int, monkeypatch: pytest.Monke
     assert passes_together([method], rows) == made(KINDS["curved"], [method], rows, 1, PLAIN)
 
 
+DEEP = Layer(
+    "layer4",
+    LayerCall("layer4"),
+    "Sequential",
+    "block",
+    (2048, 7, 7),
+    Layout("nchw", 7, 7),
+    stride=32,
+    order=0,
+    on_every_path=True,
+    explainable=True,
+    note=None,
+)
+
+
 def test_the_known_amounts() -> None:
     """For the default layer of a ResNet-50, 2048 channels of 7 × 7 cells."""
-    deep = partial(passes, channels=2048, cells=49)
-    assert deep("gradcam", targets=3) == Passes(forward=1, backward=3)
-    assert deep("eigencam", targets=3) == Passes(forward=1)
-    assert deep("scorecam") == Passes(forward=2049)
+    assert passes_together(["gradcam"], [DEEP], targets=3) == Passes(forward=1, backward=3)
+    assert passes_together(["eigencam"], [DEEP], targets=3) == Passes(forward=1)
+    assert passes_together(["scorecam"], [DEEP]) == Passes(forward=2049)
     chunks = -(-2048 // (32 * 2**20 // (2048 * 49)))
-    assert deep("ablationcam") == Passes(forward=1 + chunks, tail=2048 - chunks)
-    assert deep("ablationcam", on_every_path=False) == Passes(forward=2049)
-    assert deep("smoothgradcam++", targets=2) == Passes(forward=17, backward=16)
+    assert passes_together(["ablationcam"], [DEEP]) == Passes(forward=1 + chunks, tail=2048 - chunks)
+    assert passes_together(["ablationcam"], [replace(DEEP, on_every_path=False)]) == Passes(forward=2049)
+    assert passes_together(["smoothgradcam++"], [DEEP], targets=2) == Passes(forward=17, backward=16)
