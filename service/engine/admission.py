@@ -41,6 +41,7 @@ class Admission:
         self._clock = clock
         self._moved_at = 0.0
         self._seconds = 0.0
+        self._holders = 0
         self.inside = 0
         self.cost = Cost()
 
@@ -81,29 +82,28 @@ class Admission:
             Overloaded: no room for so much; ``retry_after_s`` says when there should be.
         """
         room = self._most if cost.within(self._most * _SMALL) else self._most * (1 - _FOR_SMALL)
-        if self.cost != Cost() and not (self.cost + cost).within(room):
+        if self._holders and not (self.cost + cost).within(room):
             raise Overloaded(
                 "Too much work is waiting for a request as large as this. Ask for less, or try again later.",
                 retry_after_s=self.retry_after_s(),
             )
+        with self.hold(cost, seconds):
+            yield
+
+    @contextmanager
+    def hold(self, cost: Cost, seconds: float = 0.0) -> Iterator[None]:
+        """Count as inside what was let in before and is still there."""
         self.cost += cost
         self._seconds += seconds
+        self._holders += 1
         try:
             yield
         finally:
             self.cost -= cost
             self._seconds -= seconds
-            if self.cost.forward < 1e-6 and not (self.cost.pixels or self.cost.bytes):
+            self._holders -= 1
+            if not self._holders:
                 self.cost, self._seconds = Cost(), 0.0  # sums of fractions leave something over
-
-    @contextmanager
-    def hold(self, cost: Cost) -> Iterator[None]:
-        """Count as inside what was let in before and is still there."""
-        self.cost += cost
-        try:
-            yield
-        finally:
-            self.cost -= cost
 
     def retry_after_s(self) -> int:
         """Whole seconds until half of what is inside should be done, at least as long as nothing moved; 1 to 300."""

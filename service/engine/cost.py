@@ -90,7 +90,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Work:
-    """What a request asks for, as factors that can be lowered one by one; of each the costliest comes first.
+    """What a request asks for, as factors that can be lowered one by one.
 
     Attributes:
         info: the model.
@@ -116,18 +116,30 @@ class Work:
     def of(cls, todo: Plan, headers: Sequence[Header]) -> Work:
         """Count what a plan asks for."""
         info, lane, spec = todo.info, todo.lane, todo.render
-        layers = sorted((info.layer(name) for name in lane.layers), key=lambda layer: -layer.tail)
         return cls(
             info,
-            images=tuple(sorted(headers, key=lambda header: -header.pixels)),
-            layers=tuple(layers),
-            methods=tuple(
-                sorted(lane.methods, key=lambda name: -amount([name], layers, 1, lane.cam_options, info.flops))
-            ),
+            images=tuple(headers),
+            layers=tuple(info.layer(name) for name in lane.layers),
+            methods=lane.methods,
             targets=todo.targets.count,
             options=lane.cam_options,
-            outputs=tuple(sorted(spec.outputs if spec else (), key=_COSTLIEST.index)),
+            outputs=tuple(spec.outputs if spec else ()),
             render=spec,
+        )
+
+    @property
+    def costliest_first(self) -> Work:
+        """The same, so that what is left when a factor is lowered is what costs most of it."""
+
+        def alone(method: str) -> float:
+            return amount([method], self.layers, 1, self.options, self.info.flops)
+
+        return replace(
+            self,
+            images=tuple(sorted(self.images, key=lambda header: -header.pixels)),
+            layers=tuple(sorted(self.layers, key=lambda layer: -layer.tail)),
+            methods=tuple(sorted(self.methods, key=alone, reverse=True)),
+            outputs=tuple(sorted(self.outputs, key=_COSTLIEST.index)),
         )
 
     @property
@@ -203,7 +215,9 @@ def check_cost(work: Work, most: Cost) -> Cost:
     )
     if exceeded is None:
         return cost
-    raise RequestTooCostly.because(exceeded, getattr(cost, exceeded), getattr(most, exceeded), _way_out(work, most))
+    raise RequestTooCostly.because(
+        exceeded, getattr(cost, exceeded), getattr(most, exceeded), _way_out(work.costliest_first, most)
+    )
 
 
 def _way_out(work: Work, most: Cost) -> TooMuchOf:
@@ -236,10 +250,12 @@ class Spending:
 
     Attributes:
         most: bytes that it may send.
+        with_maps: whether raw maps are among them.
         bytes: those that it would send now.
     """
 
     most: int
+    with_maps: bool = False
     bytes: int = 0
 
     def add(self, drawn: Sequence[MapAnswer]) -> None:
@@ -248,9 +264,13 @@ class Spending:
         Raises:
             RequestTooCostly: they are more than may be sent.
         """
-        self.bytes += int(sum(_BYTES_BESIDE + _BASE64 * each.rendered.bytes for each in drawn))
+        sent = (each.rendered.bytes + (each.raw.nbytes if self.with_maps else 0) for each in drawn)
+        self.bytes += int(sum(_BYTES_BESIDE + _BASE64 * each for each in sent))
         if self.bytes > self.most:
             raise RequestTooCostly(
                 f"The answer has more than {self.most:,} bytes. Ask for fewer pictures or explanations, for a smaller "
-                "max_side, or for image_format=jpeg."
+                "max_side, or for image_format=jpeg.",
+                factor="bytes",
+                asked=self.bytes,
+                allowed=self.most,
             )

@@ -113,7 +113,9 @@ class Explainer:
         await self.pool.settled(name)
 
     def refresh_gauges(self) -> None:
-        """Set the gauges of workers and models to what is so now."""
+        """Set the gauges of workers, models and work to what is so now."""
+        for part, amount in vars(self.admission.cost).items():
+            self._metrics.cost_inside.labels(part).set(amount)
         refresh(self._metrics, self.workers(), self.models())
 
     # -- answering ----------------------------------------------------------------------------------------------------
@@ -137,23 +139,22 @@ class Explainer:
         """
         plan(request, self.pool.ready_info(request.model), self._settings.max_explanations)
 
-    async def in_thread(self, work: Callable[[], T], amount: int, client: str) -> T:
+    async def in_thread(self, work: Callable[[], T], amount: int, client: str, weight: float) -> T:
         """Do work whose time grows with what callers send, in a thread and by turns.
 
         Args:
             work: what to do.
             amount: bytes that it goes through.
             client: whose it is.
+            weight: how large the client's share is.
         """
-        return await self.pipeline.threads.run(work, pixels=amount, client=client)
+        return await self.pipeline.threads.run(work, pixels=amount, client=client, weight=weight)
 
     @contextmanager
     def sending(self, answer: Answer) -> Iterator[None]:
         """Count an answer's bytes as work that is inside, while they are being sent."""
         with self.admission.hold(Cost(bytes=answer.cost.bytes)):
-            self._show_cost()
             yield
-        self._show_cost()
 
     async def answer(self, request: Request) -> Answer:
         """Predict, and explain if that is what ``request`` asks for.
@@ -180,15 +181,17 @@ class Explainer:
     async def _answer(self, request: Request, todo: Plan) -> Answer:
         loop, allowed_s = asyncio.get_running_loop(), self._allowed_s(request)
         began, deadline = time.perf_counter(), loop.time() + allowed_s
-        spending = Spending(self._most.bytes)
+        spending = Spending(self._most.bytes, with_maps=todo.render is not None and "map" in todo.render.outputs)
         pictures = [Picture(upload, todo, spending) for upload in request.images]
         try:
             with self.admission.admit(len(pictures)):
                 self._metrics.in_flight.set(self.admission.inside)
                 async with self._until(deadline):
                     cost = check_cost(Work.of(todo, await self.pipeline.look(pictures)), self._most)
-                    with self._work(cost, todo):
+                    with self.admission.admit_work(cost, self._expected_s(cost, todo)):
                         request.charge(cost.units)
+                        for part, amount in vars(cost).items():
+                            self._metrics.cost.labels(part).inc(amount)
                         images = await self._images(pictures)
         except TimeoutError:
             if self.lifecycle.over:
@@ -204,25 +207,11 @@ class Explainer:
             raise images[0].error
         return Answer(todo.info, images, time.perf_counter() - began, replace(cost, bytes=spending.bytes))
 
-    @contextmanager
-    def _work(self, cost: Cost, todo: Plan) -> Iterator[None]:
-        """Hold room for work, and show how much is inside."""
-        try:
-            with self.admission.admit_work(cost, self._expected_s(cost, todo)):
-                for part, amount in vars(cost).items():
-                    self._metrics.cost.labels(part).inc(amount)
-                self._show_cost()
-                yield
-        finally:
-            self._show_cost()
-
-    def _show_cost(self) -> None:
-        for part, amount in vars(self.admission.cost).items():
-            self._metrics.cost_inside.labels(part).set(amount)
-
     def _expected_s(self, cost: Cost, todo: Plan) -> float:
         """Return how long some work should take, nothing else being done."""
-        return cost.forward * todo.info.pass_s / max(1, len(self.workers())) + cost.pixels * _SECONDS_PER_PIXEL
+        return (
+            cost.forward * todo.info.pass_s / max(1, len(self.pool.supervisor.slots)) + cost.pixels * _SECONDS_PER_PIXEL
+        )
 
     async def _images(self, pictures: Sequence[Picture]) -> tuple[ImageAnswer, ...]:
         async with asyncio.TaskGroup() as group:

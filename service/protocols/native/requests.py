@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from service.vocabulary import ImageFormat, Operation
     from service.wire import ImageInput, NativeOptions, NativeRequest
 
-__all__ = ["accepted_format", "client_of", "read_request"]
+__all__ = ["accepted_format", "read_request"]
 
 _REPEATABLE = {name for name, option in OPTIONS.items() if option.repeatable}
 # What all options may have together, each as often as it may be given; and as much again, to say what is wrong.
@@ -84,13 +84,13 @@ async def read_request(http: HttpRequest, op: Operation, model: str | None) -> R
     """
     options, uploads = await _read(http, *_MODELS[op])
     return Request(
-        uploads, op=op, model=model, timeout_s=_timeout_s(http), **client_of(http), **attributes_of(options.given())
+        uploads, op=op, model=model, timeout_s=_timeout_s(http), **_client(http), **attributes_of(options.given())
     )
 
 
-def client_of(http: HttpRequest) -> dict[str, Any]:
+def _client(http: HttpRequest) -> dict[str, Any]:
     """Say whose request it is: that of an API key, or of an address where there are none."""
-    state = http.state._state
+    state = http.scope["state"]
     address = http.client.host if http.client else ""
     return {"client": state.get("key", address)} | {name: state[name] for name in ("weight", "charge") if name in state}
 
@@ -332,7 +332,8 @@ async def _read_json(
     if len(body) <= _SMALL_BYTES:
         return read()
     explainer: Explainer = request.state.explainer
-    return await explainer.in_thread(read, len(body), client_of(request)["client"])
+    client = _client(request)
+    return await explainer.in_thread(read, len(body), client["client"], client.get("weight", 1.0))
 
 
 def _parse_json(

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from service.engine.answers import Answer
+    from service.engine.request import Request as Asked
 
     T = TypeVar("T")
 
@@ -95,16 +96,16 @@ async def _explain(request: Request, engine: Explainer, model: str | None) -> Re
     with_maps = "map" in asked.outputs
     if answer.cost.bytes > _AT_ONCE_BYTES:
         pieces = json_pieces(answer, request.state.request_id, with_maps=with_maps)
-        return _LargeAnswer(engine, answer, pieces, asked.client)
+        return _LargeAnswer(engine, answer, pieces, asked)
     return _json(to_wire(answer, request.state.request_id, with_maps=with_maps))
 
 
 class _LargeAnswer(StreamingResponse):
     """An answer that is written piece by piece, in threads, and counts as work that is inside until it is sent."""
 
-    def __init__(self, engine: Explainer, answer: Answer, pieces: Iterator[bytes], client: str) -> None:
+    def __init__(self, engine: Explainer, answer: Answer, pieces: Iterator[bytes], asked: Asked) -> None:
         super().__init__(self._written(pieces), media_type="application/json")
-        self._engine, self._answer, self._client = engine, answer, client
+        self._engine, self._answer, self._asked = engine, answer, asked
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it."""
@@ -112,7 +113,8 @@ class _LargeAnswer(StreamingResponse):
             await super().__call__(scope, receive, send)
 
     async def _written(self, pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
-        while piece := await self._engine.in_thread(lambda: next(pieces, b""), 0, self._client):
+        client, weight = self._asked.client, self._asked.weight
+        while piece := await self._engine.in_thread(lambda: next(pieces, b""), 0, client, weight):
             yield piece
 
 
