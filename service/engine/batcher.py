@@ -74,6 +74,9 @@ E = TypeVar("E", bound=Batchable)
 
 _BATCHES_BEFORE_MORE = 32
 
+# How much of ``max_batch_s`` a batch may take where several clients want the model.
+_SHARED = 0.6
+
 # How far a batch that was slower than those before moves what is known of a model's pace. One that was faster is
 # believed at once: whatever else the machine does can only slow it down.
 _SLOWER = 0.25
@@ -122,7 +125,8 @@ class Batcher(Generic[E]):
     Args:
         max_batch_size: entries in a batch at most, and sum of the whole passes in their ``amount``.
         max_batch_pixels: sum of their ``pixels_count`` at most.
-        max_batch_s: estimated seconds that a batch takes at most, once the model's pace is known.
+        max_batch_s: estimated seconds that a batch takes at most, once the model's pace is known, where one client has
+            the model to itself; a share of it where there are more, since whoever comes next waits for it.
 
     An entry that exceeds a bound by itself goes alone.
     """
@@ -258,10 +262,11 @@ class Batcher(Generic[E]):
     def _is_full(self, lane: SharedLane, size: int, passes: int, pixels: int) -> bool:
         """Whether a batch of ``size`` has no room for one that would make it so many passes and pixels."""
         cap, pass_s = self._caps.get(lane), self._pass_s.get(lane.model, 0.0)
+        shared = len(self._groups[lane.large, lane.model].clients) > 1
         return (
             size >= self._max_size
             or passes > self._max_size
             or pixels > self._max_pixels
-            or passes * pass_s > self._max_seconds
+            or passes * pass_s > self._max_seconds * (_SHARED if shared else 1)
             or (cap is not None and size >= cap.size)
         )

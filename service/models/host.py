@@ -29,7 +29,7 @@ __all__ = ["HowTo", "ModelHost"]
 
 
 # For how long a large answer gives way at a time, and how long the next small batch takes to come after one has ended.
-_GIVES_WAY_S, _NEXT_S = 0.15, 0.005
+_GIVES_WAY_S, _NEXT_S = 0.1, 0.005
 
 
 def _go_on(_done: int, _total: int) -> None:

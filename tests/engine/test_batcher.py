@@ -195,6 +195,20 @@ def test_a_batch_is_no_longer_than_it_may_take() -> None:
     assert Batcher[Fake](16, 1000, max_batch_s=0.1).next_batch(anything) == []
 
 
+def test_batches_are_shorter_where_several_clients_want_the_model() -> None:
+    batcher: Batcher[Fake] = Batcher(16, 1000, max_batch_s=0.1)
+    batcher.learn_pace(A, passes=1, seconds=0.02)
+    for client in ("x", "x", "x", "x", "x", "x", "y", "y"):
+        batcher.submit(Fake("a", client=client))
+    sizes = []
+    while batch := batcher.next_batch(anything):
+        sizes.append("".join(entry.client for entry in batch))
+    assert sizes == ["xyx", "yxx", "xx"]
+    for _ in range(6):
+        batcher.submit(Fake("a", client="x"))
+    assert len(batcher.next_batch(anything)) == 5
+
+
 def test_what_was_learned_of_a_model_goes_with_it() -> None:
     batcher: Batcher[Fake] = Batcher(16, 1000, max_batch_s=0.1)
     batcher.learn(A, 4, fits=2)
@@ -290,22 +304,19 @@ def test_clients_that_wait_have_shares_by_their_weights(backlog: dict[str, tuple
 
 
 @given(backlogs(), st.integers(0, 40))
-def test_a_newcomer_waits_for_an_entry_or_two_of_each_other_however_much_they_wait_for(
-    backlog: dict[str, tuple[float, list[float]]], served: int
+def test_a_newcomer_goes_before_all_that_had_a_turn_however_much_they_wait_for(
+    backlog: dict[str, tuple[float, list[float]]], turns: int
 ) -> None:
     batcher: Batcher[Fake] = Batcher(1, 1000)
     for client, (weight, amounts) in backlog.items():
         for amount in amounts:
             batcher.submit(Fake("a", client=client, weight=weight, amount=amount))
-    for _ in range(served):
-        batcher.next_batch(anything)
+    served = {entry.client for _ in range(turns) for entry in batcher.next_batch(anything)}
     newcomer = Fake("b", client="new")
     batcher.submit(newcomer)
-    before = 0.0
     while (batch := batcher.next_batch(anything)) != [newcomer]:
-        before += batch[0].amount
-    largest = max(amount for _, amounts in backlog.values() for amount in amounts)
-    assert before <= (2 * len(backlog) + 1) * largest
+        assert batch[0].client not in served  # it has not had its first turn, and came before
+        served.add(batch[0].client)
 
 
 @given(st.floats(1.0, 300.0), st.floats(0.5, 20.0))
@@ -316,14 +327,48 @@ def test_newcomers_without_end_starve_nobody_and_are_forgotten(debt: float, amou
     batcher.submit(Fake("a", client="old", amount=debt))
     batcher.submit(waiting)
     batcher.next_batch(anything)
+    # Two wait, so half of what is given moves virtual time on: past the debt, and past the two turns that newcomers
+    # have in advance. A newcomer is remembered for as long as it would come back with less than it left with.
+    advance = 2 * max(debt, amount)
     turns = 0
     while True:
         batcher.submit(Fake("a", client=f"address {turns}", amount=amount))
         if batcher.next_batch(anything) == [waiting]:
             break
         turns += 1
-        assert remembered(batcher) <= 6
-    assert turns * amount <= 2 * (debt + amount)
+        assert remembered(batcher) <= 2 * (advance + amount) / amount + 3
+    assert turns * amount <= 2 * (debt + advance + amount)
+
+
+@given(st.lists(st.floats(0.5, 3.0), min_size=1, max_size=5), st.integers(0, 3))
+def test_who_asks_for_less_than_its_share_is_next_each_time(bulk: list[float], more: int) -> None:
+    """Clients that always wait, one entry's amount each, and one that comes after every other turn of each of them."""
+    batcher: Batcher[Fake] = Batcher(1, 1000)
+    period = 2 * len(bulk) + more
+    for client, amount in enumerate(bulk):
+        for _ in range(60 * period):
+            batcher.submit(Fake("a", client=f"bulk {client}", amount=amount))
+    for _ in range(50):
+        for _ in range(period):
+            batcher.next_batch(anything)
+        seldom = Fake("a", client="seldom", amount=min(bulk))
+        batcher.submit(seldom)
+        assert batcher.next_batch(anything) == [seldom]
+
+
+@given(st.integers(1, 5))
+def test_who_always_comes_back_at_once_has_its_share_and_no_more(count: int) -> None:
+    batcher: Batcher[Fake] = Batcher(1, 1000)
+    for client in range(count):
+        for _ in range(100):
+            batcher.submit(Fake("a", client=f"bulk {client}"))
+    batcher.submit(back := Fake("a", client="back"))
+    had = 0
+    for _ in range(100):
+        if batcher.next_batch(anything) == [back]:
+            had += 1
+            batcher.submit(back := Fake("a", client="back"))
+    assert abs(had - 100 / (count + 1)) <= 3
 
 
 def test_nothing_is_remembered_of_clients_when_nobody_waits() -> None:
