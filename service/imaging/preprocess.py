@@ -49,7 +49,8 @@ class PreprocessSpec:
         width: likewise.
         resize: shorter side before the crop, in pixels; None crops without resizing. Only for "crop".
         interpolation: of the resize, always antialiased, except "nearest".
-        mean: subtracted per channel, in the model's order of channels, of values in 0–1; applied by the worker.
+        scale: what a pixel (0–255) is multiplied by, before ``mean`` and ``std``; applied by the worker.
+        mean: subtracted per channel, in the model's order of channels, of scaled pixels; applied by the worker.
         std: divided by, per channel; applied by the worker.
         channels: 3 for colours, 1 for their luminance (ITU-R BT.601, as Pillow and torchvision make grey).
         order: of the colours as the model takes them; applied by the worker, before ``mean`` and ``std``.
@@ -61,6 +62,7 @@ class PreprocessSpec:
     width: int = 224
     resize: int | None = None
     interpolation: Interpolation = "bilinear"
+    scale: float = 1 / 255
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     channels: int = 3
@@ -84,6 +86,7 @@ class PreprocessSpec:
         _require(
             counted, f"mean and std must have one number per channel, {self.channels}, not {self.mean}, {self.std}"
         )
+        _require(0 < self.scale < np.inf, f"scale must be positive and finite, not {self.scale}")
         _require(len(self.fill) == 3, "fill must have three numbers")
         _require(bool(np.isfinite(self.mean).all()), f"mean must be finite, not {self.mean}")
         _require(all(0 < value < np.inf for value in self.std), f"std must be positive and finite, not {self.std}")

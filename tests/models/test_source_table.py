@@ -8,11 +8,16 @@ import torch
 
 from service.errors import ModelLoadError
 from service.models.sources import torchvision_models
-from service.models.sources.table import SOURCES, find_source
+from service.models.sources.source import Downloads, LoadedModel, Source
+from service.models.sources.table import SOURCES, find_source, name_of
 from service.settings import ModelConfig
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+def _never(_config: ModelConfig, _downloads: Downloads) -> LoadedModel:
+    raise AssertionError
 
 
 class TestTable:
@@ -34,6 +39,25 @@ class TestTable:
         assert len(names) == len(set(names))
         assert {"shapes", "resnet50", "vit_b_16"} <= set(names)
         assert all(name in find_source(name).architectures() for name in names)
+
+    def test_an_artefact_goes_to_the_source_that_reads_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        reader = Source("Toys", list, lambda _name: False, _never, lambda path: path.suffix == ".toy")
+        monkeypatch.setitem(SOURCES, "toys", reader)
+        (tmp_path / "net.toy").touch()
+
+        assert find_source(str(tmp_path / "net.toy")) is reader
+        assert name_of(reader) == "toys"
+        with pytest.raises(ModelLoadError, match="no file"):
+            find_source(str(tmp_path / "other.toy.h5"))
+
+    def test_a_source_may_be_forced(self) -> None:
+        assert find_source("resnet18", source="python") is SOURCES["python"]
+        with pytest.raises(
+            ModelLoadError, match=r"no source 'pyton'.* Did you mean python\? There are embedded, torch"
+        ):
+            find_source("resnet18", source="pyton")
 
     def test_detection_and_segmentation_models_are_left_out(self) -> None:
         assert not [

@@ -11,7 +11,7 @@ from service.models.file_kinds import CHECKPOINT, OLD_CHECKPOINT, SAFETENSORS, k
 from service.models.sources import embedded, python, torchvision_models
 from service.models.sources.source import Source
 
-__all__ = ["SOURCES", "find_source"]
+__all__ = ["SOURCES", "find_source", "name_of"]
 
 _PYTHON = Source("Your own code, by dotted name: mypackage.nets.build", list, python.has, python.load)
 
@@ -27,19 +27,27 @@ SOURCES: dict[str, Source] = {
 }
 
 
-def find_source(architecture: str, weights: str | None = None) -> Source:
-    """Find the source that has ``architecture``.
+def find_source(architecture: str, weights: str | None = None, source: str | None = None) -> Source:
+    """Find the source that has ``architecture``: by its name, or, of a file or folder, by what is in it.
 
     Args:
         architecture: from the configuration.
         weights: what stands behind its colon, which the message may need.
+        source: the name of the one to take whatever the artefact looks like.
 
     Raises:
-        ModelLoadError: none has, or it is a file; the message says what it is, or names the closest.
+        ModelLoadError: none has, or it is a file that none reads; the message says what it is, or names the closest.
     """
-    for source in SOURCES.values():
-        if source is not _PYTHON and source.has(architecture):
-            return source
+    if source is not None:
+        return _forced(source)
+    for found in SOURCES.values():
+        if found is not _PYTHON and found.has(architecture):
+            return found
+    path = Path(architecture)
+    if path.exists():
+        for found in SOURCES.values():
+            if found.reads(path):
+                return found
     if reason := _reason_if_path(architecture):
         raise ModelLoadError(reason)
     if _PYTHON.has(architecture):
@@ -51,6 +59,19 @@ def find_source(architecture: str, weights: str | None = None) -> Source:
     near = closest(architecture, known)
     meant = f" Did you mean {' or '.join(near)}?" if near else ""
     raise ModelLoadError(f"There is no architecture {architecture!r}.{meant} `camserve models` lists them. {_FUNCTION}")
+
+
+def name_of(source: Source) -> str:
+    """Return what a row of the table is called."""
+    return next(name for name, row in SOURCES.items() if row is source)
+
+
+def _forced(name: str) -> Source:
+    if name not in SOURCES:
+        near = closest(name, SOURCES)
+        meant = f" Did you mean {' or '.join(near)}?" if near else ""
+        raise ModelLoadError(f"There is no source {name!r} of models.{meant} There are {', '.join(SOURCES)}.")
+    return SOURCES[name]
 
 
 _FUNCTION = (
