@@ -13,7 +13,7 @@ from service.models.sources.source import Source
 
 __all__ = ["SOURCES", "find_source", "name_of"]
 
-_PYTHON = Source("Your own code, by dotted name: mypackage.nets.build", list, python.has, python.load)
+_PYTHON = Source("Your own code, by its name: mypackage.nets.build", list, python.has, python.load)
 
 SOURCES: dict[str, Source] = {
     "embedded": Source("Embedded in this package", embedded.architectures, embedded.has, embedded.load),
@@ -52,9 +52,10 @@ def find_source(architecture: str, weights: str | None = None, source: str | Non
         raise ModelLoadError(reason)
     if _PYTHON.has(architecture):
         return _PYTHON
-    names = architecture.isidentifier() and (weights or "").isidentifier()
+    # A module and its function, apart by a colon.
+    names = architecture.isidentifier() and (weights or "").partition(":")[0].isidentifier()
     if names and importlib.util.find_spec(architecture) is not None:
-        raise ModelLoadError(f"{architecture} is a module. Name its function with a dot: {architecture}.{weights}.")
+        return _PYTHON
     known = [name for source in SOURCES.values() for name in source.architectures()]
     near = closest(architecture, known)
     meant = f" Did you mean {' or '.join(near)}?" if near else ""
