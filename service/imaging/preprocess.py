@@ -54,6 +54,8 @@ class PreprocessSpec:
         std: divided by, per channel; applied by the worker.
         channels: 3 for colours, 1 for their luminance (ITU-R BT.601, as Pillow and torchvision make grey).
         order: of the colours as the model takes them; applied by the worker, before ``mean`` and ``std``.
+        crop_rounds_down: whether a crop with an odd rest begins at the lower pixel, as Hugging Face has it, and not at
+            the even one, as torchvision has it.
         fill: the colour (RGB, 0–255) around the picture in mode "pad".
     """
 
@@ -68,6 +70,7 @@ class PreprocessSpec:
     channels: int = 3
     order: ChannelOrder = "RGB"
     fill: tuple[int, int, int] = (0, 0, 0)
+    crop_rounds_down: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, with a ValueError that names the field."""
@@ -161,8 +164,8 @@ def _placement(spec: PreprocessSpec, width: int, height: int) -> _Placement:
         return (sizes[0], -((spec.width - sizes[0]) // 2)), (sizes[1], -((spec.height - sizes[1]) // 2))
     resized_width, resized_height = _shorter_side_to(spec.resize, width, height)
     return (
-        (resized_width, _crop_offset(resized_width, spec.width)),
-        (resized_height, _crop_offset(resized_height, spec.height)),
+        (resized_width, _crop_offset(resized_width, spec.width, down=spec.crop_rounds_down)),
+        (resized_height, _crop_offset(resized_height, spec.height, down=spec.crop_rounds_down)),
     )
 
 
@@ -174,11 +177,11 @@ def _shorter_side_to(size: int | None, width: int, height: int) -> tuple[int, in
     return int(size * width / height), size
 
 
-def _crop_offset(size: int, crop: int) -> int:
-    """Return where a centre crop begins, as torchvision rounds it; negative for padding."""
+def _crop_offset(size: int, crop: int, *, down: bool) -> int:
+    """Return where a centre crop begins, rounded ``down`` or as torchvision does; negative for padding."""
     if crop > size:
         return -((crop - size) // 2)
-    return round((size - crop) / 2.0)
+    return (size - crop) // 2 if down else round((size - crop) / 2.0)
 
 
 def _resize_view(

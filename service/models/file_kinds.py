@@ -72,13 +72,11 @@ _TENSORFLOW = FileKind("a TensorFlow checkpoint", "TensorFlow models are not ser
 _GGUF = FileKind("a GGUF file", "GGUF holds language models; name a file with the weights of an image classifier.")
 HUGGING_FACE = FileKind(
     "a folder of Hugging Face",
-    "Write a function that returns AutoModelForImageClassification.from_pretrained(…), and name it as the "
-    "architecture, such as mypackage.nets.build.",
+    "It has its network and its weights: name it as the architecture, --model ./{file}.",
 )
 TIMM = FileKind(
     "a folder of timm",
-    'Write a function that returns timm.create_model("local-dir:…", pretrained=True), and name it as the architecture, '
-    "such as mypackage.nets.build.",
+    "It has its network and its weights: name it as the architecture, --model ./{file}.",
 )
 _SHARDED = FileKind("a folder of a distributed checkpoint", "Merge it with torch.distributed.checkpoint.format_utils.")
 _FOLDER = FileKind("a folder", "Name a file in it.")

@@ -90,14 +90,13 @@ class TestPaths:
             ("./rn18.pth", r"before it: resnet18:\./rn18\.pth\.$"),
             ("vgg.keras", r"^vgg\.keras is an HDF5 file"),
             ("net.onnx", r"^net\.onnx is an ONNX file"),
-            ("hf", r"^hf is a folder of Hugging Face"),
             ("mynets.py", r"^mynets\.py is Python code\. Name the function in it .*: mynets\.build"),
             ("nowhere.pth", r"no architecture and no file nowhere\.pth"),
             (
                 "google/vit-base-patch16-224",
-                r"no architecture and no file google/vit-base-patch16-224\. For a network of",
+                r"no architecture and no file google/vit-base-patch16-224\. Networks of timm .* hf/NAME",
             ),
-            ("vit_tiny_patch16_224", r"There is no architecture .*another library \(timm, transformers\)"),
+            ("vit_tiny_patch16_224", r"There is no architecture .*Networks of timm are named timm/NAME"),
         ],
     )
     def test_what_it_is(self, name: str, reason: str) -> None:
@@ -108,6 +107,13 @@ class TestPaths:
         """Else the first error would be that the name has a slash."""
         assert ModelConfig.model_validate(f"{tmp_path}/rn18.pth").name == "rn18.pth"
         assert ModelConfig.model_validate("hf/").name == "hf"
+
+    def test_a_folder_of_a_library_goes_to_it(self, tmp_path: Path) -> None:
+        (tmp_path / "net").mkdir()
+        (tmp_path / "net" / "config.json").write_text('{"architecture": "resnet18"}')
+
+        assert (find_source("hf"), find_source("net")) == (SOURCES["hf"], SOURCES["timm"])
+        assert (find_source("hf/google/vit"), find_source("timm/resnet18")) == (SOURCES["hf"], SOURCES["timm"])
 
     def test_a_folder_does_not_hide_an_architecture(self, tmp_path: Path) -> None:
         (tmp_path / "resnet18").mkdir()

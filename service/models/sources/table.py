@@ -8,7 +8,7 @@ from pathlib import Path
 from service.errors import ModelLoadError, closest
 from service.models.checkpoints import reason_not_to_read
 from service.models.file_kinds import CHECKPOINT, OLD_CHECKPOINT, SAFETENSORS, kind_of
-from service.models.sources import embedded, python, timm_models, torchvision_models
+from service.models.sources import embedded, hugging_face, python, timm_models, torchvision_models
 from service.models.sources.source import Source
 
 __all__ = ["SOURCES", "find_source", "name_of"]
@@ -29,6 +29,13 @@ SOURCES: dict[str, Source] = {
         timm_models.has,
         timm_models.load,
         timm_models.reads,
+    ),
+    "hf": Source(
+        "Image classifiers of Hugging Face: a folder, or hf/NAME",
+        list,
+        hugging_face.has,
+        hugging_face.load,
+        hugging_face.reads,
     ),
     "python": _PYTHON,
 }
@@ -83,8 +90,8 @@ def _forced(name: str) -> Source:
 
 
 _FUNCTION = (
-    "For a network of another library (timm, transformers), or of your own, write a function that returns it and name "
-    "that: mypackage.nets.build."
+    "Networks of timm are named timm/NAME, those of Hugging Face hf/NAME or by their folder. For one of your own, "
+    "write a function that returns it and name that: mypackage.nets.build."
 )
 
 # What models come in; who names such a file as an architecture means no module to import.
