@@ -182,7 +182,7 @@ class TestAveragedWeights:
     def file(self, tmp_path: Path) -> Path:
         averaged, others = build("test_resnet", num_classes=3), build("test_resnet", num_classes=3)
         with torch.no_grad():
-            averaged.get_submodule("fc").bias += torch.tensor([0.0, 50.0, 0.0])
+            averaged.get_parameter("fc.bias").add_(torch.tensor([0.0, 50.0, 0.0]))
         checkpoint = {
             "arch": "test_resnet",
             "args": argparse.Namespace(lr=0.1),  # timm's training script has it

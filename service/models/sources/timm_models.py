@@ -235,7 +235,7 @@ def _count_classes(reference: nn.Module, shapes: Mapping[str, Tensor], state: St
     """
     named = cast("Any", reference).pretrained_cfg.get("classifier")  # of DeiT and LeViT with distillation: two
     heads = [f"{head}.weight" for head in ([named] if isinstance(named, str) else named or ())]
-    heads += [key for key, value in reversed(shapes.items()) if value.ndim and value.shape[0] == _DEFAULT_CLASSES]
+    heads += [key for key, value in reversed(list(shapes.items())) if value.ndim and value.shape[0] == _DEFAULT_CLASSES]
     heads = [key for key in heads if key in shapes]
     found = next((state[key].shape[0] for key in heads if key in state), None)
     if found is None:
