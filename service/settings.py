@@ -6,6 +6,7 @@ Order of precedence: command line, then environment (``CAMSERVE_…``), then the
 from __future__ import annotations
 
 import ipaddress
+import json
 import os
 import re
 from pathlib import Path
@@ -49,6 +50,16 @@ def _floats(value: object) -> object:
 Channels = Annotated[tuple[float, float, float], BeforeValidator(_floats)]
 
 
+def _json_object(value: object) -> object:
+    """Read ``{"classes": 7}``."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError as error:
+        raise ValueError(f'must be a JSON object, such as {{"classes": 7}}: {error}') from error
+
+
 class ModelConfig(BaseModel):
     """One model to serve, from a ``[[models]]`` table or from ``[name=]architecture[:weights][,option=value…]``."""
 
@@ -56,8 +67,8 @@ class ModelConfig(BaseModel):
 
     name: str = Field("", description="Name in the API; the architecture's if left out.", validate_default=True)
     architecture: str = Field(
-        description="`shapes`, `shapes-shortcut`, a torchvision classification model, or the dotted name of a function "
-        "of yours that returns a module."
+        description="`shapes`, `shapes-shortcut`, a torchvision classification model, the name of a function of yours "
+        "that returns a module, `timm/NAME`, `hf/NAME`, or the path of a model's file or folder."
     )
     weights: str | None = Field(
         None,
@@ -69,6 +80,12 @@ class ModelConfig(BaseModel):
         description="A file with the class labels: a line each, or `.csv`, `.json` or `.yaml`. Of a model with several "
         "outputs: a table of one file per head; a file alone is the default head's.",
     )
+    source: str | None = Field(
+        None, description="What reads it, as `camserve models` lists them; told by the artefact if left out."
+    )
+    factory_args: Annotated[dict[str, Any], BeforeValidator(_json_object)] = Field(
+        {}, description="Of a function of yours: its arguments by name, a table or a JSON object."
+    )
     layer: str | None = Field(None, description="Default target layer.")
     mode: Fitting | None = Field(None, description="How a picture is fitted to the input.")
     resize: int | None = Field(None, ge=1, le=8192, description="Shorter side before the centre crop.")
@@ -78,7 +95,15 @@ class ModelConfig(BaseModel):
     channels: int = Field(3, ge=1, le=64, description="Input channels: 3 for colours, 1 for grey; no other yet.")
     order: ChannelOrder = Field("RGB", description="In which order the model takes the colours; BGR is OpenCV's.")
     interpolation: Literal["nearest", "bilinear", "bicubic"] | None = Field(None, description="Resampling filter.")
-    mean: Channels | None = Field(None, description="Per-channel mean of the input, pixels scaled to 0–1, in `order`.")
+    scale: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="What a pixel (0–255) is multiplied by, before `mean` and `std`; the source's own, or 1/255.",
+    )
+    mean: Channels | None = Field(
+        None, description="Per-channel mean of the input, of pixels times `scale`, in `order`."
+    )
     std: Channels | None = Field(None, description="Per-channel standard deviation, likewise.")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="What the model computes in.")
     head: str | None = Field(None, description="Of a model with several outputs: which one answers by default.")
@@ -118,9 +143,13 @@ class ModelConfig(BaseModel):
 
 
 def _parse_model(text: str) -> dict[str, Any]:
-    head, *options = text.split(",")
+    head, *options = _split_options(text)
     front, _, weights = head.partition(":")  # first of all: a file's name may hold a "="
     name, _, architecture = front.rpartition("=")
+    if "/" in name:  # and so may a folder's
+        name, _, architecture = front.partition("=")
+    if "/" in name:
+        name, architecture = "", front
     fields: dict[str, Any] = {"name": name, "architecture": architecture}
     if weights:
         fields["weights"] = weights
@@ -128,10 +157,41 @@ def _parse_model(text: str) -> dict[str, Any]:
         key, value = _parse_option(option, "model")
         table, dot, row = key.partition(".")  # labels.side=FILE, as in TOML
         if dot and isinstance(fields.setdefault(table, {}), dict):
-            fields[table][row] = value
+            fields[table][row] = _number_or_text(value) if table == "factory_args" else value
         else:
             fields[key] = value
     return fields
+
+
+def _split_options(text: str) -> list[str]:
+    """Split at commas, but for those within a JSON object."""
+    options = []
+    while True:
+        end = _end_of_object(text)
+        option, comma, rest = text[end:].partition(",")
+        options.append(text[:end] + option)
+        if not comma:
+            return options
+        text = rest
+
+
+def _end_of_object(text: str) -> int:
+    """Return where the JSON object ends that the first option is; 0 where it is none, or has a mistake."""
+    found = re.match(r"\s*\w+\s*=\s*(?=\{)", text)
+    if found is None:
+        return 0
+    try:
+        return json.JSONDecoder().raw_decode(text, found.end())[1]
+    except ValueError:
+        return 0
+
+
+def _number_or_text(value: str) -> Any:
+    """Read what JSON has: numbers, true, false, null, lists; anything else is text."""
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
 
 
 def _parse_option(option: str, kind: str) -> tuple[str, str]:
@@ -474,6 +534,8 @@ def _beside(file: Path, model: ModelConfig) -> ModelConfig:
         changed["labels"] = _path_beside(file, model.labels)
     if model.weights is not None and (file.parent / model.weights).is_file():
         changed["weights"] = str(file.parent / model.weights)
+    if re.search(r"[./]", model.architecture) and (file.parent / model.architecture).exists():
+        changed["architecture"] = str(file.parent / model.architecture)
     return model.model_copy(update=changed)
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 __all__ = [
     "Activation",
     "Augment",
+    "ChannelLayout",
     "ChannelOrder",
     "ColormapKind",
     "EmptyReason",
@@ -71,6 +72,9 @@ Fitting = Literal["crop", "squash", "pad"]
 
 Activation = Literal["softmax", "sigmoid", "none"]
 """What makes probabilities of a model's outputs; of those that are probabilities already, nothing."""
+
+ChannelLayout = Literal["NCHW", "NHWC"]
+"""Where activations with rows and columns have their channels."""
 
 ChannelOrder = Literal["RGB", "BGR"]
 """In which order a model takes the colours; BGR is OpenCV's and Caffe's."""

@@ -331,7 +331,8 @@ class Preprocessing(_Answer):
     mode: Fitting
     resize: int | None = Field(description="Shorter side before the centre crop.")
     interpolation: str
-    mean: list[float] = Field(description="Per channel of the input, in the model's order, pixels scaled to 0–1.")
+    scale: float = Field(description="What a pixel (0–255) is multiplied by, before mean and std.")
+    mean: list[float] = Field(description="Per channel of the input, in the model's order, of scaled pixels.")
     std: list[float]
 
 

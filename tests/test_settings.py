@@ -56,6 +56,13 @@ class TestModelGrammar:
             ("birds=resnet50:/runs/lr=0.1/w.pth", "birds", "resnet50", "/runs/lr=0.1/w.pth"),
             ("resnet50:/runs/lr=0.1/w.pth", "resnet50", "resnet50", "/runs/lr=0.1/w.pth"),
             (r"resnet50:C:\w.pth", "resnet50", "resnet50", r"C:\w.pth"),
+            ("vgg=./vgg16.keras", "vgg", "./vgg16.keras", None),
+            ("./vgg16.keras", "vgg16.keras", "./vgg16.keras", None),
+            ("food=./my-vit-folder", "food", "./my-vit-folder", None),
+            ("/runs/lr=0.1/vgg.keras", "vgg.keras", "/runs/lr=0.1/vgg.keras", None),
+            ("vgg=/runs/lr=0.1/vgg.keras", "vgg", "/runs/lr=0.1/vgg.keras", None),
+            ("birds=timm/resnet18:birds.safetensors", "birds", "timm/resnet18", "birds.safetensors"),
+            ("hf/google/vit-base-patch16-224", "vit-base-patch16-224", "hf/google/vit-base-patch16-224", None),
         ],
     )
     def test_head(self, text: str, name: str, architecture: str, weights: str | None) -> None:
@@ -67,6 +74,26 @@ class TestModelGrammar:
         parsed = model("shapes, version=2024=a , layer=layer3")
 
         assert (parsed.version, parsed.layer) == ("2024=a", "layer3")
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            'mine=nets.build,factory_args={"classes": 7, "widths": [8, 16], "name": "a,b"},size=64',
+            "mine=nets.build,factory_args.classes=7,factory_args.widths=[8],size=64,factory_args.name=a",
+        ],
+    )
+    def test_arguments_of_a_function(self, text: str) -> None:
+        parsed = model(text)
+
+        assert parsed.factory_args["classes"] == 7
+        assert parsed.factory_args["widths"][0] == 8
+        assert parsed.factory_args["name"][0] == "a"
+        assert parsed.size == 64
+
+    def test_what_forces_a_source_and_a_scale(self) -> None:
+        parsed = model("./net.bin,source=timm,scale=1")
+
+        assert (parsed.source, parsed.scale) == ("timm", 1.0)
 
     def test_labels_may_be_given_per_head(self) -> None:
         parsed = model("mine=nets.two,labels.colour=colours.txt,labels.side=sides.txt,head=side")
@@ -105,6 +132,10 @@ class TestModelGrammar:
             ("shapes,dtype=int8", "dtype", "'float32', 'bfloat16' or 'float16'"),
             ("shapes,activation=tanh", "activation", "'softmax', 'sigmoid' or 'none'"),
             ("shapes,order=GRB", "order", "'RGB' or 'BGR'"),
+            ("shapes,factory_args=7", "factory_args", "valid dictionary"),
+            ("shapes,factory_args={classes: 7}", "factory_args", 'must be a JSON object, such as {"classes": 7}'),
+            ("shapes,scale=0", "scale", "greater than 0"),
+            ("shapes,scale=255", "scale", "less than or equal to 1"),
             ("shapes,channels=0", "channels", "greater than or equal to 1"),
             ("shapes,size=64,height=32", "", "size is height and width in one: give size alone, or height and width"),
             ("shapes,labels=a.txt,labels.side=b.txt", "labels.side", "Extra inputs are not permitted"),
@@ -177,6 +208,18 @@ class TestFile:
 
         assert birds.weights == str(tmp_path / "weights" / "birds.pth")
         assert birds.labels == tmp_path / "birds.txt"
+
+    def test_an_artefact_is_looked_for_beside_it(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "vit").mkdir()
+        (tmp_path / "vgg.keras").touch()
+        (tmp_path / "resnet18").mkdir()
+        monkeypatch.chdir("/")
+
+        text = 'models = ["./vit", "vgg.keras", "resnet18", "tests.nets.build"]'
+        vit, vgg, resnet, own = load_settings(self.write(tmp_path, text)).models
+
+        assert (vit.architecture, vgg.architecture) == (str(tmp_path / "vit"), str(tmp_path / "vgg.keras"))
+        assert (resnet.architecture, own.architecture) == ("resnet18", "tests.nets.build")
 
     def test_what_is_no_file_beside_it_is_left_alone(self, tmp_path: Path) -> None:
         (birds,) = load_settings(self.write(tmp_path, 'models = ["resnet18:random,labels=/srv/birds.txt"]')).models

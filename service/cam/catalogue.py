@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from service.cam.graph import Graph
 from service.cam.layers import Layer, LayerCall, Layout, find_layout, rows_first
 from service.errors import ModelOutputError
 from service.placement import Placement
+from service.vocabulary import ChannelLayout
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -46,6 +47,9 @@ _DETACHED = (
 )
 
 
+_SIDES: dict[ChannelLayout, Literal["first", "last"]] = {"NCHW": "first", "NHWC": "last"}
+
+
 @dataclass
 class _Record:
     call: LayerCall
@@ -64,6 +68,7 @@ class _Probe:
 
     inputs: Tensor
     modules: Mapping[str, ModuleDescription]
+    channels: ChannelLayout | None = None
     records: list[_Record] = field(default_factory=list)
     grids: set[tuple[int, int]] = field(default_factory=set)
     tokens: int | None = None
@@ -99,7 +104,10 @@ class _Probe:
         if module.channels != "first" and self.tokens in _repeated(shape):
             return None  # (N, heads, T, T): attention among T tokens
         height, width = self.inputs.shape[2:]
-        layout = find_layout(shape, height, width, module.channels, self.grids)
+        if self.channels is not None and len(shape) == 4:
+            layout = find_layout(shape, height, width, _SIDES[self.channels])
+        else:
+            layout = find_layout(shape, height, width, module.channels, self.grids)
         if layout is not None and layout.height * layout.width > 1:
             self.grids.add((layout.height, layout.width))
             self.tokens = shape[1] if layout.kind == "tokens" else self.tokens
@@ -118,12 +126,13 @@ def _unrecorded() -> str | None:
     return None if torch.is_grad_enabled() else _NO_GRAD
 
 
-def probe_layers(network: Network, inputs: Tensor) -> list[Layer]:
+def probe_layers(network: Network, inputs: Tensor, channels: ChannelLayout | None = None) -> list[Layer]:
     """List every layer of ``network`` in forward order.
 
     Args:
         network: left as it was.
         inputs: two or more different images, (N, 3, H, W), in the network's dtype.
+        channels: where all 4-D activations have theirs; None to find out of each, by its type and its shape.
 
     Returns:
         One row per call of every module but the root; modules that are never called come last.
@@ -131,9 +140,9 @@ def probe_layers(network: Network, inputs: Tensor) -> list[Layer]:
     Raises:
         ModelOutputError: the network does not return logits (N, classes).
     """
-    probe, logits = _probe(network, inputs)
+    probe, logits = _probe(network, inputs, channels)
     if any(record.call.batch_axis for record in probe.records):
-        _check_sequences(probe.records, _probe(network, inputs.flip(0))[0].records)
+        _check_sequences(probe.records, _probe(network, inputs.flip(0), channels)[0].records)
     graph = Graph.of(logits, probe.inputs, [record.node for record in probe.records])
     unread = _layers_without_patch_gradient(logits, probe.records)
     calls = probe.calls
@@ -147,9 +156,9 @@ def probe_layers(network: Network, inputs: Tensor) -> list[Layer]:
     return layers + [_idle(name, module, len(layers) + i, calls) for i, (name, module) in enumerate(idle)]
 
 
-def _probe(network: Network, inputs: Tensor) -> tuple[_Probe, Tensor]:
+def _probe(network: Network, inputs: Tensor, channels: ChannelLayout | None) -> tuple[_Probe, Tensor]:
     """Run the network under observation; return what was seen, and the logits with their graph."""
-    probe = _Probe(inputs.detach().clone().requires_grad_(), network.modules())
+    probe = _Probe(inputs.detach().clone().requires_grad_(), network.modules(), channels)
     return probe, network.observe(probe.inputs, probe.modules, probe.see, across_cuts=True)
 
 

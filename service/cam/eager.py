@@ -38,9 +38,11 @@ class EagerNetwork:
     mode; it is not changed, and its hooks are gone when a call returns or raises.
     """
 
-    def __init__(self, module: nn.Module, head: str | None = None) -> None:
+    def __init__(self, module: nn.Module, head: str | None = None, hidden: Collection[str] = ()) -> None:
+        """See ``module`` through ``head``; those of its submodules that are ``hidden``, by name, are no layers."""
         self._module = module
         self._head = head
+        self._hidden = hidden
 
     def _run(self, inputs: Tensor, rows: int, hooks: Iterable[tuple[nn.Module, _Hook]] = ()) -> Tensor:
         """Run the module with ``hooks`` in place; return logits (rows, classes).
@@ -107,7 +109,8 @@ class EagerNetwork:
 
     def modules(self) -> dict[str, ModuleDescription]:
         """See ``Network``."""
-        return {name: ModuleDescription.of(module) for name, module in self._module.named_modules() if name}
+        named = self._module.named_modules()
+        return {name: ModuleDescription.of(module) for name, module in named if name and name not in self._hidden}
 
     def observe(
         self,

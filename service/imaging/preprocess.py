@@ -49,10 +49,13 @@ class PreprocessSpec:
         width: likewise.
         resize: shorter side before the crop, in pixels; None crops without resizing. Only for "crop".
         interpolation: of the resize, always antialiased, except "nearest".
-        mean: subtracted per channel, in the model's order of channels, of values in 0–1; applied by the worker.
+        scale: what a pixel (0–255) is multiplied by, before ``mean`` and ``std``; applied by the worker.
+        mean: subtracted per channel, in the model's order of channels, of scaled pixels; applied by the worker.
         std: divided by, per channel; applied by the worker.
         channels: 3 for colours, 1 for their luminance (ITU-R BT.601, as Pillow and torchvision make grey).
         order: of the colours as the model takes them; applied by the worker, before ``mean`` and ``std``.
+        crop_rounds_down: whether a crop with an odd rest begins at the lower pixel, as Hugging Face has it, and not at
+            the even one, as torchvision has it.
         fill: the colour (RGB, 0–255) around the picture in mode "pad".
     """
 
@@ -61,11 +64,13 @@ class PreprocessSpec:
     width: int = 224
     resize: int | None = None
     interpolation: Interpolation = "bilinear"
+    scale: float = 1 / 255
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     channels: int = 3
     order: ChannelOrder = "RGB"
     fill: tuple[int, int, int] = (0, 0, 0)
+    crop_rounds_down: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, with a ValueError that names the field."""
@@ -84,6 +89,7 @@ class PreprocessSpec:
         _require(
             counted, f"mean and std must have one number per channel, {self.channels}, not {self.mean}, {self.std}"
         )
+        _require(0 < self.scale < np.inf, f"scale must be positive and finite, not {self.scale}")
         _require(len(self.fill) == 3, "fill must have three numbers")
         _require(bool(np.isfinite(self.mean).all()), f"mean must be finite, not {self.mean}")
         _require(all(0 < value < np.inf for value in self.std), f"std must be positive and finite, not {self.std}")
@@ -158,8 +164,8 @@ def _placement(spec: PreprocessSpec, width: int, height: int) -> _Placement:
         return (sizes[0], -((spec.width - sizes[0]) // 2)), (sizes[1], -((spec.height - sizes[1]) // 2))
     resized_width, resized_height = _shorter_side_to(spec.resize, width, height)
     return (
-        (resized_width, _crop_offset(resized_width, spec.width)),
-        (resized_height, _crop_offset(resized_height, spec.height)),
+        (resized_width, _crop_offset(resized_width, spec.width, down=spec.crop_rounds_down)),
+        (resized_height, _crop_offset(resized_height, spec.height, down=spec.crop_rounds_down)),
     )
 
 
@@ -171,11 +177,11 @@ def _shorter_side_to(size: int | None, width: int, height: int) -> tuple[int, in
     return int(size * width / height), size
 
 
-def _crop_offset(size: int, crop: int) -> int:
-    """Return where a centre crop begins, as torchvision rounds it; negative for padding."""
+def _crop_offset(size: int, crop: int, *, down: bool) -> int:
+    """Return where a centre crop begins, rounded ``down`` or as torchvision does; negative for padding."""
     if crop > size:
         return -((crop - size) // 2)
-    return round((size - crop) / 2.0)
+    return (size - crop) // 2 if down else round((size - crop) / 2.0)
 
 
 def _resize_view(

@@ -43,12 +43,13 @@ FAMILIES: dict[str, str] = {
 }
 
 
-def default_layer(architecture: str, layers: Sequence[Layer]) -> str:
+def default_layer(architecture: str, layers: Sequence[Layer], preferred: str | None = None) -> str:
     """Choose the layer to explain when the caller names none.
 
     Args:
         architecture: such as ``resnet50``; the longest family name that it starts with counts.
         layers: the catalogue.
+        preferred: the source's own choice, which wins where it can be explained.
 
     Raises:
         ModelLoadError: no layer can be explained.
@@ -57,6 +58,9 @@ def default_layer(architecture: str, layers: Sequence[Layer]) -> str:
     usable = [layer for layer in usable if layer.no_gradient is None] or usable
     if not usable:
         raise ModelLoadError(_nothing_to_explain(layers))
+    if preferred in {layer.name for layer in usable}:
+        assert preferred is not None
+        return preferred
     family = max((name for name in FAMILIES if architecture.startswith(name)), key=len, default=None)
     if family is not None:
         matching = [layer.name for layer in usable if re.fullmatch(FAMILIES[family], layer.name)]

@@ -16,7 +16,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-__all__ = ["CHECKPOINT", "OLD_CHECKPOINT", "SAFETENSORS", "FileKind", "kind_of"]
+__all__ = [
+    "CHECKPOINT",
+    "EXPORTED",
+    "HDF5",
+    "HUGGING_FACE",
+    "KERAS",
+    "OLD_CHECKPOINT",
+    "ONNX",
+    "SAFETENSORS",
+    "SAVED_MODEL",
+    "TIMM",
+    "TORCHSCRIPT",
+    "FileKind",
+    "kind_of",
+]
 
 _SAVE = 'torch.save(model.state_dict(), "weights.pth")'
 _HEAD_BYTES = 4096
@@ -41,30 +55,28 @@ SAFETENSORS = FileKind("a safetensors file")
 CHECKPOINT = FileKind("a PyTorch checkpoint")
 OLD_CHECKPOINT = FileKind("a PyTorch checkpoint from before version 1.6")
 
-_TORCHSCRIPT = FileKind(
+TORCHSCRIPT = FileKind(
     "TorchScript, whose layers cannot be watched",
     'Take its weights, with torch: torch.save(torch.jit.load("{file}").state_dict(), "weights.pth").',
 )
-_EXPORTED = FileKind(
+EXPORTED = FileKind(
     "an exported program (torch.export), whose layers cannot be watched",
     'Take its weights, with torch: torch.save(torch.export.load("{file}").state_dict, "weights.pth").',
 )
-_ONNX = FileKind("an ONNX file", f"Save the weights of the PyTorch model that it was exported from: {_SAVE}.")
-_KERAS = FileKind("a Keras file", "Keras models are not served; serve a PyTorch model.")
-_HDF5 = FileKind("an HDF5 file, such as Keras writes", "Keras models are not served; serve a PyTorch model.")
-_SAVED_MODEL = FileKind("a TensorFlow SavedModel", "TensorFlow models are not served; serve a PyTorch model.")
+ONNX = FileKind("an ONNX file", f"Save the weights of the PyTorch model that it was exported from: {_SAVE}.")
+KERAS = FileKind("a Keras file", "Keras models are not served; serve a PyTorch model.")
+HDF5 = FileKind("an HDF5 file, such as Keras writes", "Keras models are not served; serve a PyTorch model.")
+SAVED_MODEL = FileKind("a TensorFlow SavedModel", "TensorFlow models are not served; serve a PyTorch model.")
 _TFLITE = FileKind("a TensorFlow Lite file", "TensorFlow models are not served; serve a PyTorch model.")
 _TENSORFLOW = FileKind("a TensorFlow checkpoint", "TensorFlow models are not served; serve a PyTorch model.")
 _GGUF = FileKind("a GGUF file", "GGUF holds language models; name a file with the weights of an image classifier.")
-_HUGGING_FACE = FileKind(
+HUGGING_FACE = FileKind(
     "a folder of Hugging Face",
-    "Write a function that returns AutoModelForImageClassification.from_pretrained(…), and name it as the "
-    "architecture, such as mypackage.nets.build.",
+    "It has its network and its weights: name it as the architecture, --model ./{file}.",
 )
-_TIMM = FileKind(
+TIMM = FileKind(
     "a folder of timm",
-    'Write a function that returns timm.create_model("local-dir:…", pretrained=True), and name it as the architecture, '
-    "such as mypackage.nets.build.",
+    "It has its network and its weights: name it as the architecture, --model ./{file}.",
 )
 _SHARDED = FileKind("a folder of a distributed checkpoint", "Merge it with torch.distributed.checkpoint.format_utils.")
 _FOLDER = FileKind("a folder", "Name a file in it.")
@@ -97,7 +109,7 @@ def kind_of(file: Path) -> FileKind | None:
     if head.startswith(b"PK\x03\x04"):
         return _zip_kind(file)
     found = next((kind for is_it, kind in _BY_HEAD if is_it(head)), None)
-    return found or (_ONNX if file.suffix.lower() == ".onnx" and head.startswith(b"\x08") else None)
+    return found or (ONNX if file.suffix.lower() == ".onnx" and head.startswith(b"\x08") else None)
 
 
 def _begins(*beginnings: bytes) -> Callable[[bytes], bool]:
@@ -125,7 +137,7 @@ _BY_HEAD: tuple[tuple[Callable[[bytes], bool], FileKind], ...] = (
     (lambda head: not head, _EMPTY),
     (_is_safetensors, SAFETENSORS),
     (_is_old_checkpoint, OLD_CHECKPOINT),
-    (_begins(b"\x89HDF\r\n\x1a\n"), _HDF5),
+    (_begins(b"\x89HDF\r\n\x1a\n"), HDF5),
     (_begins(b"GGUF"), _GGUF),
     (lambda head: head[4:8] == b"TFL3", _TFLITE),
     (_begins(b"\x93NUMPY"), _NUMPY),
@@ -135,7 +147,7 @@ _BY_HEAD: tuple[tuple[Callable[[bytes], bool], FileKind], ...] = (
     (lambda head: re.match(rb"\s*<(!doctype|html)", head, re.IGNORECASE) is not None, _WEB_PAGE),
     (lambda head: re.match(rb"\s*<\?xml", head) is not None, _XML),
     (_begins(b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"), _PICKLE),
-    (_is_onnx, _ONNX),
+    (_is_onnx, ONNX),
     (_is_json, _JSON),
 )
 
@@ -152,10 +164,10 @@ def _zip_kind(file: Path) -> FileKind:
     # PyTorch's have one folder, named after the file, around everything.
     inside = {name.partition("/")[2] for name in names}
     if {"archive_format", "archive_version"} & inside or "serialized_exported_program.json" in names:
-        return _EXPORTED
+        return EXPORTED
     if "data.pkl" in inside:
         code = any(name.startswith(("code/", "bytecode.pkl")) for name in inside)
-        return _TORCHSCRIPT if code else CHECKPOINT
+        return TORCHSCRIPT if code else CHECKPOINT
     for telling, kind in _BY_MEMBER:
         if telling.issubset(names):
             return kind
@@ -180,8 +192,8 @@ def _directory_bytes(file: Path) -> int:
 
 
 _BY_MEMBER = (
-    ({"config.json", "model.weights.h5"}, _KERAS),
-    ({"model.weights.h5"}, _KERAS),
+    ({"config.json", "model.weights.h5"}, KERAS),
+    ({"model.weights.h5"}, KERAS),
     ({"MAR-INF/MANIFEST.json"}, _TORCHSERVE),
 )
 
@@ -189,9 +201,9 @@ _BY_MEMBER = (
 def _folder_kind(folder: Path) -> FileKind:
     config = _config(folder / "config.json")
     if "model_type" in config:
-        return _HUGGING_FACE
+        return HUGGING_FACE
     if "architecture" in config:
-        return _TIMM
+        return TIMM
     for name, kind in _BY_FILE.items():
         if (folder / name).is_file():
             return kind
@@ -199,7 +211,7 @@ def _folder_kind(folder: Path) -> FileKind:
 
 
 _BY_FILE = {
-    "saved_model.pb": _SAVED_MODEL,
+    "saved_model.pb": SAVED_MODEL,
     ".metadata": _SHARDED,
     "checkpoint": _TENSORFLOW,
     "Manifest.json": _CORE_ML,

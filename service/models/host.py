@@ -63,9 +63,9 @@ class ModelHost:
         self._dtype = getattr(torch, info.dtype)
         self._lock = FairLock()
         spec = info.preprocess
-        # (pixels / 255 - mean) / std as one multiplication and one addition per pixel
+        # (pixels * scale - mean) / std as one multiplication and one addition per pixel
         std = torch.tensor(spec.std).view(-1, 1, 1)
-        self._scale = (1 / (255 * std)).to(device)
+        self._scale = (1 / (1 / spec.scale * std)).to(device)
         self._shift = (-torch.tensor(spec.mean).view(-1, 1, 1) / std).to(device)
         self._swapped = spec.order == "BGR"
 

@@ -38,7 +38,7 @@ def input_spec(config: ModelConfig, source: PreprocessSpec) -> tuple[PreprocessS
         ModelLoadError: no picture can be brought to such an input, or the numbers are on another scale.
     """
     changes = {key: getattr(config, key) for key in _WITH_DEFAULT if key in config.model_fields_set} | {
-        key: value for key in ("mode", "interpolation") if (value := getattr(config, key)) is not None
+        key: value for key in ("mode", "interpolation", "scale") if (value := getattr(config, key)) is not None
     }
     channels, order = changes.get("channels", source.channels), changes.get("order", source.order)
     if channels not in {1, 3}:
@@ -102,13 +102,19 @@ def _mean_and_std(
 
 
 def _check_scale(name: str, spec: PreprocessSpec) -> None:
-    """Refuse a mean and std of pixels in 0–255: everything would be black to the model, and answered all the same.
+    """Refuse a mean and std beyond the pixels: everything would be black to the model, and answered all the same.
 
     Raises:
         ModelLoadError: they are; the message has them divided by 255.
     """
-    if max(map(abs, spec.mean)) <= 1 and max(spec.std) <= 1:
+    white = _white(spec)
+    if max(map(abs, spec.mean)) <= white and max(spec.std) <= white:
         return
+    if white != 1:
+        raise ModelLoadError(
+            f"Model {name!r} has mean {_slashed(spec.mean)} and std {_slashed(spec.std)}; they are of pixels scaled by "
+            f"{spec.scale:.6g}, which reach from 0 to {white:.6g}."
+        )
     # Beside a mean in 0–255, a std below 1 is of pixels in 0–1 already.
     mean, std = (
         [value / 255 for value in values] if max(map(abs, values)) >= 1 else values for values in (spec.mean, spec.std)
@@ -117,6 +123,11 @@ def _check_scale(name: str, spec: PreprocessSpec) -> None:
         f"Model {name!r} has mean {_slashed(spec.mean)} and std {_slashed(spec.std)}, as of pixels in 0–255; here they "
         f"are of pixels scaled to 0–1. Divided by 255, that is mean={_slashed(mean)},std={_slashed(std)}."
     )
+
+
+def _white(spec: PreprocessSpec) -> float:
+    """Return what a white pixel is before mean and std: 1, unless pixels are scaled in another way."""
+    return 255 * spec.scale
 
 
 def _slashed(values: tuple[float, ...] | list[float]) -> str:
@@ -148,7 +159,7 @@ class Probe:
 
     def _normalised(self, pictures: Tensor) -> Tensor:
         mean, std = torch.tensor(self.spec.mean).view(-1, 1, 1), torch.tensor(self.spec.std).view(-1, 1, 1)
-        return ((pictures - mean) / std).to(self.device, self.dtype)
+        return ((pictures * _white(self.spec) - mean) / std).to(self.device, self.dtype)
 
 
 def _pictures(spec: PreprocessSpec) -> Tensor:

@@ -18,19 +18,21 @@ from service.cam.explain import predict
 from service.cam.heads import find_heads
 from service.errors import ModelLoadError, ModelOutputError
 from service.models.defaults import default_layer, recommended
+from service.models.digests import digest_of
 from service.models.fitness import in_eval_mode, try_methods, why_rows_differ
 from service.models.host import ModelHost
 from service.models.info import Head, ModelInfo
 from service.models.inputs import Probe, input_spec, takes_channels
 from service.models.outputs import read_outputs
 from service.models.placements import images_to_measure, place_layers
-from service.models.sources.table import find_source
+from service.models.sources.table import find_source, name_of
 
 if TYPE_CHECKING:
     from service.cam.layers import Layer
     from service.cam.network import Network
-    from service.models.sources.source import Downloads
+    from service.models.sources.source import Downloads, LoadedModel
     from service.settings import ModelConfig
+    from service.vocabulary import ChannelLayout
 
 __all__ = ["load_model"]
 
@@ -45,18 +47,19 @@ def load_model(config: ModelConfig, device: str, downloads: Downloads) -> ModelH
     Raises:
         ModelLoadError: its file or its configuration is wrong, or it cannot be served; the message says what to do.
     """
-    loaded = find_source(config.architecture, config.weights).load(config, downloads)
+    source = find_source(config.architecture, config.weights, config.source)
+    loaded = source.load(config, downloads)
     place = torch.device(device)
     module = in_eval_mode(loaded.module).to(place, dtype=getattr(torch, config.dtype))
     spec, assumed = input_spec(config, loaded.preprocess)
     probe = Probe(spec, place, getattr(torch, config.dtype))
     heads, head = _heads(config, module, probe.noise)
-    bare: dict[str | None, Network] = {name: EagerNetwork(module, name) for name in heads or [None]}
+    bare: dict[str | None, Network] = {name: EagerNetwork(module, name, loaded.hidden) for name in heads or [None]}
     _check_rows(bare[head], module, probe.noise)
-    outputs = read_outputs(config, bare, head, loaded.labels, probe)
+    outputs = read_outputs(_with_activation(config, loaded), bare, head, loaded.labels, probe)
     networks = outputs.networks
     noise = probe.random(images_to_measure(networks[head], probe.noise))
-    catalogues = {name: _layers(network, probe.noise) for name, network in networks.items()}
+    catalogues = {name: _layers(network, probe.noise, loaded.layout) for name, network in networks.items()}
     placed = place_layers(networks[head], module, noise, catalogues, downloads.cache_dir)
     arithmetic = {name: arithmetic_of(networks[name], probe.noise[:1], layers) for name, layers in placed.items()}
     placed = {
@@ -66,11 +69,13 @@ def load_model(config: ModelConfig, device: str, downloads: Downloads) -> ModelH
     info = ModelInfo(
         name=config.name,
         version=config.version or loaded.version,
+        source=name_of(source),
+        digest=digest_of(config, loaded, [head.labels for head in outputs.heads.values()]),
         architecture=config.architecture,
         labels=outputs.heads[head].labels,
         preprocess=spec,
         layers=placed[head],
-        default_layer=default_layer(config.architecture, placed[head]),
+        default_layer=default_layer(config.architecture, placed[head], loaded.default_layer),
         dtype=config.dtype,
         device=str(place),
         parameters=sum(parameter.numel() for parameter in module.parameters()),
@@ -83,8 +88,11 @@ def load_model(config: ModelConfig, device: str, downloads: Downloads) -> ModelH
         pass_s=arithmetic[head].seconds,
     )
     info = _tried(info, config.layer, networks[head], probe.noise)
+    wanted = config.layer, loaded.default_layer
     heads_tried = {
-        name: info.heads[name] if name == head else _head_tried(info, name, config, networks[name], placed[name], probe)
+        name: info.heads[name]
+        if name == head
+        else _head_tried(info, name, networks[name], placed[name], probe.noise, wanted)
         for name in info.heads
     }
     info = replace(info, heads=heads_tried)
@@ -127,14 +135,21 @@ def _channels_hint(module: nn.Module, channels: int) -> str:
     return f". It {takes_channels(first.in_channels)}"
 
 
-def _layers(network: Network, images: Tensor) -> tuple[Layer, ...]:
+def _with_activation(config: ModelConfig, loaded: LoadedModel) -> ModelConfig:
+    """Take the activation that the artefact names, where the configuration does not say anything of it."""
+    if loaded.activation is None or config.activation != "auto" or config.multi_label:
+        return config
+    return config.model_copy(update={"activation": loaded.activation})
+
+
+def _layers(network: Network, images: Tensor, channels: ChannelLayout | None) -> tuple[Layer, ...]:
     """Return the catalogue.
 
     Raises:
         ModelLoadError: the network cannot even be run while a graph is recorded.
     """
     try:
-        return tuple(probe_layers(network, images))
+        return tuple(probe_layers(network, images, channels))
     except RuntimeError as error:
         cause = cause_of(error)
         if cause is None:
@@ -156,14 +171,24 @@ def _tried(info: ModelInfo, layer: str | None, network: Network, images: Tensor)
 
 
 def _head_tried(
-    info: ModelInfo, name: str, config: ModelConfig, network: Network, layers: tuple[Layer, ...], probe: Probe
+    info: ModelInfo,
+    name: str,
+    network: Network,
+    layers: tuple[Layer, ...],
+    images: Tensor,
+    wanted: tuple[str | None, str | None],
 ) -> Head:
-    """Describe another head than the default one: other layers may lead to it, and other methods may fail."""
+    """Describe another head than the default one: other layers may lead to it, and other methods may fail.
+
+    ``wanted`` are the default layers of the configuration and of the source; either may be None.
+    """
     head = replace(info.heads[name], layers=layers)
+    configured, preferred = wanted
     try:
-        view = replace(info.head_view(name), layers=layers, default_layer=default_layer(config.architecture, layers))
-        chosen = config.layer if any(layer.name == config.layer and layer.explainable for layer in layers) else None
-        view = _tried(view, chosen, network, probe.noise)
+        by_default = default_layer(info.architecture, layers, preferred)
+        view = replace(info.head_view(name), layers=layers, default_layer=by_default)
+        chosen = configured if any(layer.name == configured and layer.explainable for layer in layers) else None
+        view = _tried(view, chosen, network, images)
     except ModelLoadError:  # no layer leads to it: requests are told so
         return head
     return replace(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from service.cam.catalogue import probe_layers
 from service.cam.eager import EagerNetwork
@@ -16,6 +17,56 @@ from tests.cam.models import ChannelsLast, Plain, Residual, Tokens, frozen, imag
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from service.vocabulary import ChannelLayout
+
+
+class ToLast(nn.Module):
+    """Brings channels to the end."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.permute(0, 2, 3, 1)
+
+
+class Unpadded(nn.Module):
+    """Halves 16×16 and takes two rows and columns off; both activations have their channels last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = nn.ParameterList([torch.randn(5, 3, 2, 2), torch.randn(7, 5, 3, 3)])
+        self.turn = nn.ModuleList([ToLast(), ToLast()])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for weight, turn, stride in zip(self.weights, self.turn, (2, 1), strict=True):
+            x = turn(functional.conv2d(x, weight, stride=stride)).permute(0, 3, 1, 2)
+        return x.mean((2, 3))
+
+
+class TestDeclaredChannels:
+    """What the source says of all activations is not found out again, whatever their types and numbers are."""
+
+    @pytest.mark.parametrize(("channels", "kind"), [(None, "nhwc"), ("NCHW", "nchw"), ("NHWC", "nhwc")])
+    def test_go_before_what_a_type_says(self, channels: ChannelLayout | None, kind: str) -> None:
+        net = frozen(nn.Sequential(nn.Conv2d(3, 8, 1), nn.LayerNorm(8), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+        inputs = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+        norm = {layer.name: layer for layer in probe_layers(EagerNetwork(net), inputs, channels)}["1"]
+
+        assert norm.layout is not None
+        assert norm.layout.kind == kind
+
+    def test_grids_need_not_be_those_of_earlier_layers(self) -> None:
+        """Unpadded convolutions lose rows: 6×6 is no pooled 8×8."""
+        net = frozen(Unpadded())
+        inputs = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+        guessed, declared = (
+            {layer.name: layer.layout for layer in probe_layers(EagerNetwork(net), inputs, channels)}
+            for channels in (None, "NHWC")
+        )
+
+        assert (guessed["turn.0"], guessed["turn.1"]) == (Layout("nhwc", 8, 8), None)
+        assert (declared["turn.0"], declared["turn.1"]) == (Layout("nhwc", 8, 8), Layout("nhwc", 6, 6))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from service.models.sources.table import SOURCES
 from service.settings import ModelConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from service.models.host import ModelHost
@@ -39,7 +39,10 @@ def offline(tmp_path: Path) -> Downloads:
 
 @pytest.fixture
 def load_toy(monkeypatch: pytest.MonkeyPatch, offline: Downloads) -> LoadToy:
-    """Loads a module as if a source had given it: ``load_toy(module, spec, labels, **configuration)``."""
+    """Loads a module as if a source had given it: ``load_toy(module, spec, labels, **configuration)``.
+
+    ``said`` is what else the source says of it.
+    """
 
     def load(
         module: torch.nn.Module,
@@ -47,9 +50,12 @@ def load_toy(monkeypatch: pytest.MonkeyPatch, offline: Downloads) -> LoadToy:
         labels: tuple[str, ...] | None = None,
         warnings: tuple[ModelWarning, ...] = (),
         configured_labels: Path | dict[str, Path] | None = None,
+        said: Mapping[str, Any] | None = None,
         **configuration: Any,
     ) -> ModelHost:
-        loaded = LoadedModel(module, spec or PreprocessSpec(height=8, width=8), labels, "toy-1", warnings)
+        loaded = LoadedModel(
+            module, spec or PreprocessSpec(height=8, width=8), labels, "toy-1", warnings, **(said or {})
+        )
         source = Source("Toys", lambda: ("toy",), lambda name: name == "toy", lambda _config, _downloads: loaded)
         monkeypatch.setitem(SOURCES, "toys", source)
         return load_model(ModelConfig(architecture="toy", labels=configured_labels, **configuration), "cpu", offline)

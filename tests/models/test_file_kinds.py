@@ -128,9 +128,9 @@ def test_what_is_no_weights_is_named_with_the_way_out(content: Callable[[], byte
     [
         (
             {"config.json": '{"model_type": "vit"}', "model.safetensors": ""},
-            "a folder of Hugging Face.*from_pretrained",
+            "a folder of Hugging Face.*name it as the architecture, --model",
         ),
-        ({"config.json": '{"architecture": "resnet18"}'}, "a folder of timm.*create_model"),
+        ({"config.json": '{"architecture": "resnet18"}'}, "a folder of timm.*name it as the architecture, --model"),
         ({"saved_model.pb": ""}, "a TensorFlow SavedModel"),
         ({".metadata": "", "__0_0.distcp": ""}, "a folder of a distributed checkpoint"),
         ({"Manifest.json": "{}"}, "a Core ML package"),

@@ -8,11 +8,16 @@ import torch
 
 from service.errors import ModelLoadError
 from service.models.sources import torchvision_models
-from service.models.sources.table import SOURCES, find_source
+from service.models.sources.source import Downloads, LoadedModel, Source
+from service.models.sources.table import SOURCES, find_source, name_of
 from service.settings import ModelConfig
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+def _never(_config: ModelConfig, _downloads: Downloads) -> LoadedModel:
+    raise AssertionError
 
 
 class TestTable:
@@ -34,6 +39,25 @@ class TestTable:
         assert len(names) == len(set(names))
         assert {"shapes", "resnet50", "vit_b_16"} <= set(names)
         assert all(name in find_source(name).architectures() for name in names)
+
+    def test_an_artefact_goes_to_the_source_that_reads_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        reader = Source("Toys", list, lambda _name: False, _never, lambda path: path.suffix == ".toy")
+        monkeypatch.setitem(SOURCES, "toys", reader)
+        (tmp_path / "net.toy").touch()
+
+        assert find_source(str(tmp_path / "net.toy")) is reader
+        assert name_of(reader) == "toys"
+        with pytest.raises(ModelLoadError, match="no file"):
+            find_source(str(tmp_path / "other.toy.h5"))
+
+    def test_a_source_may_be_forced(self) -> None:
+        assert find_source("resnet18", source="python") is SOURCES["python"]
+        with pytest.raises(
+            ModelLoadError, match=r"no source 'pyton'.* Did you mean python\? There are embedded, torch"
+        ):
+            find_source("resnet18", source="pyton")
 
     def test_detection_and_segmentation_models_are_left_out(self) -> None:
         assert not [
@@ -66,14 +90,13 @@ class TestPaths:
             ("./rn18.pth", r"before it: resnet18:\./rn18\.pth\.$"),
             ("vgg.keras", r"^vgg\.keras is an HDF5 file"),
             ("net.onnx", r"^net\.onnx is an ONNX file"),
-            ("hf", r"^hf is a folder of Hugging Face"),
             ("mynets.py", r"^mynets\.py is Python code\. Name the function in it .*: mynets\.build"),
             ("nowhere.pth", r"no architecture and no file nowhere\.pth"),
             (
                 "google/vit-base-patch16-224",
-                r"no architecture and no file google/vit-base-patch16-224\. For a network of",
+                r"no architecture and no file google/vit-base-patch16-224\. Networks of timm .* hf/NAME",
             ),
-            ("vit_tiny_patch16_224", r"There is no architecture .*another library \(timm, transformers\)"),
+            ("vit_tiny_patch16_224", r"There is no architecture .*Networks of timm are named timm/NAME"),
         ],
     )
     def test_what_it_is(self, name: str, reason: str) -> None:
@@ -85,6 +108,13 @@ class TestPaths:
         assert ModelConfig.model_validate(f"{tmp_path}/rn18.pth").name == "rn18.pth"
         assert ModelConfig.model_validate("hf/").name == "hf"
 
+    def test_a_folder_of_a_library_goes_to_it(self, tmp_path: Path) -> None:
+        (tmp_path / "net").mkdir()
+        (tmp_path / "net" / "config.json").write_text('{"architecture": "resnet18"}')
+
+        assert (find_source("hf"), find_source("net")) == (SOURCES["hf"], SOURCES["timm"])
+        assert (find_source("hf/google/vit"), find_source("timm/resnet18")) == (SOURCES["hf"], SOURCES["timm"])
+
     def test_a_folder_does_not_hide_an_architecture(self, tmp_path: Path) -> None:
         (tmp_path / "resnet18").mkdir()
 
@@ -93,7 +123,7 @@ class TestPaths:
     def test_a_module_and_a_function_apart_by_a_colon(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.syspath_prepend(tmp_path)
 
-        with pytest.raises(ModelLoadError, match=r"mynets is a module\. Name its function with a dot: mynets\.resnet"):
-            find_source("mynets", "resnet")
+        assert find_source("mynets", "resnet") is SOURCES["python"]
+        assert find_source("mynets", "resnet:w.pth") is SOURCES["python"]
         with pytest.raises(ModelLoadError, match="no architecture 'mynets'"):
             find_source("mynets", "resnet.pth")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from service.imaging.preprocess import PreprocessSpec
     from service.models.info import ModelWarning
     from service.settings import ModelConfig
+    from service.vocabulary import Activation, ChannelLayout
 
 __all__ = ["Downloads", "LoadedModel", "Source", "refuse_options"]
 
@@ -39,8 +40,17 @@ class Downloads:
 class LoadedModel:
     """A model as its source gives it, before the configuration's overrides.
 
-    ``labels`` is None where the source does not know them; ``module`` maps (N, 3, H, W) to logits (N, classes).
-    ``warnings`` say what the source had to assume.
+    Attributes:
+        module: maps (N, channels, H, W) to logits (N, classes).
+        preprocess: how a picture becomes the input.
+        labels: one per class; None where the source does not know them.
+        version: what it is called in answers.
+        warnings: what the source had to assume.
+        layout: where its 4-D activations have their channels; None where that is to be found out, layer by layer.
+        default_layer: the layer to explain by default, where it can be explained; None where the general rule will do.
+        hidden: modules that are no layers, by qualified name; the catalogue leaves them out.
+        activation: what makes probabilities of the logits, where the artefact says so.
+        digest: of the artefact, in hex; None where the weights say all that can differ.
     """
 
     module: nn.Module
@@ -48,19 +58,34 @@ class LoadedModel:
     labels: tuple[str, ...] | None
     version: str
     warnings: tuple[ModelWarning, ...] = ()
+    layout: ChannelLayout | None = None
+    default_layer: str | None = None
+    hidden: frozenset[str] = frozenset()
+    activation: Activation | None = None
+    digest: str | None = None
+
+
+def _reads_none(_artefact: Path) -> bool:
+    return False
 
 
 @dataclass(frozen=True)
 class Source:
-    """One row of the table: which architectures it lists, whether it has a given one, and how to load it.
+    """One row of the table.
 
-    ``load`` raises ``ModelLoadError`` with a sentence that says what to do.
+    Attributes:
+        title: what it has, for people.
+        architectures: returns the names that it lists.
+        has: whether it has an architecture of that name, or would have if its library were there.
+        load: loads one; raises ``ModelLoadError`` with a sentence that says what to do.
+        reads: whether it reads the artefact at a path, a file or folder that exists, told by its content.
     """
 
     title: str
     architectures: Callable[[], Sequence[str]]
     has: Callable[[str], bool]
     load: Callable[[ModelConfig, Downloads], LoadedModel]
+    reads: Callable[[Path], bool] = _reads_none
 
 
 def refuse_options(config: ModelConfig, *names: str) -> None:
@@ -70,7 +95,7 @@ def refuse_options(config: ModelConfig, *names: str) -> None:
         ModelLoadError: ``config`` sets one of them.
     """
     for name in names:
-        if getattr(config, name) is not None:
+        if getattr(config, name) not in (None, {}):
             raise ModelLoadError(
                 f"The option {name} means nothing for {config.architecture} as it is loaded; leave it out."
             )

@@ -8,12 +8,12 @@ from pathlib import Path
 from service.errors import ModelLoadError, closest
 from service.models.checkpoints import reason_not_to_read
 from service.models.file_kinds import CHECKPOINT, OLD_CHECKPOINT, SAFETENSORS, kind_of
-from service.models.sources import embedded, python, torchvision_models
+from service.models.sources import embedded, hugging_face, python, timm_models, torchvision_models
 from service.models.sources.source import Source
 
-__all__ = ["SOURCES", "find_source"]
+__all__ = ["SOURCES", "find_source", "name_of"]
 
-_PYTHON = Source("Your own code, by dotted name: mypackage.nets.build", list, python.has, python.load)
+_PYTHON = Source("Your own code, by its name: mypackage.nets.build", list, python.has, python.load)
 
 SOURCES: dict[str, Source] = {
     "embedded": Source("Embedded in this package", embedded.architectures, embedded.has, embedded.load),
@@ -23,39 +23,75 @@ SOURCES: dict[str, Source] = {
         torchvision_models.has,
         torchvision_models.load,
     ),
+    "timm": Source(
+        "Networks of timm: timm/NAME, or a folder that it saved",
+        list,
+        timm_models.has,
+        timm_models.load,
+        timm_models.reads,
+    ),
+    "hf": Source(
+        "Image classifiers of Hugging Face: a folder, or hf/NAME",
+        list,
+        hugging_face.has,
+        hugging_face.load,
+        hugging_face.reads,
+    ),
     "python": _PYTHON,
 }
 
 
-def find_source(architecture: str, weights: str | None = None) -> Source:
-    """Find the source that has ``architecture``.
+def find_source(architecture: str, weights: str | None = None, source: str | None = None) -> Source:
+    """Find the source that has ``architecture``: by its name, or, of a file or folder, by what is in it.
 
     Args:
         architecture: from the configuration.
         weights: what stands behind its colon, which the message may need.
+        source: the name of the one to take whatever the artefact looks like.
 
     Raises:
-        ModelLoadError: none has, or it is a file; the message says what it is, or names the closest.
+        ModelLoadError: none has, or it is a file that none reads; the message says what it is, or names the closest.
     """
-    for source in SOURCES.values():
-        if source is not _PYTHON and source.has(architecture):
-            return source
+    if source is not None:
+        return _forced(source)
+    for found in SOURCES.values():
+        if found is not _PYTHON and found.has(architecture):
+            return found
+    path = Path(architecture)
+    if path.exists():
+        for found in SOURCES.values():
+            if found.reads(path):
+                return found
     if reason := _reason_if_path(architecture):
         raise ModelLoadError(reason)
     if _PYTHON.has(architecture):
         return _PYTHON
-    names = architecture.isidentifier() and (weights or "").isidentifier()
+    # A module and its function, apart by a colon.
+    names = architecture.isidentifier() and (weights or "").partition(":")[0].isidentifier()
     if names and importlib.util.find_spec(architecture) is not None:
-        raise ModelLoadError(f"{architecture} is a module. Name its function with a dot: {architecture}.{weights}.")
+        return _PYTHON
     known = [name for source in SOURCES.values() for name in source.architectures()]
     near = closest(architecture, known)
     meant = f" Did you mean {' or '.join(near)}?" if near else ""
     raise ModelLoadError(f"There is no architecture {architecture!r}.{meant} `camserve models` lists them. {_FUNCTION}")
 
 
+def name_of(source: Source) -> str:
+    """Return what a row of the table is called."""
+    return next(name for name, row in SOURCES.items() if row is source)
+
+
+def _forced(name: str) -> Source:
+    if name not in SOURCES:
+        near = closest(name, SOURCES)
+        meant = f" Did you mean {' or '.join(near)}?" if near else ""
+        raise ModelLoadError(f"There is no source {name!r} of models.{meant} There are {', '.join(SOURCES)}.")
+    return SOURCES[name]
+
+
 _FUNCTION = (
-    "For a network of another library (timm, transformers), or of your own, write a function that returns it and name "
-    "that: mypackage.nets.build."
+    "Networks of timm are named timm/NAME, those of Hugging Face hf/NAME or by their folder. For one of your own, "
+    "write a function that returns it and name that: mypackage.nets.build."
 )
 
 # What models come in; who names such a file as an architecture means no module to import.

@@ -1,0 +1,36 @@
+"""What docs/models.md shows of sources that are extras: run where these are installed."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.docs.conftest import workdir
+from tests.docs.documents import ROOT, blocks
+from tests.sources.extras import need
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["workdir"]
+
+need("timm", "timm")
+need("transformers", "hf")
+
+LIBRARIES = {"timm": "import timm", "hf": "from transformers import"}
+SHOWN = [block for block in blocks(ROOT / "docs" / "models.md") if "tests/sources/test_documents.py" in block.comment]
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_what_is_shown_runs(library: str, workdir: Path) -> None:
+    place = next(index for index, block in enumerate(SHOWN) if block.text.startswith(LIBRARIES[library]))
+    made, shown = SHOWN[place : place + 2]
+    assert (made.language, shown.language) == ("python", "bash")
+
+    code = "from service.models import torchvision_adapter\n" + made.text
+    subprocess.run(["python", "-c", code], check=True, timeout=120)
+    ran = subprocess.run(["bash", "-euc", shown.text], check=True, timeout=120, capture_output=True, text=True)
+
+    assert ran.stdout.count("* the default layer of birds") == shown.text.count("camserve layers")
