@@ -8,10 +8,15 @@ from pathlib import Path
 from service.errors import ModelLoadError, closest
 from service.models.checkpoints import reason_not_to_read
 from service.models.file_kinds import CHECKPOINT, OLD_CHECKPOINT, SAFETENSORS, kind_of
-from service.models.sources import embedded, python, torchvision_models
+from service.models.sources import embedded, exported, python, torchvision_models
 from service.models.sources.source import Source
 
 __all__ = ["SOURCES", "find_source", "name_of"]
+
+
+def _lists_none(_architecture: str) -> bool:
+    return False
+
 
 _PYTHON = Source("Your own code, by dotted name: mypackage.nets.build", list, python.has, python.load)
 
@@ -24,6 +29,7 @@ SOURCES: dict[str, Source] = {
         torchvision_models.load,
     ),
     "python": _PYTHON,
+    "exported": Source("Programs of torch.export: a .pt2 file", list, _lists_none, exported.load, exported.reads),
 }
 
 
