@@ -108,6 +108,8 @@ class _Members:
 
 
 def _read(members: _Members) -> Program:
+    if "archive_format" not in members.sizes:  # only what is inside a member that is itself an archive was found
+        raise zipfile.BadZipFile("its table of contents is cut off")
     programs = [name for name in members.sizes if name.startswith("models/")]
     if programs != [_MODEL]:
         compiled = any(name.startswith("data/aotinductor/") for name in members.sizes)
@@ -168,6 +170,7 @@ def _as_json(content: object) -> bytes:
 
 _WORD = r"[A-Za-z_][A-Za-z0-9_]*"
 _PATH = r"[A-Za-z0-9_.@]*"
+_IN_MODULE = rf"{_PATH},{_PATH},[A-Za-z0-9_.<>]*"  # a key, a path, and a class, which may be local to a function
 _SYMBOL = r"Symbol\('[a-z]+\d+'(?:, [a-z]+=(?:True|False))*\)"
 _NUMBER = r"-?\d{1,15}"
 _EXPRESSION = (
@@ -193,10 +196,11 @@ _TEXTS = {
     "type": r"[a-z]+",
     "as_string": r"[A-Za-z0-9_ ,.>+*-]{0,500}",
     "verifiers": r"[A-Z]+",
-    "nn_module_stack": rf"{_PATH},{_PATH},{_PATH}(?:;{_PATH},{_PATH},{_PATH})*",
+    "nn_module_stack": rf"{_IN_MODULE}(?:;{_IN_MODULE})*",
 }
 # What is thrown away, and may be anything.
 _NOT_KEPT = {
+    "guards_code",
     "stack_trace",
     "torch_fn",
     "source_fn_stack",
