@@ -175,7 +175,7 @@ def _guards(graph: dict[str, Any], folder: str) -> None:
 def _imports(graph: dict[str, Any], folder: str) -> None:
     """A tree of outputs whose default factory is imported."""
     factory = {"default_factory_module": "antigravity", "default_factory_name": folder, "dict_context": ["a"]}
-    leaf = {"type": None, "context": None, "children_spec": []}
+    leaf: dict[str, Any] = {"type": None, "context": None, "children_spec": []}
     tree = {"type": "collections.defaultdict", "context": factory, "children_spec": [leaf]}
     graph["graph_module"]["module_call_graph"][0]["signature"]["out_spec"] = json.dumps([1, tree])
 

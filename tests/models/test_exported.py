@@ -47,7 +47,7 @@ class Grey(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(3)
-        self.body = nn.Sequential(nn.Conv2d(1, 16, 3, 2), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 32, 3))
+        self.body = nn.Sequential(nn.Conv2d(1, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 32, 3, 1, 1))
         self.head = nn.Linear(32, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -72,7 +72,7 @@ NETS: dict[str, tuple[Callable[..., nn.Module], tuple[str, ...]]] = {
     "resnet18": (torchvision.models.resnet18, ("layer4", "layer3.0", "layer2.1.conv1")),
     "mobilenet_v3_small": (torchvision.models.mobilenet_v3_small, ("features", "features.6", "features.3.block.0")),
     "shufflenet_v2_x0_5": (torchvision.models.shufflenet_v2_x0_5, ("conv5", "stage3", "stage2.0.branch2")),
-    "densenet121": (torchvision.models.densenet121, ("features", "features.transition2", "features.denseblock1")),
+    "densenet121": (torchvision.models.densenet121, ("features", "features.transition2", "features.denseblock2")),
 }
 
 
@@ -192,7 +192,8 @@ class TestWhatTheFileSays:
                 self.body = nn.Conv2d(3, 4, 3)
 
             def forward(self, x: Tensor) -> Tensor:
-                return self.body(x).mean((2, 3)) + torch.arange(4, device=x.device)
+                pooled: Tensor = self.body(x).mean((2, 3))
+                return pooled + torch.arange(4, device=x.device)
 
         file = exported(Ramp(), tmp_path / "ramp.pt2", 2, 3, 16, 16)
         module = load(ModelConfig(architecture=str(file)), None).module  # type: ignore[arg-type]

@@ -18,10 +18,14 @@ if TYPE_CHECKING:
 
     from service.settings import ModelConfig
 
-__all__ = ["content_digest", "graph_input", "refuse_what_a_graph_has"]
+__all__ = ["UnusableGraph", "content_digest", "graph_input", "refuse_what_a_graph_has"]
 
 _RESIZE = 256 / 224  # of the shorter side to the crop, as ImageNet's recipes have it
 _GREY_MEAN, _GREY_STD = (0.449,), (0.226,)  # the averages of ImageNet's
+
+
+class UnusableGraph(ValueError):
+    """A file cannot be read, or what it computes cannot be served; the message is a clause about it."""
 
 
 def refuse_what_a_graph_has(config: ModelConfig, file: Path) -> None:

@@ -14,22 +14,20 @@ from typing import TYPE_CHECKING, Any, Literal
 import onnx
 from onnx import numpy_helper
 
+from service.models.sources.graph_inputs import UnusableGraph
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
-__all__ = ["UnusableGraph", "closing_activation", "prepare", "read_graph", "training_node"]
+__all__ = ["closing_activation", "files_beside", "prepare", "read_graph", "training_node"]
 
 _OPSET = 17  # the last that onnx2torch knows
 _MOST_RECORDS = 200_000  # nodes and weights; a large Swin has 5,000
 _MOST_IN_A_RECORD = 1_000
 _MOST_NODE_BYTES = 32_000_000  # beside the weights; a large Swin has 2 MB. Each two of them may become an object
-
-
-class UnusableGraph(ValueError):
-    """The file cannot be read, or what it computes cannot be converted; the message is a clause about it."""
 
 
 def read_graph(file: Path) -> ModelProto:
@@ -52,6 +50,14 @@ def read_graph(file: Path) -> ModelProto:
     except Exception as error:
         raise UnusableGraph(f"has weights in files beside it that cannot be read: {error}") from error
     return model
+
+
+def files_beside(file: Path) -> list[Path]:
+    """Return the files that hold weights of a graph that was read, in order."""
+    model = onnx.load(file, load_external_data=False)
+    external = (tensor for tensor in _tensors(model.graph) if tensor.data_location == onnx.TensorProto.EXTERNAL)
+    names = {entry.value for tensor in external for entry in tensor.external_data if entry.key == "location"}
+    return [file.parent / name for name in sorted(names)]
 
 
 def _check_external(tensor: TensorProto, folder: Path) -> None:
@@ -135,17 +141,19 @@ def _number(content: mmap.mmap, begin: int, end: int) -> tuple[int, int]:
 # -- what is written in another way -----------------------------------------------------------------------------------
 
 
-def prepare(model: ModelProto) -> None:
-    """Bring ``model`` to opset 17 as onnx2torch reads it, in place.
+def prepare(model: ModelProto) -> ModelProto:
+    """Return ``model`` brought to opset 17 as onnx2torch reads it.
 
     Raises:
         UnusableGraph: it uses what cannot be written so; the message names the operator.
     """
-    graph = model.graph
     if model.functions:
         raise UnusableGraph("holds functions of its own: inline them with onnx.inliner.inline_local_functions(model)")
+    _check_domains(model.graph)
     version = next((row.version for row in model.opset_import if row.domain in {"", "ai.onnx"}), 0)
-    _check_domains(graph)
+    # While its operators are those of its own opset: later ones are unknown to an earlier.
+    model = onnx.shape_inference.infer_shapes(model)
+    graph = model.graph
     _fold_identities(graph)
     constants = _constants(graph)
     for node in graph.node:
@@ -156,6 +164,7 @@ def prepare(model: ModelProto) -> None:
     _rename(graph)
     del model.opset_import[:]
     model.opset_import.append(onnx.helper.make_opsetid("", min(version, _OPSET)))
+    return model
 
 
 def _check_domains(graph: GraphProto) -> None:
