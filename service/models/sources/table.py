@@ -8,7 +8,7 @@ from pathlib import Path
 from service.errors import ModelLoadError, closest
 from service.models.checkpoints import reason_not_to_read
 from service.models.file_kinds import CHECKPOINT, OLD_CHECKPOINT, SAFETENSORS, kind_of
-from service.models.sources import embedded, exported, onnx, python, torchvision_models
+from service.models.sources import clip, embedded, exported, onnx, python, torchvision_models
 from service.models.sources.source import Source
 
 __all__ = ["SOURCES", "find_source", "name_of"]
@@ -31,6 +31,7 @@ SOURCES: dict[str, Source] = {
     "python": _PYTHON,
     "exported": Source("Programs of torch.export: a .pt2 file", list, _lists_none, exported.load, exported.reads),
     "onnx": Source("ONNX graphs: an .onnx file", list, _lists_none, onnx.load, onnx.reads),
+    "clip": Source("Zero-shot classifiers of open_clip: clip/ViT-B-32", list, clip.has, clip.load),
 }
 
 
