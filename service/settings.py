@@ -67,8 +67,8 @@ class ModelConfig(BaseModel):
 
     name: str = Field("", description="Name in the API; the architecture's if left out.", validate_default=True)
     architecture: str = Field(
-        description="`shapes`, `shapes-shortcut`, a torchvision classification model, or the dotted name of a function "
-        "of yours that returns a module."
+        description="`shapes`, `shapes-shortcut`, a torchvision classification model, the name of a function of yours "
+        "that returns a module, `timm/NAME`, `hf/NAME`, or the path of a model's file or folder."
     )
     weights: str | None = Field(
         None,

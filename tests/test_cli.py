@@ -349,6 +349,22 @@ class TestLists:
     def test_the_default_layer_can_be_chosen(self) -> None:
         assert "\n* layer2 " in run("layers", "--model", "shapes,layer=layer2").out
 
+    @pytest.mark.parametrize("command", [["layers"], ["predict", str(SAMPLES / "00-disk.png")]])
+    def test_your_own_code_is_found_in_the_working_directory(
+        self, command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "nets_beside_me.py").write_text(
+            "from torch import nn\n\n"
+            "def build(classes):\n"
+            "    return nn.Sequential(nn.Conv2d(3, classes, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())\n"
+        )
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "path", list(sys.path))
+
+        ran = run(*command, "--model", "mine=nets_beside_me:build,factory_args.classes=3,size=32")
+
+        assert (ran.code, ran.err) == (0, "")
+
     def test_an_unknown_architecture_comes_with_the_closest(self) -> None:
         ran = run("layers", "--model", "resnet_50")
 

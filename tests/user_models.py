@@ -104,9 +104,20 @@ def no_module() -> object:
     return "resnet50"
 
 
-def needs_classes(classes: int) -> nn.Module:
+def needs_classes(classes: int, width: int = 8) -> nn.Module:
     """Cannot be called without arguments."""
-    return nn.Linear(1, classes)
+    torch.manual_seed(0)
+    body = nn.Conv2d(3, 24 // classes * width, 3, 2, 1)
+    return nn.Sequential(body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(body.out_channels, classes))
+
+
+class Builder:
+    """Functions within a class."""
+
+    small = staticmethod(one_head)
+
+
+READY = nn.Conv2d(3, 3, 1)
 
 
 def needs_timm() -> nn.Module:

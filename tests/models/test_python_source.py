@@ -34,6 +34,39 @@ def test_a_function_by_its_dotted_name(tmp_path: Path) -> None:
     assert host.predict(IMAGES).shape == (2, 3)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "mine=tests.user_models:one_head,size=32",
+        "mine=tests.user_models.Builder.small,size=32",
+        "mine=tests.user_models.needs_classes,factory_args.classes=3,size=32",
+        'mine=tests.user_models:needs_classes,factory_args={"classes": 3, "width": 4},size=32',
+    ],
+)
+def test_a_function_however_it_is_named_and_called(tmp_path: Path, text: str) -> None:
+    assert load(tmp_path, text).predict(IMAGES).shape == (2, 3)
+
+
+@pytest.mark.parametrize("form", ["tests.user_models:one_head:{}", "tests.user_models.one_head:{}"])
+def test_weights_behind_a_function_behind_a_colon(tmp_path: Path, form: str) -> None:
+    save_file(user_models.one_head().state_dict(), tmp_path / "w.safetensors")
+
+    assert load(tmp_path, f"mine={form.format(tmp_path / 'w.safetensors')},size=32").info.version != "code"
+
+
+def test_a_colon_in_a_settings_file(tmp_path: Path) -> None:
+    config = ModelConfig(name="mine", architecture="tests.user_models:one_head", size=32)
+
+    assert load_model(config, "cpu", Downloads(tmp_path, allowed=False)).predict(IMAGES).shape == (2, 3)
+
+
+def test_other_arguments_are_another_digest(tmp_path: Path) -> None:
+    text = "mine=tests.user_models.needs_classes,factory_args.classes=3,size=32"
+    one, same, other = (load(tmp_path, each).info for each in (text, text, f"{text},factory_args.width=4"))
+
+    assert one.digest == same.digest != other.digest
+
+
 def test_a_checkpoint_fills_it_and_what_was_set_aside_is_said(tmp_path: Path) -> None:
     state = {f"model.{name}": torch.ones_like(value) for name, value in user_models.one_head().state_dict().items()}
     torch.save({"state_dict": {**state, "criterion.pos_weight": torch.ones(3)}}, tmp_path / "w.ckpt")
@@ -55,12 +88,30 @@ def test_weights_fill_what_the_function_returns(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("tests.user_models.nothing", "no 'tests.user_models.nothing' to import"),
+        ("tests.user_models.nothing", "tests.user_models has no function 'nothing'"),
+        ("tests.user_models.one_hed", r"no function 'one_hed'\. Did you mean tests\.user_models\.one_head"),
+        ("tests.user_models:one_hed", r"no function 'one_hed'\. Did you mean tests\.user_models\.one_head"),
+        ("tests.user_mode.nothing", "no 'tests.user_mode.nothing' to import"),
+        ("tests.user_models", "is a module. Name the function in it that builds the network: tests.user_models.build"),
+        ("tests.user_models.READY", "READY is a network already. Name a function that builds one"),
+        ("tests.user_models.__name__", "is no function, but str"),
+        ("tests.models.script.build", "Importing tests.models.script ran a script, which ended"),
         ("no_such_package.nets.build", "Is its folder on PYTHONPATH"),
-        ("tests.user_models.fails", "ValueError: the recipe is missing"),
+        (
+            "tests.user_models.fails",
+            r"fails\(\) failed: ValueError: the recipe is missing \(user_models\.py, line \d+\)\.",
+        ),
         ("tests.user_models.no_module", "must return a torch.nn.Module; it returned str"),
-        ("tests.user_models:one_head", r"tests\.user_models is a module\. .*: tests\.user_models\.one_head"),
-        ("tests.user_models.needs_classes", r"argument: 'classes'\. Name a function that takes none"),
+        (
+            "tests.user_models.needs_classes",
+            r"takes classes, width: missing a required argument: 'classes'\. .*as factory_args\.classes=…",
+        ),
+        ("tests.user_models.needs_classes,factory_args.clases=3", r"missing a required argument: 'classes'"),
+        ("tests.user_models.one_head,factory_args.classes=3", r"takes nothing: got an unexpected keyword .*'classes'"),
+        ("tests.user_models.needs_classes,factory_args.classes=0", r"failed: ZeroDivisionError: .*line \d+\)"),
+        ("tests.user_models.needs_classes,factory_args.classes=a", r"failed: TypeError: .*line \d+\)"),
+        ("shapes,factory_args.classes=3", "factory_args means nothing for shapes"),
+        ("resnet18:random,factory_args.classes=3", "factory_args means nothing for resnet18"),
         ("tests.user_models.needs_timm", r"needs_timm\(\) failed: ModuleNotFoundError: No module named 'timm_absent'"),
         (
             "tests.models.broken.build",

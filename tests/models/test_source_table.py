@@ -117,7 +117,7 @@ class TestPaths:
     def test_a_module_and_a_function_apart_by_a_colon(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.syspath_prepend(tmp_path)
 
-        with pytest.raises(ModelLoadError, match=r"mynets is a module\. Name its function with a dot: mynets\.resnet"):
-            find_source("mynets", "resnet")
+        assert find_source("mynets", "resnet") is SOURCES["python"]
+        assert find_source("mynets", "resnet:w.pth") is SOURCES["python"]
         with pytest.raises(ModelLoadError, match="no architecture 'mynets'"):
             find_source("mynets", "resnet.pth")

@@ -38,7 +38,7 @@ def load(config: ModelConfig, _downloads: Downloads) -> LoadedModel:
     """
     if config.weights is not None:
         raise ModelLoadError(f"The embedded model {config.architecture!r} comes with its weights; name none.")
-    refuse_options(config, "transform_input", "use_ema")
+    refuse_options(config, "transform_input", "use_ema", "factory_args")
     file = _FILES / f"{config.architecture}.safetensors"
     labels = read_labels(_FILES / "labels.txt")
     module = ShapesNet(num_classes=len(labels))

@@ -95,7 +95,7 @@ def refuse_options(config: ModelConfig, *names: str) -> None:
         ModelLoadError: ``config`` sets one of them.
     """
     for name in names:
-        if getattr(config, name) is not None:
+        if getattr(config, name) not in (None, {}):
             raise ModelLoadError(
                 f"The option {name} means nothing for {config.architecture} as it is loaded; leave it out."
             )

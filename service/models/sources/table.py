@@ -8,7 +8,7 @@ from pathlib import Path
 from service.errors import ModelLoadError, closest
 from service.models.checkpoints import reason_not_to_read
 from service.models.file_kinds import CHECKPOINT, OLD_CHECKPOINT, SAFETENSORS, kind_of
-from service.models.sources import clip, embedded, exported, onnx, python, torchvision_models
+from service.models.sources import clip, embedded, exported, onnx, python, timm_models, torchvision_models
 from service.models.sources.source import Source
 
 __all__ = ["SOURCES", "find_source", "name_of"]
@@ -18,7 +18,7 @@ def _lists_none(_architecture: str) -> bool:
     return False
 
 
-_PYTHON = Source("Your own code, by dotted name: mypackage.nets.build", list, python.has, python.load)
+_PYTHON = Source("Your own code, by its name: mypackage.nets.build", list, python.has, python.load)
 
 SOURCES: dict[str, Source] = {
     "embedded": Source("Embedded in this package", embedded.architectures, embedded.has, embedded.load),
@@ -27,6 +27,13 @@ SOURCES: dict[str, Source] = {
         torchvision_models.architectures,
         torchvision_models.has,
         torchvision_models.load,
+    ),
+    "timm": Source(
+        "Networks of timm: timm/NAME, or a folder that it saved",
+        list,
+        timm_models.has,
+        timm_models.load,
+        timm_models.reads,
     ),
     "python": _PYTHON,
     "exported": Source("Programs of torch.export: a .pt2 file", list, _lists_none, exported.load, exported.reads),
@@ -60,9 +67,10 @@ def find_source(architecture: str, weights: str | None = None, source: str | Non
         raise ModelLoadError(reason)
     if _PYTHON.has(architecture):
         return _PYTHON
-    names = architecture.isidentifier() and (weights or "").isidentifier()
+    # A module and its function, apart by a colon.
+    names = architecture.isidentifier() and (weights or "").partition(":")[0].isidentifier()
     if names and importlib.util.find_spec(architecture) is not None:
-        raise ModelLoadError(f"{architecture} is a module. Name its function with a dot: {architecture}.{weights}.")
+        return _PYTHON
     known = [name for source in SOURCES.values() for name in source.architectures()]
     near = closest(architecture, known)
     meant = f" Did you mean {' or '.join(near)}?" if near else ""
