@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import numpy as np
@@ -61,6 +61,6 @@ def test_maps_over_the_wire_are_those_of_the_network_itself(tmp_path: Path) -> N
                 assert_maps_are_direct(found, net, layer, inputs, (0, 1, 2))
 
 
-def read(raw: dict[str, str]) -> torch.Tensor:
+def read(raw: dict[str, Any]) -> torch.Tensor:
     values = np.frombuffer(base64.b64decode(raw["data"]), "<f4").reshape(raw["shape"])
     return torch.from_numpy(values.copy())

@@ -94,11 +94,12 @@ class TestMaps:
 
     def test_of_one_channel_and_one_logit(self, tmp_path: Path, offline: Downloads) -> None:
         torch.manual_seed(0)
+        head = nn.Linear(8, 1)
+        head.weight = nn.Parameter(head.weight.detach().abs())
         net = nn.Sequential(
             nn.Conv2d(1, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 1, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(), nn.Linear(8, 1),
+            nn.Flatten(), head,
         )  # fmt: skip
-        net[6].weight = nn.Parameter(net[6].weight.abs())
         host = served(by_tracing(net, tmp_path / "grey.onnx", 2, 1, 40, 24), offline)
 
         assert host.info.preprocess.channels == 1

@@ -154,7 +154,7 @@ def _preprocessing(told: dict[str, Any]) -> PreprocessSpec:
 
 def _default_layer(module: ZeroShot) -> str | None:
     """Return the first norm of a transformer's last block, behind which only the class token is read; or layer4."""
-    blocks = [name for name, _ in module.named_modules() if name.endswith(".ln_1")]
+    blocks: list[str] = [name for name, _ in module.named_modules() if name.endswith(".ln_1")]
     if blocks:
         return blocks[-1]
     return "visual.layer4" if hasattr(module.visual, "layer4") else None
