@@ -80,6 +80,9 @@ class ModelConfig(BaseModel):
         description="A file with the class labels: a line each, or `.csv`, `.json` or `.yaml`. Of a model with several "
         "outputs: a table of one file per head; a file alone is the default head's.",
     )
+    prompts: str | None = Field(
+        None, description="Of a zero-shot model (`clip/…`): the sentence of a class, with `{}` for its label."
+    )
     source: str | None = Field(
         None, description="What reads it, as `camserve models` lists them; told by the artefact if left out."
     )

@@ -60,10 +60,13 @@ TORCHSCRIPT = FileKind(
     'Take its weights, with torch: torch.save(torch.jit.load("{file}").state_dict(), "weights.pth").',
 )
 EXPORTED = FileKind(
-    "an exported program (torch.export), whose layers cannot be watched",
-    'Take its weights, with torch: torch.save(torch.export.load("{file}").state_dict, "weights.pth").',
+    "an exported program (torch.export): a network with its weights",
+    "Name it alone, without an architecture before it: camserve serve --model net=./{file}.",
 )
-ONNX = FileKind("an ONNX file", f"Save the weights of the PyTorch model that it was exported from: {_SAVE}.")
+ONNX = FileKind(
+    "an ONNX file: a network with its weights",
+    "Name it alone, without an architecture before it: camserve serve --model net=./{file}.",
+)
 KERAS = FileKind("a Keras file", "Keras models are not served; serve a PyTorch model.")
 HDF5 = FileKind("an HDF5 file, such as Keras writes", "Keras models are not served; serve a PyTorch model.")
 SAVED_MODEL = FileKind("a TensorFlow SavedModel", "TensorFlow models are not served; serve a PyTorch model.")

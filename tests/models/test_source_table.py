@@ -89,7 +89,6 @@ class TestPaths:
             ),
             ("./rn18.pth", r"before it: resnet18:\./rn18\.pth\.$"),
             ("vgg.keras", r"^vgg\.keras is an HDF5 file"),
-            ("net.onnx", r"^net\.onnx is an ONNX file"),
             ("mynets.py", r"^mynets\.py is Python code\. Name the function in it .*: mynets\.build"),
             ("nowhere.pth", r"no architecture and no file nowhere\.pth"),
             (

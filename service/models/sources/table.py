@@ -8,10 +8,15 @@ from pathlib import Path
 from service.errors import ModelLoadError, closest
 from service.models.checkpoints import reason_not_to_read
 from service.models.file_kinds import CHECKPOINT, OLD_CHECKPOINT, SAFETENSORS, kind_of
-from service.models.sources import embedded, hugging_face, python, timm_models, torchvision_models
+from service.models.sources import clip, embedded, exported, hugging_face, onnx, python, timm_models, torchvision_models
 from service.models.sources.source import Source
 
 __all__ = ["SOURCES", "find_source", "name_of"]
+
+
+def _lists_none(_architecture: str) -> bool:
+    return False
+
 
 _PYTHON = Source("Your own code, by its name: mypackage.nets.build", list, python.has, python.load)
 
@@ -38,6 +43,9 @@ SOURCES: dict[str, Source] = {
         hugging_face.reads,
     ),
     "python": _PYTHON,
+    "exported": Source("Programs of torch.export: a .pt2 file", list, _lists_none, exported.load, exported.reads),
+    "onnx": Source("ONNX graphs: an .onnx file", list, _lists_none, onnx.load, onnx.reads),
+    "clip": Source("Zero-shot classifiers of open_clip: clip/ViT-B-32", list, clip.has, clip.load),
 }
 
 

@@ -1,0 +1,88 @@
+"""The input of an exported graph: its size is in the file, how pictures were normalised is not."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from service.errors import ModelLoadError
+from service.imaging.preprocess import PreprocessSpec
+from service.models.info import ModelWarning
+from service.models.inputs import takes_channels
+from service.models.sources.source import refuse_options
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from service.settings import ModelConfig
+
+__all__ = ["UnusableGraph", "content_digest", "graph_input", "refuse_what_a_graph_has"]
+
+_RESIZE = 256 / 224  # of the shorter side to the crop, as ImageNet's recipes have it
+_GREY_MEAN, _GREY_STD = (0.449,), (0.226,)  # the averages of ImageNet's
+
+
+class UnusableGraph(ValueError):
+    """A file cannot be read, or what it computes cannot be served; the message is a clause about it."""
+
+
+def refuse_what_a_graph_has(config: ModelConfig, file: Path) -> None:
+    """Refuse options that say what the file itself says.
+
+    Raises:
+        ModelLoadError: one is set.
+    """
+    if config.weights is not None:
+        raise ModelLoadError(f"{file.name} comes with its weights; leave {config.weights!r} out.")
+    if config.factory_args:
+        raise ModelLoadError(f"The option factory_args means nothing for {file.name}; leave it out.")
+    refuse_options(config, "transform_input", "use_ema")
+
+
+def graph_input(
+    config: ModelConfig, file: Path, size: tuple[int, int, int], *, fixed: bool, how_to_free: str
+) -> tuple[PreprocessSpec, tuple[ModelWarning, ...]]:
+    """Say how a picture becomes the input of a graph.
+
+    Args:
+        config: of the model.
+        file: the artefact.
+        size: channels, height and width of its input.
+        fixed: whether it takes no other height and width.
+        how_to_free: what to export it with so that it does, as a clause.
+
+    Raises:
+        ModelLoadError: pictures have no such channels, or the configuration asks for another size.
+    """
+    channels, height, width = size
+    if channels not in {1, 3}:
+        raise ModelLoadError(f"{file.name} {takes_channels(channels)}")
+    if "channels" in config.model_fields_set and config.channels != channels:
+        raise ModelLoadError(f"{file.name} takes {channels} channels, not {config.channels}; leave channels out.")
+    wanted = config.height or config.size or height, config.width or config.size or width
+    if fixed and wanted != (height, width):
+        raise ModelLoadError(
+            f"{file.name} was exported for pictures of {height}×{width} pixels, not {wanted[0]}×{wanted[1]}. Leave the "
+            f"size out, or export it again with {how_to_free}."
+        )
+    spec = PreprocessSpec("crop", height, width, resize=round(min(height, width) * _RESIZE))
+    if channels == 1:
+        spec = replace(spec, channels=1, mean=_GREY_MEAN, std=_GREY_STD)
+    if any(getattr(config, name) is not None for name in ("mean", "std", "scale")):
+        return spec, ()
+    text = (
+        f"{file.name} does not say how its pictures were normalised: ImageNet's mean and std are assumed. If it was "
+        "trained with something else, set mean and std (mean=0,std=1 for pixels that are only scaled to 0–1)."
+    )
+    return spec, (ModelWarning("assumed_normalisation", text),)
+
+
+def content_digest(files: Iterable[Path]) -> str:
+    """Return the SHA-256 of files one after the other, in hex."""
+    whole = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            whole.update(hashlib.file_digest(stream, "sha256").digest())
+    return whole.hexdigest()
