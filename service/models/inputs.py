@@ -125,11 +125,19 @@ def _slashed(values: tuple[float, ...] | list[float]) -> str:
 
 @dataclass(frozen=True)
 class Probe:
-    """What a model is tried with at load, on its device and in its dtype; the same at every start."""
+    """What a model is tried with at load, on its device and in its dtype; the same at every start.
+
+    Attributes:
+        spec: of the model's input.
+        device: where the model is.
+        dtype: what it computes in.
+        channels_last: whether a pixel's channels lie side by side in memory, as they do in pictures.
+    """
 
     spec: PreprocessSpec
     device: torch.device
     dtype: torch.dtype
+    channels_last: bool = True
 
     @cached_property
     def noise(self) -> Tensor:
@@ -148,7 +156,8 @@ class Probe:
 
     def _normalised(self, pictures: Tensor) -> Tensor:
         mean, std = torch.tensor(self.spec.mean).view(-1, 1, 1), torch.tensor(self.spec.std).view(-1, 1, 1)
-        return ((pictures - mean) / std).to(self.device, self.dtype)
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        return ((pictures - mean) / std).to(self.device, self.dtype, memory_format=layout)
 
 
 def _pictures(spec: PreprocessSpec) -> Tensor:

@@ -53,19 +53,19 @@ def read_outputs(
         probe: what the model is tried with.
 
     Raises:
-        ModelLoadError: the labels do not fit, or the default output is not finite.
+        ModelLoadError: the labels do not fit, or the default output is not finite or no logits.
     """
     given = _given_labels(config, networks, default, labels)
     found = Outputs()
     for name, network in networks.items():
         try:
             seen = examine(network, probe)
+            activation = activation_for(config, seen)
         except ModelOutputError as error:
             if name == default:
                 raise ModelLoadError(error.message) from error
             found.warnings.append(ModelWarning("unusable_head", f"The head {name!r} is left out. {error.message}"))
             continue
-        activation = activation_for(config, seen)
         binary = seen.outputs == 1 and not config.multi_label
         found.networks[name] = BinaryNetwork(network, of_probability=activation == "none") if binary else network
         found.heads[name] = Head(_labels(config, seen.outputs, given.get(name)), activation)
