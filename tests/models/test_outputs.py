@@ -426,3 +426,14 @@ def test_outputs_that_no_picture_changes_are_warned_of(load_toy: LoadToy) -> Non
 
     assert codes(info) == ["constant"]
     assert "the same for every picture tried" in info.warnings[0].text
+
+
+def test_equal_labels_of_a_file_are_warned_of(load_toy: LoadToy, tmp_path: Path) -> None:
+    """A table of pictures and their labels has as many rows as there are classes only by chance."""
+    file = tmp_path / "labels.txt"
+    file.write_text("cat\ndog\ncat\n")
+    info = load_toy(Toy(lambda x: x), configured_labels=file).info
+
+    assert codes(info) == ["equal_labels"]
+    assert "labels.txt calls several classes 'cat': #0, #2. By its label the first is meant" in info.warnings[0].text
+    assert load_toy(Toy(lambda x: x), labels=("crane", "boat", "crane")).info.warnings == ()
