@@ -46,7 +46,7 @@ def _floats(value: object) -> object:
     return tuple(parts) * 3 if isinstance(parts, list | tuple) and len(parts) == 1 else parts
 
 
-Channels = Annotated[tuple[float, float, float], BeforeValidator(_floats)]
+Channels = Annotated[tuple[float, ...], BeforeValidator(_floats), Field(min_length=2, max_length=64)]
 
 
 class ModelConfig(BaseModel):
@@ -75,7 +75,13 @@ class ModelConfig(BaseModel):
     size: int | None = Field(None, ge=8, le=4096, description="Input height and width in pixels, where they are equal.")
     height: int | None = Field(None, ge=8, le=4096, description="Input height in pixels, where it is not the width.")
     width: int | None = Field(None, ge=8, le=4096, description="Input width in pixels, where it is not the height.")
-    channels: int = Field(3, ge=1, le=64, description="Input channels: 3 for colours, 1 for grey; no other yet.")
+    channels: int = Field(
+        3,
+        ge=1,
+        le=64,
+        description="Input channels: 3 for colours, 1 for grey; any other "
+        "number is taken from pictures that have so many.",
+    )
     order: ChannelOrder = Field("RGB", description="In which order the model takes the colours; BGR is OpenCV's.")
     interpolation: Literal["nearest", "bilinear", "bicubic"] | None = Field(None, description="Resampling filter.")
     mean: Channels | None = Field(None, description="Per-channel mean of the input, pixels scaled to 0–1, in `order`.")
@@ -114,6 +120,12 @@ class ModelConfig(BaseModel):
             raise ValueError(f"model name {self.name!r} may hold letters, digits, '.', '_' and '-' only")
         if self.size is not None and (self.height is not None or self.width is not None):
             raise ValueError("size is height and width in one: give size alone, or height and width")
+        for key in ("mean", "std"):
+            numbers = len(getattr(self, key) or ())
+            if numbers == 2 != self.channels:
+                raise ValueError(
+                    f"{key} must be one number, or one for each of {self.channels} channels, not {numbers}"
+                )
         return self
 
 

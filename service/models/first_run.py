@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from service.errors import ModelLoadError
-from service.models.inputs import takes_channels
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,6 +84,4 @@ def _channels_hint(module: nn.Module, channels: int) -> str:
     first = next((part for part in module.modules() if isinstance(part, nn.Conv2d)), None)
     if first is None or first.in_channels == channels:
         return ""
-    if first.in_channels in {1, 3}:
-        return f". Its first convolution takes {first.in_channels} channels: set channels={first.in_channels}."
-    return f". It {takes_channels(first.in_channels)}"
+    return f". Its first convolution takes {first.in_channels} channels: set channels={first.in_channels}."
