@@ -89,9 +89,11 @@ class ModelConfig(BaseModel):
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="What the model computes in.")
     head: str | None = Field(None, description="Of a model with several outputs: which one answers by default.")
     multi_label: bool = Field(False, description="Classes do not exclude each other: probabilities are sigmoids.")
-    activation: Literal["auto", Activation] = Field(
+    activation: Literal["auto", Activation] | dict[str, Literal["auto", Activation]] = Field(
         "auto",
-        description="What makes probabilities of the outputs; `none` where they are probabilities. `auto` finds out.",
+        union_mode="left_to_right",
+        description="What makes probabilities of the outputs; `none` where they are probabilities. `auto` finds out. "
+        "Of a model with several outputs: a table of one per head, `auto` for those left out.",
     )
     transform_input: bool | None = Field(
         None,

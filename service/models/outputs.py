@@ -57,11 +57,13 @@ def read_outputs(
         ModelLoadError: the labels do not fit, or the default output is not finite or no logits.
     """
     given = _given_labels(config, networks, default, labels)
+    _refuse_unknown_heads(config, networks)
     found = Outputs()
     for name, network in networks.items():
+        own = _of_head(config, name)
         try:
             seen = examine(network, probe)
-            activation = activation_for(config, seen)
+            activation = activation_for(own, seen)
         except ModelOutputError as error:
             if name == default:
                 raise ModelLoadError(error.message) from error
@@ -70,10 +72,24 @@ def read_outputs(
         binary = seen.outputs == 1 and not config.multi_label
         found.networks[name] = BinaryNetwork(network, of_probability=activation == "none") if binary else network
         found.heads[name] = Head(_labels(config, seen.outputs, given.get(name)), activation)
-        found.warnings.extend(_worded(name, doubts(config, seen, activation)))
+        found.warnings.extend(_worded(name, doubts(own, seen, activation)))
     found.warnings.extend(warning for labels in given.values() for warning in _doubled(labels))
     found.warnings.extend(_unlabelled([name for name in found.heads if name not in given], given))
     return found
+
+
+def _refuse_unknown_heads(config: ModelConfig, heads: Collection[str | None]) -> None:
+    for name in config.activation if isinstance(config.activation, dict) else ():
+        if name not in heads:
+            has = "one output: give one" if None in heads else f"the heads {', '.join(map(str, heads))}"
+            raise ModelLoadError(f"Model {config.name!r} has no head {name!r} to give an activation to; it has {has}.")
+
+
+def _of_head(config: ModelConfig, head: str | None) -> ModelConfig:
+    """Return the configuration as it is for one head."""
+    if not isinstance(config.activation, dict):
+        return config
+    return config.model_copy(update={"activation": config.activation.get(str(head), "auto")})
 
 
 @dataclass(frozen=True)

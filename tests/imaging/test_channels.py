@@ -12,7 +12,7 @@ from PIL import Image
 from service.errors import ImageTooLarge, InvalidImage
 from service.imaging.decode import DecodeLimits, decode, read_header
 from service.imaging.preprocess import PreprocessSpec, preprocess
-from tests.imaging.odd_files import EXTRA, ORIENTATION, SHORT, page, tiff
+from tests.imaging.odd_files import SHORT, page, tiff
 
 LIMITS = DecodeLimits(max_bytes=10_000_000, max_pixels=1_000_000, max_frames=10)
 LEVELS = np.random.default_rng(0).integers(0, 256, (6, 9, 5), dtype=np.uint8)
@@ -51,12 +51,12 @@ class TestSamplesOfATiff:
 
     def test_behind_colours(self) -> None:
         """Red, green, blue and infrared: nothing is laid over white by it."""
-        data = tiff(page(LEVELS[..., :4], 2, **{f"t{EXTRA}": (SHORT, [0])}))
+        data = tiff(page(LEVELS[..., :4], 2, t338=(SHORT, [0])))
 
         np.testing.assert_array_equal(channels_of(data, 4), LEVELS[..., :4])
 
     def test_are_turned_upright(self) -> None:
-        data = tiff(page(LEVELS, **{f"t{ORIENTATION}": (SHORT, [6])}))
+        data = tiff(page(LEVELS, t274=(SHORT, [6])))
 
         np.testing.assert_array_equal(channels_of(data, 5), np.rot90(LEVELS, -1))
 

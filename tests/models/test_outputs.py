@@ -437,3 +437,22 @@ def test_equal_labels_of_a_file_are_warned_of(load_toy: LoadToy, tmp_path: Path)
     assert codes(info) == ["equal_labels"]
     assert "labels.txt calls several classes 'cat': #0, #2. By its label the first is meant" in info.warnings[0].text
     assert load_toy(Toy(lambda x: x), labels=("crane", "boat", "crane")).info.warnings == ()
+
+
+class TestActivationOfEachHead:
+    TWO = staticmethod(lambda x: {"sure": 3 * x, "each": x})
+
+    def test_is_configured_for_it_and_found_out_for_others(self, load_toy: LoadToy) -> None:
+        both = load_toy(Toy(self.TWO), activation={"each": "sigmoid"}).info
+        found = load_toy(Toy(lambda x: {"sure": x.softmax(1), "each": x})).info
+
+        assert {name: head.activation for name, head in both.heads.items()} == {"sure": "softmax", "each": "sigmoid"}
+        assert {name: head.activation for name, head in found.heads.items()} == {"sure": "none", "each": "softmax"}
+
+    def test_of_a_head_that_is_not_there_is_refused(self, load_toy: LoadToy) -> None:
+        with pytest.raises(
+            ModelLoadError, match="no head 'side' to give an activation to; it has the heads sure, each"
+        ):
+            load_toy(Toy(self.TWO), activation={"side": "sigmoid"})
+        with pytest.raises(ModelLoadError, match="it has one output: give one"):
+            load_toy(Toy(lambda x: x), activation={"side": "sigmoid"})
