@@ -48,7 +48,26 @@ def input_spec(config: ModelConfig, source: PreprocessSpec) -> tuple[PreprocessS
     except ValueError as error:
         raise ModelLoadError(f"Model {config.name!r} has impossible preprocessing: {error}.") from error
     _check_scale(config.name, spec)
-    return spec, warnings
+    return spec, (*warnings, *_other_order(config, spec))
+
+
+# Of ImageNet's colours, in 0–1: torchvision's, CLIP's, and Caffe's, whose means of blue, green and red are 104, 117 and 123.
+_KNOWN_MEANS = ((0.485, 0.456, 0.406), (0.4815, 0.4578, 0.4082), (123.68 / 255, 116.779 / 255, 103.939 / 255))
+_SAME_MEAN = 0.004  # a level of 255, as 104 is for 103.939
+
+
+def _other_order(config: ModelConfig, spec: PreprocessSpec) -> Iterator[ModelWarning]:
+    """Warn of a configured mean that is ImageNet's, in the order of colours that the model does not take."""
+    for known in _KNOWN_MEANS if config.mean is not None and spec.channels == 3 else ():
+        backwards = known if spec.order == "BGR" else known[::-1]
+        if all(abs(mine - other) < _SAME_MEAN for mine, other in zip(spec.mean, backwards, strict=True)):
+            other = "RGB" if spec.order == "BGR" else "BGR"
+            yield ModelWarning(
+                "order_suspected",
+                f"Its mean {_slashed(spec.mean)} is ImageNet's in the order {other}, and the model takes {spec.order}. "
+                f"Set order={other} if that is what it was trained with, else turn mean and std around.",
+            )
+            return
 
 
 def _size(config: ModelConfig, source: PreprocessSpec) -> dict[str, object]:

@@ -146,6 +146,26 @@ class TestOrder:
 
         np.testing.assert_allclose(host.predict(plain((124, 120, 100))), [[-4, 3, 1]], atol=1e-3)
 
+    @pytest.mark.parametrize(
+        ("order", "mean", "warned"),
+        [
+            ("RGB", "0.407843/0.458824/0.482353", ["order_suspected"]),  # Caffe's 104, 117, 123: blue first
+            ("RGB", "0.406/0.456/0.485", ["order_suspected"]),
+            ("BGR", "0.485/0.456/0.406", ["order_suspected"]),
+            ("BGR", "0.4076/0.4580/0.4850", []),
+            ("RGB", "0.485/0.456/0.406", []),
+            ("RGB", "0.5", []),
+            ("RGB", "0.41/0.47/0.49", []),  # a data set's own
+        ],
+    )
+    def test_a_mean_of_imagenet_the_other_way_round_is_warned_of(
+        self, order: str, mean: str, warned: list[str], load_toy: LoadToy
+    ) -> None:
+        info = load_toy(MeanColour(), order=order, mean=mean, std="1").info
+
+        assert codes(info) == warned
+        assert all("Set order=" in warning.text for warning in info.warnings)
+
     def test_grey_has_none(self, load_toy: LoadToy) -> None:
         with pytest.raises(ModelLoadError, match="impossible preprocessing: an order is of three channels, not of 1"):
             load_toy(Grey(), channels=1, order="BGR", mean=0, std=1)
