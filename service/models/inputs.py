@@ -51,7 +51,7 @@ def input_spec(config: ModelConfig, source: PreprocessSpec) -> tuple[PreprocessS
     return spec, (*warnings, *_other_order(config, spec))
 
 
-# Of ImageNet's colours, in 0–1: torchvision's, CLIP's, and Caffe's, whose means of blue, green and red are 104, 117 and 123.
+# Of ImageNet's colours, in 0–1: torchvision's, CLIP's and Caffe's (104, 117, 123 of blue, green, red).
 _KNOWN_MEANS = ((0.485, 0.456, 0.406), (0.4815, 0.4578, 0.4082), (123.68 / 255, 116.779 / 255, 103.939 / 255))
 _SAME_MEAN = 0.004  # a level of 255, as 104 is for 103.939
 
