@@ -47,7 +47,7 @@ def _floats(value: object) -> object:
     return tuple(parts) * 3 if isinstance(parts, list | tuple) and len(parts) == 1 else parts
 
 
-Channels = Annotated[tuple[float, float, float], BeforeValidator(_floats)]
+Channels = Annotated[tuple[float, ...], BeforeValidator(_floats), Field(min_length=2, max_length=64)]
 
 
 def _json_object(value: object) -> object:
@@ -95,7 +95,13 @@ class ModelConfig(BaseModel):
     size: int | None = Field(None, ge=8, le=4096, description="Input height and width in pixels, where they are equal.")
     height: int | None = Field(None, ge=8, le=4096, description="Input height in pixels, where it is not the width.")
     width: int | None = Field(None, ge=8, le=4096, description="Input width in pixels, where it is not the height.")
-    channels: int = Field(3, ge=1, le=64, description="Input channels: 3 for colours, 1 for grey; no other yet.")
+    channels: int = Field(
+        3,
+        ge=1,
+        le=64,
+        description="Input channels: 3 for colours, 1 for grey; any other "
+        "number is taken from pictures that have so many.",
+    )
     order: ChannelOrder = Field("RGB", description="In which order the model takes the colours; BGR is OpenCV's.")
     interpolation: Literal["nearest", "bilinear", "bicubic"] | None = Field(None, description="Resampling filter.")
     scale: float | None = Field(
@@ -111,9 +117,11 @@ class ModelConfig(BaseModel):
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="What the model computes in.")
     head: str | None = Field(None, description="Of a model with several outputs: which one answers by default.")
     multi_label: bool = Field(False, description="Classes do not exclude each other: probabilities are sigmoids.")
-    activation: Literal["auto", Activation] = Field(
+    activation: Literal["auto", Activation] | dict[str, Literal["auto", Activation]] = Field(
         "auto",
-        description="What makes probabilities of the outputs; `none` where they are probabilities. `auto` finds out.",
+        union_mode="left_to_right",
+        description="What makes probabilities of the outputs; `none` where they are probabilities. `auto` finds out. "
+        "Of a model with several outputs: a table of one per head, `auto` for those left out.",
     )
     transform_input: bool | None = Field(
         None,
@@ -142,6 +150,12 @@ class ModelConfig(BaseModel):
             raise ValueError(f"model name {self.name!r} may hold letters, digits, '.', '_' and '-' only")
         if self.size is not None and (self.height is not None or self.width is not None):
             raise ValueError("size is height and width in one: give size alone, or height and width")
+        for key in ("mean", "std"):
+            numbers = len(getattr(self, key) or ())
+            if numbers == 2 != self.channels:
+                raise ValueError(
+                    f"{key} must be one number, or one for each of {self.channels} channels, not {numbers}"
+                )
         return self
 
 

@@ -358,7 +358,9 @@ class ModelEntry(_Answer):
     default_layer: str | None = None
     methods: list[str] = Field([], description="Methods that apply to this model.")
     refused_methods: dict[str, str] = Field({}, description="The others, with the reason.")
-    channels: int | None = Field(None, description="Of the input: 3 for colours, 1 for grey.")
+    channels: int | None = Field(
+        None, description="Of the input: 3 for colours, 1 for grey; others are those that a picture has."
+    )
     order: ChannelOrder | None = Field(None, description="In which order it takes the colours.")
     activation: Activation | None = Field(
         None, description="What makes probabilities of its outputs; `none` where they are probabilities already."

@@ -45,6 +45,8 @@ def check_logits(output: object, n: int) -> Tensor:
     if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != n:
         found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise ModelOutputError(f"The model must return logits of shape (batch, classes); it returned {found}.")
+    if not output.shape[1]:
+        raise ModelOutputError("The model returns logits of no class at all: it was built for 0 classes.")
     if not output.is_floating_point():
         raise ModelOutputError(
             f"The model returns numbers of type {output.dtype}, such as the number of the best class. Let it return "

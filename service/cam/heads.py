@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["find_heads", "pick_head"]
+__all__ = ["find_heads", "is_ranking", "pick_head"]
 
 
 def find_heads(output: Any, n: int) -> dict[str, int]:
@@ -32,6 +32,13 @@ def find_heads(output: Any, n: int) -> dict[str, int]:
     }
     logits = {name: part.shape[1] for name, part in rows.items() if part.ndim == 2}
     return logits or dict.fromkeys(rows, 1)
+
+
+def is_ranking(output: Any, n: int) -> bool:
+    """Whether a model returned values together with whole numbers for each, as ``topk()`` and ``max()`` do."""
+    parts = [part for part in _parts(output).values() if isinstance(part, Tensor) and part.ndim and len(part) == n]
+    values, numbers = ([part.shape for part in parts if part.is_floating_point() is kind] for kind in (True, False))
+    return bool(values) and all(shape in numbers for shape in values)
 
 
 def pick_head(output: Any, head: str) -> object:

@@ -86,7 +86,7 @@ class Picture:
     def look(self, limits: DecodeLimits) -> None:
         """Read the header, and no more than that."""
         self.sha256 = hashlib.sha256(self.upload.data).hexdigest()
-        self.header = self.upload.error or _header(self.upload.data, limits)
+        self.header = self.upload.error or _header(self.upload.data, limits, self.todo.info.preprocess.channels)
 
     @property
     def size(self) -> Header:
@@ -251,15 +251,15 @@ class Pipeline:
 # -- in threads -------------------------------------------------------------------------------------------------------
 
 
-def _header(data: bytes, limits: DecodeLimits) -> Header | ServiceError:
+def _header(data: bytes, limits: DecodeLimits, channels: int) -> Header | ServiceError:
     try:
-        return read_header(data, limits)
+        return read_header(data, limits, channels)
     except ServiceError as error:
         return error
 
 
 def _open(data: bytes, limits: DecodeLimits, todo: Plan) -> _Opened:
-    image = decode(data, limits)
+    image = decode(data, limits, todo.info.preprocess.channels)
     prepared = preprocess(image, todo.info.preprocess)
     spec, geometry = todo.render, prepared.geometry
     canvas = None

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from service.errors import ImageTooLarge, InvalidImage
+from service.imaging.channels import open_channels
 from service.imaging.formats import FORMATS, READABLE
 from service.imaging.headers import count_frames, count_parts, sniff, webp_size
 from service.imaging.quiet import quiet
@@ -22,9 +23,13 @@ from service.imaging.unread import unread_kind
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from service.imaging.channels import Channels
     from service.imaging.readers import Opened
 
 __all__ = ["DecodeLimits", "DecodedImage", "Header", "decode", "pixels_to_open", "read_header"]
+
+
+_SHOWN = (1, 3)  # channels that any picture has: grey, and colours
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,7 @@ class DecodedImage:
         height: likewise.
         sha256: of the bytes, as hex.
         format: Pillow's name: JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF, HEIF.
+        channels: all that the file has, in mode L, where more or others are asked for than colours or grey.
     """
 
     rgb: Image.Image
@@ -53,6 +59,7 @@ class DecodedImage:
     height: int
     sha256: str
     format: str
+    channels: tuple[Image.Image, ...] = ()
 
     @property
     def box(self) -> tuple[float, float, float, float]:
@@ -84,20 +91,21 @@ def pixels_to_open(size: int) -> int:
     return size // 4
 
 
-def read_header(data: bytes, limits: DecodeLimits) -> Header:
+def read_header(data: bytes, limits: DecodeLimits, channels: int = 3) -> Header:
     """Read no more of a picture than tells what decoding it will cost; raises what ``decode`` raises."""
     _check("bytes", len(data), limits.max_bytes)
     name = _recognise(data)
-    if name == "WEBP" and (size := webp_size(data)):  # Pillow would make room for the canvas
+    if name == "WEBP" and channels in _SHOWN and (size := webp_size(data)):  # Pillow would make room for the canvas
         _check_size(size, limits)
         return Header(*size, pixels_with_rows(*size))
     with quiet():
         opened = _open(data, name, limits)
-    return Header(opened.width, opened.height, opened.pixels)
+        further = _open_channels(data, name, limits, channels, opened)
+    return Header(opened.width, opened.height, opened.pixels + (further.pixels if further else 0))
 
 
-def decode(data: bytes, limits: DecodeLimits) -> DecodedImage:
-    """Decode a picture, apply its orientation, and convert it to RGB.
+def decode(data: bytes, limits: DecodeLimits, channels: int = 3) -> DecodedImage:
+    """Decode a picture, apply its orientation, and convert it to RGB; keep its channels where a model takes others.
 
     A JPEG is decoded in full, though libjpeg would do so at a half or a quarter of its size for less: classes came out
     up to 0.03 more or less probable, see docs/performance.md.
@@ -105,9 +113,11 @@ def decode(data: bytes, limits: DecodeLimits) -> DecodedImage:
     Args:
         data: the file. Of an animation the first frame is read, of a multi-page file the first full picture.
         limits: checked from the headers.
+        channels: of the model: 3 for colours and 1 for grey, which any picture has; else it must have so many.
 
     Raises:
-        InvalidImage: not a picture of a known format, a broken or truncated one, or a kind that is not read.
+        InvalidImage: not a picture of a known format, a broken or truncated one, a kind that is not read, or one of
+            other channels.
         ImageTooLarge: over a limit.
 
     Example:
@@ -119,9 +129,21 @@ def decode(data: bytes, limits: DecodeLimits) -> DecodedImage:
     name = _recognise(data)
     with quiet():
         opened = _open(data, name, limits)
+        further = _open_channels(data, name, limits, channels, opened)
         with _only_ours(name):
             rgb = opened.load()
-    return DecodedImage(rgb, rgb.width, rgb.height, hashlib.sha256(data).hexdigest(), name)
+            all_channels = further.load() if further else ()
+    return DecodedImage(rgb, rgb.width, rgb.height, hashlib.sha256(data).hexdigest(), name, all_channels)
+
+
+def _open_channels(data: bytes, name: str, limits: DecodeLimits, count: int, opened: Opened) -> Channels | None:
+    """Find the channels of a picture that is opened; None where its colours are all that is asked for."""
+    if count in _SHOWN:
+        return None
+    with _only_ours(name):
+        further = open_channels(data, name, count, limits.max_frames)
+    _check("pixels", opened.pixels + further.pixels, limits.max_pixels, ", counting all its channels")
+    return further
 
 
 def _check(what: str, value: int, limit: int, note: str = "") -> None:

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
     from service.imaging.decode import DecodedImage
 
-__all__ = ["Interpolation", "Prepared", "PreprocessSpec", "geometry_for", "preprocess"]
+__all__ = ["MOST_CHANNELS", "Interpolation", "Prepared", "PreprocessSpec", "geometry_for", "preprocess"]
 
+MOST_CHANNELS = 64
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 
 _RESAMPLE: dict[Interpolation, Image.Resampling] = {
@@ -52,7 +53,8 @@ class PreprocessSpec:
         scale: what a pixel (0–255) is multiplied by, before ``mean`` and ``std``; applied by the worker.
         mean: subtracted per channel, in the model's order of channels, of scaled pixels; applied by the worker.
         std: divided by, per channel; applied by the worker.
-        channels: 3 for colours, 1 for their luminance (ITU-R BT.601, as Pillow and torchvision make grey).
+        channels: 3 for colours, 1 for their luminance (ITU-R BT.601, as Pillow and torchvision make grey); others for
+            those that the picture has, in its order.
         order: of the colours as the model takes them; applied by the worker, before ``mean`` and ``std``.
         crop_rounds_down: whether a crop with an odd rest begins at the lower pixel, as Hugging Face has it, and not at
             the even one, as torchvision has it.
@@ -82,9 +84,12 @@ class PreprocessSpec:
         _require(self.resize is None or self.mode == "crop", f'resize belongs to mode "crop", not {self.mode!r}')
         known = self.interpolation in _RESAMPLE
         _require(known, f"interpolation must be one of {tuple(_RESAMPLE)}, not {self.interpolation!r}")
-        _require(self.channels in {1, 3}, f"channels must be 3 or, for grey, 1, not {self.channels}")
+        _require(1 <= self.channels <= MOST_CHANNELS, f"channels must be 1 to {MOST_CHANNELS}, not {self.channels}")
         _require(self.order in get_args(ChannelOrder), f"order must be RGB or BGR, not {self.order!r}")
-        _require(self.order == "RGB" or self.channels == 3, "one channel has no order; leave it out")
+        _require(
+            self.order == "RGB" or self.channels == 3,
+            f"an order is of three channels, not of {self.channels}; leave it out",
+        )
         counted = len(self.mean) == len(self.std) == self.channels
         _require(
             counted, f"mean and std must have one number per channel, {self.channels}, not {self.mean}, {self.std}"
@@ -103,7 +108,7 @@ def _require(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prepared:
-    """A model's input, not yet normalised: ``pixels`` is (height, width, channels) uint8, RGB or grey, C-contiguous."""
+    """A model's input, not yet normalised: ``pixels`` is (height, width, channels) uint8, C-contiguous."""
 
     pixels: NDArray[np.uint8]
     geometry: Geometry
@@ -132,9 +137,21 @@ def preprocess(image: DecodedImage, spec: PreprocessSpec) -> Prepared:
         >>> prepared.pixels.shape
         (224, 224, 3)
     """
-    if spec.channels == 1:
-        image = replace(image, rgb=image.rgb.convert("L"))
     placement = _placement(spec, image.width, image.height)
+    fitted = [_fit(replace(image, rgb=picture), spec, placement) for picture in _pictures_of(image, spec)]
+    pixels = fitted[0] if len(fitted) == 1 else np.concatenate(fitted, axis=2)
+    return Prepared(pixels, geometry_for(spec, image.width, image.height))
+
+
+def _pictures_of(image: DecodedImage, spec: PreprocessSpec) -> tuple[Image.Image, ...]:
+    """Return what the model sees of a picture: its colours, its luminance, or its channels one by one."""
+    if spec.channels == 3:
+        return (image.rgb,)
+    return (image.rgb.convert("L"),) if spec.channels == 1 else image.channels
+
+
+def _fit(image: DecodedImage, spec: PreprocessSpec, placement: _Placement) -> NDArray[np.uint8]:
+    """Resize and crop or pad one picture, of mode RGB or L; return its pixels, (height, width, its channels)."""
     (resized_width, left), (resized_height, top) = placement
     if resized_width * resized_height <= _MAX_RESIZED_PIXELS:
         resized = image.rgb.resize((resized_width, resized_height), _RESAMPLE[spec.interpolation], image.box)
@@ -147,8 +164,7 @@ def preprocess(image: DecodedImage, spec: PreprocessSpec) -> Prepared:
         fill = spec.fill if spec.mode == "pad" else 0
         canvas = Image.new("RGB", (spec.width, spec.height), fill).convert(resized.mode)
         canvas.paste(resized, corner)
-    pixels = np.array(canvas, order="C").reshape(spec.height, spec.width, spec.channels)
-    return Prepared(pixels, geometry_for(spec, image.width, image.height))
+    return np.array(canvas, order="C").reshape(spec.height, spec.width, -1)
 
 
 _Placement = tuple[tuple[int, int], tuple[int, int]]

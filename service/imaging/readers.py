@@ -30,7 +30,16 @@ if TYPE_CHECKING:
 
     from service.imaging.tiff import Directory
 
-__all__ = ["BYTES_PER_PIXEL", "Opened", "check_parts", "not_read", "open_image", "pixels_with_rows"]
+__all__ = [
+    "BYTES_PER_PIXEL",
+    "Opened",
+    "check_parts",
+    "not_read",
+    "open_image",
+    "orientation_of",
+    "pixels_with_rows",
+    "turned",
+]
 
 BYTES_PER_PIXEL = 16
 """How much room decoding takes for each of ``Opened.pixels`` at its height, at most."""
@@ -125,7 +134,7 @@ def open_image(data: bytes, name: str, max_frames: int) -> Opened:
         if str(error).startswith("Unsupported BMP"):
             raise _rare(f"BMP ({str(error).removeprefix('Unsupported BMP ')})") from error
         raise
-    orientation = _orientation(image) if name in ("JPEG", "AVIF") else 1
+    orientation = orientation_of(image) if name in ("JPEG", "AVIF") else 1
     width, height = image.size[::-1] if orientation >= 5 else image.size
     # The pixels that a stream states take half the room, and only those that the header states are converted to RGB.
     streamed = coded_pixels(data) // 2 if name == "AVIF" else 0
@@ -146,14 +155,15 @@ def _load(image: ImageFile.ImageFile, name: str, data: bytes) -> Image.Image:
             _widen_key(image, data)
         rgb = to_rgb(_with_meant_alpha(image) if name == "BMP" else image)
     # A PNG may carry its EXIF behind the pixels. GIF and BMP have none, and libheif turns what it decodes.
-    return _turned(rgb, _orientation(image) if name in ("JPEG", "PNG", "WEBP", "AVIF") else 1)
+    return turned(rgb, orientation_of(image) if name in ("JPEG", "PNG", "WEBP", "AVIF") else 1)
 
 
-def _turned(rgb: Image.Image, orientation: int) -> Image.Image:
+def turned(rgb: Image.Image, orientation: int) -> Image.Image:
+    """Turn a picture upright by its EXIF orientation."""
     return rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
     """Return the EXIF orientation, 1 to 8; 1 where there is none or it cannot be read."""
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
@@ -344,4 +354,4 @@ def _as_samples(directory: Directory, layout: Layout) -> Opened:
     pixels = max(width * height, -(-(bytes_needed(layout) + besides) // BYTES_PER_PIXEL))
     if orientation in _UPRIGHT and orientation >= 5:
         width, height = height, width
-    return Opened(width, height, pixels, 1, lambda: _turned(read_samples(directory, layout), orientation))
+    return Opened(width, height, pixels, 1, lambda: turned(read_samples(directory, layout), orientation))

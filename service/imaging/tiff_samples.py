@@ -19,13 +19,13 @@ from service.imaging.levels import Span, span_of, stated_span, to_levels
 from service.imaging.tiff import Layout, Tag
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from service.imaging.tiff import Directory
 
-__all__ = ["bytes_needed", "can_read", "read_samples"]
+__all__ = ["bytes_needed", "can_read", "can_read_channels", "channel_bytes", "read_channels", "read_samples"]
 
 _PACKED = (1, 5, 8, 32773, 32946, 34925, 50000)  # compressions that give back bytes: none, LZW, deflate, PackBits …
 _FLOATS = (16, 32, 64)
@@ -45,6 +45,11 @@ def can_read(layout: Layout) -> bool:
     )
 
 
+def can_read_channels(layout: Layout) -> bool:
+    """Return whether ``read_channels`` knows this kind: unsigned numbers of up to 16 bits, 0 for black."""
+    return can_read(layout) and layout.form == "u" and layout.bits <= 16 and layout.photometric in (1, 2)
+
+
 def _knows_numbers(layout: Layout) -> bool:
     """Return whether the numbers can be read: floats, whole ones of 8, 16, 32, 64 bits, unsigned ones of up to 16."""
     bits, form, whole = layout.bits, layout.form, layout.bits in _WHOLE
@@ -58,6 +63,30 @@ def bytes_needed(layout: Layout) -> int:
     unpacked = len(_planes(layout)) * layout.height * row.length
     at_once = row.piece_length * layout.tile[1] if layout.tile else unpacked  # by libtiff: there may be a single strip
     return unpacked + max(at_once, pixels * (10 if layout.colours == 3 else 6))
+
+
+def channel_bytes(layout: Layout) -> int:
+    """Return how many bytes ``read_channels`` makes room for at its height."""
+    row, pixels = _row(layout), layout.width * layout.height
+    unpacked = (layout.samples if layout.planar else 1) * layout.height * row.length
+    at_once = row.piece_length * layout.tile[1] if layout.tile else unpacked
+    return unpacked + max(at_once, 2 * layout.samples * pixels)
+
+
+def read_channels(directory: Directory, layout: Layout) -> list[Image.Image]:
+    """Return every sample as a picture in mode L, scaled by the range of its type, as it is stored: not turned upright.
+
+    Raises:
+        ValueError: a strip or a tile does not lie in the file as a whole.
+        OSError: libtiff cannot unpack one.
+    """
+    pieces = _Pieces.of(directory, layout)
+    planes = [_unpack(directory, layout, pieces, plane) for plane in range(layout.samples if layout.planar else 1)]
+    span = Span(0.0, 2.0**layout.bits - 1)
+    levels = np.empty((layout.samples, layout.height, layout.width), np.uint8)
+    for rows, values in _Picture(directory, layout, planes).bands(range(layout.samples)):
+        levels[:, rows] = np.moveaxis(to_levels(values, span), -1, 0)
+    return [Image.fromarray(channel) for channel in levels]
 
 
 def read_samples(directory: Directory, layout: Layout) -> Image.Image:
@@ -235,10 +264,10 @@ class _Picture:
     layout: Layout
     planes: list[Image.Image]
 
-    def bands(self) -> Iterator[tuple[slice, NDArray[Any]]]:
-        """Yield some rows at a time, (n, width, samples): the colours, then the alpha channel if there is one."""
+    def bands(self, samples: Sequence[int] | None = None) -> Iterator[tuple[slice, NDArray[Any]]]:
+        """Yield some rows at a time, (n, width, samples): the colours, then the alpha channel, if none are named."""
         layout = self.layout
-        shown = [*range(layout.colours), *([layout.alpha] if layout.alpha is not None else [])]
+        shown = samples or [*range(layout.colours), *([layout.alpha] if layout.alpha is not None else [])]
         height = max(1, _BAND_SAMPLES // (layout.width * layout.samples))
         for top in range(0, layout.height, height):
             rows = slice(top, min(top + height, layout.height))

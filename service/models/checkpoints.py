@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 __all__ = ["read_checkpoint", "reason_not_to_read"]
 
 
+class _NotReadError(Exception):
+    """A file is sound, and not read all the same; the message goes on after its name."""
+
+
 def read_checkpoint(file: Path) -> Any:
     """Read what ``file`` holds: dicts, lists and numbers, tensors, and ``Inert`` for everything else.
 
@@ -40,7 +44,7 @@ def read_checkpoint(file: Path) -> Any:
     """
     try:
         kind = kind_of(file)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, ValueError) as error:  # a path with a null byte
         raise ModelLoadError(f"There is no weights file {file}.") from error
     except OSError as error:
         raise ModelLoadError(f"The weights file {file.name} cannot be read: {error.strerror}.") from error
@@ -49,6 +53,8 @@ def read_checkpoint(file: Path) -> Any:
         raise ModelLoadError(reason_not_to_read(file, kind))
     try:
         content = read(file)
+    except _NotReadError as error:
+        raise ModelLoadError(f"The weights file {file.name} {error}") from error
     except (SafetensorError, UnreadablePickle, zipfile.BadZipFile, OSError, ValueError) as error:
         raise ModelLoadError(f"The weights file {file.name} is damaged: {error}. Copy or download it again.") from error
     except Exception as error:  # the content of a damaged file may raise anything
@@ -137,6 +143,8 @@ _DTYPES = {str(value): value for value in vars(torch).values() if isinstance(val
 def _dtype_of(storage: object) -> torch.dtype:
     if not isinstance(storage, Named) or storage.name not in _STORAGES:
         name = storage.name if isinstance(storage, Named) else type(storage).__name__
+        if name.startswith("torch.Q"):
+            raise _NotReadError(f"holds quantised weights ({name}), which are not served. Save them before.")
         raise UnreadablePickle(f"its tensors are stored as {name}")
     return _STORAGES[storage.name]
 
@@ -183,6 +191,7 @@ _REBUILD: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_device_tensor_from_cpu_tensor": _tensor_itself,
     "collections.OrderedDict": _pairs,
     "collections.defaultdict": _pairs,
+    "_codecs.encode": lambda text, *_: text,  # names that are bytes, as Python 2 wrote them
 }
 
 
@@ -202,7 +211,9 @@ def _read_zip(file: Path) -> Any:
         members = {info.filename: info for info in archive.infolist()}
         # PyTorch compresses nothing. A file that unpacks to more than its size is a bomb, or has been packed anew.
         if any(info.compress_type != zipfile.ZIP_STORED for info in members.values()):
-            raise UnreadablePickle("it was compressed after it was saved")
+            raise _NotReadError(
+                "was compressed after it was saved. Unpack it, and pack it anew without compression: zip -0."
+            )
         if sum(info.file_size for info in members.values()) > file.stat().st_size:
             raise UnreadablePickle("it unpacks to more than its size")
         root = next(name for name in members if name.endswith("/data.pkl")).removesuffix("data.pkl")

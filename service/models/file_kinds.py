@@ -96,6 +96,21 @@ _WEB_PAGE = FileKind("a web page", "The download went wrong: fetch the file itse
 _LFS = FileKind("a pointer that Git LFS left in place of the file", "Fetch the file: git lfs pull.")
 _XML = FileKind("an XML file, such as OpenVINO writes", f"Save the weights of the PyTorch model: {_SAVE}.")
 _JSON = FileKind("a JSON file", "Name the file with the weights.")
+_ERROR_ANSWER = FileKind("an error that a server sent instead of the file", "Look at what it says, and fetch it again.")
+_PICTURE = FileKind("a picture", "Name the file with the weights.")
+_PDF = FileKind("a PDF document", "Name the file with the weights.")
+_MATLAB = FileKind("a MATLAB file", f"Save the weights with torch: {_SAVE}.")
+_TEXT = FileKind("a text file", "Name the file with the weights; where a download left an error in it, fetch it again.")
+_ZEROS = FileKind("filled with zeros", "The copy or the download broke off: fetch it again.")
+_CAFFE = FileKind("a Caffe file", "Caffe models are not served; serve a PyTorch model.")
+_PADDLE = FileKind("a PaddlePaddle file", "PaddlePaddle models are not served; serve a PyTorch model.")
+_MXNET = FileKind("an MXNet file", "MXNet models are not served; serve a PyTorch model.")
+_TORCH7 = FileKind("a file of Torch7 (Lua)", "Torch7 models are not served; serve a PyTorch model.")
+_TENSORRT = FileKind(
+    "a TensorRT engine, whose layers cannot be watched",
+    f"Save the weights of the PyTorch model that it came from: {_SAVE}.",
+)
+_FROZEN_GRAPH = FileKind("a TensorFlow graph", "TensorFlow models are not served; serve a PyTorch model.")
 _EMPTY = FileKind("empty", "The copy or the download went wrong: fetch it again.")
 
 
@@ -112,7 +127,9 @@ def kind_of(file: Path) -> FileKind | None:
     if head.startswith(b"PK\x03\x04"):
         return _zip_kind(file)
     found = next((kind for is_it, kind in _BY_HEAD if is_it(head)), None)
-    return found or (ONNX if file.suffix.lower() == ".onnx" and head.startswith(b"\x08") else None)
+    if found in {None, _PICKLE, _TEXT}:  # which say little: the suffix may say more
+        return _BY_SUFFIX.get(file.suffix.lower(), found)
+    return found
 
 
 def _begins(*beginnings: bytes) -> Callable[[bytes], bool]:
@@ -148,11 +165,34 @@ _BY_HEAD: tuple[tuple[Callable[[bytes], bool], FileKind], ...] = (
     (lambda head: head[257:262] == b"ustar", _TAR),
     (_begins(b"version https://git-lfs"), _LFS),
     (lambda head: re.match(rb"\s*<(!doctype|html)", head, re.IGNORECASE) is not None, _WEB_PAGE),
+    (lambda head: re.match(rb"\s*(<\?xml[^>]*>\s*)?<Error>", head) is not None, _ERROR_ANSWER),
     (lambda head: re.match(rb"\s*<\?xml", head) is not None, _XML),
+    (_begins(b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*"), _PICTURE),
+    (lambda head: head[:4] == b"RIFF" and head[8:12] == b"WEBP", _PICTURE),
+    (_begins(b"%PDF-"), _PDF),
+    (_begins(b"MATLAB 5.0"), _MATLAB),
+    (_begins(b"ftrt"), _TENSORRT),
     (_begins(b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"), _PICKLE),
     (_is_onnx, ONNX),
+    (lambda head: re.match(rb'\s*\{\s*"(error|message|detail)"', head) is not None, _ERROR_ANSWER),
     (_is_json, _JSON),
+    (lambda head: not head.strip(b"\0"), _ZEROS),
+    (lambda head: re.fullmatch(rb"[\t\n\r\x20-\x7e]+", head) is not None, _TEXT),
 )
+
+_BY_SUFFIX = {
+    ".onnx": ONNX,
+    ".caffemodel": _CAFFE,
+    ".prototxt": _CAFFE,
+    ".pdparams": _PADDLE,
+    ".pdmodel": _PADDLE,
+    ".pdiparams": _PADDLE,
+    ".params": _MXNET,
+    ".t7": _TORCH7,
+    ".engine": _TENSORRT,
+    ".trt": _TENSORRT,
+    ".pb": _FROZEN_GRAPH,
+}
 
 
 def _zip_kind(file: Path) -> FileKind:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from service.cam.capture import same_logits
 from service.cam.catalogue import depends_on
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from service.cam.layers import Layer
     from service.cam.network import Network
 
-__all__ = ["Fitness", "in_eval_mode", "try_methods", "why_rows_differ"]
+__all__ = ["Fitness", "in_eval_mode", "try_methods", "unwatched_parts", "why_rows_differ"]
 
 log = logging.getLogger("camserve.models")
 
@@ -57,13 +58,41 @@ def in_eval_mode(module: nn.Module) -> nn.Module:
             "The model is TorchScript (torch.jit.script or torch.jit.trace): its layers cannot be watched. Return the "
             "module that it was made from; its weights are in script.state_dict()."
         )
+    _refuse_unfinished(module)
     try:
-        return module.eval().requires_grad_(requires_grad=False)
+        module.eval()  # whose result may be nothing, where a model has a train() of its own
+        module.requires_grad_(requires_grad=False)
     except NotImplementedError as error:
         raise ModelLoadError(
             f"The model cannot be put in eval mode ({error}). Of a torch.export program, return "
             "torch.export.unflatten(program) instead of program.module()."
         ) from error
+    return module
+
+
+def _refuse_unfinished(module: nn.Module) -> None:
+    """Refuse weights that have no values, or not even a size.
+
+    Raises:
+        ModelLoadError: there are such; the message names some.
+    """
+    weights = [*module.named_parameters(), *module.named_buffers()]
+    if lazy := [name for name, weight in weights if is_lazy(weight)]:
+        raise ModelLoadError(
+            f"The model has weights whose size is not known yet, {', '.join(lazy[:3])}: its lazy layers learn it from "
+            "a first input. Run the model once, on zeros of a picture's shape, where it is built."
+        )
+    if empty := [name for name, weight in weights if weight.is_meta]:
+        raise ModelLoadError(
+            f"The model has weights without values, on PyTorch's device meta: {', '.join(empty[:3])}. Build it outside "
+            'of torch.device("meta"), or fill it with to_empty() and load_state_dict().'
+        )
+
+
+def unwatched_parts(module: nn.Module) -> list[str]:
+    """Name the outermost parts that are TorchScript: no hook tells what their layers give."""
+    names = [name for name, part in module.named_modules() if isinstance(part, torch.jit.ScriptModule)]
+    return [name for name in names if not any(name.startswith(f"{other}.") for other in names)]
 
 
 def _unwrapped(module: nn.Module) -> nn.Module:
@@ -81,12 +110,15 @@ def _is_compiled(module: nn.Module) -> bool:
 
 # -- rows that are not independent ------------------------------------------------------------------------------------
 
+_REPEATS = 8  # what is drawn may be a coin, which falls on one side several times
+
 
 def why_rows_differ(network: Network, module: nn.Module, images: Tensor) -> str:
     """Say why an image's answer is another one beside other images: chance, a state, or the other images."""
     training = [f"{name} ({type(part).__name__})" for name, part in module.named_modules() if part.training and name]
     modes = f" In training mode in spite of eval(): {', '.join(training[:5])}." if training else ""
-    if same_logits(predict(network, images), predict(network, images), images.dtype):
+    first = predict(network, images)
+    if all(same_logits(predict(network, images), first, images.dtype) for _ in range(_REPEATS)):
         return (
             "The model's answer for a picture changes with the other pictures in the batch, so it cannot be batched. "
             "Look for a layer that mixes rows, such as a normalisation over the batch that is active in eval mode."
@@ -254,8 +286,8 @@ def _flat(default: Layer) -> ModelWarning:
     return ModelWarning(
         "zero_gradient",
         f"The logits change with layer {default.name!r}, and yet their gradient is zero all over it, for random "
-        "pictures at least: is there rounding, a threshold or a saturated activation behind it? Maps that need it will "
-        "be empty.",
+        "pictures at least: is there rounding, a quantised layer, a threshold or a saturated activation behind it? "
+        "Maps that need it will be empty.",
     )
 
 

@@ -49,13 +49,21 @@ class HowTo:
 class ModelHost:
     """One model on one device: computes one batch at a time, in order of arrival; large ones give way between steps."""
 
-    def __init__(self, networks: Mapping[str | None, Network], info: ModelInfo, device: torch.device) -> None:
+    def __init__(
+        self,
+        networks: Mapping[str | None, Network],
+        info: ModelInfo,
+        device: torch.device,
+        *,
+        channels_last: bool = True,
+    ) -> None:
         """Take over a model.
 
         Args:
             networks: one per head, by name; that of a model with one output under None.
             info: what is known of it.
             device: where it lives.
+            channels_last: whether it takes pixels as they lie in pictures, which is faster; else they are rearranged.
         """
         self.info = info
         self._networks = networks
@@ -68,6 +76,7 @@ class ModelHost:
         self._scale = (1 / (1 / spec.scale * std)).to(device)
         self._shift = (-torch.tensor(spec.mean).view(-1, 1, 1) / std).to(device)
         self._swapped = spec.order == "BGR"
+        self._channels_last = channels_last
 
     def predict(
         self,
@@ -145,4 +154,6 @@ class ModelHost:
         batch = torch.from_numpy(pixels).to(self._device).permute(0, 3, 1, 2)  # (N, channels, H, W)
         if self._swapped:
             batch = batch.flip(1)
+        if not self._channels_last:
+            batch = batch.contiguous()
         return torch.addcmul(self._shift, batch.float(), self._scale).to(self._dtype)

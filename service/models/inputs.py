@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     from service.imaging.preprocess import PreprocessSpec
     from service.settings import ModelConfig
 
-__all__ = ["Probe", "input_spec", "takes_channels"]
+__all__ = ["Probe", "input_spec"]
 
 # These have a default, which is not to override what a source knows.
 _WITH_DEFAULT = ("channels", "order")
 _CHUNK = 4
+_MOST_ALONE = 8  # of many channels, those that are tried alone
 
 
 def input_spec(config: ModelConfig, source: PreprocessSpec) -> tuple[PreprocessSpec, tuple[ModelWarning, ...]]:
@@ -41,23 +42,32 @@ def input_spec(config: ModelConfig, source: PreprocessSpec) -> tuple[PreprocessS
         key: value for key in ("mode", "interpolation", "scale") if (value := getattr(config, key)) is not None
     }
     channels, order = changes.get("channels", source.channels), changes.get("order", source.order)
-    if channels not in {1, 3}:
-        raise ModelLoadError(f"Model {config.name!r} {takes_channels(channels)}")
     moments, warnings = _mean_and_std(config, source, channels, turned=order != source.order)
     try:
         spec = replace(source, **changes, **moments, **_size(config, source))  # type: ignore[arg-type]
     except ValueError as error:
         raise ModelLoadError(f"Model {config.name!r} has impossible preprocessing: {error}.") from error
     _check_scale(config.name, spec)
-    return spec, warnings
+    return spec, (*warnings, *_other_order(config, spec))
 
 
-def takes_channels(channels: int) -> str:
-    """Say why a model of so many channels cannot be served, and what to do."""
-    return (
-        f"takes {channels} channels; a picture has 3 here, or 1 as grey (channels=1). Wrap it in a module of your own "
-        f"that makes its {channels} channels of (N, 3, H, W), and serve that."
-    )
+# Of ImageNet's colours, in 0–1: torchvision's, CLIP's and Caffe's (104, 117, 123 of blue, green, red).
+_KNOWN_MEANS = ((0.485, 0.456, 0.406), (0.4815, 0.4578, 0.4082), (123.68 / 255, 116.779 / 255, 103.939 / 255))
+_SAME_MEAN = 0.004  # a level of 255, as 104 is for 103.939
+
+
+def _other_order(config: ModelConfig, spec: PreprocessSpec) -> Iterator[ModelWarning]:
+    """Warn of a configured mean that is ImageNet's, in the order of colours that the model does not take."""
+    for known in _KNOWN_MEANS if config.mean is not None and spec.channels == 3 else ():
+        backwards = known if spec.order == "BGR" else known[::-1]
+        if all(abs(mine - other) < _SAME_MEAN for mine, other in zip(spec.mean, backwards, strict=True)):
+            other = "RGB" if spec.order == "BGR" else "BGR"
+            yield ModelWarning(
+                "order_suspected",
+                f"Its mean {_slashed(spec.mean)} is ImageNet's in the order {other}, and the model takes {spec.order}. "
+                f"Set order={other} if that is what it was trained with, else turn mean and std around.",
+            )
+            return
 
 
 def _size(config: ModelConfig, source: PreprocessSpec) -> dict[str, object]:
@@ -77,28 +87,34 @@ def _mean_and_std(
 ) -> tuple[dict[str, tuple[float, ...]], tuple[ModelWarning, ...]]:
     """Return mean and std in the model's channels, and what was assumed of them.
 
-    What is configured is in the model's order; the source's goes with its colours, which may be ``turned``, and is
-    averaged for grey.
+    What is configured is in the model's order, and one number for all is that for each; the source's goes with its
+    colours, which may be ``turned``, and is averaged for any other number of channels.
     """
     found: dict[str, tuple[float, ...]] = {}
     averaged = []
     for key in ("mean", "std"):
         configured, known = getattr(config, key), getattr(source, key)
-        if configured is None and channels == 1 and len(known) > 1:
-            configured = (sum(known) / len(known),)
-            averaged.append(f"{key}={configured[0]:.4g}")
+        if configured is None and channels != len(known):
+            average = sum(known) / len(known)
+            averaged.append(f"{key}={average:.4g}")
+            configured = (average,) * channels
         elif configured is None:
             configured = known[::-1] if turned else known
-        elif channels == 1 and len(set(configured)) == 1:
-            configured = configured[:1]
+        elif len(set(configured)) == 1:
+            configured = configured[:1] * channels
         found[key] = configured
     if not averaged:
         return found, ()
     text = (
-        f"It takes one channel, and no normalisation is configured for it: the average of the source's is taken, "
-        f"{', '.join(averaged)}. Say what it was trained with, mean=0,std=1 for pixels that are only scaled to 0–1."
+        f"It takes {_channels(channels)}, and no normalisation is configured for it: the average of the source's is "
+        f"taken, {', '.join(averaged)}. Say what it was trained with, mean=0,std=1 for pixels that are "
+        "only scaled to 0–1."
     )
     return found, (ModelWarning("assumed_normalisation", text),)
+
+
+def _channels(count: int) -> str:
+    return "one channel" if count == 1 else f"{count} channels"
 
 
 def _check_scale(name: str, spec: PreprocessSpec) -> None:
@@ -136,11 +152,19 @@ def _slashed(values: tuple[float, ...] | list[float]) -> str:
 
 @dataclass(frozen=True)
 class Probe:
-    """What a model is tried with at load, on its device and in its dtype; the same at every start."""
+    """What a model is tried with at load, on its device and in its dtype; the same at every start.
+
+    Attributes:
+        spec: of the model's input.
+        device: where the model is.
+        dtype: what it computes in.
+        channels_last: whether a pixel's channels lie side by side in memory, as they do in pictures.
+    """
 
     spec: PreprocessSpec
     device: torch.device
     dtype: torch.dtype
+    channels_last: bool = True
 
     @cached_property
     def noise(self) -> Tensor:
@@ -159,13 +183,16 @@ class Probe:
 
     def _normalised(self, pictures: Tensor) -> Tensor:
         mean, std = torch.tensor(self.spec.mean).view(-1, 1, 1), torch.tensor(self.spec.std).view(-1, 1, 1)
-        return ((pictures * _white(self.spec) - mean) / std).to(self.device, self.dtype)
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        return ((pictures * _white(self.spec) - mean) / std).to(self.device, self.dtype, memory_format=layout)
 
 
 def _pictures(spec: PreprocessSpec) -> Tensor:
     """Plain colours, black and white among them, gradients, stripes, and noise: coarse to fine, faint and strong."""
     height, width, channels = spec.height, spec.width, spec.channels
-    plain = torch.cat([torch.tensor([[0.0] * 3, [1.0] * 3, [0.5] * 3]), torch.eye(3), 1 - torch.eye(3)])[:, :channels]
+    one_alone = torch.eye(max(3, channels))[:_MOST_ALONE, :channels]
+    levels = torch.tensor([0.0, 1.0, 0.5])[:, None].expand(-1, channels)
+    plain = torch.cat([levels, one_alone, 1 - one_alone])
     across = torch.linspace(0, 1, width).expand(height, width)
     down = torch.linspace(0, 1, height)[:, None].expand(height, width)
     patterns = torch.stack([across, 1 - across, down, 1 - down, (across * 8 % 1).round(), (down * 8 % 1).round()])

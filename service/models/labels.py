@@ -20,6 +20,10 @@ __all__ = ["read_labels"]
 _KINDS = "Labels are read from .txt, .names, .csv, .tsv, .json, .yaml and .yml."
 
 
+# What no text file holds: control characters other than tabs and ends of lines.
+_NO_TEXT = re.compile("[\0-\x08\x0e-\x1f\x7f]")
+
+
 class _UnreadableLabels(ValueError):
     """The file has another shape; the message goes on after "The labels file … "."""
 
@@ -39,11 +43,14 @@ def read_labels(file: Path) -> tuple[str, ...]:
     if read is None:
         raise ModelLoadError(f"The labels file {file.name} is of no kind that holds labels. {_KINDS}")
     try:
-        labels = read(file.read_text(encoding="utf-8-sig"))  # Windows editors begin a file with a byte order mark
+        text = file.read_text(encoding="utf-8-sig")  # Windows editors begin a file with a byte order mark
+        if _NO_TEXT.search(text):
+            raise _UnreadableLabels("holds bytes that are no text: is it UTF-16, or a table of Excel? Save it as UTF-8")
+        labels = read(text)
     except UnicodeDecodeError as error:
         raise ModelLoadError(f"The labels file {file.name} is not UTF-8 text. Save it as UTF-8.") from error
     except OSError as error:
-        raise ModelLoadError(f"The labels file {file} cannot be read: {error}.") from error
+        raise ModelLoadError(f"The labels file {file} cannot be read: {error.strerror}.") from error
     except _UnreadableLabels as error:
         raise ModelLoadError(f"The labels file {file.name} {error}.") from error
     while labels and not labels[-1]:
@@ -59,10 +66,34 @@ def _from_lines(text: str) -> list[str]:
     if whole[:1] + whole[-1:] in {"{}", "[]"}:
         return _from_yaml(whole)
     lines = [line.strip() for line in text.splitlines()]
-    numbered = [match.groups() for line in lines if (match := re.fullmatch(r"(\d+)\s*[:;,=\t]\s*(.+)", line))]
-    if len(numbered) == len(whole.splitlines()) and _are_indices([index for index, _ in numbered]):
-        return _by_index(numbered)
-    return lines
+    if len(whole.splitlines()) == 1 and re.search(r"[,;\t]", whole):
+        raise _UnreadableLabels("is one line; write each label on a line of its own")
+    found = _numbered(whole.splitlines())
+    return lines if found is None else _by_index(found)
+
+
+# How lines are numbered in front: 0: cat, 0) cat, 0. cat, 0 - cat, 0 -> cat, 0 cat; and behind: cat: 0, cat<tab>0.
+_MARKED = re.compile(r"(\d+)(?:\s*[:;,=\t)]|\.(?=\s)|\s+-+>?(?=\s))\s*(.+)")
+_SPACED = re.compile(r"(\d+)\s+(.+)")
+_BEHIND = re.compile(r"(?P<label>.+?)\s*[:;,=\t]\s*(?P<index>\d+)")
+
+
+def _numbered(lines: Sequence[str]) -> list[tuple[str, str]] | None:
+    """Part lines into indices and labels where every line has its own index; None where they are labels as they are.
+
+    A space alone may belong to a label, as in "0 people, 1 person", which no two labels share.
+    """
+    for pattern in (_MARKED, _SPACED, _BEHIND):
+        matches = [match for line in lines if (match := pattern.fullmatch(line.strip()))]
+        if not matches or len(matches) < len(lines):
+            continue
+        pairs = [(match["index"], match["label"]) if pattern is _BEHIND else (match[1], match[2]) for match in matches]
+        indices, labels = zip(*pairs, strict=True)
+        if _are_indices(indices) and (pattern is _MARKED or len(set(labels)) == len(labels)):
+            return pairs
+        if pattern is _MARKED and _are_indices([str(int(index) - 1) for index in indices]):
+            raise _UnreadableLabels(_other_numbers(indices))
+    return None
 
 
 # -- tables -----------------------------------------------------------------------------------------------------------
@@ -89,7 +120,10 @@ def _from_tsv(text: str) -> list[str]:
 
 
 def _from_table(text: str, delimiter: str) -> list[str]:
-    rows = [[cell.strip() for cell in row] for row in _cells(text, delimiter) if any(row)]
+    try:
+        rows = [[cell.strip() for cell in row] for row in _cells(text, delimiter) if any(row)]
+    except csv.Error as error:
+        raise _UnreadableLabels(f"is no table: {error}") from error
     if not rows:
         return []
     if len({len(row) for row in rows}) > 1:
@@ -107,7 +141,7 @@ def _from_table(text: str, delimiter: str) -> list[str]:
 
 def _cells(text: str, delimiter: str) -> Iterator[list[str]]:
     # A space before a quotation mark would make it part of the label.
-    return csv.reader(text.splitlines(), delimiter=delimiter, skipinitialspace=True)
+    return csv.reader(text.splitlines(), delimiter=delimiter, skipinitialspace=True, strict=True)
 
 
 def _refuse_other_numbers(header: Sequence[str], columns: Sequence[tuple[str, ...]]) -> None:
@@ -116,10 +150,14 @@ def _refuse_other_numbers(header: Sequence[str], columns: Sequence[tuple[str, ..
         named = header[number].casefold() if number < len(header) else ""
         numbers = len(columns) > 1 and named in _NUMBERS and all(_index(cell) is not None for cell in column)
         if numbers and not _are_indices(column):
-            raise _UnreadableLabels(
-                f"numbers its labels {', '.join(column[:3])}, …; number them from 0, each once, in the order of the "
-                "model's outputs"
-            )
+            raise _UnreadableLabels(_other_numbers(column))
+
+
+def _other_numbers(numbers: Sequence[str]) -> str:
+    return (
+        f"numbers its labels {', '.join(numbers[:3])}, …; number them from 0, each once, in the order of the model's "
+        "outputs"
+    )
 
 
 def _part_header(rows: list[list[str]]) -> tuple[list[str], list[list[str]]]:
@@ -127,7 +165,7 @@ def _part_header(rows: list[list[str]]) -> tuple[list[str], list[list[str]]]:
     first, rest = rows[0], rows[1:]
     named = any(cell.casefold() in _HEADERS for cell in first)
     below = zip(first, zip(*rest, strict=True), strict=False)
-    above = any(not cell.isdecimal() and _are_indices(column) for cell, column in below)
+    above = any(not re.fullmatch(r"-?\d+", cell) and _are_indices(column) for cell, column in below)
     return (first, rest) if rest and (named or above) else ([], rows)
 
 
@@ -218,6 +256,8 @@ def _are_categories(rows: object) -> bool:
 
 def _from_list(content: list[Any]) -> list[str]:
     """Read labels, or objects such as ``{"id": 0, "name": "cat"}``."""
+    if pairs := _with_numbers(content):
+        return _by_index(pairs)
     if not all(isinstance(entry, dict) for entry in content):
         return [_label(entry) for entry in content]
     labels = [
@@ -227,6 +267,17 @@ def _from_list(content: list[Any]) -> list[str]:
     if any(each is not None for each in ids):
         return _from_mapping(dict(zip(ids, labels, strict=True)))
     return [_label(label) for label in labels]
+
+
+def _with_numbers(content: list[Any]) -> list[tuple[int, str]]:
+    """Return index and label of pairs that hold both, in either order; nothing where they do not."""
+    if not all(isinstance(entry, list) and len(entry) == 2 for entry in content):
+        return []
+    for index, label in ((0, 1), (1, 0)):
+        numbers = [entry[index] for entry in content]
+        if not any(isinstance(number, str) for number in numbers) and _are_indices(numbers):
+            return [(number, _label(entry[label])) for number, entry in zip(numbers, content, strict=True)]
+    return []
 
 
 def _from_mapping(content: Mapping[Any, Any]) -> list[str]:

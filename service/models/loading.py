@@ -15,19 +15,22 @@ from service.cam.catalogue import probe_layers
 from service.cam.derivatives import cause_of
 from service.cam.eager import EagerNetwork
 from service.cam.explain import predict
-from service.cam.heads import find_heads
-from service.errors import ModelLoadError, ModelOutputError
+from service.cam.heads import find_heads, is_ranking
+from service.errors import ModelLoadError, ModelOutputError, ServiceError
 from service.models.defaults import default_layer, recommended
 from service.models.digests import digest_of
-from service.models.fitness import in_eval_mode, try_methods, why_rows_differ
+from service.models.first_run import first_output
+from service.models.fitness import in_eval_mode, try_methods, unwatched_parts, why_rows_differ
 from service.models.host import ModelHost
 from service.models.info import Head, ModelInfo
-from service.models.inputs import Probe, input_spec, takes_channels
+from service.models.inputs import Probe, input_spec
 from service.models.outputs import read_outputs
 from service.models.placements import images_to_measure, place_layers
 from service.models.sources.table import find_source, name_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from service.cam.layers import Layer
     from service.cam.network import Network
     from service.models.sources.source import Downloads, LoadedModel
@@ -47,19 +50,37 @@ def load_model(config: ModelConfig, device: str, downloads: Downloads) -> ModelH
     Raises:
         ModelLoadError: its file or its configuration is wrong, or it cannot be served; the message says what to do.
     """
+    try:
+        return _loaded(config, device, downloads)
+    except ServiceError:
+        raise
+    except SystemExit as error:
+        raise ModelLoadError(
+            f"The code of model {config.name!r} ends the process: it calls sys.exit(), as argparse does with arguments "
+            "that are not its own. Let it build the model and nothing else."
+        ) from error
+    except Exception as error:  # the code of a model may raise anything
+        log.exception("model %s: what was not expected", config.name)
+        first = (str(error).splitlines() or [""])[0].removesuffix(".")
+        raise ModelLoadError(
+            f"Loading failed unexpectedly, with {type(error).__name__}: {first}. The log has more."
+        ) from error
+
+
+def _loaded(config: ModelConfig, device: str, downloads: Downloads) -> ModelHost:
     source = find_source(config.architecture, config.weights, config.source)
     loaded = source.load(config, downloads)
     place = torch.device(device)
     module = in_eval_mode(loaded.module).to(place, dtype=getattr(torch, config.dtype))
     spec, assumed = input_spec(config, loaded.preprocess)
-    probe = Probe(spec, place, getattr(torch, config.dtype))
-    heads, head = _heads(config, module, probe.noise)
+    output, probe = first_output(module, Probe(spec, place, getattr(torch, config.dtype)))
+    heads, head = _heads(config, output, len(probe.noise))
     bare: dict[str | None, Network] = {name: EagerNetwork(module, name, loaded.hidden) for name in heads or [None]}
     _check_rows(bare[head], module, probe.noise)
     outputs = read_outputs(_with_activation(config, loaded), bare, head, loaded.labels, probe)
     networks = outputs.networks
-    noise = probe.random(images_to_measure(networks[head], probe.noise))
     catalogues = {name: _layers(network, probe.noise, loaded.layout) for name, network in networks.items()}
+    noise = probe.random(images_to_measure(networks[head], probe.noise))
     placed = place_layers(networks[head], module, noise, catalogues, downloads.cache_dir)
     arithmetic = {name: arithmetic_of(networks[name], probe.noise[:1], layers) for name, layers in placed.items()}
     placed = {
@@ -75,7 +96,7 @@ def load_model(config: ModelConfig, device: str, downloads: Downloads) -> ModelH
         labels=outputs.heads[head].labels,
         preprocess=spec,
         layers=placed[head],
-        default_layer=default_layer(config.architecture, placed[head], loaded.default_layer),
+        default_layer=_default_layer(config, loaded, placed[head], module),
         dtype=config.dtype,
         device=str(place),
         parameters=sum(parameter.numel() for parameter in module.parameters()),
@@ -98,41 +119,22 @@ def load_model(config: ModelConfig, device: str, downloads: Downloads) -> ModelH
     info = replace(info, heads=heads_tried)
     for warning in info.warnings:
         log.warning("model %s: %s", config.name, warning.text)
-    return ModelHost(networks, info, place)
+    return ModelHost(networks, info, place, channels_last=probe.channels_last)
 
 
-def _heads(config: ModelConfig, module: nn.Module, images: Tensor) -> tuple[dict[str, int], str | None]:
+def _heads(config: ModelConfig, output: object, rows: int) -> tuple[dict[str, int], str | None]:
     """Find the model's heads and the one that answers by default; none of either for a single tensor."""
-    with torch.inference_mode():
-        output = _run(module, images)
-    heads = find_heads(output, len(images))
+    if is_ranking(output, rows):
+        raise ModelLoadError(
+            "The model returns the best values and their numbers, as topk() and max() do, so a place in its output is "
+            "no class. Let it return the logits of all classes."
+        )
+    heads = find_heads(output, rows)
     if not heads or config.head in heads:
         return heads, config.head if heads else None
     if config.head is not None:
         raise ModelLoadError(f"Model {config.name!r} has no head {config.head!r}; it has {', '.join(heads)}.")
     return heads, next(iter(heads))
-
-
-def _run(module: nn.Module, images: Tensor) -> object:
-    try:
-        return module(images.clone())  # which it may change
-    except Exception as error:  # a model may raise anything: ViT asserts its input size, for one
-        height, width = images.shape[2:]
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        hint = _channels_hint(module, images.shape[1])
-        raise ModelLoadError(
-            f"The model cannot compute a picture of {height}×{width} pixels: {reason}{hint}"
-        ) from error
-
-
-def _channels_hint(module: nn.Module, channels: int) -> str:
-    """Say so where the first convolution takes another number of channels than it gets."""
-    first = next((part for part in module.modules() if isinstance(part, nn.Conv2d)), None)
-    if first is None or first.in_channels == channels:
-        return ""
-    if first.in_channels in {1, 3}:
-        return f". Its first convolution takes {first.in_channels} channels: set channels={first.in_channels}."
-    return f". It {takes_channels(first.in_channels)}"
 
 
 def _with_activation(config: ModelConfig, loaded: LoadedModel) -> ModelConfig:
@@ -155,6 +157,19 @@ def _layers(network: Network, images: Tensor, channels: ChannelLayout | None) ->
         if cause is None:
             raise
         raise ModelLoadError(f"The model predicts, but cannot be run with gradients: {cause}.") from error
+
+
+def _default_layer(config: ModelConfig, loaded: LoadedModel, layers: Sequence[Layer], module: nn.Module) -> str:
+    """Choose the default layer; where there is none, that some parts cannot be watched may be why."""
+    try:
+        return default_layer(config.architecture, layers, loaded.default_layer)
+    except ModelLoadError as error:
+        if scripted := unwatched_parts(module):
+            raise ModelLoadError(
+                f"{error.message} Its part {scripted[0]!r} is TorchScript, whose layers cannot be watched: build that "
+                "from its code."
+            ) from error
+        raise
 
 
 def _tried(info: ModelInfo, layer: str | None, network: Network, images: Tensor) -> ModelInfo:
@@ -206,6 +221,15 @@ def _check_rows(network: Network, module: nn.Module, images: Tensor) -> None:
         together = predict(network, images)
         alone = torch.cat([predict(network, image[None]) for image in images])
     except ModelOutputError as error:
-        raise ModelLoadError(error.message) from error
+        raise ModelLoadError(f"{error.message}{_spoiled(module)}") from error
     if not same_logits(alone, together, images.dtype, _SMALLEST_LOGIT):
         raise ModelLoadError(why_rows_differ(network, module, images))
+
+
+def _spoiled(module: nn.Module) -> str:
+    """Say which weights are not finite; nothing where all are."""
+    weights = [*module.named_parameters(), *module.named_buffers()]
+    spoiled = [name for name, weight in weights if not torch.isfinite(weight).all()]
+    if not spoiled:
+        return ""
+    return f" So are its weights: {', '.join(spoiled[:3])}. Did the training diverge? Take an earlier checkpoint."

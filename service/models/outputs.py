@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -53,25 +54,42 @@ def read_outputs(
         probe: what the model is tried with.
 
     Raises:
-        ModelLoadError: the labels do not fit, or the default output is not finite.
+        ModelLoadError: the labels do not fit, or the default output is not finite or no logits.
     """
     given = _given_labels(config, networks, default, labels)
+    _refuse_unknown_heads(config, networks)
     found = Outputs()
     for name, network in networks.items():
+        own = _of_head(config, name)
         try:
             seen = examine(network, probe)
+            activation = activation_for(own, seen)
         except ModelOutputError as error:
             if name == default:
                 raise ModelLoadError(error.message) from error
             found.warnings.append(ModelWarning("unusable_head", f"The head {name!r} is left out. {error.message}"))
             continue
-        activation = activation_for(config, seen)
         binary = seen.outputs == 1 and not config.multi_label
         found.networks[name] = BinaryNetwork(network, of_probability=activation == "none") if binary else network
         found.heads[name] = Head(_labels(config, seen.outputs, given.get(name)), activation)
-        found.warnings.extend(_worded(name, doubts(config, seen, activation)))
+        found.warnings.extend(_worded(name, doubts(own, seen, activation)))
+    found.warnings.extend(warning for labels in given.values() for warning in _doubled(labels))
     found.warnings.extend(_unlabelled([name for name in found.heads if name not in given], given))
     return found
+
+
+def _refuse_unknown_heads(config: ModelConfig, heads: Collection[str | None]) -> None:
+    for name in config.activation if isinstance(config.activation, dict) else ():
+        if name not in heads:
+            has = "one output: give one" if None in heads else f"the heads {', '.join(map(str, heads))}"
+            raise ModelLoadError(f"Model {config.name!r} has no head {name!r} to give an activation to; it has {has}.")
+
+
+def _of_head(config: ModelConfig, head: str | None) -> ModelConfig:
+    """Return the configuration as it is for one head."""
+    if not isinstance(config.activation, dict):
+        return config
+    return config.model_copy(update={"activation": config.activation.get(str(head), "auto")})
 
 
 @dataclass(frozen=True)
@@ -80,6 +98,7 @@ class _Labels:
 
     names: tuple[str, ...]
     origin: str = "its source"
+    from_file: bool = False
 
 
 def _given_labels(
@@ -92,7 +111,7 @@ def _given_labels(
             has = "one output: give one file" if None in heads else f"the heads {', '.join(map(str, heads))}"
             raise ModelLoadError(f"Model {config.name!r} has no head {name!r} to give labels to; it has {has}.")
     given = {} if labels is None else {default: _Labels(labels)}
-    return given | {name: _Labels(read_labels(file), file.name) for name, file in files.items()}
+    return given | {name: _Labels(read_labels(file), file.name, from_file=True) for name, file in files.items()}
 
 
 def _labels(config: ModelConfig, outputs: int, given: _Labels | None) -> tuple[str, ...]:
@@ -112,6 +131,20 @@ def _labels(config: ModelConfig, outputs: int, given: _Labels | None) -> tuple[s
         more = " Is its first one a heading, or a class for the background?" if len(given.names) == classes + 1 else ""
         raise ModelLoadError(f"Model {config.name!r} {count}.{more}")
     return given.names
+
+
+def _doubled(labels: _Labels) -> Iterator[ModelWarning]:
+    """Say which labels of a file several classes have; those of a source, as ImageNet's two cranes, are known."""
+    counted = Counter(labels.names) if labels.from_file else Counter[str]()
+    doubled = [name for name, count in counted.items() if count > 1]
+    if doubled:
+        name, more = doubled[0], f", and {len(doubled) - 1} more like it" if len(doubled) > 1 else ""
+        classes = ", ".join(f"#{index}" for index, other in enumerate(labels.names) if other == name)
+        yield ModelWarning(
+            "equal_labels",
+            f"{labels.origin} calls several classes {name!r}: {classes}{more}. By its label the first is meant; ask "
+            "for the others by their index, with the #.",
+        )
 
 
 def _unlabelled(heads: Sequence[str | None], labelled: Collection[str | None]) -> Iterator[ModelWarning]:

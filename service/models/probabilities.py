@@ -36,8 +36,10 @@ _BOUNDED = frozenset({"Softmax", "Sigmoid", "Hardsigmoid"})
 _LINEAR = frozenset({"Addmm", "Mm", "Convolution"})
 _SOFTMAX = frozenset({"Softmax", "LogSoftmax"})
 _LOGARITHMS = frozenset({"LogSigmoid", "LogSoftmax"})
+_SORTED = frozenset({"Sort", "Topk"})
+_SCALING = frozenset({"Add", "Div", "Mul", "Neg", "Sub"})
 _PASSED = frozenset({"Alias", "Clone", "Permute", "ReshapeAlias", "Select", "Slice", "Squeeze", "T", "ToCopy"})
-_PASSED |= {"Transpose", "UnsafeView", "Unsqueeze", "View", "Add", "Div", "Mul", "Neg", "Sub"}
+_PASSED |= {"Transpose", "UnsafeView", "Unsqueeze", "View"} | _SCALING
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,9 @@ class Examined:
         high: the highest.
         evidence: what shows that they are probabilities already, as half a sentence; None for logits.
         logarithms: whether they are logarithms of probabilities.
+        scaled: what shows that they are probabilities brought to another scale, as half a sentence; None otherwise.
+        squashed: whether they are those of a tanh, as it gives them.
+        constant: whether they were the same for every picture tried.
     """
 
     outputs: int
@@ -57,6 +62,17 @@ class Examined:
     high: float
     evidence: str | None
     logarithms: bool
+    scaled: str | None = None
+    squashed: bool = False
+    constant: bool = False
+
+
+@dataclass(frozen=True)
+class _Last:
+    """The operation that makes the outputs, as autograd calls it, and whether they are scaled or shifted behind it."""
+
+    name: str
+    scaled: bool = False
 
 
 def examine(network: Network, probe: Probe) -> Examined:
@@ -65,25 +81,35 @@ def examine(network: Network, probe: Probe) -> Examined:
     Raises:
         ModelOutputError: they are not finite, or no logits at all, or a softmax of one output.
     """
-    rows = predict(network, probe.noise)
+    rows, last = predict(network, probe.noise), _last_operation(network, probe)
     low, high = float(rows.min()), float(rows.max())
-    if rows.shape[1] == 1 and low == high in {0.0, 1.0} and _last_operation(network, probe) in _SOFTMAX:
+    if rows.shape[1] == 1 and low == high in {0.0, 1.0} and last.name in _SOFTMAX:
         raise ModelOutputError(
             f"The model ends in a softmax of one output: {high:.0f} for every picture. Let it return its logit."
         )
-    logarithms = high <= 0 and _last_operation(network, probe) in _LOGARITHMS
-    return Examined(rows.shape[1], low, high, _evidence(network, rows, probe), logarithms)
+    if last.name in _SORTED:
+        raise ModelOutputError(
+            "The model returns its outputs sorted, so a place among them is no class. Let it return the logits of all "
+            "classes in their order."
+        )
+    return Examined(
+        rows.shape[1],
+        low,
+        high,
+        _evidence(network, rows, last, probe),
+        logarithms=high <= 0 and last.name in _LOGARITHMS,
+        scaled=_evidence_of_scale(rows, last, probe),
+        squashed=last == _Last("Tanh"),
+        constant=_is_constant(network, rows, probe),
+    )
 
 
-def _evidence(network: Network, rows: Tensor, probe: Probe) -> str | None:
+def _evidence(network: Network, rows: Tensor, last: _Last, probe: Probe) -> str | None:
     slack = _TOLERANCE[probe.dtype]
-    if not _in_bounds(rows, slack):
-        return None
-    last = _last_operation(network, probe)
-    if last in _LINEAR:
+    if not _in_bounds(rows, slack) or last.name in _LINEAR or last == _Last("Tanh"):
         return None
     seen = [rows]
-    for output in () if last in _BOUNDED else _tried(network, probe):
+    for output in () if last.name in _BOUNDED else _tried(network, probe):
         if not _in_bounds(output, slack):
             return None
         seen.append(output)
@@ -91,6 +117,23 @@ def _evidence(network: Network, rows: Tensor, probe: Probe) -> str | None:
     if rows.shape[1] > 1 and bool(((sums - 1).abs() <= slack).all()):
         return _SUM
     return "they lie between 0 and 1 for every picture tried"
+
+
+def _evidence_of_scale(rows: Tensor, last: _Last, probe: Probe) -> str | None:
+    slack = _TOLERANCE[probe.dtype]
+    if bool((rows >= 0).all()) and rows.shape[1] > 1 and bool(((rows.sum(1) - 100).abs() <= 100 * slack).all()):
+        return "each picture's sum to 100"
+    if last.name in _BOUNDED and last.scaled and not _in_bounds(rows, slack):
+        return (
+            f"they are made by a {last.name.lower()}, and reach from {float(rows.min()):.3g} to {float(rows.max()):.3g}"
+        )
+    return None
+
+
+def _is_constant(network: Network, rows: Tensor, probe: Probe) -> bool:
+    if not torch.equal(rows[0], rows[1]):
+        return False
+    return all(torch.equal(output, rows[:1].expand_as(output)) for output in _tried(network, probe))
 
 
 def _in_bounds(rows: Tensor, slack: float) -> bool:
@@ -108,19 +151,22 @@ def _tried(network: Network, probe: Probe) -> Iterator[Tensor]:
         yield predict(network, images)
 
 
-def _last_operation(network: Network, probe: Probe) -> str:
-    """Name the operation that makes the outputs, as autograd calls it; empty where none is recorded.
+def _last_operation(network: Network, probe: Probe) -> _Last:
+    """Name the operation that makes the outputs; nothing where none is recorded.
 
     What only reshapes, or scales and shifts by constants, is passed.
     """
     inputs = probe.noise.clone().requires_grad_() * 1  # not a leaf: a model may write into its input
-    node = network.observe(inputs, (), lambda *_: None).grad_fn
-    while node is not None and _name_of(node) in _PASSED:
+    try:
+        node, scaled = network.observe(inputs, (), lambda *_: None).grad_fn, False
+    except RuntimeError:  # which is said, with its cause, when the layers are looked at
+        return _Last("")
+    while node is not None and (name := _name_of(node)) in _PASSED:
         operands = [operand for operand, _ in node.next_functions if operand is not None]  # constants are None
         if len(operands) > 1:
             break
-        node = operands[0]
-    return "" if node is None else _name_of(node)
+        node, scaled = operands[0], scaled or name in _SCALING
+    return _Last("" if node is None else _name_of(node), scaled)
 
 
 def _name_of(node: Node) -> str:
@@ -128,7 +174,16 @@ def _name_of(node: Node) -> str:
 
 
 def activation_for(config: ModelConfig, seen: Examined) -> Activation:
-    """Decide what makes probabilities. Of one output, the softmax with a 0 beside it is the sigmoid."""
+    """Decide what makes probabilities. Of one output, the softmax with a 0 beside it is the sigmoid.
+
+    Raises:
+        ModelOutputError: it is to be found out, and the outputs are neither logits nor probabilities.
+    """
+    if config.activation == "auto" and seen.scaled:
+        raise ModelOutputError(
+            f"The model's outputs are probabilities on another scale: {seen.scaled}. Let the model return its logits, "
+            "or the probabilities themselves. If these are logits, set activation=softmax or sigmoid."
+        )
     if config.activation == "none" or (config.activation == "auto" and seen.evidence):
         return "none"
     if seen.outputs == 1 or config.activation == "sigmoid":
@@ -151,6 +206,14 @@ def doubts(config: ModelConfig, seen: Examined, activation: Activation) -> Itera
         yield (
             "no_probabilities",
             f"{reach}, and activation=none takes them as they are. If they are logits, leave it out.",
+        )
+    if seen.squashed:
+        text = "are those of a tanh, from -1 to 1: probabilities of them are never far from even."
+        yield "squashed", f"{text} Let the model return what comes before its tanh."
+    if seen.constant:
+        yield (
+            "constant",
+            "are the same for every picture tried, so that there is nothing to explain. Are the weights in?",
         )
     if seen.logarithms and activation == "sigmoid":
         text = "are logarithms of probabilities, whose sigmoid is never above 0.5. Let the model return its logits."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from service.errors import ModelLoadError
 from service.models.checkpoints import read_checkpoint
 from service.models.info import ModelWarning
 from service.models.pickles import Inert, mapping
-from service.models.weight_sets import StateDict, choose, find_sets, tensor_dicts
+from service.models.weight_sets import StateDict, choose, find_sets, mappings, tensor_dicts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -26,6 +27,12 @@ _WRITE_IT = (
     "Name the architecture that these weights were trained with; where it was changed for them, write a function that "
     "returns the changed network and name that, such as mypackage.nets.build."
 )
+# What a network that normalises its own input calls the numbers for it.
+_NORMALISES = re.compile(r"(^|[._])(mean|std)$")
+_MOST_MOMENTS = 4
+
+# How Hugging Face calls the parts of weights: model-00001-of-00002.safetensors.
+_PART = re.compile(r"\d+-of-\d+\b")
 
 
 @dataclass(frozen=True)
@@ -59,11 +66,43 @@ def read_weights(file: Path, network: Mapping[str, Tensor], *, use_ema: bool | N
     chosen, warnings = choose(file.name, sets, use_ema)
     if chosen.fitting < len(network) / 2 and _missing(chosen.state, network):  # what they share is a coincidence
         raise ModelLoadError(_difference(file.name, chosen.names, network))
-    own, beside = chosen.part(network, [found for found in sets if found is not chosen])
+    whole, added = chosen.completed(network)
+    if added:
+        text = f"{file.name} has its weights in two places: {chosen.where} was taken, and {_some(added)} beside it."
+        warnings.append(ModelWarning("weights_joined", text))
+    own, beside = whole.part(network, [found for found in sets if found is not chosen])
+    if missing := _missing(own, network):
+        _refuse_other_forms(file.name, content, chosen.prefix, missing)
     if beside:
         text = f"{file.name} holds tensors that are not the network's, and that were set aside: {_some(beside)}."
         warnings.append(ModelWarning("weights_set_aside", text))
+    if moments := {key: value for key, value in whole.others.items() if _NORMALISES.search(key)}:
+        listed = ", ".join(f"{key} {_numbers(value)}" for key, value in moments.items())
+        text = f"{file.name} was trained behind a normalisation, which is not the network's: {listed}."
+        warnings.append(
+            ModelWarning("normalisation_set_aside", f"{text} Set the model's mean and std to what it says.")
+        )
     return Weights(own, tuple(warnings))
+
+
+def _numbers(value: Tensor) -> str:
+    return "/".join(f"{number:.4g}" for number in value.flatten()[:_MOST_MOMENTS].tolist())
+
+
+def _refuse_other_forms(name: str, content: Any, prefix: str, missing: Iterable[str]) -> None:
+    """Refuse weights that are there, but not as plain tensors: sparse ones, or NumPy's.
+
+    Raises:
+        ModelLoadError: one of the ``missing`` is.
+    """
+    for _, whole in mappings(content):
+        for key in missing:
+            found = whole.get(prefix + key)
+            if isinstance(found, Inert):
+                raise ModelLoadError(
+                    f"{name} holds {prefix}{key} as {found.name}, which is no plain tensor. Save "
+                    "{name: value.to_dense().contiguous() for name, value in model.state_dict().items()}."
+                )
 
 
 def _why_none(name: str, content: Any, network: Mapping[str, Tensor]) -> str:
@@ -76,12 +115,21 @@ def _why_none(name: str, content: Any, network: Mapping[str, Tensor]) -> str:
                 f'trained: torch.save(torch.load("{name}", weights_only=False){within}.state_dict(), "weights.pth").'
             )
     tensors = [f"{where}.{key}".lstrip(".") for where, state in tensor_dicts(content) for key in state]
+    if not tensors and any(_is_numpy(value) for _, whole in mappings(content) for value in whole.values()):
+        return (
+            f"{name} holds NumPy arrays instead of tensors. Save "
+            "{name: torch.from_numpy(value) for name, value in weights.items()} with torch.save."
+        )
     if not tensors:
         return (
             f"The weights file {name} holds no state dict. Save one with "
             "safetensors.torch.save_file(model.state_dict(), …) or torch.save(model.state_dict(), …)."
         )
     return _difference(name, tensors, network)
+
+
+def _is_numpy(value: object) -> bool:
+    return isinstance(value, Inert) and value.name.startswith("numpy.") and value.name.endswith("._reconstruct")
 
 
 def load_file_into(module: nn.Module, file: Path, *, use_ema: bool | None = None) -> tuple[ModelWarning, ...]:
@@ -113,11 +161,21 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor], origin: str) -> No
         more = f", and {len(sizes) - 2} more" if len(sizes) > 2 else ""
         way_out = _NAME_IT if more else _WRITE_IT
         raise ModelLoadError(f"{origin} does not fit the architecture: {'; '.join(sizes[:2])}{more}. {way_out}")
+    if whole := [key for key in expected if key in state and _loses_its_meaning(state[key], expected[key])]:
+        raise ModelLoadError(
+            f"{origin} holds {whole[0]} as {str(state[whole[0]].dtype).removeprefix('torch.')}, "
+            "and the network computes with real numbers: quantised and complex weights are not served."
+        )
     # Files carry no module versions, or have lost them with their wrappers, and MNASNet refuses to load without: take
     # them to be the current ones.
     versioned = OrderedDict(state)
     versioned._metadata = expected._metadata  # type: ignore[attr-defined]
     module.load_state_dict(versioned, strict=False)
+
+
+def _loses_its_meaning(value: Tensor, expected: Tensor) -> bool:
+    """Whether a layer that computes in floats would take whole or complex numbers for them."""
+    return expected.is_floating_point() and not value.is_floating_point()
 
 
 def _missing(found: Iterable[str], network: Mapping[str, Tensor]) -> list[str]:
@@ -132,6 +190,8 @@ def _difference(name: str, found: Iterable[str], network: Mapping[str, Tensor]) 
     if not differences:
         differences = ["has tensors of these names in other shapes"]
     way_out = _NAME_IT if len(missing) > len(network) / 2 else _WRITE_IT
+    if _PART.search(name):
+        way_out = "It is one of several parts: put the tensors of all of them into one file."
     return f"{name} does not fit the architecture: it {' and '.join(differences)}. {way_out}"
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from service.models.pickles import mapping
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-__all__ = ["StateDict", "WeightSet", "choose", "find_sets", "tensor_dicts"]
+__all__ = ["StateDict", "WeightSet", "choose", "find_sets", "mappings", "tensor_dicts"]
 
 StateDict = dict[str, Tensor]
 
@@ -38,6 +38,7 @@ _BESIDE = re.compile(
 _MOST_PREFIXES = 100  # of a name, and of those that a dict's names have in common
 _LONGEST_NAME = 300  # in characters: ten times what layers are called
 _DEPTH = 4  # of dicts within dicts: more than any trainer has
+_MOST_ITEMS = 100  # of a list that are looked at: the models of an ensemble, not the log of a training
 
 # Where a part of a network was wrapped, as PyTorch's ImageNet example does with the features of VGG.
 _WITHIN = re.compile(r"(?<=\.)(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
@@ -79,6 +80,31 @@ class WeightSet:
         """How far from where weights usually are: in order, and unlisted places last."""
         parts = self.where.split(".") if self.where else []
         return tuple(_USUAL.index(part) if part in _USUAL else len(_USUAL) for part in parts)
+
+    def completed(self, network: Mapping[str, Tensor]) -> tuple[WeightSet, list[str]]:
+        """Add what it lacks from under another prefix, where all of it is there: a backbone and a head apart.
+
+        Returns:
+            The set, and the names of what was added, as they are in the file.
+        """
+        missing = [key for key in network if key not in self.state and not key.endswith("num_batches_tracked")]
+        prefixes = {prefix for key in self.others for prefix, name in _endings(key) if name in missing[:1]}
+        whole = [
+            prefix
+            for prefix in prefixes
+            if not (_AVERAGED.search(prefix) or _BESIDE.search(prefix))
+            and all(
+                key_of in self.others and _same_kind(self.others[key_of], network[key])
+                for key in missing
+                for key_of in [prefix + key]
+            )
+        ]
+        if len(whole) != 1:
+            return self, []
+        added = {key: whole[0] + key for key in missing}
+        others = {key: value for key, value in self.others.items() if key not in added.values()}
+        state = self.state | {key: self.others[name] for key, name in added.items()}
+        return replace(self, state=state, others=others, fitting=self.fitting + len(added)), list(added.values())
 
     @property
     def names(self) -> list[str]:
@@ -124,25 +150,38 @@ def _could_adjoin(value: Tensor, ahead: int | None, behind: set[int]) -> bool:
 
 def tensor_dicts(content: Any) -> Iterator[tuple[str, StateDict]]:
     """Give every dict within ``content`` that holds tensors, after the keys by which one comes to it."""
+    for where, whole in mappings(content):
+        tensors = {_name(key): value for key, value in whole.items() if _is_named_tensor(key, value)}
+        if tensors:
+            yield where, tensors
+
+
+def mappings(content: Any) -> Iterator[tuple[str, Mapping[Any, Any]]]:
+    """Give every dict within ``content``, also within lists, after the keys by which one comes to it."""
     seen: set[int] = set()
     waiting = [("", content)]
     for _ in range(_DEPTH):
         deeper: list[tuple[str, Any]] = []
         for where, found in waiting:
             whole = mapping(found)
-            if whole is None or id(whole) in seen:
+            if id(found) in seen:
                 continue
-            seen.add(id(whole))
-            tensors = {_name(key): value for key, value in whole.items() if _is_named_tensor(key, value)}
-            if tensors:
-                yield where, tensors
-            deeper += [(f"{where}.{key}".lstrip("."), value) for key, value in whole.items() if isinstance(key, str)]
+            seen.add(id(found))
+            if whole is not None:
+                yield where, whole
+            items = whole.items() if whole is not None else _items(found)
+            deeper += [(f"{where}.{key}".lstrip("."), value) for key, value in items if isinstance(key, str)]
         waiting = deeper
+
+
+def _items(found: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(found, list | tuple):
+        yield from ((str(index), item) for index, item in enumerate(found[:_MOST_ITEMS]))
 
 
 def _is_named_tensor(key: object, value: object) -> bool:
     """Whether it may be a weight: no layer's name is so long that the patterns above would take for ever on it."""
-    return isinstance(value, Tensor) and not (isinstance(key, str) and len(key) > _LONGEST_NAME)
+    return isinstance(value, Tensor) and isinstance(key, str | int) and len(str(key)) <= _LONGEST_NAME
 
 
 def _name(key: object) -> str:

@@ -168,10 +168,10 @@ def test_grey_is_padded_with_the_fills_luminance() -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"channels": 4}, "channels must be 3 or, for grey, 1"),
+        ({"channels": 4}, "mean and std must have one number per channel, 4"),
         ({"order": "GBR"}, "order must be RGB or BGR"),
         ({"channels": 1}, "one number per channel, 1"),
-        ({"channels": 1, "mean": (0.5,), "std": (0.5,), "order": "BGR"}, "one channel has no order"),
+        ({"channels": 1, "mean": (0.5,), "std": (0.5,), "order": "BGR"}, "an order is of three channels"),
     ],
     ids=str,
 )

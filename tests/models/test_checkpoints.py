@@ -213,7 +213,7 @@ class TestHostile:
         zeros = bytes(200_000_000)
         file = crafted(tmp_path / "w.pth", pickle.dumps({}), data=zeros, compression=zipfile.ZIP_DEFLATED)
 
-        with pytest.raises(ModelLoadError, match=r"w\.pth is damaged: it was compressed after it was saved"):
+        with pytest.raises(ModelLoadError, match=r"w\.pth was compressed after it was saved"):
             read_checkpoint(file)
 
     def test_a_compressed_record_beside_others(self, tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ class TestHostile:
             archive.writestr("archive/data/0", bytes(64), zipfile.ZIP_DEFLATED)
             archive.writestr("archive/filler", bytes(1000))
 
-        with pytest.raises(ModelLoadError, match=r"w\.pth is damaged: it was compressed after it was saved"):
+        with pytest.raises(ModelLoadError, match=r"w\.pth was compressed after it was saved"):
             read_checkpoint(file)
 
     def test_records_that_share_their_bytes(self, tmp_path: Path) -> None:
@@ -375,6 +375,10 @@ class TestDamaged:
     def test_missing(self, tmp_path: Path) -> None:
         with pytest.raises(ModelLoadError, match=r"There is no weights file .*nowhere\.pth"):
             read_checkpoint(tmp_path / "nowhere.pth")
+
+    def test_a_path_that_no_file_can_have(self) -> None:
+        with pytest.raises(ModelLoadError, match="There is no weights file"):
+            read_checkpoint(Path("w\0.pth"))
 
     def test_not_allowed_to_read(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def refuse(*_: object) -> None:

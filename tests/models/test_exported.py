@@ -97,6 +97,13 @@ class TestMaps:
         assert host.info.labels == ("class 0", "class 1")
         check_maps(host, net.eval(), ("body", "body.0", "body.2"), (1,))
 
+    def test_of_five_channels(self, tmp_path: Path, offline: Downloads) -> None:
+        net = small(5)
+        host = served(exported(net, tmp_path / "bands.pt2", 2, 5, 32, 32), offline)
+
+        assert (host.info.preprocess.channels, len(host.info.preprocess.mean)) == (5, 5)
+        check_maps(host, net.eval(), ("2",), (0, 2))
+
     def test_of_a_network_whose_batch_was_bounded_by_its_exporter(self, tmp_path: Path, offline: Downloads) -> None:
         bounded = ({0: Dim("batch", min=1, max=3)},)
         host = served(exported(small(), tmp_path / "net.pt2", 2, 3, 32, 32, shapes=bounded), offline)
@@ -224,8 +231,8 @@ class TestRefused:
         self.refused("takes 3 channels, not 1", file, offline, channels=1)
 
     def test_channels_that_no_picture_has(self, tmp_path: Path, offline: Downloads) -> None:
-        file = exported(small(5), tmp_path / "net.pt2", 2, 5, 32, 32)
-        self.refused("takes 5 channels; a picture has 3 here", file, offline)
+        file = exported(small(65), tmp_path / "net.pt2", 2, 65, 32, 32)
+        self.refused("takes 65 channels; pictures have 1 to 64", file, offline)
 
     def test_options_that_mean_nothing(self, tmp_path: Path, offline: Downloads) -> None:
         file = exported(small(), tmp_path / "net.pt2", 2, 3, 32, 32)

@@ -108,6 +108,17 @@ def test_weights_are_told_whatever_their_name(content: bytes, kind: object, name
         (lambda: b"version https://git-lfs.github.com/spec/v1\n", "a pointer that Git LFS left.*git lfs pull"),
         (lambda: b'<?xml version="1.0"?><net name="resnet18">', "an XML file, such as OpenVINO writes"),
         (lambda: b'{"id2label": {}}', "a JSON file"),
+        (
+            lambda: b'<?xml version="1.0"?>\n<Error><Code>AccessDenied</Code></Error>',
+            "an error that a server sent instead",
+        ),
+        (lambda: b'{"error":"Repository not found"}', "an error that a server sent instead"),
+        (lambda: b"Entry not found", "a text file.*where a download left an error in it"),
+        (lambda: bytes(5000), "filled with zeros. The copy or the download broke off"),
+        (lambda: b"\x89PNG\r\n\x1a\n" + bytes(30), "a picture. Name the file with the weights"),
+        (lambda: b"RIFF\x00\x10\x00\x00WEBPVP8 ", "a picture"),
+        (lambda: b"%PDF-1.7\n", "a PDF document"),
+        (lambda: b"ftrt" + bytes(30), "a TensorRT engine, whose layers cannot be watched"),
         (lambda: b"", "empty"),
         (lambda: b"\x00\x01\x02nothing known", "neither a safetensors file nor a PyTorch checkpoint"),
     ],
@@ -152,6 +163,31 @@ def test_onnx_without_an_exporters_name_is_told_by_its_suffix(tmp_path: Path) ->
     (tmp_path / "net.onnx").write_bytes(b"\x08\x07:\x10")
 
     assert "an ONNX file" in reason_not_to_read(tmp_path / "net.onnx", kind_of(tmp_path / "net.onnx"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "title"),
+    [
+        ("net.caffemodel", b"\n\x07AlexNet\xa2", "a Caffe file"),
+        ("net.prototxt", b'name: "AlexNet"\n', "a Caffe file"),
+        ("net.pdparams", pickle.dumps({"a": 1}, 2), "a PaddlePaddle file"),
+        ("net.params", b"\x12\x01\x00\x00", "an MXNet file"),
+        ("net.t7", b"\x04\x00\x00\x00", "a file of Torch7"),
+        ("graph.pb", b"\n\x0b\n\x05input", "a TensorFlow graph"),
+    ],
+)
+def test_what_has_no_mark_of_its_own_is_told_by_its_suffix(
+    name: str, content: bytes, title: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+
+    assert f"{name} is {title}" in reason_not_to_read(tmp_path / name, kind_of(tmp_path / name))
+
+
+def test_weights_are_weights_whatever_their_suffix_says(tmp_path: Path) -> None:
+    (tmp_path / "net.params").write_bytes(torch_saved({}))
+
+    assert kind_of(tmp_path / "net.params") is CHECKPOINT
 
 
 def test_a_zip_of_more_records_than_models_have(tmp_path: Path) -> None:

@@ -193,9 +193,9 @@ class TestNetworksInPart:
 
 
 class TestNoFalseAlarm:
-    def check(self, host: ModelHost) -> None:
+    def check(self, host: ModelHost, *codes: str) -> None:
         assert list(host.info.refused_methods) == ["attention_rollout", "legrad"]
-        assert host.info.warnings == ()
+        assert tuple(warning.code for warning in host.info.warnings) == codes
 
     def test_a_sound_network(self, load_toy: LoadToy) -> None:
         self.check(load_toy(Net(), SPEC))
@@ -204,7 +204,7 @@ class TestNoFalseAlarm:
         net = Net()
         nn.init.zeros_(net.head.weight)
         nn.init.zeros_(net.head.bias)
-        self.check(load_toy(net, SPEC))
+        self.check(load_toy(net, SPEC), "constant")
 
     def test_a_network_that_writes_into_its_input(self, load_toy: LoadToy) -> None:
         self.check(load_toy(Net(lambda net, x: net.all(x.mul_(2))), SPEC))
@@ -338,6 +338,57 @@ def test_a_part_in_torchscript_is_left_out_of_the_catalogue(load_toy: LoadToy) -
     assert next(layer for layer in info.layers if layer.name == "body").note == (
         "it is TorchScript, whose layers cannot be watched"
     )
+
+
+@making_torchscript
+def test_a_model_of_torchscript_inside_is_refused_with_that_reason(load_toy: LoadToy) -> None:
+    net = Net(lambda net, x: net.head(net.body(x).mean((2, 3))))
+    net.body = torch.jit.trace(net.body.eval(), torch.zeros(2, 3, 32, 32))  # type: ignore[no-untyped-call]
+    with pytest.raises(ModelLoadError, match="Its part 'body' is TorchScript, whose layers cannot be watched"):
+        load_toy(net, SPEC)
+
+
+def test_a_train_that_returns_nothing_is_enough(load_toy: LoadToy) -> None:
+    """Recipes that freeze BatchNorm write their own, and forget to return the model."""
+
+    class Frozen(Net):
+        def train(self, mode: bool = True) -> None:  # type: ignore[override]
+            super().train(mode)
+            self.body.eval()
+
+    assert load_toy(Frozen(), SPEC).info.default_layer == "last"
+
+
+def test_weights_without_a_size_are_refused(load_toy: LoadToy) -> None:
+    net = Net()
+    net.head = nn.LazyLinear(3)
+    with pytest.raises(ModelLoadError, match=r"size is not known yet, head\.weight, head\.bias: .* Run the model once"):
+        load_toy(net, SPEC)
+
+
+def test_weights_without_values_are_refused(load_toy: LoadToy) -> None:
+    with torch.device("meta"):
+        net = Net()
+    with pytest.raises(ModelLoadError, match=r"on PyTorch's device meta: body\.0\.weight, .* fill it with to_empty"):
+        load_toy(net, SPEC)
+
+
+def test_weights_that_are_not_finite_are_named(load_toy: LoadToy) -> None:
+    net = Net()
+    nn.init.constant_(net.head.bias, float("nan"))
+    with pytest.raises(
+        ModelLoadError, match=r"not finite .* So are its weights: head\.bias\. Did the training diverge"
+    ):
+        load_toy(net, SPEC)
+
+
+@pytest.mark.parametrize("seed", [2, 4, 8])
+def test_a_coin_that_is_tossed_at_every_pass_is_chance(seed: int, load_toy: LoadToy) -> None:
+    """With these seeds it falls on one side twice: as if the pictures beside a picture changed its answer."""
+    flips = Net(lambda net, x: net.all(x if torch.rand(()) < 0.5 else x.flip(3)))
+    torch.manual_seed(seed)
+    with pytest.raises(ModelLoadError, match="draws random numbers"):
+        load_toy(flips, SPEC)
 
 
 def test_wrappers_come_off() -> None:

@@ -83,16 +83,37 @@ class TestChannels:
             load_toy(Grey(), channels=1, mean="0.1/0.2/0.3", std=1)
 
     @pytest.mark.parametrize("channels", [2, 4, 12])
-    def test_others_cannot_be_filled_from_a_picture(self, channels: int, load_toy: LoadToy) -> None:
-        with pytest.raises(ModelLoadError, match=f"takes {channels} channels; a picture has 3 here.*of your own"):
-            load_toy(nn.Sequential(nn.Conv2d(channels, 3, 1), nn.AvgPool2d(8), nn.Flatten()), channels=channels)
+    def test_others_have_a_number_each(self, channels: int, load_toy: LoadToy) -> None:
+        mean = "/".join(str(index / 20) for index in range(channels))
+        host = load_toy(MeanColour(), channels=channels, mean=mean, std=0.5)
+
+        pixels = np.full((1, 8, 8, channels), 255, np.uint8)
+        expected = [[(1 - index / 20) / 0.5 for index in range(channels)]]
+        assert codes(host.info) == []
+        np.testing.assert_allclose(host.predict(pixels), expected, atol=1e-6)
+
+    def test_others_have_maps_by_all_methods_that_look_at_the_input(self, load_toy: LoadToy) -> None:
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(6, 3, 1), nn.ReLU(), nn.AvgPool2d(8), nn.Flatten())
+        host = load_toy(net, channels=6, mean=0.5, std=0.5)
+
+        how = HowTo(("0",), ("gradcam", "scorecam", "smoothgradcam++", "fullgrad", "ablationcam"))
+        pixels = np.random.default_rng(0).integers(0, 256, (1, 8, 8, 6), dtype=np.uint8)
+        (answer,) = host.explain(pixels, [Targets((1,))], how)
+        assert [tuple(raw.values.shape) for raw in answer.maps] == [(8, 8)] * 5
+
+    def test_others_without_numbers_take_the_average_and_say_so(self, load_toy: LoadToy) -> None:
+        info = load_toy(MeanColour(), PreprocessSpec(height=8, width=8), channels=4).info
+
+        assert info.preprocess.mean == pytest.approx([0.449] * 4)
+        assert "It takes 4 channels, and no normalisation is configured" in info.warnings[0].text
 
     @pytest.mark.parametrize(
         ("takes", "given", "hint"),
         [
             (1, 3, r"Its first convolution takes 1 channels: set channels=1\."),
             (3, 1, r"Its first convolution takes 3 channels: set channels=3\."),
-            (4, 3, r"It takes 4 channels; a picture has 3 here"),
+            (4, 3, r"Its first convolution takes 4 channels: set channels=4\."),
         ],
     )
     def test_a_model_that_takes_others_says_so(self, takes: int, given: int, hint: str, load_toy: LoadToy) -> None:
@@ -125,8 +146,28 @@ class TestOrder:
 
         np.testing.assert_allclose(host.predict(plain((124, 120, 100))), [[-4, 3, 1]], atol=1e-3)
 
+    @pytest.mark.parametrize(
+        ("order", "mean", "warned"),
+        [
+            ("RGB", "0.407843/0.458824/0.482353", ["order_suspected"]),  # Caffe's 104, 117, 123: blue first
+            ("RGB", "0.406/0.456/0.485", ["order_suspected"]),
+            ("BGR", "0.485/0.456/0.406", ["order_suspected"]),
+            ("BGR", "0.4076/0.4580/0.4850", []),
+            ("RGB", "0.485/0.456/0.406", []),
+            ("RGB", "0.5", []),
+            ("RGB", "0.41/0.47/0.49", []),  # a data set's own
+        ],
+    )
+    def test_a_mean_of_imagenet_the_other_way_round_is_warned_of(
+        self, order: str, mean: str, warned: list[str], load_toy: LoadToy
+    ) -> None:
+        info = load_toy(MeanColour(), order=order, mean=mean, std="1").info
+
+        assert codes(info) == warned
+        assert all("Set order=" in warning.text for warning in info.warnings)
+
     def test_grey_has_none(self, load_toy: LoadToy) -> None:
-        with pytest.raises(ModelLoadError, match="impossible preprocessing: one channel has no order"):
+        with pytest.raises(ModelLoadError, match="impossible preprocessing: an order is of three channels, not of 1"):
             load_toy(Grey(), channels=1, order="BGR", mean=0, std=1)
 
 

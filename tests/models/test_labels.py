@@ -46,14 +46,39 @@ class TestLines:
             "0,cat\n1,dog\n2,red fox",
             "0\tcat\n2\tred fox\n1\tdog\n",
             "0 = cat\n1 = dog\n2 = red fox\n",
+            "0 cat\n2 red fox\n1 dog\n",
+            "0) cat\n1) dog\n2) red fox\n",
+            "0. cat\n1. dog\n2. red fox\n",
+            "1 - dog\n0 - cat\n2 - red fox\n",
+            "0 -> cat\n1 -> dog\n2 -> red fox\n",
+            "cat: 0\nred fox: 2\ndog: 1\n",
+            "dog\t1\ncat\t0\nred fox\t2\n",
         ],
     )
-    def test_numbers_before_them_are_their_indices(self, content: str, tmp_path: Path) -> None:
+    def test_numbers_beside_them_are_their_indices(self, content: str, tmp_path: Path) -> None:
         assert read_labels(write(tmp_path, "labels.txt", content)) == ("cat", "dog", "red fox")
 
-    @pytest.mark.parametrize("content", ["1: cat\n2: dog\n", "0 days\n1 days\n", "0: cat\ndog\n"])
+    @pytest.mark.parametrize("content", ["1 cat\n2 dog\n", "0 days\n1 days\n", "0: cat\ndog\n", "type 0\ntype 1\n"])
     def test_other_numbers_belong_to_the_label(self, content: str, tmp_path: Path) -> None:
         assert read_labels(write(tmp_path, "labels.txt", content)) == tuple(content.splitlines())
+
+    def test_numbers_from_one_are_refused_as_in_tables(self, tmp_path: Path) -> None:
+        with pytest.raises(ModelLoadError, match=r"numbers its labels 2, 1, …; number them from 0, each once"):
+            read_labels(write(tmp_path, "labels.txt", "2: dog\n1: cat\n"))
+
+    @pytest.mark.parametrize("content", ["cat,dog\n", "cat; dog", "cat\tdog\n\n"])
+    def test_all_in_one_line_are_refused(self, content: str, tmp_path: Path) -> None:
+        """For a model of one output it would be one label: "not cat,dog" and "cat,dog"."""
+        with pytest.raises(ModelLoadError, match="is one line; write each label on a line of its own"):
+            read_labels(write(tmp_path, "labels.txt", content))
+
+    @pytest.mark.parametrize("name", ["labels.txt", "labels.csv", "labels.json", "labels.yaml"])
+    @pytest.mark.parametrize(
+        "content", ["cat\ndog\n".encode("utf-16-le"), b"PK\x03\x04\x14\x00\x06\x00"], ids=["UTF-16", "Excel"]
+    )
+    def test_bytes_that_are_no_text(self, name: str, content: bytes, tmp_path: Path) -> None:
+        with pytest.raises(ModelLoadError, match="holds bytes that are no text: is it UTF-16, or a table of Excel"):
+            read_labels(write(tmp_path, name, content))
 
     @pytest.mark.parametrize(
         "content", ["{0: 'cat, house',\n 1: 'dog',\n}", '["cat, house", "dog"]\n', "['cat, house', 'dog']"]
@@ -308,3 +333,20 @@ def test_cocos_categories_are_in_the_order_of_their_ids(tmp_path: Path) -> None:
     content = '{"categories": [{"id": 3, "name": "dog"}, {"id": 1, "name": "cat"}, {"id": 90, "name": "eel"}]}'
 
     assert read_labels(write(tmp_path, "labels.json", content)) == ("cat", "dog", "eel")
+
+
+@pytest.mark.parametrize(
+    "content", ['[["cat", 0], ["dog", 1]]', '[[1, "dog"], [0, "cat"]]', '[["n1", "cat"], ["n2", "dog"]]']
+)
+def test_pairs_in_a_list(content: str, tmp_path: Path) -> None:
+    assert read_labels(write(tmp_path, "labels.json", content)) == ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [('0,"cat\n1,dog\n', "is no table: unexpected end of data"), ("-1,background\n0,cat\n", "has several columns")],
+    ids=["a quotation mark that is not closed", "a class before the first"],
+)
+def test_tables_that_are_none(content: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelLoadError, match=message):
+        read_labels(write(tmp_path, "labels.csv", content))

@@ -123,6 +123,37 @@ class TestOneOutput:
         with pytest.raises(ModelLoadError, match=r"numbers of type torch.int64.* Let it return the logits"):
             load_toy(Colours(lambda means: means.argmax(1)))
 
+    @pytest.mark.parametrize(
+        "read",
+        [
+            lambda means: means.max(1),
+            lambda means: means.topk(2),
+            lambda means: tuple(means.sort(1, descending=True)),
+            lambda means: {"scores": means.topk(1).values, "classes": means.topk(1).indices},
+        ],
+        ids=["max", "topk", "sort", "dict"],
+    )
+    def test_nor_are_the_best_values_beside_it(self, read: Callable[[Tensor], Any], load_toy: LoadToy) -> None:
+        """The first of them would be explained as class 0, whatever class it is."""
+        with pytest.raises(ModelLoadError, match="a place in its output is no class"):
+            load_toy(Colours(read))
+
+    @pytest.mark.parametrize(
+        "read", [lambda means: means.topk(3).values, lambda means: 2 * means.sort(1).values], ids=["topk", "sort"]
+    )
+    def test_nor_are_sorted_values_alone(self, read: Callable[[Tensor], Any], load_toy: LoadToy) -> None:
+        with pytest.raises(ModelLoadError, match="a place among them is no class"):
+            load_toy(Colours(read))
+
+    def test_numbers_of_another_shape_are_beside_the_point(self, load_toy: LoadToy) -> None:
+        info = load_toy(Colours(lambda means: (means, means.argmax(1)))).info
+
+        assert (list(info.heads), len(info.labels)) == (["0"], 3)
+
+    def test_no_class_at_all_is_refused(self, load_toy: LoadToy) -> None:
+        with pytest.raises(ModelLoadError, match="built for 0 classes"):
+            load_toy(Colours(lambda means: means[:, :0]))
+
 
 def halves(first: Tensor, second: Tensor) -> Tensor:
     return (first.softmax(1) + second.softmax(1)) / 2
@@ -150,6 +181,34 @@ class TestProbabilities:
         assert warning.text.startswith("The outputs are probabilities already: each picture's sum to 1.")
         assert "set activation=softmax" in warning.text
 
+    @pytest.mark.parametrize(
+        ("read", "evidence"),
+        [
+            (lambda x: 100 * x.softmax(1), "each picture's sum to 100"),
+            (lambda x: 100 * halves(x, 3 * x), "each picture's sum to 100"),
+            (lambda x: 100 * x.sigmoid(), "they are made by a sigmoid, and reach from"),
+            (lambda x: 2 * x.sigmoid() - 1, "they are made by a sigmoid, and reach from"),
+            (lambda x: -x.softmax(1), "they are made by a softmax, and reach from"),
+        ],
+        ids=["percent", "ensemble in percent", "sigmoids in percent", "from -1 to 1", "negated"],
+    )
+    def test_on_another_scale_are_refused(
+        self, read: Callable[[Tensor], Tensor], evidence: str, load_toy: LoadToy
+    ) -> None:
+        """The softmax of percentages is 1.0 for nearly every picture."""
+        with pytest.raises(ModelLoadError, match=f"probabilities on another scale: {evidence}"):
+            load_toy(Toy(read))
+        assert load_toy(Toy(read), activation="sigmoid").info.activation == "sigmoid"
+
+    @pytest.mark.parametrize("outputs", [1, 3])
+    def test_a_tanh_gives_none_and_is_warned_of(self, outputs: int, load_toy: LoadToy) -> None:
+        info = load_toy(Toy(lambda x: (x.abs() + 0.1).tanh(), outputs)).info  # in 0–1 for every picture
+
+        assert (info.activation, codes(info)) == ("sigmoid" if outputs == 1 else "softmax", ["squashed"])
+
+    def test_a_tanh_that_is_brought_to_them_is_theirs(self, load_toy: LoadToy) -> None:
+        assert load_toy(Toy(lambda x: (x.tanh() + 1) / 2)).info.activation == "none"
+
     @pytest.mark.parametrize("multi_label", [True, False])
     @pytest.mark.parametrize("read", [torch.sigmoid, functional.hardsigmoid], ids=["sigmoid", "hard"])
     def test_of_each_class_for_itself_are_noticed(
@@ -169,11 +228,10 @@ class TestProbabilities:
             Colours(lambda means: torch.cat([means[:, :1], 1 - means[:, :1]], 1)),  # and a sum of 1
             Colours(lambda means: means.relu()),
             Toy(lambda x: x * 1e-3 + 0.5),
-            Toy(lambda x: x.tanh()),
             Toy(lambda x: x),
             Toy(lambda x: x.log_softmax(1)),
         ],
-        ids=["means", "small", "complements", "relu", "narrow", "tanh", "logits", "log_softmax"],
+        ids=["means", "small", "complements", "relu", "narrow", "logits", "log_softmax"],
     )
     def test_logits_are_taken_for_logits(self, module: nn.Module, load_toy: LoadToy) -> None:
         info = load_toy(module, **RAW).info
@@ -361,3 +419,40 @@ class TestHeads:
 def _file(labels: Path | dict[str, Path]) -> dict[str, Any]:
     """The configuration's labels; those of ``load_toy`` itself are the source's."""
     return {"configured_labels": labels}
+
+
+def test_outputs_that_no_picture_changes_are_warned_of(load_toy: LoadToy) -> None:
+    info = load_toy(Toy(lambda x: 0 * x + torch.tensor([1.0, 2.0, 3.0]))).info
+
+    assert codes(info) == ["constant"]
+    assert "the same for every picture tried" in info.warnings[0].text
+
+
+def test_equal_labels_of_a_file_are_warned_of(load_toy: LoadToy, tmp_path: Path) -> None:
+    """A table of pictures and their labels has as many rows as there are classes only by chance."""
+    file = tmp_path / "labels.txt"
+    file.write_text("cat\ndog\ncat\n")
+    info = load_toy(Toy(lambda x: x), configured_labels=file).info
+
+    assert codes(info) == ["equal_labels"]
+    assert "labels.txt calls several classes 'cat': #0, #2. By its label the first is meant" in info.warnings[0].text
+    assert load_toy(Toy(lambda x: x), labels=("crane", "boat", "crane")).info.warnings == ()
+
+
+class TestActivationOfEachHead:
+    TWO = staticmethod(lambda x: {"sure": 3 * x, "each": x})
+
+    def test_is_configured_for_it_and_found_out_for_others(self, load_toy: LoadToy) -> None:
+        both = load_toy(Toy(self.TWO), activation={"each": "sigmoid"}).info
+        found = load_toy(Toy(lambda x: {"sure": x.softmax(1), "each": x})).info
+
+        assert {name: head.activation for name, head in both.heads.items()} == {"sure": "softmax", "each": "sigmoid"}
+        assert {name: head.activation for name, head in found.heads.items()} == {"sure": "none", "each": "softmax"}
+
+    def test_of_a_head_that_is_not_there_is_refused(self, load_toy: LoadToy) -> None:
+        with pytest.raises(
+            ModelLoadError, match="no head 'side' to give an activation to; it has the heads sure, each"
+        ):
+            load_toy(Toy(self.TWO), activation={"side": "sigmoid"})
+        with pytest.raises(ModelLoadError, match="it has one output: give one"):
+            load_toy(Toy(lambda x: x), activation={"side": "sigmoid"})

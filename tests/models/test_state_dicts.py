@@ -3,6 +3,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import re
+import warnings
 from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,6 +93,113 @@ class Read:
 @pytest.fixture
 def read(tmp_path: Path) -> Read:
     return Read(tmp_path)
+
+
+def apart(backbone: str, head: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Put a backbone under one prefix and the last layer under another."""
+    return {(head if key.startswith("4.") else backbone) + key: value for key, value in state.items()}
+
+
+class TestTwoPlaces:
+    """A backbone and a head that were put together for training: the architecture has both, and all is there."""
+
+    @pytest.mark.parametrize(
+        ("backbone", "head"), [("backbone.", "head."), ("backbone.", ""), ("model.features.", "model.classifier.fc.")]
+    )
+    def test_are_joined(self, backbone: str, head: str, state: dict[str, Tensor], read: Read) -> None:
+        found, text = read.with_one({"state_dict": apart(backbone, head, state)}, "weights_joined")
+
+        assert_equal(found, state)
+        assert f"{head}4.weight, {head}4.bias" in text
+
+    def test_unless_two_heads_would_do(self, state: dict[str, Tensor], read: Read) -> None:
+        both = apart("backbone.", "side.", state) | under("colour.", {k: v for k, v in state.items() if k[:2] == "4."})
+        found, _ = read.with_warnings(both)
+
+        assert "4.bias" not in found  # which load_into refuses
+
+    def test_and_never_with_an_average(self, state: dict[str, Tensor], read: Read) -> None:
+        found, _ = read.with_warnings(apart("backbone.", "ema.", state))
+
+        assert "4.weight" not in found
+
+
+class TestFormsThatAreNotRead:
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (
+                lambda value: value.to_sparse(),
+                r"holds 4\.weight as torch\._utils\._rebuild_sparse_tensor, which is no plain",
+            ),
+            (
+                lambda _value: torch.zeros(1).expand(3, 4),
+                r"holds 4\.weight as torch\.Tensor\.expand, which is no plain",
+            ),
+        ],
+        ids=["sparse", "expanded"],
+    )
+    def test_are_named(
+        self, change: Callable[[Tensor], Tensor], message: str, state: dict[str, Tensor], read: Read
+    ) -> None:
+        state["4.weight"] = change(state["4.weight"])
+        with pytest.raises(ModelLoadError, match=message):
+            read(state)
+
+    def test_numpy(self, state: dict[str, Tensor], read: Read) -> None:
+        with pytest.raises(ModelLoadError, match="NumPy arrays instead of tensors"):
+            read({"state_dict": {key: value.numpy() for key, value in state.items()}})
+
+    @pytest.mark.parametrize("dtype", [torch.int8, torch.uint16, torch.int64, torch.complex64])
+    def test_whole_and_complex_numbers_are_no_weights(
+        self, dtype: torch.dtype, state: dict[str, Tensor], tmp_path: Path
+    ) -> None:
+        """They would be taken for the floats that they once stood for: every answer would be wrong."""
+        file = save({key: value.to(dtype) for key, value in state.items()}, tmp_path / "w.pth")
+        name = str(dtype).removeprefix("torch.")
+        with pytest.raises(
+            ModelLoadError, match=rf"w\.pth holds 0\.weight as {name}, and the network computes with real"
+        ):
+            load_file_into(small_net(), file)
+
+    def test_quantised_modules(self, tmp_path: Path) -> None:
+        with pytest.raises(ModelLoadError, match=r"holds quantised weights \(torch\.QInt8Storage\)"):
+            load_file_into(small_net(), save({"a": _quantised()}, tmp_path / "w.pth"))
+
+    def test_one_part_of_several(self, state: dict[str, Tensor], tmp_path: Path) -> None:
+        state.pop("4.bias")
+        file = save(state, tmp_path / "model-00001-of-00002.safetensors")
+        with pytest.raises(ModelLoadError, match=r"lacks 4\.bias\. It is one of several parts"):
+            load_file_into(small_net(), file)
+
+
+def _quantised() -> Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # on its way out; files of it stay
+        return torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)
+
+
+def test_a_normalisation_in_front_is_named_with_its_numbers(state: dict[str, Tensor], read: Read) -> None:
+    """As of ``nn.Sequential(Normalize(mean, std), network)``: without it the network sees other pictures."""
+    file = under("1.", state) | {"0.mean": torch.tensor([[[0.5]], [[0.25]], [[0.125]]]), "0.std": torch.tensor([2.0])}
+    found, said = read.with_warnings(file)
+
+    assert_equal(found, state)
+    (text,) = [warning.text for warning in said if warning.code == "normalisation_set_aside"]
+    assert "0.mean 0.5/0.25/0.125, 0.std 2. Set the model's mean and std" in text
+
+
+class TestLists:
+    def test_of_one_set_are_looked_into(self, state: dict[str, Tensor], read: Read) -> None:
+        assert_equal(read((state, {"epoch": 3})), state)
+        assert_equal(read({"models": [state]}), state)
+
+    def test_of_several_leave_the_choice_to_the_user(self, state: dict[str, Tensor], read: Read) -> None:
+        with pytest.raises(ModelLoadError, match=r"several sets of weights that fit: models\.0 and models\.1"):
+            read({"models": [state, shifted(state)]})
+
+    def test_names_that_are_bytes_are_names(self, state: dict[str, Tensor], read: Read) -> None:
+        assert_equal(read({key.encode(): value for key, value in state.items()}), state)
 
 
 class TestFinding:

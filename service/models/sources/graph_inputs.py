@@ -7,9 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from service.errors import ModelLoadError
-from service.imaging.preprocess import PreprocessSpec
+from service.imaging.preprocess import MOST_CHANNELS, PreprocessSpec
 from service.models.info import ModelWarning
-from service.models.inputs import takes_channels
 from service.models.sources.source import refuse_options
 
 if TYPE_CHECKING:
@@ -57,8 +56,8 @@ def graph_input(
         ModelLoadError: pictures have no such channels, or the configuration asks for another size.
     """
     channels, height, width = size
-    if channels not in {1, 3}:
-        raise ModelLoadError(f"{file.name} {takes_channels(channels)}")
+    if not 1 <= channels <= MOST_CHANNELS:
+        raise ModelLoadError(f"{file.name} takes {channels} channels; pictures have 1 to {MOST_CHANNELS}.")
     if "channels" in config.model_fields_set and config.channels != channels:
         raise ModelLoadError(f"{file.name} takes {channels} channels, not {config.channels}; leave channels out.")
     wanted = config.height or config.size or height, config.width or config.size or width
@@ -68,8 +67,8 @@ def graph_input(
             f"size out, or export it again with {how_to_free}."
         )
     spec = PreprocessSpec("crop", height, width, resize=round(min(height, width) * _RESIZE))
-    if channels == 1:
-        spec = replace(spec, channels=1, mean=_GREY_MEAN, std=_GREY_STD)
+    if channels != 3:
+        spec = replace(spec, channels=channels, mean=_GREY_MEAN * channels, std=_GREY_STD * channels)
     if any(getattr(config, name) is not None for name in ("mean", "std", "scale")):
         return spec, ()
     text = (

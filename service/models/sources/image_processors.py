@@ -142,8 +142,8 @@ def _values(processor: Mapping[str, Any], channels: int) -> tuple[float, tuple[f
         std = tuple(value * value for value in std)
     if processor.get("rescale_offset"):  # of EfficientNet and ViViT: to −1–1
         mean = tuple(value + 1 for value in mean)
-    if channels == 1:
-        mean, std = (sum(mean) / len(mean),), (sum(std) / len(std),)
+    if channels != len(mean):
+        mean, std = (sum(mean) / len(mean),) * channels, (sum(std) / len(std),) * channels
     return scale, mean, std
 
 

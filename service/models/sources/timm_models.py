@@ -424,10 +424,10 @@ def _fitting(crop_mode: str, crop: float, height: int, width: int) -> tuple[str,
 
 
 def _per_channel(values: Any, channels: int) -> tuple[float, ...]:
-    """Return as many as there are channels; of colours, for grey, their average, as timm sums up first convolutions."""
+    """Return one per channel; for others than colours their average, as timm adapts first convolutions."""
     numbers = tuple(float(value) for value in values)
-    if channels == 1 and len(numbers) > 1:
-        return (sum(numbers) / len(numbers),)
+    if channels != len(numbers):
+        return (sum(numbers) / len(numbers),) * channels
     return numbers
 
 
