@@ -8,7 +8,7 @@ from pathlib import Path
 from service.errors import ModelLoadError, closest
 from service.models.checkpoints import reason_not_to_read
 from service.models.file_kinds import CHECKPOINT, OLD_CHECKPOINT, SAFETENSORS, kind_of
-from service.models.sources import embedded, python, torchvision_models
+from service.models.sources import embedded, keras, python, torchvision_models
 from service.models.sources.source import Source
 
 __all__ = ["SOURCES", "find_source", "name_of"]
@@ -22,6 +22,9 @@ SOURCES: dict[str, Source] = {
         torchvision_models.architectures,
         torchvision_models.has,
         torchvision_models.load,
+    ),
+    "keras": Source(
+        "Keras 3: the path of a .keras or .h5 file", keras.architectures, keras.has, keras.load, keras.reads
     ),
     "python": _PYTHON,
 }
