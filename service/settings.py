@@ -9,8 +9,9 @@ import ipaddress
 import json
 import os
 import re
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
@@ -23,7 +24,10 @@ from pydantic_settings import (
 )
 
 from service.errors import closest
-from service.vocabulary import Activation, ChannelOrder, Fitting
+from service.vocabulary import Activation, ChannelOrder, Fitting, Preset
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = [
     "KeyConfig",
@@ -32,6 +36,7 @@ __all__ = [
     "ModelConfig",
     "Scope",
     "Settings",
+    "environment",
     "load_settings",
     "reason_not_to_listen",
 ]
@@ -103,7 +108,16 @@ class ModelConfig(BaseModel):
         "number is taken from pictures that have so many.",
     )
     order: ChannelOrder = Field("RGB", description="In which order the model takes the colours; BGR is OpenCV's.")
-    interpolation: Literal["nearest", "bilinear", "bicubic"] | None = Field(None, description="Resampling filter.")
+    interpolation: Literal["nearest", "bilinear", "plain_bilinear", "bicubic"] | None = Field(
+        None,
+        description="Resampling filter. `plain_bilinear` is not antialiased, as Keras resizes; `nearest` is its "
+        "`load_img`.",
+    )
+    preset: Preset | None = Field(
+        None,
+        description="What `preprocess_input` of `keras.applications` does to pixels, by its mode: `scale`, `mean`, "
+        "`std` and `order` in one word. `caffe` is BGR.",
+    )
     scale: float | None = Field(
         None,
         gt=0,
@@ -558,3 +572,18 @@ def _beside(file: Path, model: ModelConfig) -> ModelConfig:
 
 def _path_beside(file: Path, path: Path) -> Path:
     return file.parent / path if (file.parent / path).is_file() else path
+
+
+@contextmanager
+def environment(**variables: str) -> Iterator[None]:
+    """Let a library that is imported meanwhile find ``variables`` in the environment."""
+    before = {name: os.environ.get(name) for name in variables}  # noqa: TID251
+    os.environ.update(variables)  # noqa: TID251
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)  # noqa: TID251
+            else:
+                os.environ[name] = value  # noqa: TID251

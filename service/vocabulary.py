@@ -18,6 +18,7 @@ __all__ = [
     "ModelState",
     "Operation",
     "Output",
+    "Preset",
     "Registration",
     "Size",
     "VersionState",
@@ -78,3 +79,6 @@ ChannelLayout = Literal["NCHW", "NHWC"]
 
 ChannelOrder = Literal["RGB", "BGR"]
 """In which order a model takes the colours; BGR is OpenCV's and Caffe's."""
+
+Preset = Literal["tf", "caffe", "torch"]
+"""The modes of ``preprocess_input`` of ``keras.applications``."""

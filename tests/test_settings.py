@@ -129,7 +129,7 @@ class TestModelGrammar:
             ("shapes,size=4097", "size", "less than or equal to 4096"),
             ("shapes,resize=0", "resize", "greater than or equal to 1"),
             ("shapes,mode=stretch", "mode", "'crop', 'squash' or 'pad'"),
-            ("shapes,interpolation=lanczos", "interpolation", "'nearest', 'bilinear' or 'bicubic'"),
+            ("shapes,interpolation=lanczos", "interpolation", "'nearest', 'bilinear', 'plain_bilinear' or 'bicubic'"),
             ("shapes,dtype=int8", "dtype", "'float32', 'bfloat16' or 'float16'"),
             ("shapes,activation=tanh", "activation", "'softmax', 'sigmoid' or 'none'"),
             ("shapes,order=GRB", "order", "'RGB' or 'BGR'"),

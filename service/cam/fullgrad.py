@@ -14,8 +14,16 @@ from service.cam.derivatives import differentiate
 if TYPE_CHECKING:
     from service.cam.context import LayerContext
     from service.cam.layers import LayerCall
+    from service.cam.network import Network
 
-__all__ = ["fullgrad"]
+__all__ = ["fullgrad", "refuse_unknown_biases"]
+
+
+def refuse_unknown_biases(network: Network, _images: Tensor) -> str | None:
+    """Say why the method does not apply: biases are known of PyTorch's own layers, and others may have some as well."""
+    if network.biases() or any(module.channels == "first" for module in network.modules().values()):
+        return None
+    return "it reads the biases of Conv2d and BatchNorm2d layers of PyTorch, of which this model has none"
 
 
 def fullgrad(context: LayerContext) -> Tensor:

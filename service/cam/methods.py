@@ -202,6 +202,7 @@ METHODS: dict[str, Method] = {
         forwards=3.5,
         signed=False,
         uses_layer=False,
+        refusal="service.cam.fullgrad:refuse_unknown_biases",
     ),
     "activation": Method(
         title="Mean activation",

@@ -19,8 +19,10 @@ _KINDS: dict[LayerKind, tuple[str, ...]] = {
     "conv": ("Conv",),
     "norm": ("Norm",),
     "pool": ("Pool",),
-    "linear": ("Linear",),
+    "linear": ("Linear", "Dense"),
 }
+
+_ACTIVATIONS = ("torch.nn.modules.activation", "keras.src.layers.activations")
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def _kind(module: nn.Module) -> LayerKind:
     for kind, marks in _KINDS.items():
         if any(mark in name for mark in marks):
             return kind
-    return "activation" if type(module).__module__ == "torch.nn.modules.activation" else "other"
+    return "activation" if type(module).__module__.startswith(_ACTIVATIONS) else "other"
 
 
 def _channels(module: nn.Module) -> Literal["first", "last"] | None:

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from service.imaging.geometry import Geometry
+from service.imaging.plain_bilinear import resize_plainly
 from service.vocabulary import ChannelOrder, Fitting
 
 if TYPE_CHECKING:
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
 __all__ = ["MOST_CHANNELS", "Interpolation", "Prepared", "PreprocessSpec", "geometry_for", "preprocess"]
 
 MOST_CHANNELS = 64
-Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
+Interpolation = Literal["nearest", "box", "bilinear", "plain_bilinear", "hamming", "bicubic", "lanczos"]
 
+# "plain_bilinear" is not Pillow's.
 _RESAMPLE: dict[Interpolation, Image.Resampling] = {
     "nearest": Image.Resampling.NEAREST,
     "box": Image.Resampling.BOX,
@@ -49,7 +51,7 @@ class PreprocessSpec:
         height: of the model's input, in pixels.
         width: likewise.
         resize: shorter side before the crop, in pixels; None crops without resizing. Only for "crop".
-        interpolation: of the resize, always antialiased, except "nearest".
+        interpolation: of the resize, always antialiased, except "nearest" and "plain_bilinear".
         scale: what a pixel (0–255) is multiplied by, before ``mean`` and ``std``; applied by the worker.
         mean: subtracted per channel, in the model's order of channels, of scaled pixels; applied by the worker.
         std: divided by, per channel; applied by the worker.
@@ -82,8 +84,8 @@ class PreprocessSpec:
         )
         _require(self.resize is None or self.resize > 0, f"resize must be positive or None, not {self.resize}")
         _require(self.resize is None or self.mode == "crop", f'resize belongs to mode "crop", not {self.mode!r}')
-        known = self.interpolation in _RESAMPLE
-        _require(known, f"interpolation must be one of {tuple(_RESAMPLE)}, not {self.interpolation!r}")
+        known = self.interpolation in get_args(Interpolation)
+        _require(known, f"interpolation must be one of {get_args(Interpolation)}, not {self.interpolation!r}")
         _require(1 <= self.channels <= MOST_CHANNELS, f"channels must be 1 to {MOST_CHANNELS}, not {self.channels}")
         _require(self.order in get_args(ChannelOrder), f"order must be RGB or BGR, not {self.order!r}")
         _require(
@@ -154,7 +156,7 @@ def _fit(image: DecodedImage, spec: PreprocessSpec, placement: _Placement) -> ND
     """Resize and crop or pad one picture, of mode RGB or L; return its pixels, (height, width, its channels)."""
     (resized_width, left), (resized_height, top) = placement
     if resized_width * resized_height <= _MAX_RESIZED_PIXELS:
-        resized = image.rgb.resize((resized_width, resized_height), _RESAMPLE[spec.interpolation], image.box)
+        resized = _resample(image.rgb, (resized_width, resized_height), spec.interpolation, image.box)
         corner = (-left, -top)
     else:
         resized, corner = _resize_view(image, spec, placement)
@@ -212,7 +214,16 @@ def _resize_view(
         )
     )
     box = (span_x[0], span_y[0], span_x[1], span_y[1])
-    return image.rgb.resize((columns, rows), _RESAMPLE[spec.interpolation], box), (left, top)
+    return _resample(image.rgb, (columns, rows), spec.interpolation, box), (left, top)
+
+
+def _resample(
+    image: Image.Image, size: tuple[int, int], interpolation: Interpolation, box: tuple[float, float, float, float]
+) -> Image.Image:
+    """Resize what lies in ``box`` (left, top, right, bottom) to ``size``, width first."""
+    if interpolation == "plain_bilinear":
+        return resize_plainly(image, size, box)
+    return image.resize(size, _RESAMPLE[interpolation], box)
 
 
 def _seen(size: int, offset: int, extent: int, low: float, high: float) -> tuple[int, int, float, float]:

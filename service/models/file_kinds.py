@@ -67,9 +67,12 @@ ONNX = FileKind(
     "an ONNX file: a network with its weights",
     "Name it alone, without an architecture before it: camserve serve --model net=./{file}.",
 )
-KERAS = FileKind("a Keras file", "Keras models are not served; serve a PyTorch model.")
-HDF5 = FileKind("an HDF5 file, such as Keras writes", "Keras models are not served; serve a PyTorch model.")
-SAVED_MODEL = FileKind("a TensorFlow SavedModel", "TensorFlow models are not served; serve a PyTorch model.")
+_KERAS_ALONE = "It holds a model of its own: name it in place of the architecture, --model NAME={file}."
+KERAS = FileKind("a Keras file", _KERAS_ALONE)
+HDF5 = FileKind("an HDF5 file, such as Keras writes", _KERAS_ALONE.replace("It holds", "It may hold"))
+SAVED_MODEL = FileKind(
+    "a TensorFlow SavedModel, which has no layers to watch", "Save the model as .keras, or convert it with tf2onnx."
+)
 _TFLITE = FileKind("a TensorFlow Lite file", "TensorFlow models are not served; serve a PyTorch model.")
 _TENSORFLOW = FileKind("a TensorFlow checkpoint", "TensorFlow models are not served; serve a PyTorch model.")
 _GGUF = FileKind("a GGUF file", "GGUF holds language models; name a file with the weights of an image classifier.")

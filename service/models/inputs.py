@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
     from service.imaging.preprocess import PreprocessSpec
     from service.settings import ModelConfig
+    from service.vocabulary import ChannelOrder, Preset
 
-__all__ = ["Probe", "input_spec"]
+__all__ = ["Probe", "input_spec", "with_preset"]
 
 # These have a default, which is not to override what a source knows.
 _WITH_DEFAULT = ("channels", "order")
@@ -38,6 +39,8 @@ def input_spec(config: ModelConfig, source: PreprocessSpec) -> tuple[PreprocessS
     Raises:
         ModelLoadError: no picture can be brought to such an input, or the numbers are on another scale.
     """
+    if config.preset is not None:
+        source = with_preset(source, config.preset)
     changes = {key: getattr(config, key) for key in _WITH_DEFAULT if key in config.model_fields_set} | {
         key: value for key in ("mode", "interpolation", "scale") if (value := getattr(config, key)) is not None
     }
@@ -68,6 +71,22 @@ def _other_order(config: ModelConfig, spec: PreprocessSpec) -> Iterator[ModelWar
                 f"Set order={other} if that is what it was trained with, else turn mean and std around.",
             )
             return
+
+
+# What keras.applications' preprocess_input does, by its mode: of pixels times scale, and in which order of colours.
+_PRESETS: dict[Preset, tuple[float, tuple[float, ...], tuple[float, ...], ChannelOrder]] = {
+    "tf": (1 / 127.5, (1.0, 1.0, 1.0), (1.0, 1.0, 1.0), "RGB"),
+    "caffe": (1.0, (103.939, 116.779, 123.68), (1.0, 1.0, 1.0), "BGR"),
+    "torch": (1 / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "RGB"),
+}
+
+
+def with_preset(spec: PreprocessSpec, preset: Preset) -> PreprocessSpec:
+    """Return ``spec`` as a mode of ``preprocess_input`` normalises; averaged for other channels than colours."""
+    scale, mean, std, order = _PRESETS[preset]
+    if spec.channels != 3:
+        mean, std, order = (sum(mean) / 3,) * spec.channels, (sum(std) / 3,) * spec.channels, "RGB"
+    return replace(spec, scale=scale, mean=mean, std=std, order=order)
 
 
 def _size(config: ModelConfig, source: PreprocessSpec) -> dict[str, object]:

@@ -88,7 +88,6 @@ class TestPaths:
                 r"^rn18\.pth is a PyTorch checkpoint: weights without a network\. .*before it: resnet18:rn18\.pth\.$",
             ),
             ("./rn18.pth", r"before it: resnet18:\./rn18\.pth\.$"),
-            ("vgg.keras", r"^vgg\.keras is an HDF5 file"),
             ("mynets.py", r"^mynets\.py is Python code\. Name the function in it .*: mynets\.build"),
             ("nowhere.pth", r"no architecture and no file nowhere\.pth"),
             (
@@ -101,6 +100,9 @@ class TestPaths:
     def test_what_it_is(self, name: str, reason: str) -> None:
         with pytest.raises(ModelLoadError, match=reason):
             find_source(name)
+
+    def test_a_file_of_keras_is_read_by_its_source(self) -> None:
+        assert name_of(find_source("vgg.keras")) == "keras"
 
     def test_the_whole_path_is_no_name(self, tmp_path: Path) -> None:
         """Else the first error would be that the name has a slash."""

@@ -8,7 +8,17 @@ from pathlib import Path
 from service.errors import ModelLoadError, closest
 from service.models.checkpoints import reason_not_to_read
 from service.models.file_kinds import CHECKPOINT, OLD_CHECKPOINT, SAFETENSORS, kind_of
-from service.models.sources import clip, embedded, exported, hugging_face, onnx, python, timm_models, torchvision_models
+from service.models.sources import (
+    clip,
+    embedded,
+    exported,
+    hugging_face,
+    keras,
+    onnx,
+    python,
+    timm_models,
+    torchvision_models,
+)
 from service.models.sources.source import Source
 
 __all__ = ["SOURCES", "find_source", "name_of"]
@@ -41,6 +51,9 @@ SOURCES: dict[str, Source] = {
         hugging_face.has,
         hugging_face.load,
         hugging_face.reads,
+    ),
+    "keras": Source(
+        "Keras 3: the path of a .keras or .h5 file", keras.architectures, keras.has, keras.load, keras.reads
     ),
     "python": _PYTHON,
     "exported": Source("Programs of torch.export: a .pt2 file", list, _lists_none, exported.load, exported.reads),
