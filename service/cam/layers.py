@@ -183,8 +183,10 @@ def find_layout(
 ) -> Layout | None:
     """Recognise the grid in an output of ``shape`` (batch first) for an input of the given size in pixels.
 
-    A grid has the input's aspect ratio, up to the rounding of strides. Numbers can agree by accident, as they do in
-    attention matrices and in windows of tokens; what is known of the layer and of the grids before it tells those.
+    A grid has the input's aspect ratio, up to the rounding of strides; unless it is known where the channels are, or
+    that there is such a grid, since kernels without padding take more from the shorter side. Numbers can agree by
+    accident, as they do in attention matrices and in windows of tokens; what is known of the layer and of the grids
+    before it tells those.
 
     Args:
         shape: of the output.
@@ -199,7 +201,7 @@ def find_layout(
         The layout, or None where the output has no spatial axes.
     """
     coarser = [grid for grid in seen if grid != (input_height, input_width)]
-    for layout in _candidates(shape, input_height, input_width, channels):
+    for layout in _candidates(shape, input_height, input_width, channels, seen):
         grid = layout.height, layout.width
         if channels == "first" or grid == (1, 1) or grid in seen or not coarser:
             return layout
@@ -209,13 +211,19 @@ def find_layout(
 
 
 def _candidates(
-    shape: tuple[int, ...], input_height: int, input_width: int, channels: Literal["first", "last"] | None
+    shape: tuple[int, ...],
+    input_height: int,
+    input_width: int,
+    channels: Literal["first", "last"] | None,
+    seen: Collection[tuple[int, int]],
 ) -> Iterator[Layout]:
     """Yield all layouts that the numbers allow, the likeliest first."""
 
     def fits(height: int, width: int) -> bool:
         if height > input_height or width > input_width:
             return False
+        if channels is not None or (height, width) in seen:
+            return True
         if input_height == input_width:
             return height == width
         # One cell of rounding: 7 x 10 is a grid of 224 x 320, and so is 7 x 11 of 224 x 336.

@@ -40,7 +40,7 @@ def digest_of(config: ModelConfig, loaded: LoadedModel, labels: Sequence[Sequenc
 def _digest_of_weights(module: nn.Module) -> str:
     """Return the SHA-256 of all parameters and buffers, with their names and shapes."""
     whole = hashlib.sha256()
-    for name, value in module.state_dict().items():
+    for name, value in (*module.named_parameters(), *module.named_buffers()):
         whole.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         content = value.detach().cpu().contiguous().flatten().view(torch.uint8)
         whole.update(content.numpy())

@@ -92,6 +92,19 @@ def test_grids_are_recognised(shape: tuple[int, ...], input_size: tuple[int, int
     assert find_layout(shape, *input_size) == layout
 
 
+@pytest.mark.parametrize("size", [(40, 24), (24, 24), (30, 64)])
+def test_kernels_without_padding_take_more_from_the_shorter_side(size: tuple[int, int]) -> None:
+    body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, (1, 5)), nn.MaxPool2d(2), nn.Conv2d(4, 4, 3))
+    net = frozen(nn.Sequential(body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)))
+    inputs = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    layers = {layer.name: layer for layer in probe_layers(EagerNetwork(net), inputs)}
+
+    height, width = size
+    assert layers["0.2"].layout == Layout("nchw", height - 2, width - 6)
+    assert layers["0.4"].layout == Layout("nchw", (height - 2) // 2 - 2, (width - 6) // 2 - 2)
+    assert all(layers[name].explainable for name in ("0.0", "0.1", "0.2", "0.3", "0.4"))
+
+
 @pytest.mark.parametrize(
     ("shape", "channels", "seen", "layout"),
     [
