@@ -68,6 +68,8 @@ class ModelInfo:
     Attributes:
         name: in the API.
         version: of the weights.
+        source: what read it, such as ``torchvision``.
+        digest: of the weights and the configuration, in hex: what answers depend on.
         architecture: such as ``resnet50``.
         labels: one per class, in the order of the logits.
         preprocess: how an image becomes the input.
@@ -108,6 +110,8 @@ class ModelInfo:
     flops: int = 0
     pass_s: float = 0.0
     revision: int = 0
+    source: str = ""
+    digest: str = ""
 
     @property
     def key(self) -> ModelKey:

@@ -27,6 +27,8 @@ from service.models.placements import images_to_measure, place_layers
 from service.models.sources.table import find_source
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from service.cam.layers import Layer
     from service.cam.network import Network
     from service.models.sources.source import Downloads
@@ -39,8 +41,10 @@ log = logging.getLogger("camserve.models")
 _SMALLEST_LOGIT = 1e-3  # below, rounding of what was summed up to a logit is larger than the tolerance
 
 
-def load_model(config: ModelConfig, device: str, downloads: Downloads) -> ModelHost:
-    """Load a model, bring it to ``device`` and find out about its layers.
+def load_model(
+    config: ModelConfig, device: str, downloads: Downloads, tell: Callable[[float], None] = lambda _fraction: None
+) -> ModelHost:
+    """Load a model, bring it to ``device`` and find out about its layers; ``tell`` hears how much is done, 0 to 1.
 
     Raises:
         ModelLoadError: its file or its configuration is wrong, or it cannot be served; the message says what to do.
@@ -50,6 +54,7 @@ def load_model(config: ModelConfig, device: str, downloads: Downloads) -> ModelH
     module = in_eval_mode(loaded.module).to(place, dtype=getattr(torch, config.dtype))
     spec, assumed = input_spec(config, loaded.preprocess)
     probe = Probe(spec, place, getattr(torch, config.dtype))
+    tell(0.3)
     heads, head = _heads(config, module, probe.noise)
     bare: dict[str | None, Network] = {name: EagerNetwork(module, name) for name in heads or [None]}
     _check_rows(bare[head], module, probe.noise)
@@ -58,6 +63,7 @@ def load_model(config: ModelConfig, device: str, downloads: Downloads) -> ModelH
     noise = probe.random(images_to_measure(networks[head], probe.noise))
     catalogues = {name: _layers(network, probe.noise) for name, network in networks.items()}
     placed = place_layers(networks[head], module, noise, catalogues, downloads.cache_dir)
+    tell(0.6)
     arithmetic = {name: arithmetic_of(networks[name], probe.noise[:1], layers) for name, layers in placed.items()}
     placed = {
         name: tuple(replace(layer, tail=arithmetic[name].tails[layer.name]) for layer in layers)
@@ -88,6 +94,7 @@ def load_model(config: ModelConfig, device: str, downloads: Downloads) -> ModelH
         for name in info.heads
     }
     info = replace(info, heads=heads_tried)
+    tell(0.9)
     for warning in info.warnings:
         log.warning("model %s: %s", config.name, warning.text)
     return ModelHost(networks, info, place)
