@@ -22,11 +22,13 @@ if TYPE_CHECKING:
 __all__ = ["permitted"]
 
 # A name within a source: of a network, or of an entry of weights. With dots only where a source is named before it.
-_PLAIN = re.compile(r"[A-Za-z0-9_-]+")
-_DOTTED = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+_PLAIN = re.compile(r"[A-Za-z0-9_-]{1,200}")
+_DOTTED = re.compile(r"(?=.{1,200}$)[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+_LONGEST_PATH = 4096
 _FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*([.:][A-Za-z_]\w*)", re.ASCII)
 _PREFIXED = re.compile(r"(?P<source>timm|hf|open_clip|clip)/(?P<name>[^:]+)(:(?P<weights>.+))?", re.DOTALL)
-_HUB_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)?")
+_HUB_NAME = re.compile(r"(?=.{1,200}$)[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)?")
 # What artefacts are called: a dotted name that ends so is a file, not a function.
 _ARTEFACTS = {
     ".keras",
@@ -142,7 +144,7 @@ class _Folders:
         Raises:
             PathNotAllowed: it lies in none of the folders, or is no path at all.
         """
-        if self._folders and "\0" not in text and "://" not in text:
+        if self._folders and "\0" not in text and len(text) <= _LONGEST_PATH and not _URL.match(text):
             tried = [folder / text for folder in self._folders]
             chosen = next((path for path in tried if _exists(path)), tried[0])
             try:
