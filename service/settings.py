@@ -279,6 +279,15 @@ def _expanded(path: Path) -> Path:
         raise ValueError("there is no home directory: set HOME, XDG_CACHE_HOME, or cache_dir to a folder") from None
 
 
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
+
+
+def _bytes(value: object) -> object:
+    """Read ``8GB``, ``512 MiB`` or a number."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?I?)B?", value.strip().upper()) if isinstance(value, str) else None
+    return value if found is None or found[2] not in _UNITS else int(float(found[1]) * _UNITS[found[2]])
+
+
 def _expanded_if_any(path: Path | None) -> Path | None:
     return None if path is None else _expanded(path)
 
@@ -396,6 +405,12 @@ class Settings(BaseSettings):
     model_dirs: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split), AfterValidator(_all_expanded)] = Field(
         (),
         description="Folders, apart by spaces, in which files that are named over HTTP must lie.",
+    )
+    memory_budget: Annotated[int | None, BeforeValidator(_bytes)] = Field(
+        None,
+        ge=1024,
+        description="Bytes that the weights of all models may take on a device, such as `8GB`; beyond, those that were "
+        "not asked for the longest are put out, and loaded again when somebody asks.",
     )
     data_dir: Annotated[Path | None, AfterValidator(_expanded_if_any)] = Field(
         None,

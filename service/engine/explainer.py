@@ -77,6 +77,7 @@ class Explainer:
     async def start(self) -> None:
         """Start the workers; returns before models are loaded."""
         await self.pool.start()
+        self.management.start()
 
     async def stop(self) -> None:
         """End the workers and the threads. What has no answer yet fails with NotReady, in whatever stage it is."""
@@ -177,6 +178,7 @@ class Explainer:
         if self.pool.status(request.model, request.version).on_demand:
             await self._loaded_again(request)
         with self.pool.lease(request.model, request.version) as info:
+            self.management.used(info.key)
             return await self._answer(request, plan(request, info, self._settings.max_explanations))
 
     async def _loaded_again(self, request: Request) -> None:
@@ -188,6 +190,7 @@ class Explainer:
         try:
             with self.admission.admit(len(request.images)):
                 async with self._until(asyncio.get_running_loop().time() + self._allowed_s(request)):
+                    self.management.make_room(request.model, request.version)
                     await self.pool.available(request.model, request.version)
         except TimeoutError:
             raise NotReady(

@@ -12,6 +12,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from service.engine import remembered
+from service.engine.memory_budget import MemoryBudget
 from service.engine.permitted import permitted
 from service.errors import DefaultModel, ManagementOff, ModelBusy, ModelLoadError, NotReady
 
@@ -47,8 +48,27 @@ class Management:
         self._at_run_time = set(at_the_start.at_run_time)
         self._tasks: set[asyncio.Task[None]] = set()
         self._writing = asyncio.Lock()
+        self._budget = MemoryBudget(settings.memory_budget, settings.workers, self._registry, pool.put_out, metrics)
         for alias, config in at_the_start.aliases.items():
             self._registry.hold(alias, config)
+
+    def start(self) -> None:
+        """Begin to keep to the memory budget."""
+        if self._settings.memory_budget is not None:
+            self._spawn(self._keep_to_budget())
+
+    async def _keep_to_budget(self) -> None:
+        while not self._pool.lifecycle.over:
+            self._budget.keep()
+            await self._pool.changed()
+
+    def used(self, key: ModelKey) -> None:
+        """Note that somebody asks for a version."""
+        self._budget.used(key)
+
+    def make_room(self, name: str | None, label: str | None) -> None:
+        """Put out what is not needed for the longest, for a model that is about to be loaded again."""
+        self._budget.keep(self._pool.status(name, label).known)
 
     async def stop(self) -> None:
         """End what runs beside the requests."""
@@ -82,6 +102,7 @@ class Management:
         config = permitted(config, self._settings)
         self._check_idle(config.name)
         key = self._pool.load(config)
+        self._budget.used(key)
         self._spawn(self._remember(key))
         return key
 
@@ -96,7 +117,9 @@ class Management:
         if config.name in self._at_run_time:
             config = permitted(config, self._settings)  # a link may lead elsewhere by now
         self._check_idle(config.name)
-        return self._pool.load(config)
+        key = self._pool.load(config)
+        self._budget.used(key)
+        return key
 
     async def remove(self, name: str) -> None:
         """Remove a model, and wait until what has begun with it is finished and workers have dropped it.

@@ -61,6 +61,9 @@ def permitted(config: ModelConfig, settings: Settings) -> ModelConfig:
         changed["labels"] = {head: Path(folders.path(str(path))) for head, path in config.labels.items()}
     elif config.labels is not None:
         changed["labels"] = Path(folders.path(str(config.labels)))
+    for name in config.model_fields_set - changed.keys() - {"labels"}:
+        if isinstance(value := getattr(config, name), Path):
+            changed[name] = Path(folders.path(str(value)))
     return config.model_copy(update=changed)
 
 

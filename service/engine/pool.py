@@ -177,8 +177,12 @@ class Pool:
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait until something holds that hangs on models or workers, or until this is stopped."""
         while not self.lifecycle.over and not condition():
-            self._changed.clear()
-            await self._changed.wait()
+            await self.changed()
+
+    async def changed(self) -> None:
+        """Wait until a worker says something, or a model is changed."""
+        self._changed.clear()
+        await self._changed.wait()
 
     async def settled(self, name: str | None = None) -> None:
         """Wait until a model, by default the first, is no longer loading, or until this is stopped."""

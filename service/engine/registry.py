@@ -272,6 +272,14 @@ class Registry:
         version = self._versions.get(key)
         return version is None or version.draining or not (version.loading or version.state == "loading")
 
+    def idle_or_not(self) -> dict[ModelKey, tuple[ModelInfo, bool]]:
+        """Return every version that some worker holds, and whether it could be put out: nobody needs or loads it."""
+        return {
+            key: (version.info, not (version.leases or version.loading or version.draining or key not in self._named()))
+            for key, version in self._versions.items()
+            if version.info is not None
+        }
+
     def unloaded_names(self) -> list[str]:
         """Return the models that are loaded when somebody asks for them."""
         return [name for name, key in self._current.items() if self._versions[key].unloaded]

@@ -37,10 +37,8 @@ def folder(tmp_path: Path) -> Path:
     """Two files of weights for one architecture."""
     state = load_file(SHAPES)
     save_file(state, tmp_path / "a.safetensors")
-    save_file(
-        {name: np.ascontiguousarray(value * np.float32(0.9)) for name, value in state.items()},
-        tmp_path / "b.safetensors",
-    )
+    changed = {name: (value * 0.9).astype(value.dtype) for name, value in state.items()}
+    save_file(changed, tmp_path / "b.safetensors")
     (tmp_path / "swap_nets.py").write_text(NETS, encoding="utf-8")
     return tmp_path
 
@@ -49,7 +47,17 @@ def folder(tmp_path: Path) -> Path:
 def server(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("PYTHONPATH", str(folder))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    options = ("--device", "cpu", "--management", "--management-modules", "swap_nets", "--model-dirs", str(folder))
+    options = (
+        "--device",
+        "cpu",
+        "--model",
+        "shapes",
+        "--management",
+        "--management-modules",
+        "swap_nets",
+        "--model-dirs",
+        str(folder),
+    )
     with running_server(*options) as server:
         yield server
 

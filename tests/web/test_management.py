@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from service.engine.messages import ModelFailed
 from service.problems import STATUS
-from service.settings import Settings, load_settings
+from service.settings import ModelConfig, Settings, load_settings
 from tests.toys import png
 from tests.web.application import faked, until
 from tests.web.test_keys import bearer, key
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from service.engine.messages import FromWorker
     from service.models.info import ModelKey
-    from service.settings import ModelConfig
     from tests.web.application import Application
 
 MODELS = "/api/v1/models"
@@ -314,6 +313,50 @@ async def test_one_that_cannot_be_loaded_again_says_why(application: Application
     application.worker.load_outcome = fails
     response = await client.post(f"{MODELS}/pets/predict", content=png(), headers=IMAGE)
     assert "its file is damaged" in problem(response, "not_ready")
+
+
+async def test_beyond_the_budget_the_least_recently_used_model_is_put_out() -> None:
+    """Each model takes 400 bytes, of which three fit."""
+    models = tuple(ModelConfig(name=name, architecture="shapes") for name in ("pets", "b", "c", "d"))
+    async with faked(models=models, management=True, memory_budget=1300) as application, application.client() as client:
+
+        def unloaded() -> set[str]:
+            return set(application.pool.registry.unloaded_names())
+
+        await until(lambda: unloaded() == {"d"})
+        for name in ("pets", "c", "b"):
+            await version_of(client, f"{MODELS}/{name}")
+        await version_of(client, f"{MODELS}/d")
+        await until(lambda: unloaded() == {"pets"})
+        await put(client, "e")
+        await until(lambda: unloaded() == {"pets", "c"})
+        assert application.metric("camserve_models_put_out_total", reason="budget") == 3
+        assert (await client.get("/readyz")).status_code == 200
+
+
+async def test_a_model_that_answers_is_not_put_out() -> None:
+    models = tuple(ModelConfig(name=name, architecture="shapes") for name in ("pets", "b"))
+    async with faked(models=models, management=True, memory_budget=1024) as application, application.client() as other:
+        await until(lambda: all(status.state == "ready" for status in application.pool.statuses()))
+        object.__setattr__(application.explainer.management._budget, "_limit", 500)
+        application.worker.held = True
+        begun = asyncio.create_task(version_of(other, f"{MODELS}/b"))
+        await until(lambda: application.worker.running)
+        application.explainer.management._budget.keep()
+        assert application.pool.registry.unloaded_names() == ["pets"]
+        application.worker.finish()
+        assert await begun == "1"
+
+
+@pytest.mark.parametrize(("text", "size"), [("8GB", 8 * 10**9), ("1.5 MiB", 3 * 2**19), ("4096", 4096), (2048, 2048)])
+def test_a_budget_is_written_with_or_without_a_unit(text: Any, size: int) -> None:
+    assert load_settings(memory_budget=text).memory_budget == size
+
+
+@pytest.mark.parametrize("text", ["much", "-1", "8 TB", "1 KB of", "10"])
+def test_what_is_no_budget_is_refused(text: str) -> None:
+    with pytest.raises(ValidationError, match="memory_budget"):
+        load_settings(memory_budget=text)
 
 
 # -- what is remembered -----------------------------------------------------------------------------------------------
