@@ -1,4 +1,4 @@
-"""The command line: ``camserve serve | explain | predict | models | layers | key | openapi``.
+"""The command line: ``camserve serve | explain | predict | models | layers | manage | key | openapi``.
 
 Heavy imports stand inside the commands that need them, so that ``serve`` answers ``/livez`` within a second.
 """
@@ -26,7 +26,7 @@ from pydantic import ValidationError
 from service import __version__, logs
 from service.errors import InvalidImage, LayerNotExplainable, ServiceError, UnknownLayer, UnknownMethod
 from service.options import OPTIONS, attributes_of
-from service.settings import KeyConfig, Settings, load_settings, reason_not_to_listen
+from service.settings import KeyConfig, ModelConfig, Settings, load_settings, reason_not_to_listen
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from service.imaging.encode import EncodedImage
     from service.options import Option
     from service.vocabulary import Operation
+    from service.wire import ModelEntry
 
 __all__ = ["main"]
 
@@ -126,6 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     _command(commands, "models", _models, "list the architectures that can be served")
     layers = _command(commands, "layers", _layers, "list the layers of a model")
     layers.add_argument("--all", action="store_true", help="also those that cannot be explained, with the reason")
+    _add_manage(_command(commands, "manage", _manage, "change the models of a running server"))
     key = _command(commands, "key", _key, "make an API key")
     key.add_argument("name", help="who gets it; stands in the log")
     openapi = _command(commands, "openapi", _openapi, "print the OpenAPI document")
@@ -142,6 +144,24 @@ def _command(commands: Any, name: str, run: Any, help_text: str) -> argparse.Arg
     )
     parser.set_defaults(run=run)
     return parser
+
+
+def _add_manage(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--server", default="http://127.0.0.1:8000", metavar="URL", help="where it is")
+    parser.add_argument("--api-key-file", type=Path, metavar="FILE", help="file that holds a key with the scope manage")
+    parser.add_argument("--wait", type=float, default=300.0, metavar="S", help="seconds to wait until it is loaded")
+    verbs = parser.add_subparsers(required=True, metavar="VERB", dest="verb")
+    put = verbs.add_parser("put", help="create a model, or replace it while it answers")
+    put.add_argument("model", help="[name=]architecture[:weights][,option=value…]; paths are those of the server")
+    for verb, text in {
+        "reload": "load a model again, because its file has changed",
+        "unload": "put a model out of memory until somebody asks for it",
+        "remove": "remove a model",
+    }.items():
+        verbs.add_parser(verb, help=text).add_argument("model", help="its name")
+    alias = verbs.add_parser("alias", help="point a further name to a version of a model")
+    for name in ("alias", "model", "version"):
+        alias.add_argument(name)
 
 
 def _add_files(parser: argparse.ArgumentParser) -> None:
@@ -451,6 +471,35 @@ def _layers(options: argparse.Namespace) -> int:
     for warning in info.warnings:
         print(f"warning: {warning.text}")
     return 0
+
+
+def _manage(options: argparse.Namespace) -> int:
+    from service.client import Client  # noqa: PLC0415
+
+    key = options.api_key_file.read_text(encoding="utf-8").strip() if options.api_key_file else None
+    with Client(options.server, api_key=key, retries=0) as client:
+        match options.verb:
+            case "put":
+                config = ModelConfig.model_validate(options.model)
+                fields = config.model_dump(mode="json", exclude_unset=True, exclude={"name"})
+                _tell(client.put_model(config.name, wait_s=options.wait, **fields))
+            case "reload":
+                _tell(client.reload_model(options.model, wait_s=options.wait))
+            case "unload":
+                _tell(client.unload_model(options.model))
+            case "remove":
+                client.remove_model(options.model)
+                print(f"{options.model}: removed")
+            case "alias":
+                pointed = client.put_alias(options.alias, options.model, options.version)
+                print(f"{pointed.alias}: {pointed.model}, version {pointed.version}")
+    return 0
+
+
+def _tell(entry: ModelEntry) -> None:
+    print(f"{entry.name}: {entry.state}" + (f", version {entry.version}" if entry.version else ""))
+    for warning in entry.warnings:
+        print(f"warning: {warning.text}")
 
 
 def _key(options: argparse.Namespace) -> int:

@@ -8,6 +8,8 @@ The tree, and nothing outside it, may leave the decoder, the engine and the clie
     │   ├── ImageTooLarge · BodyTooLarge · TooManyImages · RequestTooCostly
     │   ├── NotFound · MethodNotAllowed
     │   ├── UnknownModel · UnknownLayer · UnknownLabel · UnknownMethod · UnknownColormap
+    │   ├── UnknownVersion · UnknownAlias · PathNotAllowed · SourceNotAllowed · ManagementOff
+    │   ├── ModelBusy · DefaultModel · NameTaken
     │   ├── UnknownHead · LayerNotExplainable · MethodNotApplicable · HeadersTooLarge
     │   └── Unauthorized · Forbidden · HostNotAllowed · OriginNotAllowed
     ├── Unavailable       try again later
@@ -217,6 +219,48 @@ class OriginNotAllowed(BadInput):
     title = "Origin not allowed"
 
 
+class ManagementOff(BadInput):
+    """Models may not be changed over HTTP here."""
+
+    code = "management_off"
+    title = "Models are not changed here"
+
+
+class PathNotAllowed(BadInput):
+    """A file that is named over HTTP lies outside the folders that the operator allows."""
+
+    code = "path_not_allowed"
+    title = "Path not allowed"
+
+
+class SourceNotAllowed(BadInput):
+    """A model that is named over HTTP would run code of a module that the operator does not list."""
+
+    code = "source_not_allowed"
+    title = "Source not allowed"
+
+
+class ModelBusy(BadInput):
+    """Another version of the model is being loaded."""
+
+    code = "model_busy"
+    title = "Model is being loaded"
+
+
+class DefaultModel(BadInput):
+    """The default model stays: requests that name none go to it."""
+
+    code = "default_model"
+    title = "The default model stays"
+
+
+class NameTaken(BadInput):
+    """A model and an alias cannot have the same name."""
+
+    code = "name_taken"
+    title = "Name taken"
+
+
 class UnknownName(BadInput):
     """A name is none of those known. Where the known ones are listed, each protocol says in its own words.
 
@@ -252,6 +296,22 @@ class UnknownModel(UnknownName):
     code = "unknown_model"
     title = "Unknown model"
     kind = "model"
+
+
+class UnknownVersion(UnknownName):
+    """The model has no version of that label that can be asked."""
+
+    code = "unknown_version"
+    title = "Unknown version"
+    kind = "version"
+
+
+class UnknownAlias(UnknownName):
+    """There is no alias of that name."""
+
+    code = "unknown_alias"
+    title = "Unknown alias"
+    kind = "alias"
 
 
 class UnknownLayer(UnknownName):

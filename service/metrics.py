@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from contextlib import suppress
 from importlib.metadata import version
 from typing import Literal, get_args
 
@@ -10,6 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.exposition import choose_encoder
 
 from service import __version__
+from service.vocabulary import Operation
 
 __all__ = ["Ending", "Metrics", "Stage"]
 
@@ -62,6 +64,18 @@ class Metrics:
         self.ready = Gauge("camserve_ready", "1 where `/readyz` says 200, else 0.", registry=registry)
         self.model_ready = Gauge(
             "camserve_model_ready", "1 where some worker answers for the model, else 0.", ["model"], registry=registry
+        )
+        self.model_loads = Counter(
+            "camserve_model_loads",
+            "Versions of models that a worker has loaded, or could not load.",
+            ["result"],
+            registry=registry,
+        )
+        self.models_put_out = Counter(
+            "camserve_models_put_out",
+            "Models put out of the workers' memory, by what for.",
+            ["reason"],
+            registry=registry,
         )
         self.workers_ready = Gauge("camserve_workers_ready", "Workers with at least one model.", registry=registry)
         self.worker_state = Gauge(
@@ -140,8 +154,19 @@ class Metrics:
         for part in ("forward", "pixels", "bytes"):
             self.cost.labels(part)
             self.cost_inside.labels(part)
+        for result in ("loaded", "failed"):
+            self.model_loads.labels(result)
+        for reason in ("asked", "budget"):
+            self.models_put_out.labels(reason)
         for reason in ("error", "memory"):
             self.isolated.labels(reason)
+
+    def forget_model(self, model: str) -> None:
+        """Drop the series of a model that is gone: names come and go, and series would stay for ever."""
+        for family in (self.batch_seconds, self.batch_size):
+            for op in get_args(Operation):
+                with suppress(KeyError):
+                    family.remove(model, op)
 
     def expose(self, accept: str = "") -> tuple[bytes, str]:
         """Return all metrics and their media type: OpenMetrics where ``accept`` asks for it, else Prometheus's own."""

@@ -13,7 +13,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 from pydantic_core import InitErrorDetails, PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
@@ -30,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = [
+    "NAME_PATTERN",
     "KeyConfig",
     "LogFormat",
     "LogLevel",
@@ -42,6 +52,7 @@ __all__ = [
 ]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+NAME_PATTERN = f"^{_NAME.pattern}$"
 
 
 def _floats(value: object) -> object:
@@ -247,7 +258,7 @@ class KeyConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(description="Who has it; stands in the log.", pattern=f"^{_NAME.pattern}$")
+    name: str = Field(description="Who has it; stands in the log.", pattern=NAME_PATTERN)
     sha256: str = Field(
         description="The SHA-256 digest of the key, in hexadecimal; the key itself is not kept.",
         pattern="^[0-9a-f]{64}$",
@@ -255,8 +266,8 @@ class KeyConfig(BaseModel):
     scopes: Annotated[frozenset[Scope], BeforeValidator(_scopes)] = Field(
         frozenset({"infer"}),
         min_length=1,
-        description="What it may do: `infer` asks models, `metrics` reads `/metrics`, `manage` sees the workers in "
-        "`/readyz`. In one string, joined by `+`.",
+        description="What it may do: `infer` asks models, `metrics` reads `/metrics`, `manage` changes models and "
+        "sees the workers in `/readyz`. In one string, joined by `+`.",
     )
     max_concurrent: int | None = Field(None, ge=1, le=100_000, description="Requests that may run at once.")
     requests_per_minute: int | None = Field(
@@ -359,6 +370,35 @@ def _expanded(path: Path) -> Path:
         raise ValueError("there is no home directory: set HOME, XDG_CACHE_HOME, or cache_dir to a folder") from None
 
 
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
+
+
+def _bytes(value: object) -> object:
+    """Read ``8GB``, ``512 MiB`` or a number."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?I?)B?", value.strip().upper()) if isinstance(value, str) else None
+    return value if found is None or found[2] not in _UNITS else int(float(found[1]) * _UNITS[found[2]])
+
+
+def _expanded_if_any(path: Path | None) -> Path | None:
+    return None if path is None else _expanded(path)
+
+
+def _all_expanded(paths: tuple[Path, ...]) -> tuple[Path, ...]:
+    return tuple(_expanded(path) for path in paths)
+
+
+def _check_management(on: bool, info: ValidationInfo) -> bool:  # pydantic's signature
+    """Refuse to let strangers change what is served: with some kinds of models they could run code here."""
+    if not on or info.data.get("keys"):
+        return on
+    if not is_loopback(info.data.get("host", "")):
+        raise ValueError("models are changed over HTTP only with API keys, or by this machine alone: set keys, or host")
+    for name in ("allowed_hosts", "cors_origins"):
+        if "*" in info.data.get(name, ()):
+            raise ValueError(f"without API keys, {name} must name whom it means: any page could change models")
+    return on
+
+
 class Settings(BaseSettings):
     """Everything that can be set; each field has a row in docs/operations.md."""
 
@@ -442,6 +482,30 @@ class Settings(BaseSettings):
     frame_ancestors: Origins = Field(
         (),
         description="Origins, apart by spaces, whose pages may show `/embed` in a frame, besides this one; `*` is any.",
+    )
+    management: Annotated[bool, AfterValidator(_check_management)] = Field(
+        False,
+        description="Whether models may be created, replaced, put out and removed over HTTP. Needs keys, or a loopback "
+        "address without `*` in `allowed_hosts` and `cors_origins`.",
+    )
+    management_modules: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = Field(
+        (),
+        description="Python modules, apart by spaces, whose functions may be named over HTTP as the architecture of a "
+        "model: whoever may change models can call whatever these modules hold.",
+    )
+    model_dirs: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split), AfterValidator(_all_expanded)] = Field(
+        (),
+        description="Folders, apart by spaces, in which files that are named over HTTP must lie.",
+    )
+    memory_budget: Annotated[int | None, BeforeValidator(_bytes)] = Field(
+        None,
+        ge=1024,
+        description="Bytes that the weights of all models may take on a device, such as `8GB`; beyond, those that were "
+        "not asked for the longest are put out, and loaded again when somebody asks.",
+    )
+    data_dir: Annotated[Path | None, AfterValidator(_expanded_if_any)] = Field(
+        None,
+        description="Folder that remembers models made over HTTP; without one they are forgotten at a restart.",
     )
     worker_start_timeout_s: float = Field(600.0, gt=0, description="Time a worker may take to load its models.")
     worker_silence_timeout_s: float = Field(

@@ -59,10 +59,10 @@ ColormapKind = Literal["sequential", "diverging"]
 EmptyReason = Literal["no_positive_evidence", "zero_gradient", "constant"]
 """Why a map shows nothing."""
 
-ModelState = Literal["loading", "ready", "failed"]
-"""How far a model is, whatever its versions are."""
+ModelState = Literal["loading", "ready", "unloaded", "failed"]
+"""How far a model is, whatever its versions are; one that is unloaded is loaded again when somebody asks for it."""
 
-VersionState = Literal["loading", "ready", "draining", "failed"]
+VersionState = Literal["loading", "ready", "unloaded", "draining", "failed"]
 """How far one version of a model is; one that drains serves what has begun with it."""
 
 WorkerState = Literal["waiting", "loading", "ready", "failed"]

@@ -18,6 +18,7 @@ from service.vocabulary import (
     LayerKind,
     ModelState,
     Registration,
+    VersionState,
 )
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from service.options import Option
 
 __all__ = [
+    "AliasEntry",
+    "AliasList",
+    "AliasTarget",
     "ArrayData",
     "BoxData",
     "ClassEntry",
@@ -62,6 +66,7 @@ __all__ = [
     "Status",
     "Timing",
     "Version",
+    "VersionEntry",
 ]
 
 
@@ -343,14 +348,27 @@ class ModelWarning(_Answer):
     text: str = Field(description="A sentence, with the way out.")
 
 
+class VersionEntry(_Answer):
+    """A version of a model that is there or on its way."""
+
+    version: str | None = Field(description="Its label; null until the weights are read.")
+    state: VersionState
+    reason: str | None = Field(description="Why it failed.")
+    progress: float = Field(description="How much of loading is done, 0 to 1.")
+    current: bool = Field(description="Whether requests that name no version go to it.")
+
+
 class ModelEntry(_Answer):
     """A served model. What is known only once it is loaded is null before."""
 
     name: str
     state: ModelState
     reason: str | None = Field(description="Why it failed.")
+    versions: list[VersionEntry] = Field([], description="Those that are there or on their way, oldest first.")
     default: bool = Field(description="Whether requests that name no model go to it.")
     version: str | None = None
+    digest: str | None = Field(None, description="Of its weights and configuration: what answers depend on.")
+    source: str | None = Field(None, description="What read it, such as `torchvision`.")
     architecture: str
     input: InputSize | None = None
     preprocessing: Preprocessing | None = None
@@ -370,6 +388,7 @@ class ModelEntry(_Answer):
     default_head: str | None = None
     device: str | None = None
     dtype: str | None = None
+    precision: str | None = Field(None, description="What it computes in.")
     parameters: int | None = None
     warnings: list[ModelWarning] = Field([], description="What was assumed of it, or looks wrong.")
 
@@ -379,6 +398,27 @@ class ModelList(_Answer):
 
     default: str
     models: list[ModelEntry]
+
+
+class AliasTarget(_Strict):
+    """What an alias is to point to."""
+
+    model: str = Field(description="The model's name.", max_length=200)
+    version: str = Field(description="The label of a version of it that is ready.", max_length=200)
+
+
+class AliasEntry(_Answer):
+    """An alias."""
+
+    alias: str
+    model: str
+    version: str | None = Field(description="The label of the version that it points to.")
+
+
+class AliasList(_Answer):
+    """All aliases."""
+
+    aliases: list[AliasEntry]
 
 
 class LayerPlacement(_Answer):

@@ -30,12 +30,17 @@ __all__ = [
     "VERSION",
     "Call",
     "ImageSource",
+    "alias_call",
     "explain_call",
     "get",
     "layers_call",
     "model_path",
     "only",
     "predict_call",
+    "put_call",
+    "reload_call",
+    "remove_call",
+    "unload_call",
 ]
 
 _CLASSES = {"target", "against"}
@@ -58,6 +63,8 @@ class Call(Generic[T]):
     arguments: dict[str, Any] = field(default_factory=dict)
     probe: bool = False
     """Never tried again, and a 503 is an answer."""
+    changes: bool = False
+    """Changes something: tried again only where the server said that nothing was done."""
 
 
 VERSION = Call("GET", "/version", lambda response: _validated(wire.Version, response))
@@ -76,25 +83,69 @@ def layers_call(model: str, explainable: bool | None, kind: str | None) -> Call[
     return get(wire.LayerList, f"{model_path(model)}/layers", explainable=flag, kind=kind)
 
 
+def put_call(name: str, config: Mapping[str, object], wait_s: float) -> Call[wire.ModelEntry]:
+    """Create or replace a model."""
+    return _changing("PUT", model_path(name), wire.ModelEntry, wait_s, json=dict(config))
+
+
+def reload_call(name: str, wait_s: float) -> Call[wire.ModelEntry]:
+    """Load a model again."""
+    return _changing("POST", f"{model_path(name)}/reload", wire.ModelEntry, wait_s)
+
+
+def unload_call(name: str) -> Call[wire.ModelEntry]:
+    """Put a model out of memory."""
+    return _changing("POST", f"{model_path(name)}/unload", wire.ModelEntry)
+
+
+def alias_call(alias: str, model: str, version: str) -> Call[wire.AliasEntry]:
+    """Create or move an alias."""
+    path = f"/aliases/{quote(alias, safe='')}"
+    return _changing("PUT", path, wire.AliasEntry, json={"model": model, "version": version})
+
+
+def remove_call(path: str) -> Call[None]:
+    """Remove a model or an alias."""
+    return Call("DELETE", f"/api/v1{path}", lambda _response: None, changes=True)
+
+
+def _changing(
+    verb: str, path: str, answer: type[ModelT], wait_s: float | None = None, json: object = None
+) -> Call[ModelT]:
+    arguments: dict[str, Any] = {} if json is None else {"json": json}
+    if wait_s is not None:
+        arguments |= {"params": {"wait": str(wait_s)}, "timeout": wait_s + 60.0}
+    return Call(verb, f"/api/v1{path}", partial(_validated, answer), arguments, changes=True)
+
+
 def model_path(model: str) -> str:
     """Return the path of a model under the API."""
     return f"/models/{quote(model, safe='')}"
 
 
 def explain_call(
-    images: Iterable[ImageSource], model: str | None, options: Mapping[str, object]
+    images: Iterable[ImageSource], model: str | None, version: str | None, options: Mapping[str, object]
 ) -> Call[list[Explained | Failed]]:
     """Explain pictures; a misspelt option is a TypeError that names the closest."""
     given = {"output": ("heatmap", "overlay", "map"), **_given("explain", OPTIONS, options)}
-    return _post("explain", images, model, given, _explained)
+    return _post("explain", images, _asked(model, version), given, _explained)
 
 
 def predict_call(
-    images: Iterable[ImageSource], model: str | None, options: Mapping[str, object]
+    images: Iterable[ImageSource], model: str | None, version: str | None, options: Mapping[str, object]
 ) -> Call[list[Predicted | Failed]]:
     """Predict pictures; a misspelt option is a TypeError that names the closest."""
     known = [name for name, option in OPTIONS.items() if option.about.predict]
-    return _post("predict", images, model, _given("predict", known, options), _predicted)
+    return _post("predict", images, _asked(model, version), _given("predict", known, options), _predicted)
+
+
+def _asked(model: str | None, version: str | None) -> str:
+    """Return the path of what is asked; without a model, the default one is."""
+    if version is None:
+        return "" if model is None else model_path(model)
+    if model is None:
+        raise ValueError("version= goes with model=: a label is that of one model.")
+    return f"{model_path(model)}/versions/{quote(version, safe='')}"
 
 
 def _given(verb: str, known: Collection[str], options: Mapping[str, object]) -> dict[str, object]:
@@ -109,7 +160,7 @@ def _given(verb: str, known: Collection[str], options: Mapping[str, object]) -> 
 def _post(
     verb: str,
     images: Iterable[ImageSource],
-    model: str | None,
+    asked: str,
     options: Mapping[str, object],
     read: Callable[[wire.ExplainResponse, wire.PictureResult], T],
 ) -> Call[list[T | Failed]]:
@@ -119,8 +170,7 @@ def _post(
     if not files:
         raise ValueError("There is no picture to send.")
     data = {name: _values(name, value) for name, value in options.items()}
-    path = f"/api/v1{'' if model is None else model_path(model)}/{verb}"
-    return Call("POST", path, partial(_results, read, len(files)), {"files": files, "data": data})
+    return Call("POST", f"/api/v1{asked}/{verb}", partial(_results, read, len(files)), {"files": files, "data": data})
 
 
 def _values(name: str, value: object) -> list[str]:

@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from urllib.parse import quote
 
 import httpx
 
@@ -15,12 +16,17 @@ from service.client.calls import (
     VERSION,
     Call,
     ImageSource,
+    alias_call,
     explain_call,
     get,
     layers_call,
     model_path,
     only,
     predict_call,
+    put_call,
+    reload_call,
+    remove_call,
+    unload_call,
 )
 from service.client.errors import ConnectionFailed, TimedOut, from_response, from_transport, make_error
 
@@ -96,7 +102,7 @@ class _Base(Generic[TransportT]):
     def _after_error(self, call: Call[Any], attempt: int, error: httpx.RequestError) -> float:
         """Return the seconds to wait for the next attempt; raise to give up."""
         failure = from_transport(error, self._url)
-        lasting = call.probe or isinstance(error, httpx.UnsupportedProtocol | httpx.LocalProtocolError)
+        lasting = call.probe or call.changes or isinstance(error, httpx.UnsupportedProtocol | httpx.LocalProtocolError)
         if isinstance(failure, ConnectionFailed) and not lasting and attempt < self._retries:
             return self._pause(attempt)
         raise failure from error
@@ -106,8 +112,8 @@ class Client(_Base[httpx.BaseTransport]):
     """Asks a camserve server. Safe to share between threads; a context manager that closes its connections.
 
     A full or a loading server (429, 503) and a failed connection are tried again up to ``retries`` times, after what
-    ``Retry-After`` says or else a growing pause, a minute at most. Nothing else is, a slow answer neither. Asking
-    twice does no harm: a request changes nothing on the server.
+    ``Retry-After`` says or else a growing pause, a minute at most. Nothing else is, a slow answer neither. What changes
+    models is not sent again after a failed connection: it may have been done.
 
     Args:
         base_url: where the server is, with the path prefix if a proxy gives it one.
@@ -147,7 +153,12 @@ class Client(_Base[httpx.BaseTransport]):
             attempt += 1
 
     def explain(
-        self, image: ImageSource, *, model: str | None = None, **options: Unpack[ExplainArguments]
+        self,
+        image: ImageSource,
+        *,
+        model: str | None = None,
+        version: str | None = None,
+        **options: Unpack[ExplainArguments],
     ) -> Explained:
         """Say what the model sees in a picture and where it looked.
 
@@ -159,6 +170,7 @@ class Client(_Base[httpx.BaseTransport]):
         Args:
             image: a path, a file's bytes, or a PIL picture.
             model: name of the model; None is the server's default.
+            version: label of one of its versions; None is the one that its name points to.
             **options: those of ``ExplainArguments``, as the server documents them. ``layer``, ``target``, ``method``
                 and ``output`` take one value or several, and there is an explanation per layer, method and target, in
                 that nesting order. ``output`` is heatmap, overlay and map unless given.
@@ -166,10 +178,15 @@ class Client(_Base[httpx.BaseTransport]):
         Raises:
             ClientError: there is no answer; its class says why.
         """
-        return only(self._send(explain_call([image], model, options)))
+        return only(self._send(explain_call([image], model, version, options)))
 
     def explain_many(
-        self, images: Iterable[ImageSource], *, model: str | None = None, **options: Unpack[ExplainArguments]
+        self,
+        images: Iterable[ImageSource],
+        *,
+        model: str | None = None,
+        version: str | None = None,
+        **options: Unpack[ExplainArguments],
     ) -> list[Explained | Failed]:
         """Explain several pictures in one request; one that cannot be read is a ``Failed`` in its place.
 
@@ -178,19 +195,29 @@ class Client(_Base[httpx.BaseTransport]):
 
         What is wrong with the request as a whole is raised, as by ``explain``.
         """
-        return self._send(explain_call(images, model, options))
+        return self._send(explain_call(images, model, version, options))
 
     def predict(
-        self, image: ImageSource, *, model: str | None = None, **options: Unpack[PredictArguments]
+        self,
+        image: ImageSource,
+        *,
+        model: str | None = None,
+        version: str | None = None,
+        **options: Unpack[PredictArguments],
     ) -> Predicted:
         """Say what the model sees in a picture: ``client.predict("cat.jpg", top_k=3).predictions``."""
-        return only(self._send(predict_call([image], model, options)))
+        return only(self._send(predict_call([image], model, version, options)))
 
     def predict_many(
-        self, images: Iterable[ImageSource], *, model: str | None = None, **options: Unpack[PredictArguments]
+        self,
+        images: Iterable[ImageSource],
+        *,
+        model: str | None = None,
+        version: str | None = None,
+        **options: Unpack[PredictArguments],
     ) -> list[Predicted | Failed]:
         """Predict several pictures in one request; one that cannot be read is a ``Failed`` in its place."""
-        return self._send(predict_call(images, model, options))
+        return self._send(predict_call(images, model, version, options))
 
     def models(self) -> wire.ModelList:
         """Return what is served."""
@@ -199,6 +226,45 @@ class Client(_Base[httpx.BaseTransport]):
     def model(self, name: str) -> wire.ModelEntry:
         """Return one model's entry."""
         return self._send(get(wire.ModelEntry, model_path(name)))
+
+    def put_model(self, name: str, *, wait_s: float = 300.0, **config: object) -> wire.ModelEntry:
+        """Create a model, or replace it: ``client.put_model("birds", architecture="resnet18", weights="b.pth")``.
+
+        The present version answers until the new one is ready, and goes on if that cannot be loaded.
+
+        Args:
+            name: of the model.
+            wait_s: seconds to wait for the outcome; with 0 the answer is how it is now.
+            **config: the keys of a ``[[models]]`` table; paths are those of the server.
+
+        Raises:
+            ClientError: it cannot be loaded, or may not be; its class says why.
+        """
+        return self._send(put_call(name, config, wait_s))
+
+    def reload_model(self, name: str, *, wait_s: float = 300.0) -> wire.ModelEntry:
+        """Load a model again, because its file has changed."""
+        return self._send(reload_call(name, wait_s))
+
+    def unload_model(self, name: str) -> wire.ModelEntry:
+        """Put a model out of memory; it is loaded again when somebody asks for it."""
+        return self._send(unload_call(name))
+
+    def remove_model(self, name: str) -> None:
+        """Remove a model, and return once what had begun with it is finished."""
+        return self._send(remove_call(model_path(name)))
+
+    def aliases(self) -> wire.AliasList:
+        """Return the further names of models."""
+        return self._send(get(wire.AliasList, "/aliases"))
+
+    def put_alias(self, alias: str, model: str, version: str) -> wire.AliasEntry:
+        """Point a name to a version of a model, which stays as long as it does."""
+        return self._send(alias_call(alias, model, version))
+
+    def remove_alias(self, alias: str) -> None:
+        """Remove such a name."""
+        return self._send(remove_call(f"/aliases/{quote(alias, safe='')}"))
 
     def layers(
         self, model: str | None = None, *, explainable: bool | None = None, kind: str | None = None
@@ -277,28 +343,48 @@ class AsyncClient(_Base[httpx.AsyncBaseTransport]):
             attempt += 1
 
     async def explain(
-        self, image: ImageSource, *, model: str | None = None, **options: Unpack[ExplainArguments]
+        self,
+        image: ImageSource,
+        *,
+        model: str | None = None,
+        version: str | None = None,
+        **options: Unpack[ExplainArguments],
     ) -> Explained:
         """As ``Client.explain``."""
-        return only(await self._send(await asyncio.to_thread(explain_call, [image], model, options)))
+        return only(await self._send(await asyncio.to_thread(explain_call, [image], model, version, options)))
 
     async def explain_many(
-        self, images: Iterable[ImageSource], *, model: str | None = None, **options: Unpack[ExplainArguments]
+        self,
+        images: Iterable[ImageSource],
+        *,
+        model: str | None = None,
+        version: str | None = None,
+        **options: Unpack[ExplainArguments],
     ) -> list[Explained | Failed]:
         """As ``Client.explain_many``."""
-        return await self._send(await asyncio.to_thread(explain_call, images, model, options))
+        return await self._send(await asyncio.to_thread(explain_call, images, model, version, options))
 
     async def predict(
-        self, image: ImageSource, *, model: str | None = None, **options: Unpack[PredictArguments]
+        self,
+        image: ImageSource,
+        *,
+        model: str | None = None,
+        version: str | None = None,
+        **options: Unpack[PredictArguments],
     ) -> Predicted:
         """As ``Client.predict``."""
-        return only(await self._send(await asyncio.to_thread(predict_call, [image], model, options)))
+        return only(await self._send(await asyncio.to_thread(predict_call, [image], model, version, options)))
 
     async def predict_many(
-        self, images: Iterable[ImageSource], *, model: str | None = None, **options: Unpack[PredictArguments]
+        self,
+        images: Iterable[ImageSource],
+        *,
+        model: str | None = None,
+        version: str | None = None,
+        **options: Unpack[PredictArguments],
     ) -> list[Predicted | Failed]:
         """As ``Client.predict_many``."""
-        return await self._send(await asyncio.to_thread(predict_call, images, model, options))
+        return await self._send(await asyncio.to_thread(predict_call, images, model, version, options))
 
     async def models(self) -> wire.ModelList:
         """As ``Client.models``."""
@@ -307,6 +393,34 @@ class AsyncClient(_Base[httpx.AsyncBaseTransport]):
     async def model(self, name: str) -> wire.ModelEntry:
         """As ``Client.model``."""
         return await self._send(get(wire.ModelEntry, model_path(name)))
+
+    async def put_model(self, name: str, *, wait_s: float = 300.0, **config: object) -> wire.ModelEntry:
+        """As ``Client.put_model``."""
+        return await self._send(put_call(name, config, wait_s))
+
+    async def reload_model(self, name: str, *, wait_s: float = 300.0) -> wire.ModelEntry:
+        """As ``Client.reload_model``."""
+        return await self._send(reload_call(name, wait_s))
+
+    async def unload_model(self, name: str) -> wire.ModelEntry:
+        """As ``Client.unload_model``."""
+        return await self._send(unload_call(name))
+
+    async def remove_model(self, name: str) -> None:
+        """As ``Client.remove_model``."""
+        return await self._send(remove_call(model_path(name)))
+
+    async def aliases(self) -> wire.AliasList:
+        """As ``Client.aliases``."""
+        return await self._send(get(wire.AliasList, "/aliases"))
+
+    async def put_alias(self, alias: str, model: str, version: str) -> wire.AliasEntry:
+        """As ``Client.put_alias``."""
+        return await self._send(alias_call(alias, model, version))
+
+    async def remove_alias(self, alias: str) -> None:
+        """As ``Client.remove_alias``."""
+        return await self._send(remove_call(f"/aliases/{quote(alias, safe='')}"))
 
     async def layers(
         self, model: str | None = None, *, explainable: bool | None = None, kind: str | None = None

@@ -17,9 +17,11 @@ from service.engine.admission import Admission
 from service.engine.answers import Answer, ImageAnswer
 from service.engine.cost import Cost, Spending, Work, check_cost
 from service.engine.lifecycle import Lifecycle
+from service.engine.management import Management
 from service.engine.pipeline import Picture, Pipeline
 from service.engine.plan import Plan, plan
 from service.engine.pool import Pool
+from service.engine.remembered import remembered_by
 from service.engine.spans import Spans
 from service.engine.worker_gauges import refresh
 from service.engine.worker_process import WorkerProcess
@@ -62,7 +64,10 @@ class Explainer:
         self._metrics = metrics
         self._spans = spans or Spans()
         self.lifecycle = lifecycle or Lifecycle()
+        remembered = remembered_by(settings)
+        settings = settings.model_copy(update={"models": remembered.models})
         self.pool = Pool(settings, metrics, self._spans, launch, lifecycle=self.lifecycle)
+        self.management = Management(settings, metrics, self.pool, remembered)
         self.pipeline = Pipeline(settings, metrics, self._spans, self.pool)
         self._most = _cost(settings.max_request_cost)
         total = _cost(settings.max_total_cost)
@@ -72,12 +77,14 @@ class Explainer:
     async def start(self) -> None:
         """Start the workers; returns before models are loaded."""
         await self.pool.start()
+        self.management.start()
 
     async def stop(self) -> None:
         """End the workers and the threads. What has no answer yet fails with NotReady, in whatever stage it is."""
         for deadline in self._deadlines:
             if not deadline.expired():
                 deadline.reschedule(0.0)
+        await self.management.stop()
         await self.pool.stop()
         self.pipeline.close()
 
@@ -120,24 +127,24 @@ class Explainer:
 
     # -- answering ----------------------------------------------------------------------------------------------------
 
-    def refuse_early(self, model: str | None = None) -> None:
+    def refuse_early(self, model: str | None = None, version: str | None = None) -> None:
         """Raise what can be known before anything of a request's body is read.
 
         Raises:
-            UnknownModel, NotReady: as :meth:`ready_info`.
+            UnknownModel, UnknownVersion, NotReady: as :meth:`ready_info`.
             Overloaded: the queue is full.
         """
-        self.pool.ready_info(model)
+        self.pool.ready_info(model, version)
         self.admission.check()
 
     def check(self, request: Request) -> None:
         """Raise what is wrong with a request whatever its images are.
 
         Raises:
-            UnknownModel, NotReady: as :meth:`ready_info`.
+            UnknownModel, UnknownVersion, NotReady: as :meth:`ready_info`.
             BadInput: an option does not go with the model or with another option; see the subclasses.
         """
-        plan(request, self.pool.ready_info(request.model), self._settings.max_explanations)
+        plan(request, self.pool.ready_info(request.model, request.version), self._settings.max_explanations)
 
     async def in_thread(self, work: Callable[[], T], amount: int, client: str, weight: float) -> T:
         """Do work whose time grows with what callers send, in a thread and by turns.
@@ -167,10 +174,30 @@ class Explainer:
             Unavailable: not now; carries ``retry_after_s``.
             DeadlineExceeded: the time is up; nothing is computed any more.
         """
-        with self.pool.lease(request.model) as info:
-            todo = plan(request, info, self._settings.max_explanations)
-            self._check_count(request.images)
-            return await self._answer(request, todo)
+        self._check_count(request.images)
+        if self.pool.status(request.model, request.version).on_demand:
+            await self._loaded_again(request)
+        with self.pool.lease(request.model, request.version) as info:
+            self.management.used(info.key)
+            return await self._answer(request, plan(request, info, self._settings.max_explanations))
+
+    async def _loaded_again(self, request: Request) -> None:
+        """Wait for a model that was put out, in a place of the queue.
+
+        Raises:
+            NotReady: it is not there in time.
+        """
+        try:
+            with self.admission.admit(len(request.images)):
+                async with self._until(asyncio.get_running_loop().time() + self._allowed_s(request)):
+                    self.management.make_room(request.model, request.version)
+                    await self.pool.available(request.model, request.version)
+        except TimeoutError:
+            raise NotReady(
+                f"Model {self.pool.status(request.model).config.name!r} was put out and is being loaded again. "
+                "Try again in a few seconds.",
+                retry_after_s=5,
+            ) from None
 
     def _allowed_s(self, request: Request) -> float:
         """Return the time that a request has: as it asks for, up to what the operator allows."""

@@ -38,6 +38,7 @@ __all__ = [
     "Message",
     "ModelFailed",
     "ModelLoaded",
+    "ModelProgress",
     "ModelUnloaded",
     "Ping",
     "Pong",
@@ -139,6 +140,14 @@ class Hello:
 
 
 @dataclass(frozen=True)
+class ModelProgress:
+    """How much of loading this model is done, 0 to 1."""
+
+    key: ModelKey
+    fraction: float
+
+
+@dataclass(frozen=True)
 class ModelLoaded:
     """It holds this model, and answers for it from now on."""
 
@@ -201,7 +210,7 @@ class Ran:
 
 
 ToWorker = Start | Load | Unload | Run | Cancel | Ping
-FromWorker = Hello | ModelLoaded | ModelFailed | ModelUnloaded | Pong | Progress | Ran
+FromWorker = Hello | ModelProgress | ModelLoaded | ModelFailed | ModelUnloaded | Pong | Progress | Ran
 Message = ToWorker | FromWorker
 
 

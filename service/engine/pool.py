@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -145,59 +145,108 @@ class Pool:
         self.supervisor.load(key, config)
         return key
 
-    def _on_drained(self, key: ModelKey) -> None:
-        self.supervisor.unload(key)
-        self._batcher.forget(lambda model: model == key)
-
-    async def settled(self, name: str | None = None) -> None:
-        """Wait until a model, by default the first, is no longer loading, or until this is stopped."""
-        while not self.lifecycle.over and self.status(name).state == "loading":
-            self._changed.clear()
-            await self._changed.wait()
-
-    def status(self, name: str | None = None) -> ModelStatus:
-        """Tell how a model is; without a name, the default one.
+    def remove(self, name: str) -> None:
+        """Forget a model; what has begun with it is finished.
 
         Raises:
             UnknownModel: there is none of that name.
         """
-        status = self.registry.status(name)
+        self.registry.remove(name)
+        self._changed.set()
+
+    def put_out(self, key: ModelKey) -> None:
+        """Have workers drop a version until somebody asks for it; what has begun with it is finished."""
+        self.registry.put_out(key)
+        self._changed.set()
+
+    def wake(self, name: str | None = None, label: str | None = None) -> None:
+        """Load a model that was put out, because somebody asks for it.
+
+        Raises:
+            UnknownModel, UnknownVersion: there is none.
+        """
+        if woken := self.registry.wake(name, label):
+            self.supervisor.load(*woken)
+
+    def _on_drained(self, key: ModelKey) -> None:
+        self.supervisor.unload(key)
+        self._batcher.forget(lambda model: model == key)
+        if not self.registry.has(key.name):
+            self._metrics.forget_model(key.name)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until something holds that hangs on models or workers, or until this is stopped."""
+        while not self.lifecycle.over and not condition():
+            await self.changed()
+
+    async def changed(self) -> None:
+        """Wait until a worker says something, or a model is changed."""
+        self._changed.clear()
+        await self._changed.wait()
+
+    async def settled(self, name: str | None = None) -> None:
+        """Wait until a model, by default the first, is no longer loading, or until this is stopped."""
+        await self.until(lambda: self.status(name).state != "loading")
+
+    def status(self, name: str | None = None, label: str | None = None) -> ModelStatus:
+        """Tell how a model is; without a name, the default one.
+
+        Args:
+            name: of the model, or an alias.
+            label: of one of its versions; that which the name points to if None.
+
+        Raises:
+            UnknownModel, UnknownVersion: there is none.
+        """
+        status = self.registry.status(name, label)
         if status.state == "loading" and (last_exit := self.supervisor.keeps_dying()):
             reason = (
                 f"its worker process keeps dying; last time: {last_exit}. It is started again within half a minute."
             )
-            return ModelStatus(status.config, "failed", reason)
+            return replace(status, state="failed", reason=reason)
         return status
 
     def statuses(self) -> list[ModelStatus]:
         """Tell how every model is, the default one first."""
         return [self.status(status.config.name) for status in self.registry.statuses()]
 
-    def ready_info(self, name: str | None) -> ModelInfo:
-        """Return what is known of a model that can answer now.
+    def ready_info(self, name: str | None, label: str | None = None) -> ModelInfo:
+        """Return what is known of a model that can answer now, or will once it is loaded on demand.
 
         Raises:
-            UnknownModel: there is none of that name.
+            UnknownModel, UnknownVersion: there is none.
             NotReady: it is loading, it failed to load, or the service is shutting down.
         """
-        status = self.status(name)
+        status = self.status(name, label)
         if self.lifecycle.over:
             raise NotReady("The service is shutting down.", retry_after_s=5)
         if status.info is not None:
             return status.info
+        if status.on_demand and status.known is not None and status.state != "failed":
+            return status.known
         model = status.config.name
         if status.state == "failed":
             raise NotReady(f"Model {model!r} cannot be loaded: {status.reason}", retry_after_s=60)
         raise NotReady(f"Model {model!r} is being loaded. Try again in a few seconds.", retry_after_s=2)
 
-    def lease(self, name: str | None) -> AbstractContextManager[ModelInfo]:
+    async def available(self, name: str | None, label: str | None = None) -> None:
+        """Have a model that was put out loaded again, and wait for it; one that is there is there at once.
+
+        Raises:
+            UnknownModel, UnknownVersion, NotReady: as :meth:`ready_info`.
+        """
+        self.ready_info(name, label)
+        self.wake(name, label)
+        await self.until(lambda: not self.status(name, label).on_demand or self.status(name, label).state == "failed")
+
+    def lease(self, name: str | None, label: str | None = None) -> AbstractContextManager[ModelInfo]:
         """Hold on to the version of a model that answers now, for as long as the block takes.
 
         Raises:
-            UnknownModel, NotReady: as :meth:`ready_info`.
+            UnknownModel, UnknownVersion, NotReady: as :meth:`ready_info`.
         """
-        self.ready_info(name)
-        return self.registry.lease(name)
+        self.ready_info(name, label)
+        return self.registry.lease(name, label)
 
     # -- entries ------------------------------------------------------------------------------------------------------
 
@@ -240,7 +289,9 @@ class Pool:
             return "ready"
         if not slot.worker.snapshot.started:
             return "waiting"
-        return "loading" if self.registry.missing(slot.number) else "failed"
+        if self.registry.missing(slot.number):
+            return "loading"
+        return "failed" if self.registry.failed_on(slot.number) or not self.registry.unloaded_names() else "ready"
 
     def is_busy(self, number: int) -> bool:
         """Whether a batch was handed to the worker of this number and is not answered."""

@@ -1,7 +1,8 @@
 """Which models there are, in which versions and states, and which worker holds what.
 
 A name points to one version at a time. Another version of it is loaded beside that one; once it is ready, the name
-points to it, and the old one drains: it serves the requests that have begun with it, and then it is dropped.
+points to it, and the old one drains: it serves the requests that have begun with it, and then it is dropped. An alias
+is a further name, which points to one version and keeps it until it is moved.
 
 The label of a version (``IMAGENET1K_V2``, the beginning of a digest) is known only once the weights are read. Until
 then, and between front and workers, a version goes by its revision: see :class:`service.models.info.ModelKey`.
@@ -12,71 +13,20 @@ Runs in the front process.
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from service.errors import NotReady, UnknownModel
+from service.engine.versions import Labels, ModelStatus, Version, VersionStatus
+from service.errors import NameTaken, NotReady, UnknownAlias, UnknownModel, UnknownVersion
 from service.models.info import ModelKey
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from service.models.info import ModelInfo
     from service.settings import ModelConfig
-    from service.vocabulary import ModelState, VersionState
 
 __all__ = ["ModelStatus", "Registry", "VersionStatus"]
-
-
-@dataclass(frozen=True)
-class ModelStatus:
-    """A model, as seen over all workers: the version that its name points to."""
-
-    config: ModelConfig
-    state: ModelState
-    reason: str | None = None
-    info: ModelInfo | None = None
-
-
-@dataclass(frozen=True)
-class VersionStatus:
-    """One version of a model; ``version`` is its label, None until some worker has read the weights."""
-
-    key: ModelKey
-    version: str | None
-    state: VersionState
-    reason: str | None = None
-
-
-@dataclass(eq=False)
-class _Version:
-    """A version and what is known of it; ``infos`` and ``failures`` by the number of the worker that told."""
-
-    key: ModelKey
-    config: ModelConfig
-    loading: set[int] = field(default_factory=set)
-    infos: dict[int, ModelInfo] = field(default_factory=dict)
-    failures: dict[int, str] = field(default_factory=dict)
-    leases: int = 0
-    draining: bool = False
-
-    @property
-    def state(self) -> ModelState:
-        if self.infos:
-            return "ready"
-        return "failed" if self.failures else "loading"
-
-    @property
-    def drained(self) -> bool:
-        return self.draining and not self.leases
-
-    @property
-    def info(self) -> ModelInfo | None:
-        return next(iter(self.infos.values()), None)
-
-    @property
-    def reason(self) -> str | None:
-        return None if self.infos else next(iter(self.failures.values()), None)
 
 
 class Registry:
@@ -88,8 +38,10 @@ class Registry:
 
     def __init__(self, on_drained: Callable[[ModelKey], None] = lambda _key: None) -> None:
         self._on_drained = on_drained
-        self._versions: dict[ModelKey, _Version] = {}
+        self._versions: dict[ModelKey, Version] = {}
         self._current: dict[str, ModelKey] = {}
+        self._aliases: dict[str, ModelKey] = {}
+        self._labels = Labels()
         # Worker → what it was told to load and has not answered, in that order.
         self._told: dict[int, list[ModelKey]] = {}
         self._revisions = 0
@@ -100,15 +52,36 @@ class Registry:
         """Add a model, or a version that is to replace the one its name points to.
 
         Another replacement that has not taken over by now never will: the latest counts.
+
+        Raises:
+            NameTaken: an alias is called so.
         """
+        if config.name in self._aliases:
+            raise NameTaken(f"{config.name!r} is an alias. Choose another name for the model, or remove the alias.")
+        version = self._new(config)
+        current = self._current.setdefault(config.name, version.key)
+        for other in self._of(config.name):
+            if other.key not in {current, version.key}:
+                self._drain(other)
+        return version.key
+
+    def hold(self, alias: str, config: ModelConfig) -> None:
+        """Have an alias point to the version that is loaded from ``config``, which never takes over if it is another.
+
+        Raises:
+            UnknownModel: there is no such model.
+        """
+        version = self.find(config.name)
+        if version.config != config:
+            version = self._new(config)
+            version.beside = True
+        self._aliases[alias] = version.key
+
+    def _new(self, config: ModelConfig) -> Version:
         self._revisions += 1
         key = ModelKey(config.name, self._revisions)
-        current = self._current.setdefault(config.name, key)
-        for other in self._of(config.name):
-            if other.key != current:
-                self._drain(other)
-        self._versions[key] = _Version(key, config)
-        return key
+        self._versions[key] = Version(key, config)
+        return self._versions[key]
 
     def remove(self, name: str) -> None:
         """Forget a name; its versions serve what has begun, and go.
@@ -116,10 +89,64 @@ class Registry:
         Raises:
             UnknownModel: there is none of that name.
         """
-        self._find(name)
+        if name not in self._current:
+            raise UnknownModel.among(name, self._current)
         del self._current[name]
+        self._aliases = {alias: key for alias, key in self._aliases.items() if key.name != name}
+        self._labels.forget(name)
         for version in self._of(name):
             self._drain(version)
+
+    def point(self, alias: str, name: str, label: str) -> None:
+        """Have an alias point to a version of a model, which stays for as long as it does.
+
+        Raises:
+            UnknownModel, UnknownVersion: there is none.
+            NameTaken: a model is called as the alias.
+        """
+        if alias in self._current:
+            raise NameTaken(f"{alias!r} is the name of a model. Choose another name for the alias.")
+        version = self.find(name, label)
+        before = self._aliases.get(alias)
+        self._aliases[alias] = version.key
+        self._drop_if_unnamed(before)
+
+    def unpoint(self, alias: str) -> None:
+        """Remove an alias; the version goes unless another name points to it.
+
+        Raises:
+            UnknownAlias: there is none of that name.
+        """
+        if alias not in self._aliases:
+            raise UnknownAlias.among(alias, self._aliases)
+        self._drop_if_unnamed(self._aliases.pop(alias))
+
+    def _drop_if_unnamed(self, key: ModelKey | None) -> None:
+        if key in self._versions and key not in self._named():
+            self._drain(self._versions[key])
+
+    def _named(self) -> set[ModelKey]:
+        return {*self._current.values(), *self._aliases.values()}
+
+    def aliases(self) -> Mapping[str, VersionStatus]:
+        """Return the aliases, and the versions that they point to."""
+        return {alias: self._status_of(self._versions[key]) for alias, key in sorted(self._aliases.items())}
+
+    def put_out(self, key: ModelKey) -> None:
+        """Have workers drop a version until somebody asks for it; what has begun with it is finished."""
+        old, new = self._versions[key], self._new(self._versions[key].config)
+        new.unloaded, new.on_demand, new.known = True, True, old.known
+        for names in (self._current, self._aliases):
+            names.update({name: new.key for name, pointed in names.items() if pointed == key})
+        self._drain(old)
+
+    def wake(self, name: str | None = None, label: str | None = None) -> tuple[ModelKey, ModelConfig] | None:
+        """Return what is to be loaded because somebody asks for it; None where nothing is."""
+        version = self.find(name, label)
+        if not version.unloaded:
+            return None
+        version.unloaded = False
+        return version.key, version.config
 
     def wanted(self) -> list[tuple[ModelKey, ModelConfig]]:
         """What a new worker loads: all that may be asked for, and what drains while somebody still needs it.
@@ -129,7 +156,7 @@ class Registry:
         return [
             (key, version.config)
             for key, version in self._versions.items()
-            if not version.drained and not self._given_up(version)
+            if not (version.drained or version.unloaded or self._given_up(version))
         ]
 
     # -- what workers hold --------------------------------------------------------------------------------------------
@@ -138,13 +165,25 @@ class Registry:
         """Note that a worker was told to load ``keys``, in this order."""
         for key in keys:
             self._told.setdefault(worker, []).append(key)
-            self._versions[key].loading.add(worker)
+            self._versions[key].loading[worker] = 0.0
+
+    def progressed(self, worker: int, key: ModelKey, fraction: float) -> None:
+        """Note how much of a version a worker has loaded."""
+        version = self._versions.get(key)
+        if version is not None and worker in version.loading:
+            version.loading[worker] = fraction
 
     def loaded(self, worker: int, key: ModelKey, info: ModelInfo) -> None:
         """Note that a worker holds a version, which may let the name point to it."""
         if version := self._answered(worker, key):
-            version.infos[worker] = info
-            version.failures.pop(worker, None)
+            if version.contradicts(info):
+                version.failures[worker] = "Its file has changed since other workers loaded it. Reload the model."
+            else:
+                known = version.known if version.known and version.known.digest == info.digest else None
+                label = known.version if known else self._labels.label(info)
+                version.known = version.infos[worker] = replace(info, version=label)
+                version.failures.pop(worker, None)
+                version.on_demand = False
             self._take_over(key.name)
 
     def failed(self, worker: int, key: ModelKey, reason: str) -> None:
@@ -180,7 +219,7 @@ class Registry:
     def involved(self, key: ModelKey) -> set[int]:
         """Return the workers that hold a version, are loading it, or failed to: one that is only late still will."""
         version = self._versions[key]
-        return version.loading | set(version.infos) | set(version.failures)
+        return {*version.loading, *version.infos, *version.failures}
 
     def failed_on(self, worker: int) -> list[ModelKey]:
         """Return what a worker could not load."""
@@ -193,14 +232,23 @@ class Registry:
 
     # -- asking -------------------------------------------------------------------------------------------------------
 
-    def status(self, name: str | None = None) -> ModelStatus:
+    def status(self, name: str | None = None, label: str | None = None) -> ModelStatus:
         """Tell how a model is; without a name, the default one.
 
         Raises:
-            UnknownModel: there is none of that name.
+            UnknownModel, UnknownVersion: there is none of that name, or no version of it has that label.
         """
-        version = self._find(name)
-        return ModelStatus(version.config, version.state, version.reason, version.info)
+        version = self.find(name, label)
+        versions = tuple(self.versions(version.key.name))
+        return ModelStatus(
+            version.config,
+            version.state,
+            version.reason,
+            version.info,
+            version.known,
+            version.on_demand,
+            versions,
+        )
 
     def statuses(self) -> list[ModelStatus]:
         """Tell how every model is, in the order in which they were added; the first is the default."""
@@ -208,25 +256,49 @@ class Registry:
 
     def versions(self, name: str) -> list[VersionStatus]:
         """List the versions of a model that are there or on their way, oldest first; none for a name that is not."""
-        return [
-            VersionStatus(
-                version.key,
-                version.info.version if version.info else version.config.version,
-                "draining" if version.draining else version.state,
-                version.reason,
-            )
-            for version in self._of(name)
-        ]
+        return [self._status_of(version) for version in self._of(name)]
+
+    def version(self, key: ModelKey) -> VersionStatus | None:
+        """Tell how a version is; None once it is forgotten."""
+        version = self._versions.get(key)
+        return None if version is None else self._status_of(version)
+
+    def has(self, name: str) -> bool:
+        """Whether there is a model of that name."""
+        return name in self._current
+
+    def settled(self, key: ModelKey) -> bool:
+        """Whether nothing is to come of a version any more but what it is: it answers, failed, drains or is gone."""
+        version = self._versions.get(key)
+        return version is None or version.draining or not (version.loading or version.state == "loading")
+
+    def idle_or_not(self) -> dict[ModelKey, tuple[ModelInfo, bool]]:
+        """Return every version that some worker holds, and whether it could be put out: nobody needs or loads it."""
+        return {
+            key: (version.info, not (version.leases or version.loading or version.draining or key not in self._named()))
+            for key, version in self._versions.items()
+            if version.info is not None
+        }
+
+    def unloaded_names(self) -> list[str]:
+        """Return the models that are loaded when somebody asks for them."""
+        return [name for name, key in self._current.items() if self._versions[key].unloaded]
+
+    def is_loading(self, name: str) -> bool:
+        """Whether some version of a model that may take over, or that somebody waits for, is still being loaded."""
+        return any(
+            (version.loading or version.state == "loading") and not version.draining for version in self._of(name)
+        )
 
     @contextmanager
-    def lease(self, name: str | None = None) -> Iterator[ModelInfo]:
+    def lease(self, name: str | None = None, label: str | None = None) -> Iterator[ModelInfo]:
         """Hold on to the version that a name points to: however long the block takes, it is not dropped.
 
         Raises:
-            UnknownModel: there is none of that name.
+            UnknownModel, UnknownVersion: there is none of that name, or no version of it has that label.
             NotReady: no worker holds it.
         """
-        version = self._find(name)
+        version = self.find(name, label)
         if version.info is None:
             raise NotReady(f"Model {version.key.name!r} is not ready.", retry_after_s=2)
         version.leases += 1
@@ -236,26 +308,50 @@ class Registry:
             version.leases -= 1
             self._dismiss_if_drained(version)
 
+    def find(self, name: str | None, label: str | None = None) -> Version:
+        """Return the version that a model's name or an alias points to; of a label, the version that has it.
+
+        Raises:
+            UnknownModel, UnknownVersion: there is none.
+        """
+        names = self._current | self._aliases
+        key = names.get(next(iter(self._current), "") if name is None else name)
+        if key is None:
+            raise UnknownModel.among(str(name), names)
+        if label is None:
+            return self._versions[key]
+        # Of a replacement that is on its way with the label of the version that answers, the latter.
+        versions = [each for each in self._of(key.name) if not each.draining and each.known is not None]
+        found = next((each for each in versions if each.label == label), None)
+        if found is None:
+            raise UnknownVersion.among(label, [str(each.label) for each in versions], model=key.name)
+        return found
+
     # -- inside -------------------------------------------------------------------------------------------------------
 
-    def _find(self, name: str | None) -> _Version:
-        key = self._current.get(next(iter(self._current), "") if name is None else name)
-        if key is None:
-            raise UnknownModel.among(str(name), self._current)
-        return self._versions[key]
+    def _status_of(self, version: Version) -> VersionStatus:
+        return VersionStatus(
+            version.key,
+            version.label,
+            "draining" if version.draining else version.state,
+            version.reason,
+            version.progress,
+            self._current.get(version.key.name) == version.key,
+            tuple(sorted(alias for alias, key in self._aliases.items() if key == version.key)),
+        )
 
-    def _of(self, name: str) -> list[_Version]:
+    def _of(self, name: str) -> list[Version]:
         return [version for version in self._versions.values() if version.key.name == name]
 
-    def _given_up(self, version: _Version) -> bool:
+    def _given_up(self, version: Version) -> bool:
         """Whether it is a replacement that could not be loaded, and stays so."""
-        return version.state == "failed" and not version.loading and self._current.get(version.key.name) != version.key
+        return version.state == "failed" and not version.loading and version.key not in self._named()
 
-    def _answered(self, worker: int, key: ModelKey) -> _Version | None:
+    def _answered(self, worker: int, key: ModelKey) -> Version | None:
         """Return the version that a worker speaks of; None if it was forgotten meanwhile."""
         version = self._versions.get(key)
         if version is not None:
-            version.loading.discard(worker)
+            version.loading.pop(worker, None)
             waiting = self._told.get(worker, [])
             if key in waiting:
                 waiting.remove(key)
@@ -266,22 +362,23 @@ class Registry:
         current = self._current.get(name)
         for version in self._of(name):
             newer = current is not None and version.key.revision > current.revision
-            if newer and version.infos and not version.loading and not version.draining:
+            if newer and version.infos and not (version.loading or version.draining or version.beside):
                 self._current[name] = version.key
                 for older in self._of(name):
                     if older.key.revision < version.key.revision:
                         self._drain(older)
 
-    def _drain(self, version: _Version) -> None:
-        if not version.draining:
+    def _drain(self, version: Version) -> None:
+        """Let a version go that the model's name does not point to, unless an alias does."""
+        if not version.draining and version.key not in self._aliases.values():
             version.draining = True
             self._dismiss_if_drained(version)
 
-    def _dismiss_if_drained(self, version: _Version) -> None:
+    def _dismiss_if_drained(self, version: Version) -> None:
         if version.drained:
             self._on_drained(version.key)
             self._forget_if_gone(version)
 
-    def _forget_if_gone(self, version: _Version) -> None:
+    def _forget_if_gone(self, version: Version) -> None:
         if version.drained and not version.infos and not version.loading:
             self._versions.pop(version.key, None)

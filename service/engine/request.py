@@ -35,7 +35,8 @@ class Request(Options):
     Attributes:
         images: what it is about.
         op: ``predict`` lists classes alone; the options that only ``explain`` has then mean nothing.
-        model: name of the model; the default one if None.
+        model: name of the model, or an alias; the default one if None.
+        version: label of one of its versions; the one that its name points to if None.
         timeout_s: time allowed for all of it; the configured default if None.
         client: whose it is: the name of an API key, or an address where there are none.
         weight: how large the client's share is, beside those of others.
@@ -46,6 +47,7 @@ class Request(Options):
     _: KW_ONLY
     op: Operation = "explain"
     model: str | None = None
+    version: str | None = None
     timeout_s: float | None = None
     client: str = ""
     weight: float = 1.0

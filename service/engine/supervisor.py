@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from service.engine.cores import available_cores
-from service.engine.messages import Hello, ModelFailed, ModelLoaded, ModelUnloaded, Ran, Start
+from service.engine.messages import Hello, ModelFailed, ModelLoaded, ModelProgress, ModelUnloaded, Ran, Start
 from service.engine.worker import Listener, WorkerSpec
 from service.models.sources.source import Downloads
 
@@ -207,11 +207,15 @@ class Supervisor:
         match message:
             case Hello(_, devices):
                 self._spread_over(devices)
+            case ModelProgress(key, fraction):
+                self._registry.progressed(number, key, fraction)
             case ModelLoaded(key, info):
                 self._deadly.pop(key, None)
                 self._fatal.pop(key, None)
+                self._metrics.model_loads.labels("loaded").inc()
                 self._registry.loaded(number, key, info)
             case ModelFailed(key, reason):
+                self._metrics.model_loads.labels("failed").inc()
                 self._registry.failed(number, key, reason)
             case ModelUnloaded(key):
                 self._registry.unloaded(number, key)

@@ -22,8 +22,8 @@ __all__ = ["refresh"]
 
 
 def refresh(metrics: Metrics, workers: Sequence[WorkerStatus], models: Sequence[ModelStatus]) -> None:
-    """Set the gauges of ``metrics`` to what is so now; series of workers that are gone disappear."""
-    for gauge in (metrics.worker_state, metrics.worker_resident, metrics.worker_device):
+    """Set the gauges of ``metrics`` to what is so now; series of workers and models that are gone disappear."""
+    for gauge in (metrics.worker_state, metrics.worker_resident, metrics.worker_device, metrics.model_ready):
         gauge.clear()
     for worker in workers:
         _show(metrics, worker)

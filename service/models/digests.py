@@ -43,5 +43,5 @@ def _digest_of_weights(module: nn.Module) -> str:
     for name, value in (*module.named_parameters(), *module.named_buffers()):
         whole.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         content = value.detach().cpu().contiguous().flatten().view(torch.uint8)
-        whole.update(content.numpy())
+        whole.update(content.numpy().data)
     return whole.hexdigest()

@@ -29,7 +29,7 @@ from service.models.placements import images_to_measure, place_layers
 from service.models.sources.table import find_source, name_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from service.cam.layers import Layer
     from service.cam.network import Network
@@ -44,14 +44,16 @@ log = logging.getLogger("camserve.models")
 _SMALLEST_LOGIT = 1e-3  # below, rounding of what was summed up to a logit is larger than the tolerance
 
 
-def load_model(config: ModelConfig, device: str, downloads: Downloads) -> ModelHost:
-    """Load a model, bring it to ``device`` and find out about its layers.
+def load_model(
+    config: ModelConfig, device: str, downloads: Downloads, tell: Callable[[float], None] = lambda _fraction: None
+) -> ModelHost:
+    """Load a model, bring it to ``device`` and find out about its layers; ``tell`` hears how much is done, 0 to 1.
 
     Raises:
         ModelLoadError: its file or its configuration is wrong, or it cannot be served; the message says what to do.
     """
     try:
-        return _loaded(config, device, downloads)
+        return _loaded(config, device, downloads, tell)
     except ServiceError:
         raise
     except SystemExit as error:
@@ -67,12 +69,13 @@ def load_model(config: ModelConfig, device: str, downloads: Downloads) -> ModelH
         ) from error
 
 
-def _loaded(config: ModelConfig, device: str, downloads: Downloads) -> ModelHost:
+def _loaded(config: ModelConfig, device: str, downloads: Downloads, tell: Callable[[float], None]) -> ModelHost:
     source = find_source(config.architecture, config.weights, config.source)
     loaded = source.load(config, downloads)
     place = torch.device(device)
     module = in_eval_mode(loaded.module).to(place, dtype=getattr(torch, config.dtype))
     spec, assumed = input_spec(config, loaded.preprocess)
+    tell(0.3)
     output, probe = first_output(module, Probe(spec, place, getattr(torch, config.dtype)))
     heads, head = _heads(config, output, len(probe.noise))
     bare: dict[str | None, Network] = {name: EagerNetwork(module, name, loaded.hidden) for name in heads or [None]}
@@ -82,6 +85,7 @@ def _loaded(config: ModelConfig, device: str, downloads: Downloads) -> ModelHost
     catalogues = {name: _layers(network, probe.noise, loaded.layout) for name, network in networks.items()}
     noise = probe.random(images_to_measure(networks[head], probe.noise))
     placed = place_layers(networks[head], module, noise, catalogues, downloads.cache_dir)
+    tell(0.6)
     arithmetic = {name: arithmetic_of(networks[name], probe.noise[:1], layers) for name, layers in placed.items()}
     placed = {
         name: tuple(replace(layer, tail=arithmetic[name].tails[layer.name]) for layer in layers)
@@ -117,6 +121,7 @@ def _loaded(config: ModelConfig, device: str, downloads: Downloads) -> ModelHost
         for name in info.heads
     }
     info = replace(info, heads=heads_tried)
+    tell(0.9)
     for warning in info.warnings:
         log.warning("model %s: %s", config.name, warning.text)
     return ModelHost(networks, info, place, channels_last=probe.channels_last)

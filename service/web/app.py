@@ -139,7 +139,7 @@ def _cross_origin(settings: Settings) -> list[Middleware]:
         return []
     options: dict[str, Any] = {
         "allow_origins": settings.cors_origins,
-        "allow_methods": ("GET", "POST"),
+        "allow_methods": ("GET", "POST", *(("PUT", "DELETE") if settings.management else ())),
         "allow_headers": ("Authorization", "X-Request-ID", "X-Request-Timeout-Ms"),
         "expose_headers": ("X-Request-ID", "Retry-After"),
     }

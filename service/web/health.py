@@ -53,7 +53,7 @@ def _readiness(explainer: Explainer, lifecycle: Lifecycle) -> wire.Readiness:
     states = {status.config.name: status.state for status in explainer.models()}
     if lifecycle.draining:
         status = "draining"
-    elif "ready" in states.values():
+    elif {"ready", "unloaded"} & set(states.values()):  # what is unloaded is loaded when somebody asks for it
         status = "ready"
     else:
         status = "loading" if "loading" in states.values() else "unavailable"

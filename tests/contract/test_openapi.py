@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,8 @@ from service.cli import main
 from service.problems import MEDIA_TYPE, STATUS, problem_for, status_of
 from service.protocols import EXAMPLE_REQUEST_ID
 from service.protocols.native.examples import ANSWERS as NATIVE_ANSWERS
-from service.protocols.native.examples import BODY_ERRORS, FORMS, REQUESTS
-from service.settings import Settings
+from service.protocols.native.examples import BODY_ERRORS, CONFIGURATION, FORMS, MANAGEMENT_ERRORS, REQUESTS
+from service.settings import ModelConfig, Settings
 from service.web.app import create_app
 from service.web.examples import ANSWERS as OPERATIONS_ANSWERS
 from service.web.examples import KEY_ERRORS
@@ -39,6 +40,15 @@ OPERATIONS = {
     ("post", "/api/v1/models/{model}/predict"): "predict_with",
     ("get", "/api/v1/models"): "models",
     ("get", "/api/v1/models/{model}"): "model",
+    ("put", "/api/v1/models/{model}"): "put_model",
+    ("delete", "/api/v1/models/{model}"): "remove_model",
+    ("post", "/api/v1/models/{model}/reload"): "reload_model",
+    ("post", "/api/v1/models/{model}/unload"): "unload_model",
+    ("post", "/api/v1/models/{model}/versions/{version}/explain"): "explain_version",
+    ("post", "/api/v1/models/{model}/versions/{version}/predict"): "predict_version",
+    ("get", "/api/v1/aliases"): "aliases",
+    ("put", "/api/v1/aliases/{alias}"): "put_alias",
+    ("delete", "/api/v1/aliases/{alias}"): "remove_alias",
     ("get", "/api/v1/models/{model}/layers"): "layers",
     ("get", "/api/v1/models/{model}/classes"): "classes",
     ("get", "/api/v1/methods"): "methods",
@@ -55,6 +65,13 @@ ANSWER_MODELS: dict[str, type[BaseModel]] = {
     "predict_with": wire.ExplainResponse,
     "models": wire.ModelList,
     "model": wire.ModelEntry,
+    "put_model": wire.ModelEntry,
+    "reload_model": wire.ModelEntry,
+    "unload_model": wire.ModelEntry,
+    "explain_version": wire.ExplainResponse,
+    "predict_version": wire.ExplainResponse,
+    "aliases": wire.AliasList,
+    "put_alias": wire.AliasEntry,
     "layers": wire.LayerList,
     "classes": wire.ClassList,
     "methods": wire.MethodList,
@@ -63,10 +80,16 @@ ANSWER_MODELS: dict[str, type[BaseModel]] = {
     "readyz": wire.Readiness,
     "version": wire.Version,
 }
+# What changes models; the other routes take pictures, or read.
+MANAGEMENT = {"put_model", "remove_model", "reload_model", "unload_model", "put_alias", "remove_alias"}
 ANSWERS = {**NATIVE_ANSWERS, **OPERATIONS_ANSWERS}
 PROBLEMS = {
     str(status_of(each.error)): problem_for(each.error, EXAMPLE_REQUEST_ID).model_dump(exclude_none=True)
     for each in (*BODY_ERRORS, *KEY_ERRORS)
+}
+MANAGEMENT_PROBLEMS = {
+    str(status_of(each.error)): problem_for(each.error, EXAMPLE_REQUEST_ID).model_dump(exclude_none=True)
+    for each in MANAGEMENT_ERRORS
 }
 REQUEST_MODELS: dict[str, type[BaseModel]] = {
     "ExplainRequest": wire.ExplainRequest,
@@ -139,7 +162,7 @@ def test_references_lead_somewhere_and_nothing_is_left_over(document: dict[str, 
 def test_path_parameters_are_those_of_the_path(document: dict[str, Any]) -> None:
     for (_, path), each in operations(document).items():
         declared = [parameter for parameter in each.get("parameters", []) if parameter["in"] == "path"]
-        assert {parameter["name"] for parameter in declared} == ({"model"} if "{model}" in path else set())
+        assert {parameter["name"] for parameter in declared} == set(re.findall(r"{(\w+)}", path))
         assert all(parameter["required"] for parameter in declared)
         keys = [(parameter["in"], parameter["name"]) for parameter in each.get("parameters", [])]
         assert len(keys) == len(set(keys))
@@ -156,7 +179,9 @@ def test_schemas_are_sane(document: dict[str, Any]) -> None:
             assert node["type"] != "array" or "items" in node or "prefixItems" in node
 
 
-@pytest.mark.parametrize("path", [path for verb, path in OPERATIONS if verb == "post"])
+@pytest.mark.parametrize(
+    "path", [path for (verb, path), name in OPERATIONS.items() if verb == "post" and name not in MANAGEMENT]
+)
 def test_every_post_has_the_three_encodings_and_its_options(document: dict[str, Any], path: str) -> None:
     operation = document["paths"][path]["post"]
     name = "PredictRequest" if "predict" in path else "ExplainRequest"
@@ -175,10 +200,13 @@ def test_every_post_has_the_three_encodings_and_its_options(document: dict[str, 
     assert by_place["header"] == {"X-Request-Timeout-Ms"}
 
 
-@pytest.mark.parametrize(("verb", "path"), [key for key in OPERATIONS if key[1].startswith("/api/v1")])
+@pytest.mark.parametrize(
+    ("verb", "path"),
+    [key for key, name in OPERATIONS.items() if key[1].startswith("/api/v1") and name not in MANAGEMENT],
+)
 def test_every_error_is_a_problem_with_an_example(document: dict[str, Any], verb: str, path: str) -> None:
     responses = document["paths"][path][verb]["responses"]
-    expected = {str(status) for status in STATUS.values()} - {"405"}
+    expected = {str(status) for status in STATUS.values()} - {"405", "409"}
     assert set(responses) >= (
         expected | {"200"} if verb == "post" else {"200", "401", "403", "404", "422", "429", "500", "503"}
     )
@@ -192,16 +220,38 @@ def test_every_error_is_a_problem_with_an_example(document: dict[str, Any], verb
             assert response["content"][MEDIA_TYPE]["example"] == PROBLEMS[status]
 
 
+@pytest.mark.parametrize(("verb", "path"), [key for key, name in OPERATIONS.items() if name in MANAGEMENT])
+def test_what_changes_models_has_its_errors(document: dict[str, Any], verb: str, path: str) -> None:
+    responses = document["paths"][path][verb]["responses"]
+    assert set(responses) - {"200", "202", "204"} == {*MANAGEMENT_PROBLEMS, "401", "404", "429", "431", "500", "503"}
+    for status, problem in MANAGEMENT_PROBLEMS.items():
+        assert responses[status]["content"][MEDIA_TYPE]["example"] == problem
+
+
+def test_the_body_of_put_is_a_configuration(document: dict[str, Any]) -> None:
+    content = document["paths"]["/api/v1/models/{model}"]["put"]["requestBody"]["content"]["application/json"]
+    assert set(content["schema"]["properties"]) == set(ModelConfig.model_fields) - {"name"}
+    assert content["schema"]["required"] == ["architecture"]
+    assert content["example"] == CONFIGURATION
+    assert ModelConfig.model_validate({"name": "birds", **CONFIGURATION}).name == "birds"
+
+
 def test_what_needs_a_key_says_so(document: dict[str, Any]) -> None:
     assert document["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
     for (_, path), operation in operations(document).items():
-        scope = "infer" if path.startswith("/api/") else "metrics" if path == "/metrics" else None
+        managed = operation["operationId"] in MANAGEMENT
+        scope = (
+            "manage" if managed else "infer" if path.startswith("/api/") else "metrics" if path == "/metrics" else None
+        )
         assert operation.get("security") == ([{"key": [scope]}, {}] if scope else None)
         assert ({"401", "403", "429"} <= set(operation["responses"])) == (scope is not None)
 
 
 def test_answers_are_described_by_the_models_of_the_wire(document: dict[str, Any]) -> None:
     for key, name in OPERATIONS.items():
+        if name.startswith("remove_"):
+            assert "content" not in operations(document)[key]["responses"]["204"]
+            continue
         content = operations(document)[key]["responses"]["200"]["content"]
         if name == "metrics":
             assert set(content) == {"text/plain"}
@@ -228,7 +278,7 @@ def test_examples_of_answers(document: dict[str, Any], name: str) -> None:
 
 
 def test_every_answer_has_an_example() -> None:
-    assert set(ANSWERS) == set(ANSWER_MODELS) == set(OPERATIONS.values()) - {"metrics"}
+    assert set(ANSWERS) == set(ANSWER_MODELS) == set(OPERATIONS.values()) - {"metrics", "remove_model", "remove_alias"}
 
 
 @pytest.mark.parametrize("name", REQUEST_MODELS)
@@ -238,7 +288,8 @@ def test_examples_of_requests(document: dict[str, Any], name: str) -> None:
     assert form.pop("image")
     REQUEST_MODELS[name].model_validate({"images": [], **form})
     for (_, path), operation in operations(document).items():
-        if "requestBody" in operation and ("predict" in path) == (name == "PredictRequest"):
+        managed = operation["operationId"] in MANAGEMENT
+        if "requestBody" in operation and not managed and ("predict" in path) == (name == "PredictRequest"):
             content = operation["requestBody"]["content"]
             assert content["application/json"]["example"] == REQUESTS[name]
             assert content["multipart/form-data"]["example"] == FORMS[name]
@@ -271,7 +322,9 @@ async def test_the_document_is_served(client: httpx.AsyncClient, document: dict[
     assert (await client.get("/openapi.json")).json() == document
 
 
-@pytest.mark.parametrize(("verb", "path"), [key for key, name in OPERATIONS.items() if name in ANSWER_MODELS])
+@pytest.mark.parametrize(
+    ("verb", "path"), [key for key, name in OPERATIONS.items() if name in ANSWER_MODELS.keys() - MANAGEMENT]
+)
 async def test_real_answers_are_as_documented(client: httpx.AsyncClient, verb: str, path: str) -> None:
     image = {"b64": base64.b64encode(png()).decode(), "filename": "a.png"}
     everything = {"output": ["heatmap", "overlay", "mask", "map", "regions"], "target": ["top-2"], "against": "cat"}
@@ -281,7 +334,7 @@ async def test_real_answers_are_as_documented(client: httpx.AsyncClient, verb: s
         bodies = [{"images": [image]}, {"images": [image, bad]}]
         bodies += [] if "predict" in path else [{"images": [image], **everything}]
     for body in bodies:
-        response = await client.request(verb, path.format(model="pets"), json=body)
+        response = await client.request(verb, path.format(model="pets", version="1"), json=body)
         assert response.status_code == 200, response.text
         faithful(ANSWER_MODELS[OPERATIONS[verb, path]], response.json())
 

@@ -7,7 +7,7 @@ import weakref
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
-from service.engine.messages import Hello, Load, ModelLoaded, ModelUnloaded, Start, Unload
+from service.engine.messages import Hello, Load, ModelLoaded, ModelProgress, ModelUnloaded, Start, Unload
 from service.engine.workers.executor import Executor
 from service.models.info import ModelKey
 from service.models.sources.source import Downloads
@@ -41,6 +41,8 @@ def test_a_model_that_refers_to_itself_is_freed_when_it_is_dropped(
     try:
         executor.hear(Load(key, ModelConfig(name="m", architecture="tests.user_models.noted")))
         assert isinstance(said.get(timeout=60), Hello)
+        progress = [said.get(timeout=60) for _ in range(3)]
+        assert [each.fraction for each in progress if isinstance(each, ModelProgress)] == [0.3, 0.6, 0.9]
         assert isinstance(said.get(timeout=60), ModelLoaded)
         assert made[0]() is not None
         executor.hear(Unload(key))

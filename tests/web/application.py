@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from service.cam.targets import Targets
     from service.engine.explainer import Explainer
     from service.engine.lifecycle import Lifecycle
-    from service.engine.messages import Lane, Run
+    from service.engine.messages import FromWorker, Lane, Run
     from service.engine.pool import Pool
     from service.engine.worker import Listener, WorkerSpec
     from service.errors import ServiceError
@@ -120,12 +120,14 @@ class AnsweringWorker(FakeWorker):
         held: while True, batches stay unanswered until :meth:`finish`.
         running: batches that it was given and has not answered.
         outcome: what a picture's answer is.
+        load_outcome: what is said of a model that is to be loaded; None leaves it loading.
     """
 
     def __init__(self, spec: WorkerSpec, listener: Listener, known: ModelInfo | None = None) -> None:
         super().__init__(spec, listener)
         self._known = known or PETS
         self.held = False
+        self.load_outcome: Callable[[ModelKey, ModelConfig], FromWorker | None] = self.loaded
         self.outcome: Outcome = answer_row
         self.running: list[Run] = []
 
@@ -135,8 +137,17 @@ class AnsweringWorker(FakeWorker):
 
     def load(self, key: ModelKey, config: ModelConfig) -> None:
         super().load(key, config)
-        known = replace(self._known, name=key.name, revision=key.revision)
-        asyncio.get_running_loop().call_soon(self.say, ModelLoaded(key, known))
+        if (said := self.load_outcome(key, config)) is not None:
+            asyncio.get_running_loop().call_soon(self.say, said)
+
+    def loaded(self, key: ModelKey, config: ModelConfig) -> FromWorker | None:
+        """Say that a model is loaded, in the version that its configuration names, if it names one."""
+        version = config.version or self._known.version
+        return ModelLoaded(key, replace(self._known, name=key.name, revision=key.revision, version=version))
+
+    def unload(self, key: ModelKey) -> None:
+        super().unload(key)
+        asyncio.get_running_loop().call_soon(self.say, ModelUnloaded(key))
 
     def send(self, run: Run) -> None:
         super().send(run)

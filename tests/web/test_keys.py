@@ -36,6 +36,8 @@ SCOPES = {
     ("POST", "/api/v1/models/pets/explain"): "infer",
     ("POST", "/api/v1/predict"): "infer",
     ("POST", "/api/v1/models/pets/predict"): "infer",
+    ("POST", "/api/v1/models/pets/versions/1/explain"): "infer",
+    ("POST", "/api/v1/models/pets/versions/1/predict"): "infer",
 }
 
 
@@ -62,7 +64,7 @@ async def guarded() -> AsyncIterator[Application]:
         key("one-at-once", max_concurrent=1),
         key("two-a-minute", requests_per_minute=2),
     )
-    async with faked(keys=keys) as application:
+    async with faked(keys=keys, management=True) as application:
         yield application
 
 
@@ -88,7 +90,7 @@ def addresses() -> list[tuple[str, str]]:
     found = []
     for route in registered(create_app(Settings()).routes):
         path = f"{route.path}/x" if isinstance(route, Mount) else route.path
-        path = path.replace("{model}", "pets").replace("{name}", "x")
+        path = path.replace("{model}", "pets").replace("{name}", "x").replace("{alias}", "x").replace("{version}", "1")
         assert "{" not in path
         found += [(verb, path) for verb in (["GET", "POST"] if isinstance(route, Mount) else route.methods or ())]
     return sorted(found)

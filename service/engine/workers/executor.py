@@ -7,12 +7,13 @@ Runs in the worker process, or in whatever process calls it.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import logging
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ from service.engine.messages import (
     Load,
     ModelFailed,
     ModelLoaded,
+    ModelProgress,
     ModelUnloaded,
     Ping,
     Pong,
@@ -135,7 +137,12 @@ class Executor:
         name, device, began = load.config.name, self._devices[0], time.monotonic()
         try:
             _require(device)
-            host = load_model(load.config, device, self._start.downloads)
+            host = load_model(
+                load.config,
+                device,
+                self._start.downloads,
+                lambda fraction: self._tell(ModelProgress(load.key, fraction)),
+            )
         except ServiceError as error:
             log.error("model %s cannot be loaded: %s", name, error.message)
             return ModelFailed(load.key, error.message)
@@ -254,8 +261,11 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def _release() -> None:
+    """Give memory that nothing uses any more back: to the device, and to the system."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    with suppress(OSError, AttributeError):  # glibc alone has it, and keeps what was freed otherwise
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _device_bytes(device: str) -> dict[str, int]:

@@ -5,12 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from service.errors import (
+    BodyTooLarge,
     DeadlineExceeded,
     HeadersTooLarge,
     ImageTooLarge,
     InternalError,
     InvalidImage,
+    InvalidRequest,
+    ModelBusy,
+    ModelLoadError,
     NotReady,
+    PathNotAllowed,
     RequestTimeout,
     UnknownLayer,
     UnknownModel,
@@ -22,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-__all__ = ["ANSWERS", "BODY_ERRORS", "FORMS", "READING_ERRORS", "REQUESTS"]
+__all__ = ["ANSWERS", "BODY_ERRORS", "CONFIGURATION", "FORMS", "MANAGEMENT_ERRORS", "READING_ERRORS", "REQUESTS"]
 
 _IMAGES = [{"b64": "data:image/jpeg;base64,/9j/4AAQSkZJRgABAQ…", "filename": "cat.jpg"}]
 _IMAGE = {
@@ -43,12 +48,16 @@ _TIMING = {
     "render_ms": 3.6,
     "batch_size": 1,
 }
+_VERSION = {"version": "IMAGENET1K_V2", "state": "ready", "reason": None, "progress": 1.0, "current": True}
 _MODEL = {
     "name": "resnet50",
     "state": "ready",
     "reason": None,
+    "versions": [_VERSION],
     "default": True,
     "version": "IMAGENET1K_V2",
+    "digest": "11ad3fa62ce13a2f4dea8bd0a7d9f8a3e8a9fd7b0d7d1f2f5f6d0a3c5e6b7a89",
+    "source": "torchvision",
     "architecture": "resnet50",
     "input": {"height": 224, "width": 224},
     "preprocessing": {
@@ -71,6 +80,7 @@ _MODEL = {
     "default_head": None,
     "device": "cuda:0",
     "dtype": "float32",
+    "precision": "float32",
     "parameters": 25557032,
     "warnings": [],
 }
@@ -120,6 +130,20 @@ def _answer(*explanations: Any) -> dict[str, Any]:
     }
 
 
+# A model whose next version is on its way.
+_REPLACED = {
+    **_MODEL,
+    "versions": [_VERSION, {"version": None, "state": "loading", "reason": None, "progress": 0.3, "current": False}],
+}
+_ALIAS = {"alias": "stable", "model": "resnet50", "version": "IMAGENET1K_V2"}
+# The body of PUT.
+CONFIGURATION: Mapping[str, Any] = {
+    "architecture": "resnet50",
+    "weights": "birds.safetensors",
+    "labels": "birds.txt",
+    "layer": "layer4",
+}
+
 _EXPLAINED, _PREDICTED = _answer(_EXPLANATION), _answer()
 
 # By name of the model that describes the body.
@@ -145,6 +169,13 @@ ANSWERS: Mapping[str, Any] = {
     "predict_with": _PREDICTED,
     "models": {"default": "resnet50", "models": [_MODEL]},
     "model": _MODEL,
+    "explain_version": _EXPLAINED,
+    "predict_version": _PREDICTED,
+    "unload_model": {**_MODEL, "state": "unloaded", "versions": [{**_VERSION, "state": "unloaded", "progress": 0.0}]},
+    "aliases": {"aliases": [_ALIAS]},
+    "put_alias": _ALIAS,
+    "put_model": _REPLACED,
+    "reload_model": _REPLACED,
     "layers": {
         "model": "resnet50",
         "input": {"height": 224, "width": 224},
@@ -244,4 +275,35 @@ BODY_ERRORS = (
         UnsupportedMediaType("Send pictures as multipart/form-data, as application/json, or as the body itself."),
     ),
     ErrorExample("The deadline passed.", DeadlineExceeded("The answer was not ready within 30 s.")),
+)
+# What operations that change models can meet, besides.
+MANAGEMENT_ERRORS = (
+    ErrorExample(
+        "The body is no JSON object.",
+        InvalidRequest("The body is no JSON object. Send the keys of a [[models]] table."),
+    ),
+    ErrorExample(
+        "The key lacks the scope, models are not changed here, or a path or a source is not allowed.",
+        PathNotAllowed(
+            "'/etc/passwd' lies in none of the folders of the setting model_dirs. Put the file into such a folder and "
+            "name it there; URLs are not read."
+        ),
+    ),
+    ErrorExample("The body is longer than any configuration.", BodyTooLarge("A model's configuration is too long.")),
+    ErrorExample(
+        "The request did not arrive in time.",
+        RequestTimeout("The head of the request took longer than 10 s. Send it faster."),
+    ),
+    ErrorExample(
+        "Another version is being loaded, the model is the default one, or the name is taken.",
+        ModelBusy(
+            "A version of model 'birds' is being loaded. Wait until it is ready, which GET tells, or has failed."
+        ),
+    ),
+    ErrorExample(
+        "A key of the body is unknown or out of range; or, where one waited for it, the model cannot be loaded.",
+        ModelLoadError(
+            "There is no architecture 'resnet5'. Did you mean resnet50? The version before it goes on answering."
+        ),
+    ),
 )

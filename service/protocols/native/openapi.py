@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from service import wire
-from service.protocols import OpenApiPart
-from service.protocols.native.examples import ANSWERS, BODY_ERRORS, FORMS, READING_ERRORS, REQUESTS
+from service.problems import problem_body, status_of
+from service.protocols import EXAMPLE_REQUEST_ID, OpenApiPart
+from service.protocols.native.examples import (
+    ANSWERS,
+    BODY_ERRORS,
+    CONFIGURATION,
+    FORMS,
+    MANAGEMENT_ERRORS,
+    READING_ERRORS,
+    REQUESTS,
+)
+from service.settings import ModelConfig
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,6 +36,9 @@ _PICTURE = {"type": "string", "format": "binary"}
 
 
 def _complete(operation: Operation) -> None:
+    if "management" in operation.fields["tags"] and operation.method != "get":
+        _complete_management(operation)
+        return
     if operation.method == "post":
         model = wire.PredictRequest if "predict" in operation.path else wire.ExplainRequest
         _describe_body(operation.fields, model, operation.schemas)
@@ -37,6 +51,40 @@ def _complete(operation: Operation) -> None:
             "The answers; or, where `Accept` asks for a picture and there is one picture and one explanation, the "
             "overlay itself."
         )
+
+
+def _complete_management(operation: Operation) -> None:
+    name, responses = operation.fields["operationId"], operation.fields["responses"]
+    for of_pictures in ("415", "504"):
+        responses.pop(of_pictures, None)
+    for each in MANAGEMENT_ERRORS:
+        body, media_type = problem_body(each.error, EXAMPLE_REQUEST_ID)
+        responses[str(status_of(each.error))] = {
+            "description": each.description,
+            "content": {media_type: {"schema": dict(OPENAPI.error_schema), "example": json.loads(body)}},
+        }
+    for status in {"200", "202"} & responses.keys():
+        responses[status]["content"]["application/json"]["example"] = ANSWERS[name]
+    if name == "put_alias":
+        body = operation.fields["requestBody"]["content"]["application/json"]
+        body["example"] = {name: ANSWERS["put_alias"][name] for name in ("model", "version")}
+    if name == "put_model":
+        operation.fields["requestBody"] = {
+            "required": True,
+            "content": {"application/json": {"schema": _configuration(), "example": dict(CONFIGURATION)}},
+        }
+
+
+def _configuration() -> dict[str, Any]:
+    """Return the schema of a model's configuration as PUT takes it; the name stands in the path."""
+    schema = ModelConfig.model_json_schema()
+    fields = {name: field for name, field in schema["properties"].items() if name != "name"}
+    return {
+        "type": "object",
+        "properties": fields,
+        "required": ["architecture"],
+        "additionalProperties": False,
+    }
 
 
 def _describe_body(operation: dict[str, Any], model: type[BaseModel], schemas: Mapping[str, Any]) -> None:
@@ -84,6 +132,6 @@ def _describe_body(operation: dict[str, Any], model: type[BaseModel], schemas: M
 OPENAPI = OpenApiPart(
     description=_DESCRIPTION,
     models=(wire.ExplainRequest, wire.PredictRequest),
-    errors={"post": BODY_ERRORS, "get": READING_ERRORS},
+    errors={"post": BODY_ERRORS, "get": READING_ERRORS, "put": READING_ERRORS, "delete": READING_ERRORS},
     complete=_complete,
 )

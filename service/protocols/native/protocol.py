@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from service.protocols import WireProtocol
+from service.protocols.native.management import router
 from service.protocols.native.openapi import OPENAPI
-from service.protocols.native.routes import router
 
 __all__ = ["NATIVE"]
 

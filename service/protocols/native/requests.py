@@ -72,8 +72,8 @@ _MODELS: Mapping[Operation, tuple[type[NativeOptions], type[NativeRequest]]] = {
 }
 
 
-async def read_request(http: HttpRequest, op: Operation, model: str | None) -> Request:
-    """Read a request for ``model`` in whichever encoding it comes.
+async def read_request(http: HttpRequest, op: Operation, model: str | None, version: str | None = None) -> Request:
+    """Read a request for ``model``, or for one version of it, in whichever encoding it comes.
 
     Options may stand in the query string with every encoding; where the body has the same option, the body's counts.
 
@@ -84,7 +84,13 @@ async def read_request(http: HttpRequest, op: Operation, model: str | None) -> R
     """
     options, uploads = await _read(http, *_MODELS[op])
     return Request(
-        uploads, op=op, model=model, timeout_s=_timeout_s(http), **_client(http), **attributes_of(options.given())
+        uploads,
+        op=op,
+        model=model,
+        version=version,
+        timeout_s=_timeout_s(http),
+        **_client(http),
+        **attributes_of(options.given()),
     )
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from service.cam.layers import Layer
     from service.engine.answers import Answer, ClassScore, ImageAnswer, MapAnswer
-    from service.engine.registry import ModelStatus
+    from service.engine.registry import ModelStatus, VersionStatus
     from service.imaging.encode import EncodedImage
     from service.imaging.geometry import Box
     from service.models.info import ModelInfo
@@ -166,15 +166,26 @@ def _box(box: Box) -> wire.BoxData:
 
 def model_entry(status: ModelStatus, *, default: bool) -> wire.ModelEntry:
     """Describe a model, as far as it is known yet."""
-    config, info = status.config, status.info
+    config, info = status.config, status.known if status.on_demand else status.info
     known = _known(info) if info is not None else {}
     return wire.ModelEntry(
         name=config.name,
         state=status.state,
         reason=status.reason,
+        versions=[_version(version) for version in status.versions],
         default=default,
         architecture=config.architecture,
         **known,
+    )
+
+
+def _version(status: VersionStatus) -> wire.VersionEntry:
+    return wire.VersionEntry(
+        version=status.version,
+        state=status.state,
+        reason=status.reason,
+        progress=round(status.progress, 3),
+        current=status.current,
     )
 
 
@@ -182,6 +193,8 @@ def _known(info: ModelInfo) -> dict[str, Any]:
     spec = info.preprocess
     return {
         "version": info.version,
+        "digest": info.digest or None,
+        "source": info.source or None,
         "input": input_size(info),
         "preprocessing": wire.Preprocessing(
             mode=spec.mode,
@@ -203,6 +216,7 @@ def _known(info: ModelInfo) -> dict[str, Any]:
         "default_head": info.default_head,
         "device": info.device,
         "dtype": info.dtype,
+        "precision": info.dtype,
         "parameters": info.parameters,
         "warnings": [wire.ModelWarning(code=warning.code, text=warning.text) for warning in info.warnings],
     }

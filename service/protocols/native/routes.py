@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-__all__ = ["router"]
+__all__ = ["Engine", "described", "json_response", "router"]
 
 router = APIRouter(prefix="/api/v1")
 
@@ -84,9 +84,33 @@ async def predict_with(model: str, request: Request, engine: Engine) -> Response
     return await _predict(request, engine, model)
 
 
-async def _explain(request: Request, engine: Explainer, model: str | None) -> Response:
-    engine.refuse_early(model)
-    asked = await read_request(request, "explain", model)
+@router.post(
+    "/models/{model}/versions/{version}/explain",
+    tags=["explain"],
+    summary="Explain pictures with a version of a model",
+    responses=_ANSWERS,
+)
+@key_scope("infer")
+async def explain_version(model: str, version: str, request: Request, engine: Engine) -> Response:
+    """As `explain`, with a version that an alias points to, or with the one that the model's name points to."""
+    return await _explain(request, engine, model, version)
+
+
+@router.post(
+    "/models/{model}/versions/{version}/predict",
+    tags=["predict"],
+    summary="Classify pictures with a version of a model",
+    responses=_ANSWERS,
+)
+@key_scope("infer")
+async def predict_version(model: str, version: str, request: Request, engine: Engine) -> Response:
+    """As `predict`, with a version that an alias points to, or with the one that the model's name points to."""
+    return await _predict(request, engine, model, version)
+
+
+async def _explain(request: Request, engine: Explainer, model: str | None, version: str | None = None) -> Response:
+    engine.refuse_early(model, version)
+    asked = await read_request(request, "explain", model, version)
     image_format = accepted_format(request)
     if image_format is not None:
         asked = replace(asked, outputs=("overlay",), image_format=image_format)
@@ -97,7 +121,7 @@ async def _explain(request: Request, engine: Explainer, model: str | None) -> Re
     if answer.cost.bytes > _AT_ONCE_BYTES:
         pieces = json_pieces(answer, request.state.request_id, with_maps=with_maps)
         return _LargeAnswer(engine, answer, pieces, asked)
-    return _json(to_wire(answer, request.state.request_id, with_maps=with_maps))
+    return json_response(to_wire(answer, request.state.request_id, with_maps=with_maps))
 
 
 class _LargeAnswer(StreamingResponse):
@@ -118,10 +142,10 @@ class _LargeAnswer(StreamingResponse):
             yield piece
 
 
-async def _predict(request: Request, engine: Explainer, model: str | None) -> Response:
-    engine.refuse_early(model)
-    answer = await _unless_gone(request, engine.answer(await read_request(request, "predict", model)))
-    return _json(to_wire(answer, request.state.request_id))
+async def _predict(request: Request, engine: Explainer, model: str | None, version: str | None = None) -> Response:
+    engine.refuse_early(model, version)
+    answer = await _unless_gone(request, engine.answer(await read_request(request, "predict", model, version)))
+    return json_response(to_wire(answer, request.state.request_id))
 
 
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
@@ -158,9 +182,14 @@ async def models(engine: Engine) -> wire.ModelList:
 
 @router.get("/models/{model}", tags=["models"], summary="Describe a model")
 async def model(model: str, engine: Engine) -> wire.ModelEntry:
-    """Input size, preprocessing, classes, default layer, methods, device and state."""
+    """Input size, preprocessing, classes, default layer, methods, device, state and versions."""
+    return described(engine, model)
+
+
+def described(engine: Explainer, model: str) -> wire.ModelEntry:
+    """Describe the model that a name or an alias points to."""
     status = engine.model(model)
-    return model_entry(status, default=status.config == engine.model().config)
+    return model_entry(status, default=status.config.name == engine.model().config.name)
 
 
 @router.get("/models/{model}/layers", tags=["models"], summary="List a model's layers")
@@ -231,9 +260,10 @@ async def colormaps() -> wire.ColormapList:
     return wire.ColormapList(default=DEFAULT_COLORMAP, colormaps=entries)
 
 
-def _json(body: BaseModel) -> Response:
+def json_response(body: BaseModel, status: int = 200) -> Response:
+    """Answer with a model of the wire."""
     # Written as bytes in one go: FastAPI's default way through Python objects costs more than the model.
-    return Response(body.__pydantic_serializer__.to_json(body), media_type="application/json")
+    return Response(body.__pydantic_serializer__.to_json(body), status, media_type="application/json")
 
 
 def _overlay_alone(answer: Answer) -> Response:

@@ -1,0 +1,243 @@
+"""Models that come, change and go while the service answers.
+
+Every change is made beside what answers: another version is loaded, and takes over once it is ready.
+
+Runs in the front process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from service.engine import remembered
+from service.engine.memory_budget import MemoryBudget
+from service.engine.permitted import permitted
+from service.errors import DefaultModel, ManagementOff, ModelBusy, ModelLoadError, NotReady
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from service.engine.pool import Pool
+    from service.engine.versions import VersionStatus
+    from service.metrics import Metrics
+    from service.models.info import ModelKey
+    from service.settings import ModelConfig, Settings
+
+__all__ = ["Management"]
+
+log = logging.getLogger("camserve.models")
+
+
+class Management:
+    """Changes what is served. Lives in one event loop, which alone may call it.
+
+    Args:
+        settings: what may be changed, and where it is remembered.
+        metrics: counts what is put out.
+        pool: holds the models.
+        at_the_start: what was made at run time before the service was started again.
+    """
+
+    def __init__(self, settings: Settings, metrics: Metrics, pool: Pool, at_the_start: remembered.Remembered) -> None:
+        self._metrics = metrics
+        self._settings = settings
+        self._pool = pool
+        self._registry = pool.registry
+        self._at_run_time = set(at_the_start.at_run_time)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._writing = asyncio.Lock()
+        self._budget = MemoryBudget(settings.memory_budget, settings.workers, self._registry, pool.put_out, metrics)
+        for alias, config in at_the_start.aliases.items():
+            self._registry.hold(alias, config)
+
+    def start(self) -> None:
+        """Begin to keep to the memory budget."""
+        if self._settings.memory_budget is not None:
+            self._spawn(self._keep_to_budget())
+
+    async def _keep_to_budget(self) -> None:
+        while not self._pool.lifecycle.over:
+            self._budget.keep()
+            await self._pool.changed()
+
+    def used(self, key: ModelKey) -> None:
+        """Note that somebody asks for a version."""
+        self._budget.used(key)
+
+    def make_room(self, name: str | None, label: str | None) -> None:
+        """Put out what is not needed for the longest, for a model that is about to be loaded again."""
+        self._budget.keep(self._pool.status(name, label).known)
+
+    async def stop(self) -> None:
+        """End what runs beside the requests."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def check(self) -> None:
+        """Raise where nothing may be changed.
+
+        Raises:
+            ManagementOff: the settings say so.
+        """
+        if not self._settings.management:
+            raise ManagementOff(
+                "Models are not changed over HTTP here. Whoever runs this service can allow it by the setting "
+                "management."
+            )
+
+    # -- changes ------------------------------------------------------------------------------------------------------
+
+    def put(self, config: ModelConfig) -> ModelKey:
+        """Load a model that somebody names over HTTP, or a version that replaces the present one once it is ready.
+
+        Raises:
+            ManagementOff, PathNotAllowed, SourceNotAllowed: it may not be loaded.
+            ModelBusy: another version of it is being loaded.
+            NameTaken: an alias is called so.
+        """
+        self.check()
+        config = permitted(config, self._settings)
+        self._check_idle(config.name)
+        key = self._pool.load(config)
+        self._budget.used(key)
+        self._spawn(self._remember(key))
+        return key
+
+    def reload(self, name: str) -> ModelKey:
+        """Load what a model is configured as once more, because its file has changed.
+
+        Raises:
+            ManagementOff, PathNotAllowed, SourceNotAllowed, UnknownModel, ModelBusy: it cannot be.
+        """
+        self.check()
+        config = self._registry.find(name).config
+        if config.name in self._at_run_time:
+            config = permitted(config, self._settings)  # a link may lead elsewhere by now
+        self._check_idle(config.name)
+        key = self._pool.load(config)
+        self._budget.used(key)
+        return key
+
+    async def remove(self, name: str) -> None:
+        """Remove a model, and wait until what has begun with it is finished and workers have dropped it.
+
+        Raises:
+            ManagementOff, UnknownModel: it cannot be.
+            DefaultModel: it is the default one.
+        """
+        self.check()
+        if self._registry.has(name) and self._pool.status().config.name == name:
+            raise DefaultModel(
+                f"{name!r} is the default model, to which requests go that name none. Replace it, or make another "
+                "model the first one in the settings."
+            )
+        going = [version.key for version in self._registry.versions(name)]
+        self._pool.remove(name)
+        self._at_run_time.discard(name)
+        await self._write()
+        await self._gone(going, name)
+
+    async def unload(self, name: str) -> None:
+        """Have workers drop a model until somebody asks for it, and wait until they have; what has begun is finished.
+
+        Raises:
+            ManagementOff, UnknownModel: it cannot be.
+            ModelBusy: another version of it is being loaded.
+        """
+        self.check()
+        version = self._registry.find(name)
+        self._check_idle(version.key.name)
+        if version.state != "ready":
+            return
+        self._metrics.models_put_out.labels("asked").inc()
+        self._pool.put_out(version.key)
+        await self._gone([version.key], name)
+
+    async def point(self, alias: str, model: str, version: str) -> None:
+        """Have an alias point to a version of a model, which stays for as long as it does.
+
+        Raises:
+            ManagementOff, UnknownModel, UnknownVersion, NameTaken: it cannot.
+        """
+        self.check()
+        self._registry.point(alias, model, version)
+        await self._write()
+
+    async def unpoint(self, alias: str) -> None:
+        """Remove an alias.
+
+        Raises:
+            ManagementOff, UnknownAlias: it cannot be.
+        """
+        self.check()
+        self._registry.unpoint(alias)
+        await self._write()
+
+    async def _gone(self, keys: list[ModelKey], name: str) -> None:
+        """Wait until no worker holds these versions any more, for as long as a request may take."""
+        try:
+            async with asyncio.timeout(self._settings.request_timeout_s):
+                await self._pool.until(lambda: all(self._registry.version(key) is None for key in keys))
+        except TimeoutError:
+            log.warning("requests that began with model %s still run; it is dropped when they end", name)
+
+    def _check_idle(self, name: str) -> None:
+        if self._registry.is_loading(name):
+            raise ModelBusy(
+                f"A version of model {name!r} is being loaded. Wait until it is ready, which GET tells, or has failed."
+            )
+
+    async def outcome(self, key: ModelKey, wait_s: float) -> bool:
+        """Wait for a version that was put or reloaded; return whether it has taken over.
+
+        Raises:
+            ModelLoadError: it cannot be loaded; the version before it, if there is one, goes on answering.
+            NotReady: the service is shutting down.
+        """
+        try:
+            async with asyncio.timeout(wait_s):
+                await self._pool.until(lambda: self._registry.settled(key))
+        except TimeoutError:
+            return False
+        if self._pool.lifecycle.over:
+            raise NotReady("The service is shutting down.", retry_after_s=5)
+        version = self._registry.version(key)
+        if version is None or version.state == "draining":
+            raise ModelLoadError("The model was removed, or replaced by another version, before it was ready.")
+        if version.state == "failed":
+            raise ModelLoadError(self._failure(version))
+        return True
+
+    def _failure(self, version: VersionStatus) -> str:
+        answering = "" if version.current else " The version before it goes on answering."
+        return f"{version.reason}{answering}"
+
+    # -- what is remembered -------------------------------------------------------------------------------------------
+
+    async def _remember(self, key: ModelKey) -> None:
+        """Remember a model once it has proved to be one."""
+        await self._pool.until(lambda: self._registry.settled(key))
+        version = self._registry.version(key)
+        if version is not None and version.state == "ready":
+            self._at_run_time.add(key.name)
+            await self._write()
+
+    async def _write(self) -> None:
+        folder = self._settings.data_dir
+        if folder is None:
+            return
+        async with self._writing:
+            models = [self._registry.find(name).config for name in sorted(self._at_run_time)]
+            aliases = {alias: self._registry.find(alias).config for alias in self._registry.aliases()}
+            try:
+                await asyncio.to_thread(remembered.write, folder, models, aliases)
+            except OSError as error:
+                log.error("models made at run time cannot be remembered in %s: %s", folder, error)
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

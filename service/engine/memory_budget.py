@@ -1,0 +1,79 @@
+"""How much memory models may take, and which are put out where it is not enough.
+
+Runs in the front process.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from service.engine.registry import Registry
+    from service.metrics import Metrics
+    from service.models.info import ModelInfo, ModelKey
+
+__all__ = ["MemoryBudget"]
+
+log = logging.getLogger("camserve.models")
+
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+class MemoryBudget:
+    """Puts the least recently used models out, beyond what all may take on a device.
+
+    Of models that nobody has asked for yet, the first in the settings stay. What is being loaded or has requests
+    inside is left alone, so that for a while there may be more.
+
+    Args:
+        limit: bytes of weights per device; no bound if None.
+        copies: how many workers of a device hold each model.
+        registry: says what there is.
+        put_out: has workers drop a version.
+        metrics: counts what is put out.
+    """
+
+    def __init__(
+        self,
+        limit: int | None,
+        copies: int,
+        registry: Registry,
+        put_out: Callable[[ModelKey], None],
+        metrics: Metrics,
+    ) -> None:
+        self._limit, self._copies = limit, copies
+        self._registry = registry
+        self._put_out = put_out
+        self._metrics = metrics
+        self._clock = itertools.count(1)
+        self._used: dict[ModelKey, int] = {}
+
+    def used(self, key: ModelKey) -> None:
+        """Note that somebody asks for a version."""
+        if self._limit is not None:
+            self._used[key] = next(self._clock)
+
+    def keep(self, coming: ModelInfo | None = None) -> None:
+        """Put out what is too much, with room for a model that is about to be loaded."""
+        if self._limit is None:
+            return
+        held = self._registry.idle_or_not()
+        self._used = {key: when for key, when in self._used.items() if self._registry.version(key)}
+        total = sum(self.size(info) for info, _ in held.values()) + (self.size(coming) if coming else 0)
+        idle = [key for key, (_, idle) in held.items() if idle]
+        for key in sorted(idle, key=lambda key: (self._used.get(key, 0), -key.revision)):
+            if total <= self._limit:
+                return
+            info = held[key][0]
+            total -= self.size(info)
+            log.info("model %s is put out: its %d bytes are needed", key.name, self.size(info))
+            self._metrics.models_put_out.labels("budget").inc()
+            self._put_out(key)
+
+    def size(self, info: ModelInfo) -> int:
+        """Return what a model's weights take on a device, in bytes."""
+        return info.parameters * _BYTES.get(info.dtype, 4) * self._copies

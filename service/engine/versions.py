@@ -1,0 +1,157 @@
+"""One version of a model: what is known of it, and what its label is.
+
+Runs in the front process.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from service.models.info import ModelInfo, ModelKey
+    from service.settings import ModelConfig
+    from service.vocabulary import ModelState, VersionState
+
+__all__ = ["Labels", "ModelStatus", "Version", "VersionStatus"]
+
+_REMEMBERED = 1000
+
+
+@dataclass(frozen=True)
+class ModelStatus:
+    """A model, as seen over all workers: the version that its name points to.
+
+    Attributes:
+        config: what it is loaded from.
+        state: how far it is.
+        reason: why it failed.
+        info: what the workers that hold it found out; None if none does.
+        known: the same; where none holds it any more, what was known when one did.
+        on_demand: whether it is unloaded, or loaded again because somebody has asked for it.
+        versions: all of its versions, oldest first.
+    """
+
+    config: ModelConfig
+    state: ModelState
+    reason: str | None = None
+    info: ModelInfo | None = None
+    known: ModelInfo | None = None
+    on_demand: bool = False
+    versions: tuple[VersionStatus, ...] = ()
+
+
+@dataclass(frozen=True)
+class VersionStatus:
+    """One version of a model.
+
+    Attributes:
+        key: how front and workers call it.
+        version: its label; None until some worker has read the weights.
+        state: how far it is.
+        reason: why it failed.
+        progress: how much of loading is done, 0 to 1, over all workers that load it.
+        current: whether the model's name points to it.
+        aliases: the other names that point to it.
+    """
+
+    key: ModelKey
+    version: str | None
+    state: VersionState
+    reason: str | None = None
+    progress: float = 0.0
+    current: bool = False
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(eq=False)
+class Version:
+    """A version and what is known of it; ``loading``, ``infos`` and ``failures`` by the number of the worker that told.
+
+    Attributes:
+        key: how front and workers call it.
+        config: what it is loaded from.
+        loading: how much each worker that loads it has done.
+        infos: what each worker that holds it found out.
+        failures: why a worker could not load it.
+        leases: how many need it now.
+        beside: whether it is there for an alias alone, and never takes over.
+        draining: whether it serves only what has begun with it.
+        unloaded: whether no worker is to hold it until somebody asks for it.
+        on_demand: whether it is so, or is loaded again because somebody asked for it.
+        known: what was known of it when it was loaded last.
+    """
+
+    key: ModelKey
+    config: ModelConfig
+    loading: dict[int, float] = field(default_factory=dict)
+    infos: dict[int, ModelInfo] = field(default_factory=dict)
+    failures: dict[int, str] = field(default_factory=dict)
+    leases: int = 0
+    beside: bool = False
+    draining: bool = False
+    unloaded: bool = False
+    on_demand: bool = False
+    known: ModelInfo | None = None
+
+    @property
+    def state(self) -> ModelState:
+        """How far it is, whether or not it drains."""
+        if self.infos:
+            return "ready"
+        if self.unloaded:
+            return "unloaded"
+        return "failed" if self.failures else "loading"
+
+    @property
+    def drained(self) -> bool:
+        """Whether nobody needs it any more."""
+        return self.draining and not self.leases
+
+    @property
+    def info(self) -> ModelInfo | None:
+        """What the workers that hold it found out; None if none does."""
+        return next(iter(self.infos.values()), None)
+
+    @property
+    def label(self) -> str | None:
+        """What people call it."""
+        return self.known.version if self.known else self.config.version
+
+    @property
+    def reason(self) -> str | None:
+        """Why it failed."""
+        return None if self.infos else next(iter(self.failures.values()), None)
+
+    @property
+    def progress(self) -> float:
+        """How much of loading is done, 0 to 1."""
+        if self.state == "ready" and not self.loading:
+            return 1.0
+        parts = [*self.loading.values(), *(1.0 for _ in self.infos)]
+        return sum(parts) / len(parts) if parts else 0.0
+
+    def contradicts(self, info: ModelInfo) -> bool:
+        """Whether a worker found other weights than those that answer as this version now."""
+        return self.known is not None and self.known.digest != info.digest and bool(self.infos or self.leases)
+
+
+class Labels:
+    """Gives every version of a model a label that no other has: two of one label but another digest are told apart."""
+
+    def __init__(self) -> None:
+        # Model → label → digest of the first version that was called so.
+        self._digests: defaultdict[str, dict[str, str]] = defaultdict(dict)
+
+    def label(self, info: ModelInfo) -> str:
+        """Return what the version is called: as its weights say, with 8 hex digits behind where others were so."""
+        digests = self._digests[info.name]
+        first = digests.setdefault(info.version, info.digest)
+        if len(digests) > _REMEMBERED:
+            digests.pop(next(iter(digests)))
+        return info.version if first == info.digest else f"{info.version}+{info.digest[:8]}"
+
+    def forget(self, model: str) -> None:
+        """Forget a model that is gone."""
+        self._digests.pop(model, None)

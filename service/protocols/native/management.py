@@ -1,0 +1,163 @@
+"""The native API's routes that change what is served, for keys with the scope ``manage``. See docs/api.md.
+
+They stand on the router of the other native routes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import Path, Query, Request, Response
+from pydantic import ValidationError
+from pydantic_core import from_json
+
+from service import wire
+from service.errors import BodyTooLarge, InvalidOption, InvalidRequest
+from service.protocols import key_scope
+from service.protocols.native.routes import Engine, described, json_response, router
+from service.settings import NAME_PATTERN, ModelConfig
+
+if TYPE_CHECKING:
+    from service.engine.explainer import Explainer
+    from service.models.info import ModelKey
+
+__all__ = ["router"]
+
+# No configuration is longer; it is read in one go.
+_MAX_BYTES = 64 * 1024
+
+Wait = Annotated[float, Query(ge=0, le=3600, description="Seconds to wait for the outcome; 0 does not wait.")]
+
+_STATES: dict[int | str, dict[str, Any]] = {
+    200: {"model": wire.ModelEntry, "description": "It has been loaded and answers."},
+    202: {"model": wire.ModelEntry, "description": "It is being loaded; `versions` says how far it is."},
+}
+
+
+@router.put("/models/{model}", tags=["management"], summary="Create a model, or replace it", responses=_STATES)
+@key_scope("manage")
+async def put_model(model: str, request: Request, engine: Engine, wait: Wait = 0) -> Response:
+    """Load a model beside what answers; it takes over once it is ready, and the version before finishes what it began.
+
+    The body has the keys of a `[[models]]` table, all but `name`. A version that cannot be loaded changes nothing.
+    """
+    engine.management.check()
+    config = await _config(request, model)
+    return await _begun(engine, engine.management.put(config), wait)
+
+
+@router.post("/models/{model}/reload", tags=["management"], summary="Load a model again", responses=_STATES)
+@key_scope("manage")
+async def reload_model(model: str, engine: Engine, wait: Wait = 0) -> Response:
+    """Load the same configuration again, because a file has changed; then as with PUT."""
+    return await _begun(engine, engine.management.reload(model), wait)
+
+
+@router.delete(
+    "/models/{model}",
+    tags=["management"],
+    summary="Remove a model",
+    status_code=204,
+    response_class=Response,
+    responses={204: {"description": "It is gone, and its memory is free."}},
+)
+@key_scope("manage")
+async def remove_model(model: str, engine: Engine) -> Response:
+    """Finish what has begun with a model, and drop it. The default model stays."""
+    await engine.management.remove(model)
+    return Response(status_code=204)
+
+
+@router.post("/models/{model}/unload", tags=["management"], summary="Put a model out of memory")
+@key_scope("manage")
+async def unload_model(model: str, engine: Engine) -> wire.ModelEntry:
+    """Finish what has begun with a model, and have workers drop it. It is loaded again when somebody asks for it."""
+    await engine.management.unload(model)
+    return described(engine, model)
+
+
+@router.get("/aliases", tags=["management"], summary="List the aliases")
+async def aliases(engine: Engine) -> wire.AliasList:
+    """Further names of models, and the version that each points to."""
+    found = engine.pool.registry.aliases()
+    return wire.AliasList(
+        aliases=[
+            wire.AliasEntry(alias=alias, model=status.key.name, version=status.version)
+            for alias, status in found.items()
+        ]
+    )
+
+
+@router.put("/aliases/{alias}", tags=["management"], summary="Create an alias, or move it")
+@key_scope("manage")
+async def put_alias(
+    alias: Annotated[str, Path(pattern=NAME_PATTERN)], target: wire.AliasTarget, engine: Engine
+) -> wire.AliasEntry:
+    """Point a name to a version of a model, which stays as long as it does, whatever the model's own name points to.
+
+    Requests to the alias are answered by that version; moved, the alias leads to another from one request to the next.
+    """
+    await engine.management.point(alias, target.model, target.version)
+    return wire.AliasEntry(alias=alias, model=target.model, version=target.version)
+
+
+@router.delete(
+    "/aliases/{alias}",
+    tags=["management"],
+    summary="Remove an alias",
+    status_code=204,
+    response_class=Response,
+    responses={204: {"description": "It is gone."}},
+)
+@key_scope("manage")
+async def remove_alias(alias: str, engine: Engine) -> Response:
+    """Remove a name; the version that it pointed to goes unless the model's own name or another alias points to it."""
+    await engine.management.unpoint(alias)
+    return Response(status_code=204)
+
+
+async def _begun(engine: Explainer, key: ModelKey, wait: float) -> Response:
+    """Answer with how the model is, once it is ready or the time is over.
+
+    Raises:
+        ModelLoadError: it cannot be loaded.
+    """
+    done = await engine.management.outcome(key, wait) if wait else False
+    return json_response(described(engine, key.name), 200 if done else 202)
+
+
+async def _config(request: Request, name: str) -> ModelConfig:
+    """Read the configuration in the body.
+
+    Raises:
+        InvalidRequest: the body is no JSON object.
+        InvalidOption: a key is unknown, or a value out of range.
+        BodyTooLarge: it is longer than any configuration.
+    """
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > _MAX_BYTES:
+            raise BodyTooLarge(f"A model's configuration has at most {_MAX_BYTES} bytes.")
+    try:
+        fields = from_json(body)
+    except ValueError as error:
+        raise InvalidRequest(
+            f"The body is not JSON: {error}. Send the keys of a [[models]] table as an object."
+        ) from error
+    if not isinstance(fields, dict):
+        raise InvalidRequest("The body is no JSON object. Send the keys of a [[models]] table.")
+    if fields.setdefault("name", name) != name:
+        raise InvalidOption(f"The name stands in the path and is {name!r}; leave it out of the body.")
+    try:
+        return ModelConfig.model_validate(fields)
+    except ValidationError as error:
+        raise InvalidOption(f"{_worded(error)}.") from error
+
+
+def _worded(error: ValidationError) -> str:
+    problems = (
+        f"{'.'.join(map(str, each['loc'])) or 'model'}: {each['msg'].removeprefix('Value error, ')}"
+        for each in error.errors(include_url=False, include_input=False)[:5]
+    )
+    return "; ".join(problems)

@@ -1,0 +1,166 @@
+"""Models change under load, on a real server: nobody is failed, no answer mixes versions, memory stays."""
+
+from __future__ import annotations
+
+import base64
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import service.demo
+from tests.server import running_server
+from tests.toys import png
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.server import Server
+
+SHAPES = Path(service.demo.__file__).parent / "shapes.safetensors"
+MODELS = "/api/v1/models"
+NETS = """
+from service.models.shapes_net import ShapesNet
+
+def build():
+    return ShapesNet(num_classes=12)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two files of weights for one architecture."""
+    state = load_file(SHAPES)
+    save_file(state, tmp_path / "a.safetensors")
+    changed = {name: (value * 0.9).astype(value.dtype) for name, value in state.items()}
+    save_file(changed, tmp_path / "b.safetensors")
+    (tmp_path / "swap_nets.py").write_text(NETS, encoding="utf-8")
+    return tmp_path
+
+
+@pytest.fixture
+def server(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    options = (
+        "--device",
+        "cpu",
+        "--model",
+        "shapes",
+        "--management",
+        "--management-modules",
+        "swap_nets",
+        "--model-dirs",
+        str(folder),
+    )
+    with running_server(*options) as server:
+        yield server
+
+
+def put(client: httpx.Client, weights: str, name: str = "m") -> dict[str, Any]:
+    body = {"architecture": "swap_nets.build", "weights": weights, "size": 96}
+    response = client.put(f"{MODELS}/{name}", params={"wait": 100}, json=body, timeout=120)
+    assert response.status_code == 200, response.text
+    entry: dict[str, Any] = response.json()
+    return entry
+
+
+def explained(client: httpx.Client, name: str = "m") -> tuple[str, bytes]:
+    response = client.post(f"{MODELS}/{name}/explain", params={"output": "map"}, files={"image": png(size=(96, 96))})
+    assert response.status_code == 200, response.text
+    answer = response.json()
+    return answer["model"]["version"], base64.b64decode(answer["results"][0]["explanations"][0]["map"]["data"])
+
+
+def same(found: bytes, reference: bytes) -> bool:
+    return np.allclose(np.frombuffer(found, "<f4"), np.frombuffer(reference, "<f4"), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_swap_under_load_fails_nobody_and_mixes_nothing(server: Server) -> None:
+    with httpx.Client(base_url=server.url, timeout=60) as client:
+        references: dict[str, bytes] = {}
+        for weights in ("b.safetensors", "a.safetensors"):
+            put(client, weights)
+            version, reference = explained(client)
+            references[version] = reference
+        one, two = references.values()
+        assert not same(one, two), "the versions can be told apart"
+        answers: list[tuple[str, bytes]] = []
+        failed: list[BaseException] = []
+        stop = threading.Event()
+
+        def ask() -> None:
+            with httpx.Client(base_url=server.url, timeout=60) as mine:
+                while not stop.is_set():
+                    try:
+                        answers.append(explained(mine))
+                    except BaseException as error:  # noqa: BLE001  # whatever it is, the test names it
+                        failed.append(error)
+
+        threads = [threading.Thread(target=ask) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for weights in ("b.safetensors", "missing.safetensors", "a.safetensors", "b.safetensors"):
+            if weights.startswith("missing"):
+                body = {"architecture": "swap_nets.build", "weights": weights}
+                refused = client.put(f"{MODELS}/m", params={"wait": 100}, json=body, timeout=120)
+                assert refused.json()["code"] == "model_load_failed"
+            else:
+                put(client, weights)
+            asked = len(answers)
+            while len(answers) < asked + 8 and not failed:
+                time.sleep(0.01)
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert failed == []
+    assert {version for version, _ in answers} == set(references)
+    assert [version for version, found in answers if not same(found, references[version])] == []
+
+
+def _resident(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text(encoding="utf-8").split()[1]) * 4096
+
+
+def _workers(client: httpx.Client) -> list[int]:
+    return [worker["pid"] for worker in client.get("/readyz").json()["workers"]]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_hundred_reloads_leave_memory_as_it_is(server: Server) -> None:
+    with httpx.Client(base_url=server.url, timeout=60) as client:
+        put(client, "a.safetensors")
+        pids = [*_workers(client), server.process.pid]
+        held: list[list[int]] = []
+        for count in range(100):
+            response = client.post(f"{MODELS}/m/reload", params={"wait": 60}, timeout=90)
+            assert response.status_code == 200, response.text
+            explained(client)
+            if count >= 29:
+                held.append([_resident(pid) for pid in pids])
+        assert _workers(client) == pids[:-1], "no worker was replaced"
+        assert len(client.get(f"{MODELS}/m").json()["versions"]) == 1
+    for early, late in zip(held[0], held[-1], strict=True):
+        assert late - early < 24 * 2**20, f"70 reloads took {(late - early) / 2**20:.1f} MiB"
+
+
+@pytest.mark.slow
+def test_what_is_put_out_gives_its_memory_back_and_comes_again(server: Server) -> None:
+    with httpx.Client(base_url=server.url, timeout=120) as client:
+        [pid] = _workers(client)
+        body = {"architecture": "resnet152", "weights": "random"}
+        loaded = client.put(f"{MODELS}/large", params={"wait": 110}, json=body)
+        assert loaded.status_code == 200, loaded.text
+        weights = loaded.json()["parameters"] * 4
+        with_it = _resident(pid)
+        assert client.post(f"{MODELS}/large/unload").json()["state"] == "unloaded"
+        assert with_it - _resident(pid) > 0.8 * weights
+        response = client.post(f"{MODELS}/large/predict", files={"image": png(size=(96, 96))})
+        assert response.status_code == 200, response.text

@@ -1,0 +1,144 @@
+"""What may be loaded because somebody asks for it over HTTP."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from service.engine.permitted import permitted
+from service.errors import PathNotAllowed, SourceNotAllowed
+from service.settings import ModelConfig, Settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that is listed, in one that is not, which is the working directory."""
+    (tmp_path / "models").mkdir()
+    for name in ("models/birds.pth", "models/birds.txt", "models/vgg.keras", "secret.pth", "secret"):
+        (tmp_path / name).write_text("x")
+    (tmp_path / "models" / "link.pth").symlink_to(tmp_path / "secret.pth")
+    (tmp_path / "models" / "round.pth").symlink_to(tmp_path / "models" / "round.pth")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "models"
+
+
+def allowed(folder: Path | None, **fields: Any) -> ModelConfig:
+    folders = () if folder is None else (folder,)
+    settings = Settings(model_dirs=folders, management_modules=("nets", "pkg.nets"))
+    return permitted(ModelConfig.model_validate({"name": "m", "architecture": "resnet18", **fields}), settings)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"weights": "IMAGENET1K_V1"},
+        {"weights": "random"},
+        {"architecture": "nets.build"},
+        {"architecture": "nets:build"},
+        {"architecture": "pkg.nets.build"},
+        {"architecture": "timm/vit_base_patch16_224.augreg_in1k"},
+        {"architecture": "timm/resnet18:a1_in1k"},
+        {"architecture": "hf/google/vit-base-patch16-224"},
+    ],
+)
+def test_names_stay_as_they_are(folder: Path, fields: dict[str, str]) -> None:
+    config = allowed(folder, **fields)
+    assert (config.architecture, config.weights) == (fields.get("architecture", "resnet18"), fields.get("weights"))
+
+
+def test_files_in_listed_folders_become_whole_paths(folder: Path) -> None:
+    config = allowed(folder, weights="birds.pth", labels="birds.txt")
+    assert (config.weights, config.labels) == (str(folder / "birds.pth"), folder / "birds.txt")
+    assert allowed(folder, weights=str(folder / "birds.pth")).weights == str(folder / "birds.pth")
+    assert allowed(folder, architecture="vgg.keras").architecture == str(folder / "vgg.keras")
+    assert allowed(folder, architecture="timm/resnet18:birds.pth").architecture == f"timm/resnet18:{folder}/birds.pth"
+    assert allowed(folder, weights="to-come.pth").weights == str(folder / "to-come.pth")
+    assert permitted(config, Settings(model_dirs=(folder,))) == config
+
+
+OUTSIDE = [
+    "/etc/passwd",
+    "../secret.pth",
+    "secret",
+    "link.pth",
+    "round.pth",
+    "birds.pth/../../secret.pth",
+    ".",
+    "",
+    "~/x.pth",
+    "https://x.example/a.pth",
+    "file:///etc/passwd",
+    "a\0b",
+    "x" * 5000,
+]
+
+
+@pytest.mark.parametrize("path", OUTSIDE)
+@pytest.mark.parametrize("key", ["weights", "labels", "heads"])
+def test_files_elsewhere_are_refused_whether_or_not_they_exist(folder: Path, path: str, key: str) -> None:
+    fields = {"labels": {"fine": path}} if key == "heads" else {key: path}
+    if path in {"secret", "~/x.pth"} and key != "weights":
+        return  # labels are always files: this one would lie in the folder
+    if path == "~/x.pth":
+        return
+    with pytest.raises(PathNotAllowed):
+        allowed(folder, **fields)
+    with pytest.raises(PathNotAllowed):
+        allowed(None, **fields)
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        "/etc/passwd",
+        "../secret.pth",
+        "secret",
+        "link.pth",
+        "hf//etc",
+        "hf/../secret",
+        "timm/../../x:birds.pth",
+        "timm/resnet18:/etc/passwd",
+        "timm/resnet18:secret",
+        "https://x.example/a.onnx",
+    ],
+)
+def test_artefacts_elsewhere_are_refused(folder: Path, architecture: str) -> None:
+    with pytest.raises(PathNotAllowed):
+        allowed(folder, architecture=architecture)
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    ["os.system", "subprocess:run", "pkg.build", "nets.sub.build", "netsx.build", "pkg.nets.sub:build", "nets.build.x"],
+)
+def test_code_of_other_modules_is_refused(folder: Path, architecture: str) -> None:
+    with pytest.raises(SourceNotAllowed, match="management_modules"):
+        allowed(folder, architecture=architecture)
+
+
+@pytest.mark.parametrize("weights", ["build", "build:birds.pth"])
+@pytest.mark.parametrize("module", ["os", "json", "mine"])
+def test_a_module_and_its_function_are_code_also_when_they_stand_apart(folder: Path, module: str, weights: str) -> None:
+    (folder.parent / "mine.py").write_text("def build(): ...")
+    (folder.parent / "nets.py").write_text("def build(): ...")
+    with pytest.raises((SourceNotAllowed, PathNotAllowed)):
+        allowed(folder, architecture=module, weights=weights)
+    if weights == "build":
+        with pytest.raises(SourceNotAllowed, match="management_modules"):
+            allowed(folder, architecture=module, weights=weights)
+        assert allowed(folder, architecture="nets", weights=weights).architecture == "nets"
+
+
+@pytest.mark.parametrize(
+    "architecture", ["nets.build()", "nets..build", ".build", "nets.build;x", "nets:a:b", "nets/x.py", "os.keras"]
+)
+def test_what_is_neither_a_name_nor_a_function_is_never_code(folder: Path, architecture: str) -> None:
+    with contextlib.suppress(PathNotAllowed, SourceNotAllowed):
+        config = allowed(folder, architecture=architecture)
+        assert config.architecture.startswith(f"{folder}/"), "a file, which is not there"
