@@ -11,8 +11,8 @@ __all__ = ["channel_sum", "stretched", "without_rounding"]
 # terms, three or four are left.
 _CANCELLED = 1e-3
 
-# A range of values that is no greater, next to the values themselves, may be rounding alone.
-_CONSTANT = 1e-5
+# A range of values below this share of the greatest magnitude around is not stretched to the full: rounding would be.
+_LEAST_RANGE = 1e-3
 
 
 def channel_sum(terms: Tensor) -> Tensor:
@@ -38,8 +38,11 @@ def without_rounding(maps: Tensor, terms: Tensor) -> Tensor:
 
 
 def stretched(values: Tensor, dim: tuple[int, ...]) -> Tensor:
-    """Scale ``values`` to 0-1 over ``dim``. Where they are all the same, to rounding, nothing stands out: all are 0."""
+    """Scale ``values`` (N, C, h, w) to 0-1 over ``dim``.
+
+    What hardly varies, next to the greatest magnitude of its row, is scaled to less than 1, and to 0 where it is the
+    same everywhere: a map must not hang on the pattern that rounding leaves in a faint channel.
+    """
     low, high = values.amin(dim, keepdim=True), values.amax(dim, keepdim=True)
-    span = high - low
-    constant = span <= _CONSTANT * torch.maximum(high.abs(), low.abs())
-    return torch.where(constant, 0.0, (values - low) / span)
+    least = _LEAST_RANGE * values.abs().amax((1, 2, 3), keepdim=True)
+    return (values - low) / torch.maximum(high - low, least).clamp(min=torch.finfo(values.dtype).tiny)

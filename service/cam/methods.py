@@ -188,7 +188,7 @@ METHODS: dict[str, Method] = {
         summary="Weights from what the score loses without each channel; no gradients.",
         paper="https://doi.org/10.1109/WACV45572.2020.9093360",
         function="service.cam.perturbation:ablationcam",
-        work=Work(tail_per_channel=1),
+        work=Work(forward=1, tail_per_channel=1),
         forwards=None,
         derivatives=0,
         slow=True,

@@ -23,15 +23,15 @@ __all__ = ["ablationcam", "noise_like", "scorecam", "smoothgradcam_plus_plus"]
 _SMOOTH_SAMPLES = 8
 # SmoothGrad (https://arxiv.org/abs/1706.03825) finds 10-20 % of the input's range best.
 _NOISE_LEVEL = 0.15
-# Of the greatest loss, in Ablation-CAM.
-_LEAST_SCORE = 0.01
+# Of the greatest loss, or logit, in Ablation-CAM.
+_LEAST_SCORE = 0.1
 
 
 def scorecam(context: LayerContext) -> Tensor:
     """Score-CAM, algorithm 1: channels weighted by the softmax of the score of the image that each of them masks.
 
     Masks are the channels, scaled to 0-1 each and upsampled to the input. A channel that is the same everywhere masks
-    everything.
+    everything, and one that hardly varies, next to the greatest activation, most of it: see ``stretched``.
     """
     network, inputs = context.forward_pass.network, context.forward_pass.inputs
     rows, channels = context.activations.shape[:2]
@@ -50,19 +50,27 @@ def ablationcam(context: LayerContext) -> Tensor:
     """Ablation-CAM, eq. 3: a channel's weight is the share of the score that is lost when the channel is set to zero.
 
     Divided by the score's absolute value rather than the score, so that a lost channel counts in favour of the class
-    where the logit is negative, too; for positive logits it is the paper's formula. A score that is nearly zero has no
-    shares that could be told from rounding: the denominator is a hundredth of the greatest loss at least.
+    where the logit is negative, too; for positive logits it is the paper's formula. Of a score that is nearly zero,
+    next to what it is made of, rounding errors are a large share, and would be one of all weights: the denominator is
+    a tenth of the greatest loss and of the greatest logit at least.
+
+    All scores are those of the row alone. One error of the whole score is an error of every weight: times the sum of
+    many channels it would show in the map what batch the row was in.
     """
+    network, inputs, layer = context.forward_pass.network, context.forward_pass.inputs, context.layer
     rows, channels, height, width = context.activations.shape
     weights = torch.empty(rows, channels)
     for row in range(rows):
-        whole = context.scores(context.forward_pass.captured.logits[row : row + 1], row).cpu()
+        context.checkpoint(row * channels, rows * channels)
+        alone = network.capture(inputs[row : row + 1], [layer.call], derivatives=0)
+        activations = layer.to_nchw(alone.activations[layer.call]).float()[0]
+        whole = context.scores(alone.logits, row).cpu()
         for chunk in context.chunks(channels, channels * height * width, row * channels, rows * channels):
-            ablated = context.activations[row].repeat(chunk.stop - chunk.start, 1, 1, 1)  # (M, C, h, w)
+            ablated = activations.repeat(chunk.stop - chunk.start, 1, 1, 1)  # (M, C, h, w)
             ablated[range(len(ablated)), range(chunk.start, chunk.stop)] = 0
             weights[row, chunk] = whole - context.scores(context.resume(row, ablated), row).cpu()
-        least = _LEAST_SCORE * weights[row].abs().amax()
-        weights[row] /= torch.maximum(whole.abs(), least).clamp(min=1e-12)
+        greatest = max(float(each.abs().amax()) for each in (weights[row], alone.logits))
+        weights[row] /= whole.abs().clamp(min=max(_LEAST_SCORE * greatest, 1e-12))
     return weighted_sum(weights.to(context.activations.device), context.activations)
 
 

@@ -22,8 +22,8 @@ from service.cam.explain import explain
 from service.cam.methods import METHODS
 from service.cam.perturbation import noise_like
 from service.cam.targets import CamOptions, Targets
-from service.models.torchvision_adapter import torchvision
 from tests.cam.models import FAMILIES, Head, frozen, linear, only_layer
+from tests.cam.networks import LARGE, NARROW, pictures, settled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -78,65 +78,42 @@ TOYS: dict[str, tuple[Callable[[], nn.Module], tuple[str, ...]]] = {
     "fire": (Fire, ("squeeze", "expand3x3", "expand1x1")),
 }
 
-# Real networks, at sizes that leave their last layers some cells.
-LARGE = {
-    "mobilenet_v3_small": 64,
-    "resnet18": 64,
-    "shufflenet_v2_x0_5": 64,
-    "squeezenet1_0": 64,
-    "squeezenet1_1": 64,
-}
+SLOW = {*LARGE, "maxvit", "swin_v2"}
+
 # Methods that run the network for every channel are tried at layers of at most so many.
-MOST_CHANNELS = 64
+MOST_CHANNELS = 512
+# Of a score that mixes all classes: a jump anywhere behind a layer shows in its gradient.
+MIXED = torch.tensor([0.7, 1.0, 0.3, -0.7, -0.4])
 
 
-def large(name: str) -> nn.Module:
-    """A seeded network of torchvision's, its norms and biases as training leaves them: not all ones and zeros."""
-    options: dict[str, Any] = {"image_size": LARGE[name]} if name.startswith("vit") else {}
-    if name in {"googlenet", "inception_v3"}:
-        options = {"aux_logits": False, "init_weights": False}
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model: nn.Module = getattr(torchvision.models, name)(weights=None, num_classes=5, **options)
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d | nn.LayerNorm):
-                nn.init.uniform_(module.weight, 0.5, 1.5)
-                nn.init.normal_(module.bias, std=0.2)
-            if isinstance(module, nn.BatchNorm2d):
-                module.momentum = None  # running statistics become those of the data
-            if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=module.in_features**-0.5)  # torchvision starts ViT's head with zeros
-        for parameter_name, parameter in model.named_parameters():
-            if parameter_name.endswith("layer_scale"):
-                nn.init.uniform_(parameter, 0.1, 0.5)  # at 1e-6, as it starts, blocks do nothing
-        with torch.no_grad():
-            model.train()(torch.randn(4, 3, LARGE[name], LARGE[name]))
-    return model.eval().requires_grad_(requires_grad=False)
+@lru_cache(maxsize=2)
+def network(name: str) -> tuple[nn.Module, int]:
+    """A network, and the side of its pictures."""
+    if name in TOYS:
+        return frozen(TOYS[name][0]()), 32
+    build, side = NARROW.get(name) or LARGE[name]
+    return settled(build, side), side
 
 
-def pictures(size: int, seed: int) -> Tensor:
-    return torch.randn(3, 3, size, size, generator=torch.Generator().manual_seed(seed))
+@lru_cache(maxsize=2)
+def signed_layers(name: str) -> tuple[Layer, ...]:
+    """The layers of a network whose outputs have both signs: of toys those that tests explain, of others one of a type.
 
-
-@lru_cache(maxsize=8)
-def signed_layers(name: str) -> tuple[nn.Module, int, tuple[Layer, ...]]:
-    """A network, the size of its pictures, and its layers whose outputs have both signs.
-
-    Of toys those that tests explain; of the others the last of every type.
+    That is the last of each.
     """
-    model, size = (frozen(TOYS[name][0]()), 32) if name in TOYS else (large(name), LARGE[name])
-    network, inputs = EagerNetwork(model), pictures(size, 0)
-    rows = [layer for layer in probe_layers(network, inputs) if layer.explainable and layer.no_gradient is None]
+    model, side = network(name)
+    inputs = pictures(side, 0)
+    rows = [layer for layer in probe_layers(EagerNetwork(model), inputs) if layer.explainable and not layer.no_gradient]
     lowest: dict[object, float] = {}
 
     def look(call: object, output: Tensor) -> None:
         lowest[call] = float(output.min())
 
-    network.watch(inputs, [layer.call for layer in rows], look)
+    EagerNetwork(model).watch(inputs, [layer.call for layer in rows], look)
     signed = [layer for layer in rows if lowest[layer.call] < 0]
     if name in TOYS:
-        return model, size, tuple(layer for layer in signed if layer.name in TOYS[name][1])
-    return model, size, tuple({layer.type: layer for layer in signed}.values())
+        return tuple(layer for layer in signed if layer.name in TOYS[name][1])
+    return tuple({layer.type: layer for layer in signed}.values())
 
 
 @contextmanager
@@ -184,17 +161,15 @@ class Found:
 
 
 def gradients_of(model: nn.Module, inputs: Tensor) -> list[Tensor]:
-    """Gradients of two scores of the first picture and its noisy copies with respect to them.
+    """Gradients of a score of the first picture and its noisy copies with respect to them.
 
     They have gone through everything that the gradients at a layer have gone through.
     """
     found = []
     for view in [inputs, *(inputs + noise_like(inputs, sample) for sample in range(8))]:
         leaf = view.clone().requires_grad_()
-        logits = model(leaf.clone())
-        for weights in (torch.eye(5)[TARGET], torch.tensor([1.0, -0.5, 0.3, -0.7, 0.2])):
-            (gradient,) = torch.autograd.grad((logits * weights).sum(), [leaf], retain_graph=True)
-            found.append(gradient[0])
+        (gradient,) = torch.autograd.grad((model(leaf.clone()) * MIXED).sum(), [leaf])
+        found.append(gradient[0])
     return found
 
 
@@ -215,50 +190,71 @@ def assert_steady(trials: Iterator[tuple[Found, Found]], most: float) -> None:
     pytest.fail("the gradients jump in every trial: nothing can be said of these maps")
 
 
-def methods_for(model: nn.Module, size: int, layers: Sequence[Layer]) -> list[str]:
+def methods_for(model: nn.Module, side: int, layers: Sequence[Layer]) -> list[str]:
     per_channel = {"scorecam", "ablationcam"} if max(layer.shape[0] for layer in layers) > MOST_CHANNELS else set()
-    network, inputs = EagerNetwork(model), pictures(size, 0)
+    network, inputs = EagerNetwork(model), pictures(side, 0)
     return [
         name for name, row in METHODS.items() if name not in per_channel and row.refuses(network, inputs[:1]) is None
     ]
 
 
 every_network = pytest.mark.parametrize(
-    "name", [*TOYS, *(pytest.param(name, marks=pytest.mark.slow) for name in LARGE)]
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in (*TOYS, *NARROW, *LARGE)],
 )
 
 
-def check(name: str, most: float, once_more: Callable[[nn.Module, Layer, Tensor, Sequence[str], int], Found]) -> None:
-    """Compare what is found of a picture alone with what is found ``once_more``, at every signed layer of a network."""
-    model, size, layers = signed_layers(name)
-    for layer in layers:
-        methods = methods_for(model, size, [layer])
+def check(
+    name: str,
+    layers: Sequence[Layer],
+    most: float,
+    once_more: Callable[[nn.Module, Tensor, Sequence[str], int], Found],
+) -> None:
+    """Compare what is found of a picture alone with what is found ``once_more``, at some layers of a network."""
+    model, side = network(name)
+    methods = methods_for(model, side, layers)
 
-        def trials(layer: Layer = layer, methods: Sequence[str] = methods) -> Iterator[tuple[Found, Found]]:
-            for seed in range(ATTEMPTS):
-                inputs = pictures(size, seed)
-                yield once_more(model, layer, inputs, methods, seed), Found.of(model, inputs[:1], [layer], methods)
+    def trials() -> Iterator[tuple[Found, Found]]:
+        for seed in range(ATTEMPTS):
+            inputs = pictures(side, seed)
+            yield once_more(model, inputs, methods, seed), Found.of(model, inputs[:1], layers, methods)
 
-        assert_steady(trials(), most)
+    assert_steady(trials(), most)
 
 
 @every_network
 def test_a_row_does_not_depend_on_its_batch(name: str) -> None:
-    check(name, MOST_BY_BATCH, lambda model, layer, inputs, methods, _seed: Found.of(model, inputs, [layer], methods))
+    layers = signed_layers(name)
+    check(name, layers, MOST_BY_BATCH, lambda model, inputs, methods, _seed: Found.of(model, inputs, layers, methods))
 
 
 @every_network
 def test_a_map_moves_no_more_than_its_activations(name: str) -> None:
-    def moved(model: nn.Module, layer: Layer, inputs: Tensor, methods: Sequence[str], seed: int) -> Found:
-        with perturbed(model, layer, seed):
-            return Found.of(model, inputs[:1], [layer], methods)
+    for layer in signed_layers(name):
 
-    check(name, MOST_BY_PERTURBATION, moved)
+        def moved(model: nn.Module, inputs: Tensor, methods: Sequence[str], seed: int, layer: Layer = layer) -> Found:
+            with perturbed(model, layer, seed):
+                return Found.of(model, inputs[:1], [layer], methods)
+
+        check(name, [layer], MOST_BY_PERTURBATION, moved)
+
+
+@pytest.mark.parametrize("name", ["efficientnet", *(pytest.param(each, marks=pytest.mark.slow) for each in LARGE)])
+def test_networks_are_such_as_training_leaves(name: str) -> None:
+    """Gradients of noisy copies are not a thousand times those of the picture, and logits are not all the same."""
+    model, side = network(name)
+    inputs = pictures(side, 0)
+    plain, *noisy = (float(gradient.abs().max()) for gradient in gradients_of(model, inputs[:1]))
+    assert max(noisy) < 100 * plain
+    with torch.no_grad():
+        assert 1e-2 < float(model(inputs).std(0).mean()) < 1e2
 
 
 def test_every_kind_of_signed_layer_is_there() -> None:
-    types = {layer.type for name in TOYS for layer in signed_layers(name)[2]}
-    assert {"Conv2d", "BatchNorm2d", "LayerNorm", "GroupNorm", "SiLU", "GELU", "Linear"} <= types
+    types = {layer.type for name in (*TOYS, *NARROW) for layer in signed_layers(name)}
+    assert {"Conv2d", "BatchNorm2d", "LayerNorm", "GroupNorm", "SiLU", "GELU", "Hardswish", "Linear"} <= types
+    blocks = {"CNBlock", "MBConv", "InvertedResidual", "SwinTransformerBlock", "MaxVitBlock", "EncoderBlock"}
+    assert blocks | {"_DenseBlock", "BottleneckTransform"} <= types
 
 
 def curved(x: Tensor) -> Tensor:

@@ -156,6 +156,6 @@ def test_the_known_amounts() -> None:
     assert passes_together(["eigencam"], [DEEP], targets=3) == Passes(forward=1)
     assert passes_together(["scorecam"], [DEEP]) == Passes(forward=2049)
     chunks = -(-2048 // (32 * 2**20 // (2048 * 49)))
-    assert passes_together(["ablationcam"], [DEEP]) == Passes(forward=1 + chunks, tail=2048 - chunks)
-    assert passes_together(["ablationcam"], [replace(DEEP, on_every_path=False)]) == Passes(forward=2049)
+    assert passes_together(["ablationcam"], [DEEP]) == Passes(forward=2 + chunks, tail=2048 - chunks)
+    assert passes_together(["ablationcam"], [replace(DEEP, on_every_path=False)]) == Passes(forward=2050)
     assert passes_together(["smoothgradcam++"], [DEEP], targets=2) == Passes(forward=17, backward=16)
