@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -20,6 +21,7 @@ from PIL import Image
 from service import __version__, cli
 from service.imaging.formats import FORMATS
 from service.models.sources.table import SOURCES
+from service.protocols.native.examples import ANSWERS
 from service.settings import load_settings
 from tests.toys import png
 
@@ -517,3 +519,49 @@ class TestUsage:
 
         assert ran.code == 0
         assert f"usage: camserve {command}" in ran.out
+
+
+class TestManage:
+    """``camserve manage``, against a server whose answers are made here."""
+
+    @pytest.fixture
+    def sent(self, monkeypatch: pytest.MonkeyPatch) -> list[httpx.Request]:
+        requests: list[httpx.Request] = []
+
+        def answer(request: httpx.Request) -> httpx.Response:
+            requests.append(request)
+            return httpx.Response(200, json=ANSWERS["put_alias" if "aliases" in request.url.path else "model"])
+
+        monkeypatch.setattr(httpx.HTTPTransport, "handle_request", lambda _transport, request: answer(request))
+        return requests
+
+    def test_a_model_is_named_as_everywhere(self, sent: list[httpx.Request], tmp_path: Path) -> None:
+        (tmp_path / "key").write_text("secret\n")
+        ran = run("manage", "--api-key-file", str(tmp_path / "key"), "put", "birds=resnet18:b.pth,labels=b.txt")
+        assert (ran.code, ran.out) == (0, "resnet50: ready, version IMAGENET1K_V2\n")
+        assert (sent[0].method, sent[0].url.path) == ("PUT", "/api/v1/models/birds")
+        assert json.loads(sent[0].content) == {"architecture": "resnet18", "weights": "b.pth", "labels": "b.txt"}
+        assert sent[0].headers["Authorization"] == "Bearer secret"
+
+    @pytest.mark.parametrize(
+        ("arguments", "path", "says"),
+        [
+            (("reload", "birds"), "POST /api/v1/models/birds/reload", "resnet50: ready"),
+            (("unload", "birds"), "POST /api/v1/models/birds/unload", "resnet50: ready"),
+            (("remove", "birds"), "DELETE /api/v1/models/birds", "birds: removed"),
+            (
+                ("alias", "stable", "birds", "1"),
+                "PUT /api/v1/aliases/stable",
+                "stable: resnet50, version IMAGENET1K_V2",
+            ),
+        ],
+    )
+    def test_each_verb(self, sent: list[httpx.Request], arguments: tuple[str, ...], path: str, says: str) -> None:
+        ran = run("manage", *arguments)
+        assert (ran.code, ran.out.startswith(says)) == (0, True)
+        assert f"{sent[0].method} {sent[0].url.path}" == path
+
+    def test_no_server(self) -> None:
+        ran = run("manage", "--server", "http://127.0.0.1:1", "reload", "birds")
+        assert ran.code == 1
+        assert "No connection" in ran.err
