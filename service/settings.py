@@ -6,7 +6,6 @@ Order of precedence: command line, then environment (``CAMSERVE_…``), then the
 from __future__ import annotations
 
 import ipaddress
-import json
 import os
 import re
 from contextlib import contextmanager
@@ -33,13 +32,12 @@ from pydantic_settings import (
 )
 
 from service.errors import closest
-from service.vocabulary import Activation, ChannelOrder, Fitting, Preset
+from service.model_config import NAME_PATTERN, ModelConfig, parse_option
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = [
-    "NAME_PATTERN",
     "KeyConfig",
     "LogFormat",
     "LogLevel",
@@ -50,198 +48,6 @@ __all__ = [
     "load_settings",
     "reason_not_to_listen",
 ]
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-NAME_PATTERN = f"^{_NAME.pattern}$"
-
-
-def _floats(value: object) -> object:
-    """Read ``0.485/0.456/0.406``, or one number for all channels, however many the model takes."""
-    parts = value.split("/") if isinstance(value, str) else value
-    if isinstance(parts, int | float):
-        parts = [parts]
-    return tuple(parts) * 3 if isinstance(parts, list | tuple) and len(parts) == 1 else parts
-
-
-Channels = Annotated[tuple[float, ...], BeforeValidator(_floats), Field(min_length=2, max_length=64)]
-
-
-def _json_object(value: object) -> object:
-    """Read ``{"classes": 7}``."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except ValueError as error:
-        raise ValueError(f'must be a JSON object, such as {{"classes": 7}}: {error}') from error
-
-
-class ModelConfig(BaseModel):
-    """One model to serve, from a ``[[models]]`` table or from ``[name=]architecture[:weights][,option=value…]``."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str = Field("", description="Name in the API; the architecture's if left out.", validate_default=True)
-    architecture: str = Field(
-        description="`shapes`, `shapes-shortcut`, a torchvision classification model, the name of a function of yours "
-        "that returns a module, `timm/NAME`, `hf/NAME`, or the path of a model's file or folder."
-    )
-    weights: str | None = Field(
-        None,
-        description="A `.safetensors` or `.pth` file, the name of a torchvision weights entry, or `random`; "
-        "the source's own default if left out.",
-    )
-    labels: Path | dict[str, Path] | None = Field(
-        None,
-        description="A file with the class labels: a line each, or `.csv`, `.json` or `.yaml`. Of a model with several "
-        "outputs: a table of one file per head; a file alone is the default head's.",
-    )
-    prompts: str | None = Field(
-        None, description="Of a zero-shot model (`clip/…`): the sentence of a class, with `{}` for its label."
-    )
-    source: str | None = Field(
-        None, description="What reads it, as `camserve models` lists them; told by the artefact if left out."
-    )
-    factory_args: Annotated[dict[str, Any], BeforeValidator(_json_object)] = Field(
-        {}, description="Of a function of yours: its arguments by name, a table or a JSON object."
-    )
-    layer: str | None = Field(None, description="Default target layer.")
-    mode: Fitting | None = Field(None, description="How a picture is fitted to the input.")
-    resize: int | None = Field(None, ge=1, le=8192, description="Shorter side before the centre crop.")
-    size: int | None = Field(None, ge=8, le=4096, description="Input height and width in pixels, where they are equal.")
-    height: int | None = Field(None, ge=8, le=4096, description="Input height in pixels, where it is not the width.")
-    width: int | None = Field(None, ge=8, le=4096, description="Input width in pixels, where it is not the height.")
-    channels: int = Field(
-        3,
-        ge=1,
-        le=64,
-        description="Input channels: 3 for colours, 1 for grey; any other "
-        "number is taken from pictures that have so many.",
-    )
-    order: ChannelOrder = Field("RGB", description="In which order the model takes the colours; BGR is OpenCV's.")
-    interpolation: Literal["nearest", "bilinear", "plain_bilinear", "bicubic"] | None = Field(
-        None,
-        description="Resampling filter. `plain_bilinear` is not antialiased, as Keras resizes; `nearest` is its "
-        "`load_img`.",
-    )
-    preset: Preset | None = Field(
-        None,
-        description="What `preprocess_input` of `keras.applications` does to pixels, by its mode: `scale`, `mean`, "
-        "`std` and `order` in one word. `caffe` is BGR.",
-    )
-    scale: float | None = Field(
-        None,
-        gt=0,
-        le=1,
-        description="What a pixel (0–255) is multiplied by, before `mean` and `std`; the source's own, or 1/255.",
-    )
-    mean: Channels | None = Field(
-        None, description="Per-channel mean of the input, of pixels times `scale`, in `order`."
-    )
-    std: Channels | None = Field(None, description="Per-channel standard deviation, likewise.")
-    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="What the model computes in.")
-    head: str | None = Field(None, description="Of a model with several outputs: which one answers by default.")
-    multi_label: bool = Field(False, description="Classes do not exclude each other: probabilities are sigmoids.")
-    activation: Literal["auto", Activation] | dict[str, Literal["auto", Activation]] = Field(
-        "auto",
-        union_mode="left_to_right",
-        description="What makes probabilities of the outputs; `none` where they are probabilities. `auto` finds out. "
-        "Of a model with several outputs: a table of one per head, `auto` for those left out.",
-    )
-    transform_input: bool | None = Field(
-        None,
-        description="Of `googlenet` and `inception_v3`: whether the network itself brings its input from ImageNet's "
-        "scale to −1–1, as the published weights expect. If left out, a file is taken to be fine-tuned from these.",
-    )
-    use_ema: bool | None = Field(
-        None,
-        description="Of a file with averaged weights (EMA) beside others: whether to take these. If left out, the "
-        "others are taken, with a warning.",
-    )
-    version: str | None = Field(None, description="Reported in answers; the weights' own name or digest if left out.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _parse(cls, value: Any) -> Any:
-        fields = _parse_model(value) if isinstance(value, str) else value
-        if isinstance(fields, dict) and not fields.get("name") and fields.get("architecture"):
-            # Of a path, which is none, its last part: the error to come is about the file and not about its name.
-            return {**fields, "name": str(fields["architecture"]).rstrip("/").rpartition("/")[2]}
-        return fields
-
-    @model_validator(mode="after")
-    def _check(self) -> ModelConfig:
-        if not _NAME.fullmatch(self.name):
-            raise ValueError(f"model name {self.name!r} may hold letters, digits, '.', '_' and '-' only")
-        if self.size is not None and (self.height is not None or self.width is not None):
-            raise ValueError("size is height and width in one: give size alone, or height and width")
-        for key in ("mean", "std"):
-            numbers = len(getattr(self, key) or ())
-            if numbers == 2 != self.channels:
-                raise ValueError(
-                    f"{key} must be one number, or one for each of {self.channels} channels, not {numbers}"
-                )
-        return self
-
-
-def _parse_model(text: str) -> dict[str, Any]:
-    head, *options = _split_options(text)
-    front, _, weights = head.partition(":")  # first of all: a file's name may hold a "="
-    name, _, architecture = front.rpartition("=")
-    if "/" in name:  # and so may a folder's
-        name, _, architecture = front.partition("=")
-    if "/" in name:
-        name, architecture = "", front
-    fields: dict[str, Any] = {"name": name, "architecture": architecture}
-    if weights:
-        fields["weights"] = weights
-    for option in options:
-        key, value = _parse_option(option, "model")
-        table, dot, row = key.partition(".")  # labels.side=FILE, as in TOML
-        if dot and isinstance(fields.setdefault(table, {}), dict):
-            fields[table][row] = _number_or_text(value) if table == "factory_args" else value
-        else:
-            fields[key] = value
-    return fields
-
-
-def _split_options(text: str) -> list[str]:
-    """Split at commas, but for those within a JSON object."""
-    options = []
-    while True:
-        end = _end_of_object(text)
-        option, comma, rest = text[end:].partition(",")
-        options.append(text[:end] + option)
-        if not comma:
-            return options
-        text = rest
-
-
-def _end_of_object(text: str) -> int:
-    """Return where the JSON object ends that the first option is; 0 where it is none, or has a mistake."""
-    found = re.match(r"\s*\w+\s*=\s*(?=\{)", text)
-    if found is None:
-        return 0
-    try:
-        return json.JSONDecoder().raw_decode(text, found.end())[1]
-    except ValueError:
-        return 0
-
-
-def _number_or_text(value: str) -> Any:
-    """Read what JSON has: numbers, true, false, null, lists; anything else is text."""
-    try:
-        return json.loads(value)
-    except ValueError:
-        return value
-
-
-def _parse_option(option: str, kind: str) -> tuple[str, str]:
-    name, found, value = option.partition("=")
-    if not found:
-        raise ValueError(f"{kind} option {option!r} must look like key=value")
-    return name.strip(), value.strip()
-
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
@@ -292,7 +98,7 @@ class KeyConfig(BaseModel):
 def _parse_key(text: str) -> dict[str, str]:
     head, *options = text.split(",")
     name, _, digest = head.partition("=")
-    return {"name": name, "sha256": digest, **dict(_parse_option(option, "key") for option in options)}
+    return {"name": name, "sha256": digest, **dict(parse_option(option, "key") for option in options)}
 
 
 def _check_keys(keys: tuple[KeyConfig, ...]) -> tuple[KeyConfig, ...]:
@@ -355,7 +161,7 @@ class CostLimit(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _parse(cls, value: Any) -> Any:
-        return dict(_parse_option(option, "cost") for option in value.split(",")) if isinstance(value, str) else value
+        return dict(parse_option(option, "cost") for option in value.split(",")) if isinstance(value, str) else value
 
     def __str__(self) -> str:
         """Write it as it is read."""

@@ -28,7 +28,7 @@ from service.engine.worker_process import WorkerProcess
 from service.errors import DeadlineExceeded, NoImage, NotReady, ServiceError, TooManyImages
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
     from typing import TypeVar
 
     from prometheus_client import Counter
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from service.engine.pool import WorkerStatus
     from service.engine.registry import ModelStatus
     from service.engine.request import Request, Upload
+    from service.engine.versions import VersionStatus
     from service.engine.worker import Launcher
     from service.metrics import Metrics
     from service.models.info import ModelInfo
@@ -101,6 +102,10 @@ class Explainer:
             UnknownModel: there is none of that name.
         """
         return self.pool.status(name)
+
+    def aliases(self) -> Mapping[str, VersionStatus]:
+        """Return the further names of versions, and what each points to."""
+        return self.pool.registry.aliases()
 
     def ready_info(self, name: str | None = None) -> ModelInfo:
         """Describe a model that can answer now; without a name, the default one.

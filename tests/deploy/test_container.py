@@ -102,4 +102,6 @@ def test_pinned_versions_satisfy_the_ranges() -> None:
     )
     for text in [*project["dependencies"], *chain(*project["optional-dependencies"].values())]:
         requirement = Requirement(text)
-        assert requirement.specifier.contains(pins[requirement.name.lower()]), requirement
+        if requirement.name == project["name"]:
+            continue  # an extra that is made of others
+        assert requirement.specifier.contains(pins[requirement.name.lower().replace("_", "-")]), requirement

@@ -60,7 +60,7 @@ class TestPixelsThatMustLieByChannel:
         )
         for found, expected in zip(rearranged, plain, strict=True):
             for one, other in zip(found.maps, expected.maps, strict=True):
-                np.testing.assert_allclose(one.values, other.values, atol=1e-6)
+                np.testing.assert_allclose(one.values, other.values, rtol=1e-5, atol=1e-6)
 
 
 def raises(net: Net, x: Tensor) -> Tensor:

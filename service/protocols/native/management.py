@@ -13,9 +13,9 @@ from pydantic_core import from_json
 
 from service import wire
 from service.errors import BodyTooLarge, InvalidOption, InvalidRequest
+from service.model_config import NAME_PATTERN, ModelConfig
 from service.protocols import key_scope
 from service.protocols.native.routes import Engine, described, json_response, router
-from service.settings import NAME_PATTERN, ModelConfig
 
 if TYPE_CHECKING:
     from service.engine.explainer import Explainer
@@ -79,7 +79,7 @@ async def unload_model(model: str, engine: Engine) -> wire.ModelEntry:
 @router.get("/aliases", tags=["management"], summary="List the aliases")
 async def aliases(engine: Engine) -> wire.AliasList:
     """Further names of models, and the version that each points to."""
-    found = engine.pool.registry.aliases()
+    found = engine.aliases()
     return wire.AliasList(
         aliases=[
             wire.AliasEntry(alias=alias, model=status.key.name, version=status.version)

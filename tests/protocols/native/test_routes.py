@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -261,8 +262,13 @@ async def test_model(client: httpx.AsyncClient) -> None:
     assert isinstance(version, str)
     assert version
     assert entry.pop("parameters") > 100_000
+    assert re.fullmatch("[0-9a-f]{64}", entry.pop("digest"))
+    (only,) = entry.pop("versions")
+    assert (only["version"], only["state"], only["current"]) == (version, "ready", True)
     assert entry == {
         "name": "shapes",
+        "source": "embedded",
+        "precision": "float32",
         "state": "ready",
         "reason": None,
         "default": True,
