@@ -198,11 +198,11 @@ class TestOtherFiles:
 
         assert "takes (10,) per picture; rows, columns and channels are needed" in refusal(tmp_path / "m.keras")
 
-    def test_five_channels(self, keras: Any, tmp_path: Path) -> None:
-        layers = [keras.Input((8, 8, 5)), keras.layers.Conv2D(2, 3), keras.layers.Flatten(), keras.layers.Dense(2)]
+    def test_more_channels_than_pictures_have(self, keras: Any, tmp_path: Path) -> None:
+        layers = [keras.Input((8, 8, 65)), keras.layers.Conv2D(2, 3), keras.layers.Flatten(), keras.layers.Dense(2)]
         keras.Sequential(layers).save(tmp_path / "m.keras")
 
-        assert "takes 5 channels" in refusal(tmp_path / "m.keras")
+        assert "takes 65 channels" in refusal(tmp_path / "m.keras")
 
 
 class TestDamage:
