@@ -24,7 +24,7 @@ _SMOOTH_SAMPLES = 8
 # SmoothGrad (https://arxiv.org/abs/1706.03825) finds 10-20 % of the input's range best.
 _NOISE_LEVEL = 0.15
 # Of the greatest loss, or logit, in Ablation-CAM.
-_LEAST_SCORE = 0.1
+_LEAST_SCORE = 0.01
 
 
 def scorecam(context: LayerContext) -> Tensor:
@@ -52,7 +52,7 @@ def ablationcam(context: LayerContext) -> Tensor:
     Divided by the score's absolute value rather than the score, so that a lost channel counts in favour of the class
     where the logit is negative, too; for positive logits it is the paper's formula. Of a score that is nearly zero,
     next to what it is made of, rounding errors are a large share, and would be one of all weights: the denominator is
-    a tenth of the greatest loss and of the greatest logit at least.
+    a hundredth of the greatest loss and of the greatest logit at least.
 
     All scores are those of the row alone. One error of the whole score is an error of every weight: times the sum of
     many channels it would show in the map what batch the row was in.
