@@ -37,7 +37,7 @@ def folder(tmp_path: Path) -> Path:
     """Two files of weights for one architecture."""
     state = load_file(SHAPES)
     save_file(state, tmp_path / "a.safetensors")
-    changed = {name: (value * 0.9).astype(value.dtype) for name, value in state.items()}
+    changed = {name: np.asarray(value * 0.9, value.dtype) for name, value in state.items()}
     save_file(changed, tmp_path / "b.safetensors")
     (tmp_path / "swap_nets.py").write_text(NETS, encoding="utf-8")
     return tmp_path
