@@ -250,8 +250,8 @@ def ablationcam_of_a_negative_logit() -> Case:
 
 @by_hand("ablationcam")
 def ablationcam_of_a_score_of_zero() -> Case:
-    # The logit is 14 - 14 = 0, which has no shares: losses of 6 and 8 are divided by a tenth of 8.
-    w1, w2 = 60 / 8, 10.0
+    # The logit is 14 - 14 = 0, which has no shares: losses of 6 and 8 are divided by a hundredth of 8.
+    w1, w2 = 600 / 8, 100.0
     return Case(Head(linear(G, -14)), A, [[w1 + 2 * w2, 2 * w1], [3 * w1 + w2, 4 * w1 - w2]])
 
 
