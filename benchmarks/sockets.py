@@ -26,6 +26,16 @@ class Reply:
     body: bytes
 
 
+async def _chunks(reader: asyncio.StreamReader) -> bytes:
+    """Read a body of unknown length, as large answers are sent."""
+    body = b""
+    while size := int(await reader.readline(), 16):
+        body += await reader.readexactly(size)
+        await reader.readline()
+    await reader.readline()
+    return body
+
+
 class Connections:
     """Keeps connections and uses them again, as clients do."""
 
@@ -40,7 +50,9 @@ class Connections:
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
             first, *lines = head.rstrip().split("\r\n")
             headers = dict(line.lower().split(": ", 1) for line in lines)
-            reply = Reply(int(first.split()[1]), headers, await reader.readexactly(int(headers["content-length"])))
+            chunked = headers.get("transfer-encoding") == "chunked"
+            body = await (_chunks(reader) if chunked else reader.readexactly(int(headers["content-length"])))
+            reply = Reply(int(first.split()[1]), headers, body)
             if headers.get("connection") != "close":
                 self._idle.append((reader, writer))
         return reply
@@ -72,7 +84,7 @@ def server_port(server: Server) -> int:
 def head(path: str, length: int = 0, content_type: str = "image/png", accept: str = "*/*") -> bytes:
     """The head of a POST, or of a GET where there is no body."""
     method, body = ("POST", f"Content-Type: {content_type}\r\nContent-Length: {length}\r\n") if length else ("GET", "")
-    return f"{method} {path} HTTP/1.1\r\nHost: camserve.test\r\nAccept: {accept}\r\n{body}\r\n".encode()
+    return f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nAccept: {accept}\r\n{body}\r\n".encode()
 
 
 @dataclass(frozen=True)
