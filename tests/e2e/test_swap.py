@@ -25,10 +25,18 @@ if TYPE_CHECKING:
 SHAPES = Path(service.demo.__file__).parent / "shapes.safetensors"
 MODELS = "/api/v1/models"
 NETS = """
+import torch
+from torch import nn
+
 from service.models.shapes_net import ShapesNet
 
 def build():
     return ShapesNet(num_classes=12)
+
+def heavy():
+    network = build()
+    network.ballast = nn.Parameter(torch.ones(60_000_000))
+    return network
 """
 
 
@@ -155,7 +163,7 @@ def test_a_hundred_reloads_leave_memory_as_it_is(server: Server) -> None:
 def test_what_is_put_out_gives_its_memory_back_and_comes_again(server: Server) -> None:
     with httpx.Client(base_url=server.url, timeout=120) as client:
         [pid] = _workers(client)
-        body = {"architecture": "resnet152", "weights": "random"}
+        body = {"architecture": "swap_nets.heavy", "size": 96}
         loaded = client.put(f"{MODELS}/large", params={"wait": 110}, json=body)
         assert loaded.status_code == 200, loaded.text
         weights = loaded.json()["parameters"] * 4

@@ -244,3 +244,24 @@ def test_whatever_happens_a_leased_version_is_kept_and_a_name_never_points_backw
         assert serves >= latest
         latest = serves
     assert len(set(drained)) == len(drained), "nothing is dismissed twice"
+
+
+def test_another_digest_under_the_same_label_is_told_apart(drained: Drained) -> None:
+    for digest, label in (("a" * 64, "1"), ("b" * 64, "1+bbbbbbbb"), ("a" * 64, "1"), ("b" * 64, "1+bbbbbbbb")):
+        key = drained.add()
+        for worker in (0, 1):
+            drained.registry.loaded(worker, key, replace(known(key), digest=digest))
+        found = drained.registry.status("m").info
+        assert found is not None
+        assert found.version == label
+
+
+def test_workers_that_found_different_weights_do_not_answer_as_one_version(drained: Drained) -> None:
+    key = drained.add()
+    for worker, digest in enumerate(("a", "b")):
+        drained.registry.loaded(worker, key, replace(known(key), digest=digest))
+    assert (drained.registry.holds(0, key), drained.registry.holds(1, key)) == (True, False)
+    drained.registry.lost(0)
+    drained.registry.told(0, [key])
+    drained.registry.loaded(0, key, replace(known(key), digest="b"))
+    assert drained.registry.holds(0, key), "nobody answers with the others any more"
