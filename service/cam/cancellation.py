@@ -12,7 +12,7 @@ __all__ = ["channel_sum", "stretched", "without_rounding"]
 _CANCELLED = 1e-3
 
 # A range of values below this share of the greatest magnitude around is not stretched to the full: rounding would be.
-_LEAST_RANGE = 1e-3
+_LEAST_RANGE = 1e-2
 
 
 def channel_sum(terms: Tensor) -> Tensor:

@@ -60,6 +60,7 @@ class Method:
         class_specific: whether different classes get different maps.
         signed: whether its values below zero mean evidence against the class.
         uses_layer: whether the target layer matters; otherwise the map is of the whole network.
+        on_input: whether its map has a cell for every pixel of the model's input.
         slow: whether it runs the model many times; such requests have a lane of their own.
         score: ``finer`` compares the class with those nearest to it instead of taking its logit alone.
         refusal: ``module:name`` of ``(network, images) -> reason or None``, for methods that not every network allows;
@@ -76,6 +77,7 @@ class Method:
     class_specific: bool = True
     signed: bool = True
     uses_layer: bool = True
+    on_input: bool = False
     slow: bool = False
     score: Literal["logit", "finer"] = "logit"
     refusal: str | None = None
@@ -202,6 +204,7 @@ METHODS: dict[str, Method] = {
         forwards=3.5,
         signed=False,
         uses_layer=False,
+        on_input=True,
         refusal="service.cam.fullgrad:refuse_unknown_biases",
     ),
     "activation": Method(

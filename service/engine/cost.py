@@ -5,12 +5,16 @@ Runs in the front process.
 
 from __future__ import annotations
 
-import math
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from service.cam.layers import finest_of
+from service.cam.methods import METHODS
 from service.engine.amount import amount
+from service.engine.answer_size import bytes_around, bytes_of, explanation_bytes
 from service.errors import RequestTooCostly, TooMuchOf
+from service.imaging.canvas import KEPT_PIXELS
 from service.imaging.preprocess import geometry_for
 from service.imaging.render import pixels_for
 
@@ -24,30 +28,14 @@ if TYPE_CHECKING:
     from service.imaging.decode import Header
     from service.imaging.render import RenderSpec
     from service.models.info import ModelInfo
-    from service.vocabulary import ImageFormat, Output
+    from service.vocabulary import Output
 
 __all__ = ["Cost", "Spending", "Work", "check_cost", "drawn_pixels"]
 
-# Bytes per pixel of drawn pictures, as measured on photos: coarse maps take a half of it, fine ones twice as much.
-_BYTES_PER_PIXEL: dict[tuple[Output, ImageFormat], float] = {
-    ("heatmap", "png"): 0.25,
-    ("heatmap", "jpeg"): 0.1,
-    ("heatmap", "webp"): 0.25,
-    ("overlay", "png"): 1.2,
-    ("overlay", "jpeg"): 0.15,
-    ("overlay", "webp"): 0.12,
-    ("mask", "png"): 0.15,
-    ("mask", "jpeg"): 0.06,
-    ("mask", "webp"): 0.25,
-}
-_AUTO: dict[Output, ImageFormat] = {"heatmap": "png", "overlay": "jpeg", "mask": "png"}
-_BASE64 = 4 / 3
 # What costs most of an explanation, most first.
 _COSTLIEST: tuple[Output, ...] = ("overlay", "mask", "heatmap", "regions", "map")
 # To what a factor may be lowered, where that is not one.
 _LEAST = {"smooth": 0, "max_side": 64}
-# Of an explanation: numbers, names, the beginnings of files, a few regions.
-_BYTES_BESIDE = 1500
 # Finding regions takes as long as drawing so many pixels.
 _REGION_PIXELS = 100_000
 
@@ -101,6 +89,7 @@ class Work:
         options: how maps are made.
         outputs: what is drawn or told of each map.
         render: how; None for predictions alone.
+        top_k: classes that are listed per picture.
     """
 
     info: ModelInfo
@@ -111,6 +100,7 @@ class Work:
     options: CamOptions
     outputs: tuple[Output, ...]
     render: RenderSpec | None
+    top_k: int
 
     @classmethod
     def of(cls, todo: Plan, headers: Sequence[Header]) -> Work:
@@ -125,6 +115,7 @@ class Work:
             options=lane.cam_options,
             outputs=tuple(spec.outputs if spec else ()),
             render=spec,
+            top_k=todo.top_k,
         )
 
     @property
@@ -146,23 +137,45 @@ class Work:
     def cost(self) -> Cost:
         """Estimate what it costs."""
         decoded = sum(header.pixels for header in self.images)
-        told = _BYTES_BESIDE * len(self.images)
+        told = bytes_around(len(self.images), self.top_k)
         if self.render is None:
             return Cost(float(len(self.images)), decoded, told)
         forward = amount(self.methods, self.layers, self.targets, self.options, self.info.flops)
-        drawn = [self._maps(header) for header in self.images]
+        cells = self._cells
+        drawn = [self._maps(header, cells) for header in self.images]
         pixels, sent = sum(each[0] for each in drawn), sum(each[1] for each in drawn)
         return Cost(len(self.images) * forward, decoded + pixels, told + sent)
 
-    def _maps(self, header: Header) -> tuple[int, int]:
-        """Pixels drawn and bytes sent of one picture's explanations."""
+    @property
+    def explanations(self) -> int:
+        """How many maps there are, of all pictures."""
+        layers = 1 if self.options.fuse else len(self.layers)
+        return len(self.images) * layers * len(self.methods) * self.targets
+
+    @property
+    def _cells(self) -> Counter[tuple[int, int]]:
+        """The maps of a picture, all its targets together: how many have a grid (h, w)."""
+        grids = [layer.grid for layer in self.layers]
+        if self.options.fuse:
+            grids = [grids[finest_of(grids)]]
+        fine = sum(METHODS[name].on_input for name in self.methods)
+        found = Counter({(self.info.preprocess.height, self.info.preprocess.width): fine * len(grids) * self.targets})
+        for grid in grids:
+            found[grid] += (len(self.methods) - fine) * self.targets
+        return found
+
+    def _maps(self, header: Header, cells: Counter[tuple[int, int]]) -> tuple[int, int]:
+        """Pixels drawn, and bytes sent, of one picture's explanations."""
         assert self.render is not None
-        drawn = pixels_for(self.render, geometry_for(self.info.preprocess, header.width, header.height))
-        number = (1 if self.options.fuse else len(self.layers)) * len(self.methods) * self.targets
-        pixels = drawn_pixels(self.outputs, drawn)
-        raw = 4 * max(math.prod(layer.grid) for layer in self.layers) if "map" in self.outputs else 0
-        encoded = sum(_bytes_per_pixel(name, self.render.image_format) * drawn for name in self.outputs)
-        return number * pixels, number * int(_BYTES_BESIDE + _BASE64 * (raw + encoded))
+        spec = self.render
+        drawn = pixels_for(spec, geometry_for(self.info.preprocess, header.width, header.height))
+        kept = header.width * header.height if spec.size == "layer" else drawn
+        pixels, sent = header.pixels if "overlay" in self.outputs and kept > KEPT_PIXELS else 0, 0.0
+        for (height, width), number in cells.items():
+            each = min(drawn, height * width) if spec.size == "layer" else drawn
+            pixels += number * drawn_pixels(self.outputs, each)
+            sent += number * explanation_bytes(self.outputs, spec.image_format, each, height * width)
+        return pixels, int(sent)
 
     @property
     def factors(self) -> dict[str, int]:
@@ -174,6 +187,7 @@ class Work:
             "target": self.targets,
             "output": len(self.outputs),
             "smooth": self.options.smooth,
+            "top_k": self.top_k,
             "max_side": self.render.max_side if self.render else 0,
         }
         return {name: count for name, count in counts.items() if count > _LEAST.get(name, 1)}
@@ -185,6 +199,8 @@ class Work:
                 return replace(self, **{f"{factor}s": getattr(self, f"{factor}s")[:to]})
             case "target":
                 return replace(self, targets=to)
+            case "top_k":
+                return replace(self, top_k=to)
             case "smooth":
                 return replace(self, options=replace(self.options, smooth=to))
             case _:
@@ -195,12 +211,6 @@ class Work:
 def drawn_pixels(outputs: Iterable[Output], pixels: int) -> int:
     """Return how many pixels are drawn for one explanation, each picture having ``pixels``."""
     return sum(_REGION_PIXELS if name == "regions" else pixels for name in outputs if name != "map")
-
-
-def _bytes_per_pixel(output: Output, image_format: ImageFormat) -> float:
-    return _BYTES_PER_PIXEL.get(
-        (output, _AUTO[output] if image_format == "auto" and output in _AUTO else image_format), 0
-    )
 
 
 def check_cost(work: Work, most: Cost) -> Cost:
@@ -222,11 +232,13 @@ def check_cost(work: Work, most: Cost) -> Cost:
 
 def _way_out(work: Work, most: Cost) -> TooMuchOf:
     """Return the option to lower: one that suffices alone, where there is one."""
-    ways = [
-        (name, count, _most_of(work, name, count, most))
-        for name, count in work.factors.items()
-        if work.lowered(name, _LEAST.get(name, 1)).cost != work.cost
-    ]
+    cost = work.cost
+    exceeded = [part for part in vars(cost) if getattr(cost, part) > getattr(most, part)]
+    ways = []
+    for name, count in work.factors.items():
+        least = work.lowered(name, _LEAST.get(name, 1)).cost
+        if any(getattr(least, part) < getattr(cost, part) for part in exceeded):
+            ways.append((name, count, _most_of(work, name, count, most)))
     enough = [way for way in ways if way[2] is not None]
     # What is asked for most often is missed least; smaller pictures are a way out where nothing else is.
     name, asked, allowed = max(enough or ways or [("image", 1, 0)], key=lambda way: (way[0] != "max_side", way[1]))
@@ -246,31 +258,38 @@ def _most_of(work: Work, factor: str, count: int, most: Cost) -> int | None:
 
 @dataclass
 class Spending:
-    """What a request has drawn so far, so that no estimate is trusted blindly.
+    """What a request sends so far, so that no estimate is trusted blindly.
 
     Attributes:
-        most: bytes that it may send.
-        with_maps: whether raw maps are among them.
+        most: what it may take.
+        work: what it asks for, once that is known.
         bytes: those that it would send now.
+        drawn: how many maps are among them.
     """
 
-    most: int
-    with_maps: bool = False
+    most: Cost
+    work: Work | None = None
     bytes: int = 0
+    drawn: int = 0
+
+    def begin(self, work: Work) -> None:
+        """Note what is asked for, and count what is sent beside maps."""
+        self.work, self.bytes = work, bytes_around(len(work.images), work.top_k)
 
     def add(self, drawn: Sequence[MapAnswer]) -> None:
         """Count drawn maps.
 
         Raises:
-            RequestTooCostly: they are more than may be sent.
+            RequestTooCostly: they are more than may be sent; the message says which option to lower, and to what.
         """
-        sent = (each.rendered.bytes + (each.raw.nbytes if self.with_maps else 0) for each in drawn)
-        self.bytes += int(sum(_BYTES_BESIDE + _BASE64 * each for each in sent))
-        if self.bytes > self.most:
-            raise RequestTooCostly(
-                f"The answer has more than {self.most:,} bytes. Ask for fewer pictures or explanations, for a smaller "
-                "max_side, or for image_format=jpeg.",
-                factor="bytes",
-                asked=self.bytes,
-                allowed=self.most,
-            )
+        assert self.work is not None, "it has not begun"
+        self.bytes += int(sum(bytes_of(each, with_map="map" in self.work.outputs) for each in drawn))
+        self.drawn += len(drawn)
+        if self.bytes > self.most.bytes:
+            raise self._too_much(self.work)
+
+    def _too_much(self, work: Work) -> RequestTooCostly:
+        """Take all maps for as large as those that are drawn, and what was estimated for that much smaller."""
+        whole = self.bytes * max(1.0, work.explanations / self.drawn)
+        allowed = replace(self.most, bytes=int(self.most.bytes * work.cost.bytes / whole))
+        return RequestTooCostly.because("bytes", whole, self.most.bytes, _way_out(work.costliest_first, allowed))

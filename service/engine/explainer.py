@@ -213,13 +213,15 @@ class Explainer:
     async def _answer(self, request: Request, todo: Plan) -> Answer:
         loop, allowed_s = asyncio.get_running_loop(), self._allowed_s(request)
         began, deadline = time.perf_counter(), loop.time() + allowed_s
-        spending = Spending(self._most.bytes, with_maps=todo.render is not None and "map" in todo.render.outputs)
+        spending = Spending(self._most)
         pictures = [Picture(upload, todo, spending) for upload in request.images]
         try:
             with self.admission.admit(len(pictures)):
                 self._metrics.in_flight.set(self.admission.inside)
                 async with self._until(deadline):
-                    cost = check_cost(Work.of(todo, await self.pipeline.look(pictures)), self._most)
+                    work = Work.of(todo, await self.pipeline.look(pictures))
+                    cost = check_cost(work, self._most)
+                    spending.begin(work)
                     with self.admission.admit_work(cost, self._expected_s(cost, todo)):
                         request.charge(cost.units)
                         for part, amount in vars(cost).items():

@@ -175,8 +175,17 @@ class PictureThreads:
             if error is None:
                 piece.future.set_result(result)
             else:
-                piece.future.set_exception(error)
+                piece.future.set_exception(_raisable(error))
         self._begin_what_fits()
+
+
+def _raisable(error: BaseException) -> BaseException:
+    """Return what a future can carry: a StopIteration would end the coroutine that waits, and is refused by it."""
+    if not isinstance(error, StopIteration):
+        return error
+    found = RuntimeError("work raised StopIteration")
+    found.__cause__ = error
+    return found
 
 
 def _over() -> NotReady:

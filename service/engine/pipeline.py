@@ -26,7 +26,7 @@ from service.engine.entry import Entry
 from service.engine.picture_threads import PictureThreads
 from service.engine.scores import ranking, scores_of
 from service.errors import ServiceError
-from service.imaging.canvas import Canvas
+from service.imaging.canvas import KEPT_PIXELS, Canvas
 from service.imaging.decode import DecodeLimits, Header, decode, pixels_to_open, read_header
 from service.imaging.preprocess import preprocess
 from service.imaging.render import pixels_for
@@ -54,10 +54,7 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-__all__ = ["KEPT_PIXELS", "Picture", "Pipeline"]
-
-# What a picture that waits for its maps may keep for drawing: a square of the usual `max_side`.
-KEPT_PIXELS = 2**20
+__all__ = ["Picture", "Pipeline"]
 
 # Maps are drawn so many pixels at a time: as little as is worth a change of threads.
 _PIXELS_AT_A_TIME = 2**20

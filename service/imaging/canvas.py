@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from service.imaging.grid import Grid
     from service.vocabulary import Size
 
-__all__ = ["Canvas"]
+__all__ = ["KEPT_PIXELS", "Canvas"]
+
+KEPT_PIXELS = 2**20
+"""A canvas that waits for its maps is kept if it has no more: a square of the usual ``max_side``."""
 
 
 class Canvas:

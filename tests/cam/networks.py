@@ -41,9 +41,9 @@ def pictures(size: int, seed: int, count: int = 3) -> Tensor:
 def settled(build: Callable[[], nn.Module], size: int) -> nn.Module:
     """Build a network, seeded, as training on pictures of ``size`` × ``size`` pixels leaves one.
 
-    Statistics of batch normalisation are those of pictures and of their noisy copies. With statistics of white noise,
-    noisy copies of a picture make activations grow from block to block of EfficientNet: gradients reach 10^6, and
-    rounding decides over them. Residual branches are damped, or gradients grow with the depth all the same.
+    Statistics of batch normalisation are those of pictures, and of what methods make of them: noisy and masked ones.
+    With statistics of white noise, noisy copies of a picture make activations grow from block to block of EfficientNet:
+    gradients reach 10^6, and rounding decides over them. Residual branches are damped: gradients grow with the depth.
     """
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -57,8 +57,10 @@ def settled(build: Callable[[], nn.Module], size: int) -> nn.Module:
             if name.endswith("layer_scale"):
                 nn.init.uniform_(parameter, 0.1, 0.5)  # at 1e-6, as it starts, blocks do nothing
         seen = pictures(size, seed=99, count=16)
+        noisy = torch.cat([(seen + noise_like(seen, sample))[sample::4] for sample in range(4)])
+        masks = functional.interpolate(torch.rand(16, 1, 4, 4) ** 2, (size, size), mode="bilinear")
         with torch.no_grad():
-            model.train()(torch.cat([seen, *((seen + noise_like(seen, sample))[sample::4] for sample in range(4))]))
+            model.train()(torch.cat([seen, noisy, seen * masks]))
     return model.eval().requires_grad_(requires_grad=False)
 
 

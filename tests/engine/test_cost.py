@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -20,7 +19,7 @@ from service.cam.explain import explain
 from service.cam.methods import METHODS
 from service.cam.targets import PLAIN, CamOptions, Targets, Top
 from service.engine.amount import amount
-from service.engine.cost import Cost, Spending, Work, check_cost
+from service.engine.cost import Cost, Work, check_cost
 from service.engine.plan import plan
 from service.engine.request import Request
 from service.errors import RequestTooCostly
@@ -149,20 +148,3 @@ def test_what_is_added_and_taken_away_is_gone(parts: list[tuple[float, int, int]
         total -= Cost(*part)
     assert (total.pixels, total.bytes) == (0, 0)
     assert total.forward == pytest.approx(0, abs=1e-6)
-
-
-def test_what_is_drawn_is_counted_whatever_was_estimated() -> None:
-    from service.engine.answers import ClassScore, MapAnswer
-    from service.engine.map_summary import summarise
-    from service.imaging.encode import EncodedImage
-    from service.imaging.render import Rendered
-
-    raw = np.ones((2, 2), np.float32)
-    drawn = Rendered(False, 1.0, None, heatmap=EncodedImage("image/png", 1, 1, bytes(300_000)))
-    summary = summarise(raw, signed=False, zero_gradient=False)
-    answer = MapAnswer("conv1", "gradcam", ClassScore(0, "cat", 1.0, 1.0), None, raw, summary, None, drawn)
-    spending = Spending(1_000_000)
-    spending.add([answer, answer])
-    assert 800_000 <= spending.bytes <= 810_000
-    with pytest.raises(RequestTooCostly, match="1,000,000 bytes"):
-        spending.add([answer])

@@ -49,6 +49,8 @@ async def test_results_and_exceptions_come_back(threads: PictureThreads) -> None
     assert await threads.run(lambda: 7, pixels=SMALL) == 7
     with pytest.raises(KeyError):
         await threads.run({}.popitem, pixels=SMALL)
+    with pytest.raises(RuntimeError, match="StopIteration"):  # which no future can carry
+        await asyncio.wait_for(threads.run(iter(()).__next__), 10)
     assert (len(threads), threads.used) == (0, 0)
 
 
