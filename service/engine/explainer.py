@@ -103,6 +103,10 @@ class Explainer:
         """
         return self.pool.status(name)
 
+    def versions(self, name: str) -> list[VersionStatus]:
+        """List the versions of a model that are there or on their way, oldest first."""
+        return self.pool.registry.versions(name)
+
     def aliases(self) -> Mapping[str, VersionStatus]:
         """Return the further names of versions, and what each points to."""
         return self.pool.registry.aliases()

@@ -241,17 +241,8 @@ class Registry:
         Raises:
             UnknownModel, UnknownVersion: there is none of that name, or no version of it has that label.
         """
-        version = self.find(name, label)
-        versions = tuple(self.versions(version.key.name))
-        return ModelStatus(
-            version.config,
-            version.state,
-            version.reason,
-            version.info,
-            version.known,
-            version.on_demand,
-            versions,
-        )
+        found = self.find(name, label)
+        return ModelStatus(found.config, found.state, found.reason, found.info, found.known, found.on_demand)
 
     def statuses(self) -> list[ModelStatus]:
         """Tell how every model is, in the order in which they were added; the first is the default."""
@@ -317,10 +308,10 @@ class Registry:
         Raises:
             UnknownModel, UnknownVersion: there is none.
         """
-        names = self._current | self._aliases
-        key = names.get(next(iter(self._current), "") if name is None else name)
+        wanted = next(iter(self._current), "") if name is None else name
+        key = self._current.get(wanted) or self._aliases.get(wanted)
         if key is None:
-            raise UnknownModel.among(str(name), names)
+            raise UnknownModel.among(str(name), self._current | self._aliases)
         if label is None:
             return self._versions[key]
         # Of a replacement that is on its way with the label of the version that answers, the latter.

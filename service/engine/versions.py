@@ -30,7 +30,6 @@ class ModelStatus:
         info: what the workers that hold it found out; None if none does.
         known: the same; where none holds it any more, what was known when one did.
         on_demand: whether it is unloaded, or loaded again because somebody has asked for it.
-        versions: all of its versions, oldest first.
     """
 
     config: ModelConfig
@@ -39,7 +38,6 @@ class ModelStatus:
     info: ModelInfo | None = None
     known: ModelInfo | None = None
     on_demand: bool = False
-    versions: tuple[VersionStatus, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from service.engine.answers import StageTimes
 from service.problems import problem_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from pydantic import BaseModel
 
@@ -164,15 +164,15 @@ def _box(box: Box) -> wire.BoxData:
     return wire.BoxData(left=box.left, top=box.top, right=box.right, bottom=box.bottom)
 
 
-def model_entry(status: ModelStatus, *, default: bool) -> wire.ModelEntry:
-    """Describe a model, as far as it is known yet."""
+def model_entry(status: ModelStatus, versions: Iterable[VersionStatus], *, default: bool) -> wire.ModelEntry:
+    """Describe a model and its versions, as far as they are known yet."""
     config, info = status.config, status.known if status.on_demand else status.info
     known = _known(info) if info is not None else {}
     return wire.ModelEntry(
         name=config.name,
         state=status.state,
         reason=status.reason,
-        versions=[_version(version) for version in status.versions],
+        versions=[_version(version) for version in versions],
         default=default,
         architecture=config.architecture,
         **known,

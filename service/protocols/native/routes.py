@@ -176,7 +176,10 @@ async def _disconnected(request: Request) -> None:
 @router.get("/models", tags=["models"], summary="List the models")
 async def models(engine: Engine) -> wire.ModelList:
     """What is served, the default model first."""
-    entries = [model_entry(status, default=not index) for index, status in enumerate(engine.models())]
+    entries = [
+        model_entry(status, engine.versions(status.config.name), default=not index)
+        for index, status in enumerate(engine.models())
+    ]
     return wire.ModelList(default=entries[0].name, models=entries)
 
 
@@ -189,7 +192,8 @@ async def model(model: str, engine: Engine) -> wire.ModelEntry:
 def described(engine: Explainer, model: str) -> wire.ModelEntry:
     """Describe the model that a name or an alias points to."""
     status = engine.model(model)
-    return model_entry(status, default=status.config.name == engine.model().config.name)
+    name = status.config.name
+    return model_entry(status, engine.versions(name), default=name == engine.model().config.name)
 
 
 @router.get("/models/{model}/layers", tags=["models"], summary="List a model's layers")
