@@ -6,16 +6,16 @@ ISO/IEC 14496-12 (boxes, item locations, sample tables) and the AV1 bitstream sp
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from service.imaging.iso_media import Boxes, Numbers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = ["coded_pixels"]
 
-_MOST_STEPS = 100_000  # boxes, extents and units that are looked at: far above what encoders write
 _CONTAINERS = (b"trak", b"mdia", b"minf", b"stbl")
 _SEQUENCE_HEADER = 1
 
@@ -30,10 +30,10 @@ def coded_pixels(data: bytes) -> int:
         ValueError: there are more parts than encoders write.
         struct.error, IndexError: the tables end early.
     """
-    file = _File(data)
+    file = _File(Boxes(data))
     sizes: dict[_Stream, int] = {}
     totals = [0, 0]
-    for kind, begin, end in file.boxes(0, len(data)):
+    for kind, begin, end in file.boxes.within(0, len(data)):
         if kind not in (b"meta", b"moov"):
             continue
         for stream in file.items(begin + 4, end) if kind == b"meta" else file.samples(begin, end):
@@ -48,62 +48,48 @@ _Stream = tuple[tuple[int, int], ...]  # the (start, length) of its pieces
 
 @dataclass
 class _File:
-    data: bytes
-    _steps: int = 0
+    boxes: Boxes
 
-    def _step(self) -> None:
-        self._steps += 1
-        if self._steps > _MOST_STEPS:
-            raise ValueError("the AVIF has too many parts")
-
-    def boxes(self, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-        """Yield the type of each box, and where its contents begin and end."""
-        while start + 8 <= end:
-            self._step()
-            size, kind = struct.unpack_from(">L4s", self.data, start)
-            head = 8
-            if size == 1:
-                (size,), head = struct.unpack_from(">Q", self.data, start + 8), 16
-            stop = end if size == 0 else min(start + size, end)
-            yield kind, start + head, stop
-            start = max(stop, start + head)
+    @property
+    def data(self) -> bytes:
+        return self.boxes.data
 
     def samples(self, start: int, end: int) -> Iterator[_Stream]:
         """Yield where the first sample of every track in these boxes lies."""
         table: dict[bytes, int] = {}
-        for kind, begin, stop in self.boxes(start, end):
+        for kind, begin, stop in self.boxes.within(start, end):
             table[kind] = begin
             if kind in _CONTAINERS:
                 yield from self.samples(begin, stop)
         chunks = table.get(b"stco", table.get(b"co64"))
         if chunks is not None and b"stsz" in table:
-            offset = _Bytes(self.data, chunks + 8).number(4 if b"stco" in table else 8)
-            sizes = _Bytes(self.data, table[b"stsz"] + 4)
-            same, many = sizes.number(4), sizes.number(4)
-            yield ((offset, same or (sizes.number(4) if many else 0)),)
+            offset = Numbers(self.data, chunks + 8).next(4 if b"stco" in table else 8)
+            sizes = Numbers(self.data, table[b"stsz"] + 4)
+            same, many = sizes.next(4), sizes.next(4)
+            yield ((offset, same or (sizes.next(4) if many else 0)),)
 
     def items(self, start: int, end: int) -> Iterator[_Stream]:
         """Yield where every item of a "meta" box lies."""
-        found = {kind: begin for kind, begin, _ in self.boxes(start, end)}
+        found = {kind: begin for kind, begin, _ in self.boxes.within(start, end)}
         if b"iloc" not in found:
             return
-        at = _Bytes(self.data, found[b"iloc"])
-        version = at.number(1)
-        at.number(3)
-        sizes = at.number(2)
+        at = Numbers(self.data, found[b"iloc"])
+        version = at.next(1)
+        at.next(3)
+        sizes = at.next(2)
         offset_size, length_size, base_size, index_size = (sizes >> shift & 15 for shift in (12, 8, 4, 0))
-        for _ in range(at.number(2 if version < 2 else 4)):
-            self._step()
-            at.number(2 if version < 2 else 4)
-            inside = version > 0 and at.number(2) & 15 == 1  # in the box "idat" rather than in the file
-            at.number(2)
-            base = at.number(base_size) + (found.get(b"idat", 0) if inside else 0)
+        for _ in range(at.next(2 if version < 2 else 4)):
+            self.boxes.step()
+            at.next(2 if version < 2 else 4)
+            inside = version > 0 and at.next(2) & 15 == 1  # in the box "idat" rather than in the file
+            at.next(2)
+            base = at.next(base_size) + (found.get(b"idat", 0) if inside else 0)
             pieces = []
-            for _ in range(at.number(2)):
-                self._step()
-                at.number(index_size if version > 0 else 0)
-                place = at.number(offset_size)
-                pieces.append((base + place, at.number(length_size)))
+            for _ in range(at.next(2)):
+                self.boxes.step()
+                at.next(index_size if version > 0 else 0)
+                place = at.next(offset_size)
+                pieces.append((base + place, at.next(length_size)))
             yield tuple(pieces)
 
     def stated_pixels(self, stream: _Stream) -> int:
@@ -111,7 +97,7 @@ class _File:
         data = b"".join(self.data[start : start + length if length else None] for start, length in stream)
         position, most = 0, 0
         while position < len(data):
-            self._step()
+            self.boxes.step()
             head = data[position]
             position += 2 if head & 4 else 1
             size = len(data) - position
@@ -121,19 +107,6 @@ class _File:
                 most = max(most, _size_in(data[position : position + size]))
             position += size
         return most
-
-
-@dataclass
-class _Bytes:
-    data: bytes
-    position: int
-
-    def number(self, size: int) -> int:
-        """Read a number of ``size`` bytes."""
-        if self.position + size > len(self.data):
-            raise IndexError("the table ends early")
-        self.position += size
-        return int.from_bytes(self.data[self.position - size : self.position], "big")
 
 
 def _leb128(data: bytes, position: int) -> tuple[int, int]:

@@ -19,6 +19,7 @@ from service.imaging.av1 import coded_pixels
 from service.imaging.bmp_runs import TooManyRuns, read_runs
 from service.imaging.formats import FORMATS, READABLE
 from service.imaging.headers import MAX_PARTS
+from service.imaging.heif import decoded_pixels
 from service.imaging.modes import over_white, to_rgb
 from service.imaging.tiff import Layout, Tag, count_parts, find_directory, is_raw, starting_at
 from service.imaging.tiff_jpeg import first_stream, without
@@ -104,6 +105,10 @@ _WITH_FEWER = {
 }
 
 
+# Of files whose header says less: how many pixels are decoded.
+_DECODED = {"AVIF": coded_pixels, "HEIF": decoded_pixels}
+
+
 def not_read(kind: str) -> InvalidImage:
     """Return the error for a sound file of a kind that is not read, such as "a PDF document"."""
     if kind == RAW:
@@ -136,11 +141,11 @@ def open_image(data: bytes, name: str, max_frames: int) -> Opened:
         raise
     orientation = orientation_of(image) if name in ("JPEG", "AVIF") else 1
     width, height = image.size[::-1] if orientation >= 5 else image.size
-    # The pixels that a stream states take half the room, and only those that the header states are converted to RGB.
-    streamed = coded_pixels(data) // 2 if name == "AVIF" else 0
+    # The pixels that are decoded take half the room, and only those that the header states are converted to RGB.
+    decoded = _DECODED[name](data) // 2 if name in _DECODED else 0
     frames = int(getattr(image, "n_frames", 1)) if name in ("PNG", "WEBP", "AVIF", "HEIF") else 1
     return Opened(
-        width, height, max(pixels_with_rows(width, height), streamed), frames, lambda: _load(image, name, data)
+        width, height, max(pixels_with_rows(width, height), decoded), frames, lambda: _load(image, name, data)
     )
 
 
