@@ -26,6 +26,7 @@ from service.models.info import Head, ModelInfo
 from service.models.inputs import Probe, input_spec
 from service.models.outputs import read_outputs
 from service.models.placements import images_to_measure, place_layers
+from service.models.sources.source import OPTIONS, refuse_options
 from service.models.sources.table import find_source, name_of
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def load_model(
 
 def _loaded(config: ModelConfig, device: str, downloads: Downloads, tell: Callable[[float], None]) -> ModelHost:
     source = find_source(config.architecture, config.weights, config.source)
+    refuse_options(config, *sorted(OPTIONS - source.options))
     loaded = source.load(config, downloads)
     place = torch.device(device)
     module = in_eval_mode(loaded.module).to(place, dtype=getattr(torch, config.dtype))

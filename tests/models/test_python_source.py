@@ -120,6 +120,9 @@ def test_weights_fill_what_the_function_returns(tmp_path: Path) -> None:
         ("tests.user_models.scripted", "returned TorchScript, whose layers cannot be watched"),
         ("tests.user_models.one_head,transform_input=true", "transform_input means nothing for"),
         ("tests.user_models.one_head,use_ema=true", "use_ema means nothing for"),
+        ("tests.user_models.one_head,prompts=a {}", "prompts means nothing for"),
+        ("shapes,prompts=a {}", "prompts means nothing for shapes"),
+        ("shapes,transform_input=true", "transform_input means nothing for shapes"),
     ],
 )
 def test_what_cannot_be_used_says_why(tmp_path: Path, name: str, message: str) -> None:

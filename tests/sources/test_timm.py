@@ -129,6 +129,14 @@ class TestMaps:
 
 
 class TestWhatComesWithIt:
+    def test_four_channels_are_read_off_the_weights(self, tmp_path: Path) -> None:
+        save_file(build("test_resnet", num_classes=3, in_chans=4).state_dict(), tmp_path / "bands.safetensors")
+
+        host = load(tmp_path, f"bands=timm/test_resnet:{tmp_path}/bands.safetensors")
+
+        assert (host.info.preprocess.channels, len(host.info.preprocess.mean)) == (4, 4)
+        assert host.predict(np.zeros((1, 160, 160, 4), np.uint8)).shape == (1, 3)
+
     def test_labels_of_a_folder(self, url: str) -> None:
         result = ask(url, "vit", picture(), ["default"], [1])
 

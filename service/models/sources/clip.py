@@ -13,7 +13,7 @@ from service.errors import ModelLoadError, closest
 from service.imaging.preprocess import PreprocessSpec
 from service.models.labels import read_labels
 from service.models.sources.libraries import library
-from service.models.sources.source import Downloads, LoadedModel, refuse_options
+from service.models.sources.source import Downloads, LoadedModel
 from service.models.state_dicts import digest, load_file_into
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ def load(config: ModelConfig, _downloads: Downloads) -> LoadedModel:
         ModelLoadError: open_clip is missing, has no such network, or cannot read its sentences without a download; the
             weights do not fit, or there are no labels.
     """
-    refuse_options(config, "transform_input")
     open_clip = library("open_clip", "clip")
     name = config.architecture.removeprefix(_PREFIX)
     _check_name(open_clip, name)

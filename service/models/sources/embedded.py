@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from service.errors import ModelLoadError
 from service.imaging.preprocess import PreprocessSpec
 from service.models.labels import read_labels
 from service.models.shapes_net import INPUT_SIZE, MEAN, STD, ShapesNet
-from service.models.sources.source import Downloads, LoadedModel, refuse_options
+from service.models.sources.source import Downloads, LoadedModel, refuse_weights
 from service.models.state_dicts import digest, load_file_into
 
 if TYPE_CHECKING:
@@ -36,9 +35,7 @@ def load(config: ModelConfig, _downloads: Downloads) -> LoadedModel:
     Raises:
         ModelLoadError: the configuration asks for other weights.
     """
-    if config.weights is not None:
-        raise ModelLoadError(f"The embedded model {config.architecture!r} comes with its weights; name none.")
-    refuse_options(config, "transform_input", "use_ema", "factory_args")
+    refuse_weights(config)
     file = _FILES / f"{config.architecture}.safetensors"
     labels = read_labels(_FILES / "labels.txt")
     module = ShapesNet(num_classes=len(labels))

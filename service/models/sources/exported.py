@@ -18,8 +18,8 @@ from torch.fx.node import map_aggregate
 from service.errors import ModelLoadError
 from service.models.file_kinds import EXPORTED, kind_of
 from service.models.programs import read_program
-from service.models.sources.graph_inputs import content_digest, graph_input, refuse_what_a_graph_has
-from service.models.sources.source import Downloads, LoadedModel
+from service.models.sources.graph_inputs import content_digest, graph_input
+from service.models.sources.source import Downloads, LoadedModel, refuse_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -50,7 +50,7 @@ def load(config: ModelConfig, _downloads: Downloads) -> LoadedModel:
         ModelLoadError: it is damaged, cannot be batched, was exported in training mode, or has another input.
     """
     file = Path(config.architecture)
-    refuse_what_a_graph_has(config, file)
+    refuse_weights(config)
     program = read_program(file)
     _check_can_be_served(program, file)
     size = program.channels, program.height, program.width

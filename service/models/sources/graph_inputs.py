@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from service.errors import ModelLoadError
 from service.imaging.preprocess import MOST_CHANNELS, PreprocessSpec
 from service.models.info import ModelWarning
-from service.models.sources.source import refuse_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
     from service.settings import ModelConfig
 
-__all__ = ["UnusableGraph", "content_digest", "graph_input", "refuse_what_a_graph_has"]
+__all__ = ["UnusableGraph", "content_digest", "graph_input"]
 
 _RESIZE = 256 / 224  # of the shorter side to the crop, as ImageNet's recipes have it
 _GREY_MEAN, _GREY_STD = (0.449,), (0.226,)  # the averages of ImageNet's
@@ -25,19 +24,6 @@ _GREY_MEAN, _GREY_STD = (0.449,), (0.226,)  # the averages of ImageNet's
 
 class UnusableGraph(ValueError):
     """A file cannot be read, or what it computes cannot be served; the message is a clause about it."""
-
-
-def refuse_what_a_graph_has(config: ModelConfig, file: Path) -> None:
-    """Refuse options that say what the file itself says.
-
-    Raises:
-        ModelLoadError: one is set.
-    """
-    if config.weights is not None:
-        raise ModelLoadError(f"{file.name} comes with its weights; leave {config.weights!r} out.")
-    if config.factory_args:
-        raise ModelLoadError(f"The option factory_args means nothing for {file.name}; leave it out.")
-    refuse_options(config, "transform_input", "use_ema")
 
 
 def graph_input(

@@ -18,7 +18,7 @@ from service.models.sources import timm_models
 from service.models.sources.hub import published_folder
 from service.models.sources.image_processors import read_processor
 from service.models.sources.libraries import library
-from service.models.sources.source import Downloads, LoadedModel, refuse_options
+from service.models.sources.source import Downloads, LoadedModel, refuse_options, refuse_weights
 from service.models.state_dicts import digest
 
 if TYPE_CHECKING:
@@ -59,9 +59,8 @@ def load(config: ModelConfig, downloads: Downloads) -> LoadedModel:
         version = folder.name[:12]
         if kind_of(folder) is TIMM:
             return timm_models.load_folder(folder, config, version)
-    refuse_options(config, "transform_input", "use_ema", "factory_args")
-    if config.weights is not None:
-        raise ModelLoadError(f"{config.architecture} comes with its weights; name none.")
+    refuse_options(config, "use_ema", "factory_args")
+    refuse_weights(config)
     described = _json_of(folder / "config.json")
     module = _from_pretrained(folder, described)
     spec, warnings = read_processor(_processor(folder), described, folder.name)

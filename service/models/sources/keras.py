@@ -18,7 +18,7 @@ from service.models.sources.keras_files import KerasFile, code_of_their_own, rea
 from service.models.sources.keras_inputs import check_precision, find_layout, find_preprocessing
 from service.models.sources.keras_network import KerasModule, hidden_layers, layers_within, take_off_activation
 from service.models.sources.libraries import library
-from service.models.sources.source import Downloads, LoadedModel, refuse_options
+from service.models.sources.source import Downloads, LoadedModel, refuse_weights
 from service.settings import environment
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def load(config: ModelConfig, _downloads: Downloads) -> LoadedModel:
     Raises:
         ModelLoadError: it holds no model, or one that cannot be served; the message says what to do.
     """
-    refuse_options(config, "weights", "transform_input", "use_ema")
+    refuse_weights(config)
     path = Path(config.architecture)
     if not path.exists():
         raise ModelLoadError(f"There is no file {path}.")

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from service.errors import ModelLoadError
 from service.models.file_kinds import ONNX, kind_of
 from service.models.info import ModelWarning
-from service.models.sources.graph_inputs import UnusableGraph, content_digest, graph_input, refuse_what_a_graph_has
+from service.models.sources.graph_inputs import UnusableGraph, content_digest, graph_input
 from service.models.sources.libraries import library
-from service.models.sources.source import Downloads, LoadedModel
+from service.models.sources.source import Downloads, LoadedModel, refuse_weights
 
 if TYPE_CHECKING:
     from torch import fx
@@ -50,7 +50,7 @@ def load(config: ModelConfig, _downloads: Downloads) -> LoadedModel:
         ModelLoadError: a library is missing, the file is damaged, or something of it cannot be converted or batched.
     """
     file = Path(config.architecture)
-    refuse_what_a_graph_has(config, file)
+    refuse_weights(config)
     library("onnx", "onnx")
     library("onnx2torch", "onnx")
     onnx_graphs = library("service.models.sources.onnx_graphs", "onnx")

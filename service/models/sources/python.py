@@ -36,7 +36,6 @@ def load(config: ModelConfig, _downloads: Downloads) -> LoadedModel:
     Raises:
         ModelLoadError: there is no such code, it fails, or it returns something else than a module.
     """
-    refuse_options(config, "transform_input")
     name, factory, weights = _find_factory(config)
     module = _call(name, factory, config.factory_args)
     # The customary ImageNet preprocessing; the configuration overrides it.

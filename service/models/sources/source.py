@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from service.settings import ModelConfig
     from service.vocabulary import Activation, ChannelLayout
 
-__all__ = ["Downloads", "LoadedModel", "Source", "refuse_options"]
+__all__ = ["OPTIONS", "Downloads", "LoadedModel", "Source", "refuse_options", "refuse_weights"]
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,7 @@ class Source:
         has: whether it has an architecture of that name, or would have if its library were there.
         load: loads one; raises ``ModelLoadError`` with a sentence that says what to do.
         reads: whether it reads the artefact at a path, a file or folder that exists, told by its content.
+        options: which of ``OPTIONS`` mean something to it; the others are refused.
     """
 
     title: str
@@ -86,6 +87,21 @@ class Source:
     has: Callable[[str], bool]
     load: Callable[[ModelConfig, Downloads], LoadedModel]
     reads: Callable[[Path], bool] = _reads_none
+    options: frozenset[str] = frozenset()
+
+
+# Options of a model that mean something to some sources alone.
+OPTIONS = frozenset({"factory_args", "prompts", "transform_input", "use_ema"})
+
+
+def refuse_weights(config: ModelConfig) -> None:
+    """Refuse weights for what comes with its own.
+
+    Raises:
+        ModelLoadError: ``config`` names some.
+    """
+    if config.weights is not None:
+        raise ModelLoadError(f"{config.architecture} comes with its weights; leave {config.weights!r} out.")
 
 
 def refuse_options(config: ModelConfig, *names: str) -> None:

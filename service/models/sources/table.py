@@ -28,7 +28,13 @@ def _lists_none(_architecture: str) -> bool:
     return False
 
 
-_PYTHON = Source("Your own code, by its name: mypackage.nets.build", list, python.has, python.load)
+_PYTHON = Source(
+    "Your own code, by its name: mypackage.nets.build",
+    list,
+    python.has,
+    python.load,
+    options=frozenset({"factory_args", "use_ema"}),
+)
 
 SOURCES: dict[str, Source] = {
     "embedded": Source("Embedded in this package", embedded.architectures, embedded.has, embedded.load),
@@ -37,6 +43,7 @@ SOURCES: dict[str, Source] = {
         torchvision_models.architectures,
         torchvision_models.has,
         torchvision_models.load,
+        options=frozenset({"transform_input", "use_ema"}),
     ),
     "timm": Source(
         "Networks of timm: timm/NAME, or a folder that it saved",
@@ -44,6 +51,7 @@ SOURCES: dict[str, Source] = {
         timm_models.has,
         timm_models.load,
         timm_models.reads,
+        frozenset({"factory_args", "use_ema"}),
     ),
     "hf": Source(
         "Image classifiers of Hugging Face: a folder, or hf/NAME",
@@ -51,6 +59,7 @@ SOURCES: dict[str, Source] = {
         hugging_face.has,
         hugging_face.load,
         hugging_face.reads,
+        frozenset({"factory_args", "use_ema"}),  # of timm's networks on the hub
     ),
     "keras": Source(
         "Keras 3: the path of a .keras or .h5 file", keras.architectures, keras.has, keras.load, keras.reads
@@ -58,7 +67,13 @@ SOURCES: dict[str, Source] = {
     "python": _PYTHON,
     "exported": Source("Programs of torch.export: a .pt2 file", list, _lists_none, exported.load, exported.reads),
     "onnx": Source("ONNX graphs: an .onnx file", list, _lists_none, onnx.load, onnx.reads),
-    "clip": Source("Zero-shot classifiers of open_clip: clip/ViT-B-32", list, clip.has, clip.load),
+    "clip": Source(
+        "Zero-shot classifiers of open_clip: clip/ViT-B-32",
+        list,
+        clip.has,
+        clip.load,
+        options=frozenset({"prompts", "use_ema"}),
+    ),
 }
 
 

@@ -13,18 +13,18 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from service.errors import ModelLoadError, closest
-from service.imaging.preprocess import Interpolation, PreprocessSpec
 from service.models.file_kinds import TIMM, kind_of
 from service.models.info import ModelWarning
 from service.models.sources.hub import published_folder
 from service.models.sources.libraries import library
 from service.models.sources.source import Downloads, LoadedModel, refuse_options
+from service.models.sources.timm_inputs import find_preprocessing
 from service.models.state_dicts import StateDict, digest, load_into, read_weights
 
 if TYPE_CHECKING:
@@ -56,7 +56,6 @@ def load(config: ModelConfig, downloads: Downloads) -> LoadedModel:
     Raises:
         ModelLoadError: timm is not installed, has no such network, or the weights cannot be had or do not fit.
     """
-    refuse_options(config, "transform_input")
     if not has(config.architecture):
         return load_folder(Path(config.architecture), config)
     name = config.architecture.removeprefix(_PREFIX)
@@ -343,7 +342,7 @@ def _described(filled: _Filled, name: str, config: ModelConfig, *, trained_elsew
         trained_elsewhere: whether the weights came without a word on how pictures were prepared.
     """
     classes = int(cast("Any", filled.module).num_classes)
-    spec, differences = _preprocess(filled.pretrained, filled.module)
+    spec, differences = find_preprocessing(filled.pretrained, filled.module)
     labels = _labels(filled.pretrained, classes)
     warnings = [*filled.warnings, *differences]
     if trained_elsewhere and labels is not None and config.labels is None:
@@ -362,73 +361,6 @@ def _described(filled: _Filled, name: str, config: ModelConfig, *, trained_elsew
         tuple(warnings),
         default_layer=_default_layer(filled.module),
     )
-
-
-def _preprocess(pretrained: Mapping[str, Any], module: nn.Module) -> tuple[PreprocessSpec, list[ModelWarning]]:
-    """Say how timm prepares pictures for evaluation, and where that is not exactly possible."""
-    timm_data = library("timm.data", "timm")
-    resolved = timm_data.resolve_data_config(pretrained_cfg=dict(pretrained))
-    channels, height, width = resolved["input_size"]
-    side = _built_for(module)
-    if side is not None:
-        height, width = side
-    mode, resize, note = _fitting(resolved["crop_mode"], resolved["crop_pct"], height, width)
-    warnings = [ModelWarning("preprocessing_differs", note)] if note else []
-    interpolation = resolved["interpolation"]
-    if interpolation not in get_args(Interpolation):  # "random", of training
-        interpolation = "bilinear"
-    mean, std = (_per_channel(resolved[key], channels) for key in ("mean", "std"))
-    fill = tuple(round(255 * value) for value in resolved["mean"])
-    return (
-        PreprocessSpec(
-            mode=cast("Any", mode),
-            height=height,
-            width=width,
-            resize=resize,
-            interpolation=interpolation,
-            mean=mean,
-            std=std,
-            channels=channels if channels in {1, 3} else 3,
-            fill=cast("tuple[int, int, int]", fill if mode == "pad" and len(fill) == 3 else (0, 0, 0)),
-        ),
-        warnings,
-    )
-
-
-def _built_for(module: nn.Module) -> tuple[int, int] | None:
-    """Return the height and width that a network with patches was built for; None for others."""
-    size = getattr(getattr(module, "patch_embed", None), "img_size", None)
-    return (int(size[0]), int(size[1])) if isinstance(size, tuple | list) and len(size) == 2 else None
-
-
-def _fitting(crop_mode: str, crop: float, height: int, width: int) -> tuple[str, int | None, str | None]:
-    """Translate timm's way to fit a picture: the mode, the shorter side before the crop, and what is different."""
-    if crop_mode == "center":
-        if height == width:
-            return "crop", math.floor(height / crop), None
-        note = None
-        if crop != 1:
-            covered = f"{math.floor(height / crop)}×{math.floor(width / crop)}"
-            note = (
-                f"timm resizes a picture until it covers {covered} pixels; here its shorter side is resized, which for "
-                "some shapes shows another part."
-            )
-        return "crop", math.floor(max(height, width) / crop), note
-    mode = "squash" if crop_mode == "squash" else "pad"
-    if crop == 1:
-        return mode, None, None
-    text = (
-        f"timm fits a picture ({crop_mode}) and then takes the middle {crop:.4g} of it; here the model sees all of it."
-    )
-    return mode, None, text
-
-
-def _per_channel(values: Any, channels: int) -> tuple[float, ...]:
-    """Return one per channel; for others than colours their average, as timm adapts first convolutions."""
-    numbers = tuple(float(value) for value in values)
-    if channels != len(numbers):
-        return (sum(numbers) / len(numbers),) * channels
-    return numbers
 
 
 def _labels(pretrained: Mapping[str, Any], classes: int) -> tuple[str, ...] | None:

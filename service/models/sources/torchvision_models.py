@@ -52,7 +52,6 @@ def load(config: ModelConfig, downloads: Downloads) -> LoadedModel:
     Raises:
         ModelLoadError: the weights cannot be had or do not fit.
     """
-    refuse_options(config, "factory_args")
     if config.architecture not in _WITH_AUXILIARY_HEADS:
         refuse_options(config, "transform_input")
     entries = torchvision.models.get_model_weights(config.architecture)
