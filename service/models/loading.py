@@ -18,7 +18,7 @@ from service.cam.explain import predict
 from service.cam.heads import find_heads, is_ranking
 from service.errors import ModelLoadError, ModelOutputError, ServiceError
 from service.models.defaults import default_layer, recommended
-from service.models.digests import digest_of
+from service.models.digests import digest_of_model, digest_of_weights
 from service.models.first_run import first_output
 from service.models.fitness import in_eval_mode, try_methods, unwatched_parts, why_rows_differ
 from service.models.host import ModelHost
@@ -86,7 +86,8 @@ def _loaded(config: ModelConfig, device: str, downloads: Downloads, tell: Callab
     networks = outputs.networks
     catalogues = {name: _layers(network, probe.noise, loaded.layout) for name, network in networks.items()}
     noise = probe.random(images_to_measure(networks[head], probe.noise))
-    placed = place_layers(networks[head], module, noise, catalogues, downloads.cache_dir)
+    weights = digest_of_weights(module)
+    placed = place_layers(networks[head], weights, noise, catalogues, downloads.cache_dir)
     tell(0.6)
     arithmetic = {name: arithmetic_of(networks[name], probe.noise[:1], layers) for name, layers in placed.items()}
     placed = {
@@ -97,7 +98,7 @@ def _loaded(config: ModelConfig, device: str, downloads: Downloads, tell: Callab
         name=config.name,
         version=config.version or loaded.version,
         source=name_of(source),
-        digest=digest_of(config, loaded, [head.labels for head in outputs.heads.values()]),
+        digest=digest_of_model(config, loaded.digest or weights, [head.labels for head in outputs.heads.values()]),
         architecture=config.architecture,
         labels=outputs.heads[head].labels,
         preprocess=spec,

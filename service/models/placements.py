@@ -10,11 +10,9 @@ import hashlib
 import json
 import logging
 import tempfile
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from service.cam.layers import LayerCall
@@ -24,7 +22,7 @@ from service.placement import AxisPlacement, Placement
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from service.cam.layers import Layer
     from service.cam.network import Network
@@ -51,7 +49,7 @@ def images_to_measure(network: Network, images: Tensor) -> int:
 
 def place_layers(
     network: Network,
-    module: nn.Module,
+    weights: str,
     images: Tensor,
     catalogues: Mapping[str | None, Sequence[Layer]],
     cache_dir: Path,
@@ -60,7 +58,7 @@ def place_layers(
 
     Args:
         network: seen through any head; left as it was.
-        module: what it is made of.
+        weights: digest of what it is made of.
         images: noise, different in every row, (N, 3, H, W), as the network takes it.
         catalogues: by head.
         cache_dir: where findings are kept, in a folder ``placements``.
@@ -69,7 +67,7 @@ def place_layers(
     asked = list(
         {layer.call: layer for layers in catalogues.values() for layer in layers if layer.explainable}.values()
     )
-    file = cache_dir / "placements" / f"{_fingerprint(network, module, images, asked)}.json"
+    file = cache_dir / "placements" / f"{_fingerprint(network, weights, images, asked)}.json"
     findings = _read(file)
     if findings is None or findings.keys() != {layer.call for layer in asked}:
         findings = measure(network, images, asked)
@@ -80,7 +78,7 @@ def place_layers(
     }
 
 
-def _fingerprint(network: Network, module: nn.Module, images: Tensor, layers: Sequence[Layer]) -> str:
+def _fingerprint(network: Network, weights: str, images: Tensor, layers: Sequence[Layer]) -> str:
     """Sum up what findings depend on: the weights, the layers, the images, and the code by what it makes of them.
 
     Of the code, it is where in its output every layer answers most: networks that differ in the order of tokens alone
@@ -90,11 +88,7 @@ def _fingerprint(network: Network, module: nn.Module, images: Tensor, layers: Se
     calls = {layer.call for layer in layers}
     network.watch(images[:1], calls, lambda _, output: most.append(int(output.abs().argmax())))
     facts = [_VERSION, images.shape, images.dtype, [(layer.call, layer.layout) for layer in layers]]
-    digest = hashlib.sha256(repr((facts, most)).encode())
-    for name, tensor in chain(module.named_parameters(), module.named_buffers()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:32]
+    return hashlib.sha256(repr((weights, facts, most)).encode()).hexdigest()[:32]
 
 
 def _read(file: Path) -> dict[LayerCall, Finding] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import Counter, OrderedDict
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from service.errors import ModelLoadError
 from service.models.checkpoints import read_checkpoint
+from service.models.digests import digest_of_files
 from service.models.info import ModelWarning
 from service.models.pickles import Inert, mapping
 from service.models.weight_sets import StateDict, choose, find_sets, mappings, tensor_dicts
@@ -208,5 +208,4 @@ def _some(keys: Iterable[str]) -> str:
 
 def digest(file: Path) -> str:
     """Return the first 12 hex digits of the file's SHA-256."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()[:12]
+    return digest_of_files(file)[:12]

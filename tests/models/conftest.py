@@ -56,7 +56,7 @@ def load_toy(monkeypatch: pytest.MonkeyPatch, offline: Downloads) -> LoadToy:
         loaded = LoadedModel(
             module, spec or PreprocessSpec(height=8, width=8), labels, "toy-1", warnings, **(said or {})
         )
-        source = Source("Toys", lambda: ("toy",), lambda name: name == "toy", lambda _config, _downloads: loaded)
+        source = Source("Toys", lambda _config, _downloads: loaded, lambda name: name == "toy")
         monkeypatch.setitem(SOURCES, "toys", source)
         return load_model(ModelConfig(architecture="toy", labels=configured_labels, **configuration), "cpu", offline)
 

@@ -43,7 +43,7 @@ class TestTable:
     def test_an_artefact_goes_to_the_source_that_reads_it(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        reader = Source("Toys", list, lambda _name: False, _never, lambda path: path.suffix == ".toy")
+        reader = Source("Toys", _never, reads=lambda path: path.suffix == ".toy")
         monkeypatch.setitem(SOURCES, "toys", reader)
         (tmp_path / "net.toy").touch()
 

@@ -16,9 +16,10 @@ from torch.export.unflatten import InterpreterModule, UnflattenedModule
 from torch.fx.node import map_aggregate
 
 from service.errors import ModelLoadError
+from service.models.digests import digest_of_files
 from service.models.file_kinds import EXPORTED, kind_of
 from service.models.programs import read_program
-from service.models.sources.graph_inputs import content_digest, graph_input
+from service.models.sources.graph_inputs import graph_input
 from service.models.sources.source import Downloads, LoadedModel, refuse_weights
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def load(config: ModelConfig, _downloads: Downloads) -> LoadedModel:
     size = program.channels, program.height, program.width
     spec, assumed = graph_input(config, file, size, fixed=program.fixed, how_to_free=_FREE_SIZE)
     module = _unflattened(program, file)
-    digest = content_digest([file])
+    digest = digest_of_files(file)
     return LoadedModel(
         module, spec, None, digest[:12], assumed, default_layer=_before_last_attention(module), digest=digest
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -11,12 +10,11 @@ from service.imaging.preprocess import MOST_CHANNELS, PreprocessSpec
 from service.models.info import ModelWarning
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from pathlib import Path
 
     from service.settings import ModelConfig
 
-__all__ = ["UnusableGraph", "content_digest", "graph_input"]
+__all__ = ["UnusableGraph", "graph_input"]
 
 _RESIZE = 256 / 224  # of the shorter side to the crop, as ImageNet's recipes have it
 _GREY_MEAN, _GREY_STD = (0.449,), (0.226,)  # the averages of ImageNet's
@@ -62,12 +60,3 @@ def graph_input(
         "trained with something else, set mean and std (mean=0,std=1 for pixels that are only scaled to 0–1)."
     )
     return spec, (ModelWarning("assumed_normalisation", text),)
-
-
-def content_digest(files: Iterable[Path]) -> str:
-    """Return the SHA-256 of files one after the other, in hex."""
-    whole = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            whole.update(hashlib.file_digest(stream, "sha256").digest())
-    return whole.hexdigest()

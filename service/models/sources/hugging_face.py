@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from service.errors import ModelLoadError
+from service.models.digests import digest_of_files
 from service.models.file_kinds import HUGGING_FACE, TIMM, kind_of
 from service.models.info import ModelWarning
 from service.models.sources import timm_models
@@ -65,7 +66,6 @@ def load(config: ModelConfig, downloads: Downloads) -> LoadedModel:
     module = _from_pretrained(folder, described)
     spec, warnings = read_processor(_processor(folder), described, folder.name)
     files = sorted(file for pattern in _WEIGHTS for file in folder.glob(pattern))
-    parts = [digest(file) for file in (folder / "config.json", *_there(folder, _PROCESSORS), *files)]
     return LoadedModel(
         module,
         spec,
@@ -74,7 +74,7 @@ def load(config: ModelConfig, downloads: Downloads) -> LoadedModel:
         (*warnings, *_doubts(described, folder.name)),
         default_layer=_default_layer(module, described),
         activation=_activation(described),
-        digest=" ".join(parts),
+        digest=digest_of_files(folder / "config.json", *_there(folder, _PROCESSORS), *files),
     )
 
 

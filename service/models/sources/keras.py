@@ -6,7 +6,6 @@ are kept from it. Custom classes, lambdas and whatever else is code in a file ar
 
 from __future__ import annotations
 
-import hashlib
 import re
 import tempfile
 import threading
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from service.errors import ModelLoadError
+from service.models.digests import digest_of_files
 from service.models.sources.keras_files import KerasFile, code_of_their_own, read_keras_file, reads
 from service.models.sources.keras_inputs import check_precision, find_layout, find_preprocessing
 from service.models.sources.keras_network import KerasModule, hidden_layers, layers_within, take_off_activation
@@ -24,21 +24,11 @@ from service.settings import environment
 if TYPE_CHECKING:
     from service.settings import ModelConfig
 
-__all__ = ["architectures", "has", "import_keras", "load", "reads"]
+__all__ = ["import_keras", "load", "reads"]
 
 _IMPORTING = threading.Lock()
 _MOST_VALUES = 2**28  # that a layer gives out for a picture: 1 GiB
 _SLACK = 1.1, 1_000_000  # what a network may have of weights beyond what its file holds: seeds of random layers
-
-
-def architectures() -> tuple[str, ...]:
-    """Return no names: every model is a file."""
-    return ()
-
-
-def has(_architecture: str) -> bool:
-    """Return False: every model is a file."""
-    return False
 
 
 def load(config: ModelConfig, _downloads: Downloads) -> LoadedModel:
@@ -57,7 +47,7 @@ def load(config: ModelConfig, _downloads: Downloads) -> LoadedModel:
     spec, warnings = find_preprocessing(path.name, config, model, layout)
     check_precision(path.name, config, model)
     activation = take_off_activation(keras, model)
-    digest = _digest(path)
+    digest = digest_of_files(path)
     module = KerasModule(keras, model, layout)
     return LoadedModel(
         module,
@@ -94,11 +84,6 @@ def import_keras() -> Any:
             "Set KERAS_BACKEND=torch where the service is started."
         )
     return keras
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 # -- building ---------------------------------------------------------------------------------------------------------

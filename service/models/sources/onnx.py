@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from service.errors import ModelLoadError
+from service.models.digests import digest_of_files
 from service.models.file_kinds import ONNX, kind_of
 from service.models.info import ModelWarning
-from service.models.sources.graph_inputs import UnusableGraph, content_digest, graph_input
+from service.models.sources.graph_inputs import UnusableGraph, graph_input
 from service.models.sources.libraries import library
 from service.models.sources.source import Downloads, LoadedModel, refuse_weights
 
@@ -72,7 +73,7 @@ def load(config: ModelConfig, _downloads: Downloads) -> LoadedModel:
         _take_channels_last(module)
     _check_batches(module, file, taken_in, spec)
     checked = _compared(module, original, file, taken_in, spec, activation)
-    digest = content_digest([file, *onnx_graphs.files_beside(file)])
+    digest = digest_of_files(file, *onnx_graphs.files_beside(file))
     hidden = frozenset(name for name, _ in module.named_modules() if name == "initializers")
     return LoadedModel(
         module, spec, None, digest[:12], (*assumed, *checked), hidden=hidden, activation=activation, digest=digest

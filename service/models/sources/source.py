@@ -65,7 +65,7 @@ class LoadedModel:
     digest: str | None = None
 
 
-def _reads_none(_artefact: Path) -> bool:
+def _none(_architecture_or_artefact: object) -> bool:
     return False
 
 
@@ -75,18 +75,18 @@ class Source:
 
     Attributes:
         title: what it has, for people.
-        architectures: returns the names that it lists.
+        load: loads a model; raises ``ModelLoadError`` with a sentence that says what to do.
         has: whether it has an architecture of that name, or would have if its library were there.
-        load: loads one; raises ``ModelLoadError`` with a sentence that says what to do.
+        architectures: returns the names that it lists.
         reads: whether it reads the artefact at a path, a file or folder that exists, told by its content.
         options: which of ``OPTIONS`` mean something to it; the others are refused.
     """
 
     title: str
-    architectures: Callable[[], Sequence[str]]
-    has: Callable[[str], bool]
     load: Callable[[ModelConfig, Downloads], LoadedModel]
-    reads: Callable[[Path], bool] = _reads_none
+    has: Callable[[str], bool] = _none
+    architectures: Callable[[], Sequence[str]] = tuple
+    reads: Callable[[Path], bool] = _none
     options: frozenset[str] = frozenset()
 
 

@@ -24,54 +24,44 @@ from service.models.sources.source import Source
 __all__ = ["SOURCES", "find_source", "name_of"]
 
 
-def _lists_none(_architecture: str) -> bool:
-    return False
-
-
 _PYTHON = Source(
     "Your own code, by its name: mypackage.nets.build",
-    list,
-    python.has,
     python.load,
+    python.has,
     options=frozenset({"factory_args", "use_ema"}),
 )
 
 SOURCES: dict[str, Source] = {
-    "embedded": Source("Embedded in this package", embedded.architectures, embedded.has, embedded.load),
+    "embedded": Source("Embedded in this package", embedded.load, embedded.has, embedded.architectures),
     "torchvision": Source(
         "torchvision classification models",
-        torchvision_models.architectures,
-        torchvision_models.has,
         torchvision_models.load,
+        torchvision_models.has,
+        torchvision_models.architectures,
         options=frozenset({"transform_input", "use_ema"}),
     ),
     "timm": Source(
         "Networks of timm: timm/NAME, or a folder that it saved",
-        list,
-        timm_models.has,
         timm_models.load,
-        timm_models.reads,
-        frozenset({"factory_args", "use_ema"}),
+        timm_models.has,
+        reads=timm_models.reads,
+        options=frozenset({"factory_args", "use_ema"}),
     ),
     "hf": Source(
         "Image classifiers of Hugging Face: a folder, or hf/NAME",
-        list,
-        hugging_face.has,
         hugging_face.load,
-        hugging_face.reads,
-        frozenset({"factory_args", "use_ema"}),  # of timm's networks on the hub
+        hugging_face.has,
+        reads=hugging_face.reads,
+        options=frozenset({"factory_args", "use_ema"}),  # of timm's networks on the hub
     ),
-    "keras": Source(
-        "Keras 3: the path of a .keras or .h5 file", keras.architectures, keras.has, keras.load, keras.reads
-    ),
+    "keras": Source("Keras 3: the path of a .keras or .h5 file", keras.load, reads=keras.reads),
     "python": _PYTHON,
-    "exported": Source("Programs of torch.export: a .pt2 file", list, _lists_none, exported.load, exported.reads),
-    "onnx": Source("ONNX graphs: an .onnx file", list, _lists_none, onnx.load, onnx.reads),
+    "exported": Source("Programs of torch.export: a .pt2 file", exported.load, reads=exported.reads),
+    "onnx": Source("ONNX graphs: an .onnx file", onnx.load, reads=onnx.reads),
     "clip": Source(
         "Zero-shot classifiers of open_clip: clip/ViT-B-32",
-        list,
-        clip.has,
         clip.load,
+        clip.has,
         options=frozenset({"prompts", "use_ema"}),
     ),
 }
