@@ -123,6 +123,8 @@ def _is_module(name: str) -> bool:
 
 def _check_module(text: str, modules: Sequence[str]) -> None:
     module = text.partition(":")[0] if ":" in text else text.rpartition(".")[0]
+    if not module:
+        raise SourceNotAllowed(f"{shorten(text)!r} names no function of a module, such as mynets.build.")
     if module not in modules or not _FUNCTION.fullmatch(text):
         raise SourceNotAllowed(
             f"{shorten(text)!r} would run code of the module {shorten(module)!r}, which the setting management_modules "

@@ -122,6 +122,11 @@ def test_code_of_other_modules_is_refused(folder: Path, architecture: str) -> No
         allowed(folder, architecture=architecture)
 
 
+def test_a_name_that_is_forced_to_be_code_and_is_none(folder: Path) -> None:
+    with pytest.raises(SourceNotAllowed, match="'resnet18' names no function of a module"):
+        allowed(folder, source="python")
+
+
 @pytest.mark.parametrize("weights", ["build", "build:birds.pth"])
 @pytest.mark.parametrize("module", ["os", "json", "mine"])
 def test_a_module_and_its_function_are_code_also_when_they_stand_apart(folder: Path, module: str, weights: str) -> None:

@@ -262,6 +262,9 @@ async def test_an_alias_keeps_a_version_and_moves(application: Application, clie
         assert await version_of(client, path) == "one"
     assert await version_of(client, f"{MODELS}/birds/versions/two") == "two"
     assert (await client.get("/api/v1/aliases")).json()["aliases"] == [pointed.json()]
+    another = await client.put("/api/v1/aliases/another", json={"model": "stable", "version": "two"})
+    assert another.json() == {"alias": "another", "model": "birds", "version": "two"}, "of the model, by any name"
+    await client.delete("/api/v1/aliases/another")
     await client.put("/api/v1/aliases/stable", json={"model": "birds", "version": "two"})
     assert await version_of(client, f"{MODELS}/stable") == "two"
     response = await client.post(f"{MODELS}/birds/versions/one/explain", content=png(), headers=IMAGE)

@@ -19,6 +19,7 @@ from service.protocols.native.routes import Engine, described, json_response, ro
 
 if TYPE_CHECKING:
     from service.engine.explainer import Explainer
+    from service.engine.versions import VersionStatus
     from service.models.info import ModelKey
 
 __all__ = ["router"]
@@ -79,13 +80,7 @@ async def unload_model(model: str, engine: Engine) -> wire.ModelEntry:
 @router.get("/aliases", tags=["management"], summary="List the aliases")
 async def aliases(engine: Engine) -> wire.AliasList:
     """Further names of models, and the version that each points to."""
-    found = engine.aliases()
-    return wire.AliasList(
-        aliases=[
-            wire.AliasEntry(alias=alias, model=status.key.name, version=status.version)
-            for alias, status in found.items()
-        ]
-    )
+    return wire.AliasList(aliases=[_alias(alias, status) for alias, status in engine.aliases().items()])
 
 
 @router.put("/aliases/{alias}", tags=["management"], summary="Create an alias, or move it")
@@ -98,7 +93,7 @@ async def put_alias(
     Requests to the alias are answered by that version; moved, the alias leads to another from one request to the next.
     """
     await engine.management.point(alias, target.model, target.version)
-    return wire.AliasEntry(alias=alias, model=target.model, version=target.version)
+    return _alias(alias, engine.aliases()[alias])
 
 
 @router.delete(
@@ -114,6 +109,10 @@ async def remove_alias(alias: str, engine: Engine) -> Response:
     """Remove a name; the version that it pointed to goes unless the model's own name or another alias points to it."""
     await engine.management.unpoint(alias)
     return Response(status_code=204)
+
+
+def _alias(alias: str, status: VersionStatus) -> wire.AliasEntry:
+    return wire.AliasEntry(alias=alias, model=status.key.name, version=status.version)
 
 
 async def _begun(engine: Explainer, key: ModelKey, wait: float) -> Response:
