@@ -184,13 +184,14 @@ class Explainer:
             DeadlineExceeded: the time is up; nothing is computed any more.
         """
         self._check_count(request.images)
+        deadline = asyncio.get_running_loop().time() + self._allowed_s(request)
         if self.pool.status(request.model, request.version).on_demand:
-            await self._loaded_again(request)
+            await self._loaded_again(request, deadline)
         with self.pool.lease(request.model, request.version) as info:
             self.management.used(info.key)
-            return await self._answer(request, plan(request, info, self._settings.max_explanations))
+            return await self._answer(request, plan(request, info, self._settings.max_explanations), deadline)
 
-    async def _loaded_again(self, request: Request) -> None:
+    async def _loaded_again(self, request: Request, deadline: float) -> None:
         """Wait for a model that was put out, in a place of the queue.
 
         Raises:
@@ -198,7 +199,7 @@ class Explainer:
         """
         try:
             with self.admission.admit(len(request.images)):
-                async with self._until(asyncio.get_running_loop().time() + self._allowed_s(request)):
+                async with self._until(deadline):
                     self.management.make_room(request.model, request.version)
                     await self.pool.available(request.model, request.version)
         except TimeoutError:
@@ -214,9 +215,8 @@ class Explainer:
             return self._settings.request_timeout_s
         return min(request.timeout_s, self._settings.max_request_timeout_s)
 
-    async def _answer(self, request: Request, todo: Plan) -> Answer:
-        loop, allowed_s = asyncio.get_running_loop(), self._allowed_s(request)
-        began, deadline = time.perf_counter(), loop.time() + allowed_s
+    async def _answer(self, request: Request, todo: Plan, deadline: float) -> Answer:
+        began = time.perf_counter()
         spending = Spending(self._most)
         pictures = [Picture(upload, todo, spending) for upload in request.images]
         try:
@@ -235,7 +235,7 @@ class Explainer:
             if self.lifecycle.over:
                 raise NotReady("The service is shutting down.", retry_after_s=5) from None
             _count(self._metrics.expired, pictures)
-            raise DeadlineExceeded(f"The answer was not ready within {allowed_s:g} s.") from None
+            raise DeadlineExceeded(f"The answer was not ready within {self._allowed_s(request):g} s.") from None
         except asyncio.CancelledError:
             _count(self._metrics.cancelled, pictures)
             raise
