@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 from service import __version__, cli
+from service.commands import serve
 from service.imaging.formats import FORMATS
 from service.models.sources.table import SOURCES
 from service.protocols.native.examples import ANSWERS
@@ -251,7 +252,7 @@ class TestServe:
     def test_the_address_that_it_shows_can_be_opened(
         self, host: str, shown: str, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        cli._announce(load_settings(host=host), 8123)
+        serve._announce(load_settings(host=host), 8123)
 
         assert f"http://{shown}:8123/docs" in capsys.readouterr().out
 

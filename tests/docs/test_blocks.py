@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from service.cli import _parser
+from service.cli import make_parser
 from service.settings import load_settings
 from tests.docs.documents import ALL_BLOCKS, ROOT, Block
 from tests.docs.shapes import differences
@@ -91,8 +91,10 @@ def test_commands_run(block: Block, workdir: Path) -> None:
 def test_serve_understands_its_arguments(block: Block, workdir: Path) -> None:
     (workdir / "camserve.toml").touch()
     for line in _lines(block):
-        options = _parser().parse_args(line.split()[1:])
-        given = {name: value for name, value in vars(options).items() if name not in {"run", "config"} and value}
+        options = make_parser().parse_args(line.split()[1:])
+        given = {
+            name: value for name, value in vars(options).items() if name not in {"run", "command", "config"} and value
+        }
         settings = load_settings(options.config, **given)
         assert settings.models
 

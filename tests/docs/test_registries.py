@@ -8,7 +8,7 @@ import re
 from docs import make_tables
 from service import __version__
 from service.cam.methods import METHODS
-from service.cli import _parser
+from service.cli import make_parser
 from service.imaging.colormaps import COLORMAPS
 from service.metrics import Metrics
 from service.models.defaults import FAMILIES
@@ -41,7 +41,7 @@ def test_settings() -> None:
 def test_every_flag_of_the_table_exists() -> None:
     text = (DOCS / "operations.md").read_text(encoding="utf-8")
     flags = set(re.findall(r"^\| `\w+` \| `(--[a-z-]+)`", text, re.MULTILINE))
-    subcommands = next(action for action in _parser()._actions if isinstance(action, argparse._SubParsersAction))
+    subcommands = next(action for action in make_parser()._actions if isinstance(action, argparse._SubParsersAction))
     assert flags == {"--model" if name == "models" else f"--{name.replace('_', '-')}" for name in Settings.model_fields}
     assert flags <= set(subcommands.choices["serve"]._option_string_actions)
 
@@ -89,7 +89,7 @@ def test_routes() -> None:
 
 
 def test_commands() -> None:
-    subcommands = next(action for action in _parser()._actions if isinstance(action, argparse._SubParsersAction))
+    subcommands = next(action for action in make_parser()._actions if isinstance(action, argparse._SubParsersAction))
     listed = {cell.split()[1] for cell in first_cells(DOCS / "api.md", "Command line") if cell != "command"}
     assert listed == set(subcommands.choices)
 
