@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import subprocess
 import sys
 import threading
@@ -52,6 +53,16 @@ async def test_results_and_exceptions_come_back(threads: PictureThreads) -> None
     with pytest.raises(RuntimeError, match="StopIteration"):  # which no future can carry
         await asyncio.wait_for(threads.run(iter(()).__next__), 10)
     assert (len(threads), threads.used) == (0, 0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there a thread has a niceness of its own")
+async def test_workers_and_the_loop_go_first(threads: PictureThreads) -> None:
+    def niceness() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    of_the_loop = niceness()
+    assert await threads.run(niceness) > of_the_loop
+    assert niceness() == of_the_loop
 
 
 async def test_small_work_does_not_wait_behind_large_work(threads: PictureThreads) -> None:
