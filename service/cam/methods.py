@@ -30,7 +30,7 @@ class Work:
         backward: backward passes. Many that go through a part of the network each, and together through all of it, are
             one.
         forward_per_channel: whole forward passes per channel of the layer.
-        tail_per_channel: passes through what comes behind the layer, per channel.
+        tail_per_channel: passes through what comes behind the layer, per channel; and one per chunk of them, see ``work``.
     """
 
     shared_backward: bool = False
@@ -180,7 +180,7 @@ METHODS: dict[str, Method] = {
         summary="Weights from the score of the picture masked by each channel; no gradients.",
         paper="https://arxiv.org/abs/1910.01279",
         function="service.cam.perturbation:scorecam",
-        work=Work(forward_per_channel=1),
+        work=Work(forward=1, forward_per_channel=1),
         forwards=None,
         derivatives=0,
         slow=True,

@@ -32,15 +32,19 @@ def scorecam(context: LayerContext) -> Tensor:
 
     Masks are the channels, scaled to 0-1 each and upsampled to the input. A channel that is the same everywhere masks
     everything, and one that hardly varies, next to the greatest activation, most of it: see ``stretched``.
+
+    Masks are those of the row alone: of a channel that hardly varies, rounding moves the mask by a hundred times as
+    much, and would show in the map what batch the row was in.
     """
     network, inputs = context.forward_pass.network, context.forward_pass.inputs
     rows, channels = context.activations.shape[:2]
     _, depth, height, width = inputs.shape
-    masks = stretched(context.activations, (2, 3))  # (N, C, h, w)
     scores = torch.empty(rows, channels)
     for row in range(rows):
+        context.checkpoint(row * channels, rows * channels)
+        masks = stretched(_alone(context, row)[1], (2, 3))  # (1, C, h, w)
         for chunk in context.chunks(channels, 16 * depth * height * width, row * channels, rows * channels):
-            mask = functional.interpolate(masks[row, chunk, None], (height, width), mode="bilinear")  # (M, 1, H, W)
+            mask = functional.interpolate(masks[0, chunk, None], (height, width), mode="bilinear")  # (M, 1, H, W)
             logits = network.predict(inputs[row] * mask.to(inputs.dtype))
             scores[row, chunk] = context.scores(logits, row).cpu()
     return weighted_sum(scores.softmax(1).to(context.activations.device), context.activations)
@@ -54,24 +58,31 @@ def ablationcam(context: LayerContext) -> Tensor:
     next to what it is made of, rounding errors are a large share, and would be one of all weights: the denominator is
     a hundredth of the greatest loss and of the greatest logit at least.
 
-    All scores are those of the row alone. One error of the whole score is an error of every weight: times the sum of
-    many channels it would show in the map what batch the row was in.
+    One error of the whole score is an error of every weight: times the sum of many channels it would show in the map
+    what was computed together. So all scores are those of the row alone, and every chunk is compared with the whole
+    activations beside it, which are rounded as the chunk is.
     """
-    network, inputs, layer = context.forward_pass.network, context.forward_pass.inputs, context.layer
     rows, channels, height, width = context.activations.shape
     weights = torch.empty(rows, channels)
     for row in range(rows):
         context.checkpoint(row * channels, rows * channels)
-        alone = network.capture(inputs[row : row + 1], [layer.call], derivatives=0)
-        activations = layer.to_nchw(alone.activations[layer.call]).float()[0]
-        whole = context.scores(alone.logits, row).cpu()
+        logits, activations = _alone(context, row)
         for chunk in context.chunks(channels, channels * height * width, row * channels, rows * channels):
-            ablated = activations.repeat(chunk.stop - chunk.start, 1, 1, 1)  # (M, C, h, w)
-            ablated[range(len(ablated)), range(chunk.start, chunk.stop)] = 0
-            weights[row, chunk] = whole - context.scores(context.resume(row, ablated), row).cpu()
-        greatest = max(float(each.abs().amax()) for each in (weights[row], alone.logits))
-        weights[row] /= whole.abs().clamp(min=max(_LEAST_SCORE * greatest, 1e-12))
+            ablated = activations.repeat(1 + chunk.stop - chunk.start, 1, 1, 1)  # (1 + M, C, h, w)
+            ablated[range(1, len(ablated)), range(chunk.start, chunk.stop)] = 0
+            whole, *without = context.scores(context.resume(row, ablated), row).cpu()
+            weights[row, chunk] = whole - torch.stack(without)
+        greatest = max(float(each.abs().amax()) for each in (weights[row], logits))
+        score = context.scores(logits, row).cpu()
+        weights[row] /= score.abs().clamp(min=max(_LEAST_SCORE * greatest, 1e-12))
     return weighted_sum(weights.to(context.activations.device), context.activations)
+
+
+def _alone(context: LayerContext, row: int) -> tuple[Tensor, Tensor]:
+    """Compute a row without the others of its batch: logits (1, classes) and activations (1, C, h, w)."""
+    forward_pass, layer = context.forward_pass, context.layer
+    captured = forward_pass.network.capture(forward_pass.inputs[row : row + 1], [layer.call], derivatives=0)
+    return captured.logits, layer.to_nchw(captured.activations[layer.call]).float()
 
 
 def smoothgradcam_plus_plus(context: LayerContext) -> Tensor:

@@ -100,12 +100,12 @@ def _own(method: Method, sizes: Sequence[_Size], targets: int) -> Passes:
 def _at(method: Method, size: _Size) -> Passes:
     work = method.work
     whole = Passes(work.forward + work.forward_per_channel * size.channels, backward=work.backward)
-    resumed = work.tail_per_channel * size.channels
+    changed = work.tail_per_channel * size.channels
+    # A chunk has a row more, with unchanged activations, which is the one that what comes before the layer is for.
+    chunks = ceil(changed / rows_at_once(size.channels, size.channels * size.cells))
     if not size.on_every_path:
-        return whole + Passes(forward=resumed)
-    # What comes before the layer is computed once per chunk, for the first of its rows.
-    begun = ceil(resumed / rows_at_once(size.channels, size.channels * size.cells))
-    return whole + Passes(forward=begun, tail=resumed - begun)
+        return whole + Passes(forward=chunks + changed)
+    return whole + Passes(forward=chunks, tail=changed)
 
 
 def _sum(parts: Iterable[Passes]) -> Passes:
