@@ -36,7 +36,9 @@ def nobody(tmp_path: Path) -> str:
     return str(tmp_path)
 
 
-@pytest.mark.parametrize("command", [f"predict {STAR}", "serve --port 0", "layers", "openapi"])
+@pytest.mark.parametrize(
+    "command", [f"predict {STAR}", "serve --port 0", "openapi", pytest.param("layers", marks=pytest.mark.slow)]
+)
 def test_without_a_home_directory_it_says_what_to_set(nobody: str, command: str) -> None:
     ended = bash(f"{COMMAND} {command}", PYTHONPATH=nobody)
     assert ended.returncode == 2
