@@ -18,6 +18,10 @@ settings.register_profile("here", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "here")
 
+# Threads of a torch operation that wait for each other burn their cores, and here several processes share a few cores.
+# Read when torch is loaded, also by processes that tests start.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 GRACE_S = 60.0
 
 

@@ -36,7 +36,9 @@ def nobody(tmp_path: Path) -> str:
     return str(tmp_path)
 
 
-@pytest.mark.parametrize("command", [f"predict {STAR}", "serve --port 0", "layers", "openapi"])
+@pytest.mark.parametrize(
+    "command", [f"predict {STAR}", "serve --port 0", "openapi", pytest.param("layers", marks=pytest.mark.slow)]
+)
 def test_without_a_home_directory_it_says_what_to_set(nobody: str, command: str) -> None:
     ended = bash(f"{COMMAND} {command}", PYTHONPATH=nobody)
     assert ended.returncode == 2
@@ -47,7 +49,12 @@ def test_without_a_home_directory_it_says_what_to_set(nobody: str, command: str)
 
 @pytest.mark.parametrize("where", ["XDG_CACHE_HOME", "HOME", "CAMSERVE_CACHE_DIR"])
 def test_any_of_these_is_enough(nobody: str, tmp_path: Path, where: str) -> None:
-    ended = bash(f"{COMMAND} predict {STAR}", PYTHONPATH=nobody, **{where: str(tmp_path / "folder")})
+    ended = bash(f"{COMMAND} openapi", PYTHONPATH=nobody, **{where: str(tmp_path / "folder")})
+    assert (ended.returncode, ended.stdout[:1]) == (0, "{"), ended.stderr
+
+
+def test_a_picture_needs_no_more_than_that(nobody: str, tmp_path: Path) -> None:
+    ended = bash(f"{COMMAND} predict {STAR}", PYTHONPATH=nobody, XDG_CACHE_HOME=str(tmp_path / "folder"))
     assert (ended.returncode, ended.stdout.split(": ")[1].split()[0]) == (0, "star"), ended.stderr
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -57,18 +57,22 @@ def test_every_map_equals_a_textbook_implementation(client: Client) -> None:
 
 
 def test_concurrent_posts_are_batched_and_answer_like_lone_ones(server: Server, client: Client) -> None:
-    alone = [client.explain(path, output="map") for path in paths()]
+    asked: dict[str, Any] = {"layer": "features.3", "output": "map"}  # an early one, whose maps take longer
+    alone = [client.explain(path, **asked) for path in paths()]
     assert all(answer.timing.batch_size == 1 for answer in alone)
-    before = batches(client)
 
     async def together() -> list[Explained]:
         async with AsyncClient(server.url) as client:
-            return await asyncio.gather(*(client.explain(path, output="map") for path in paths()))
+            return await asyncio.gather(*(client.explain(path, **asked) for path in paths()))
 
-    answers = asyncio.run(together())
-    for one, other in zip(normalised_maps(answers), normalised_maps(alone), strict=True):
-        assert_close(one, other)
-    assert batches(client) - before < len(paths())
+    for _ in range(5):  # whether one comes while another is computed is up to the machine
+        before = batches(client)
+        answers = asyncio.run(together())
+        for one, other in zip(normalised_maps(answers), normalised_maps(alone), strict=True):
+            assert_close(one, other)
+        if (computed := batches(client) - before) < len(paths()):
+            break
+    assert computed < len(paths())
     assert max(answer.timing.batch_size for answer in answers) > 1
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import NamedTuple
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
@@ -319,6 +319,7 @@ def test_a_newcomer_goes_before_all_that_had_a_turn_however_much_they_wait_for(
         served.add(batch[0].client)
 
 
+@settings(max_examples=40)  # some thousand turns each
 @given(st.floats(1.0, 300.0), st.floats(0.5, 20.0))
 def test_newcomers_without_end_starve_nobody_and_are_forgotten(debt: float, amount: float) -> None:
     """One client has had much and waits; every turn a client comes that was never there."""

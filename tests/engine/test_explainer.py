@@ -1,4 +1,4 @@
-"""The whole engine with a real worker process and the embedded models."""
+"""The whole engine with a real worker and the embedded models: a process, or in this one where no test is of that."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ import pytest_asyncio
 from service.engine import pipeline
 from service.engine.explainer import Explainer
 from service.engine.request import Request, Upload
+from service.engine.worker_process import WorkerProcess
+from service.engine.workers.in_process import InProcessWorker
 from service.errors import DeadlineExceeded, InvalidImage, NoImage, NotReady, Overloaded, TooManyImages
 from service.metrics import Metrics
 from service.settings import ModelConfig, load_settings
@@ -26,13 +28,15 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from service.engine.worker import Launcher
+
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 MAPS = Request(outputs=("map",), targets=("top-2",))
 
 
-async def started(**changes: Any) -> Explainer:
-    explainer = Explainer(load_settings(max_queue=64, **changes), Metrics())
+async def started(launch: Launcher = WorkerProcess, **changes: Any) -> Explainer:
+    explainer = Explainer(load_settings(max_queue=64, **changes), Metrics(), launch=launch)
     await explainer.start()
     await explainer.settled()
     return explainer
@@ -157,7 +161,7 @@ async def test_a_folder_named_like_ours_where_it_is_started_is_no_trap(
 
 
 async def test_pictures_wait_for_room_and_leave_it_whatever_becomes_of_them() -> None:
-    engine = await started(max_open_pixels=120 * 90)  # of these pictures, one at a time
+    engine = await started(InProcessWorker, max_open_pixels=120 * 90)  # of these pictures, one at a time
     try:
         most = 0
 
@@ -182,7 +186,8 @@ async def test_pictures_wait_for_room_and_leave_it_whatever_becomes_of_them() ->
 
 
 async def test_stopping_answers_pictures_in_every_stage(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = await started(max_open_pixels=120 * 90, decode_threads=1)  # one is decoded, the others wait for room
+    # One is decoded, the others wait for room.
+    engine = await started(InProcessWorker, max_open_pixels=120 * 90, decode_threads=1)
     decoding, go_on = threading.Event(), threading.Event()
     open_picture = pipeline._open
 
@@ -213,7 +218,8 @@ async def test_an_error_does_not_hold_on_to_its_picture(engine: Explainer) -> No
 
 async def test_weights_that_cannot_be_fetched_say_why(tmp_path: Path) -> None:
     models = (ModelConfig(name="net", architecture="squeezenet1_1"),)
-    engine = await started(models=models, weights_mirror=f"file://{tmp_path}", cache_dir=tmp_path / "cache")
+    changes: dict[str, Any] = {"weights_mirror": f"file://{tmp_path}", "cache_dir": tmp_path / "cache"}
+    engine = await started(InProcessWorker, models=models, **changes)
     try:
         with pytest.raises(
             NotReady, match=r"'net' cannot be loaded: .*squeezenet1_1-\w+\.pth cannot be reached .*No such"

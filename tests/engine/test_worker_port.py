@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import pytest
+import pytest_asyncio
 
 from service.cam.targets import PLAIN, CamOptions, Targets
 from service.engine.messages import (
@@ -79,6 +80,10 @@ class Ear:
         return self.exits[0]
 
 
+def spec(folder: Path) -> WorkerSpec:
+    return WorkerSpec(3, Start("cpu", threads=2, concurrency=1, downloads=Downloads(folder)), silence_timeout_s=30.0)
+
+
 @pytest.fixture
 def ear() -> Ear:
     return Ear()
@@ -86,10 +91,33 @@ def ear() -> Ear:
 
 @pytest.fixture(params=LAUNCHERS)
 async def worker(request: pytest.FixtureRequest, ear: Ear, tmp_path: Path) -> AsyncIterator[Worker]:
-    start = Start("cpu", threads=2, concurrency=1, downloads=Downloads(tmp_path))
-    made = LAUNCHERS[request.param](WorkerSpec(3, start, silence_timeout_s=30.0), ear)
+    """A worker that has not been started."""
+    made = LAUNCHERS[request.param](spec(tmp_path), ear)
     yield made
     await made.stop(5.0)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def workers(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[dict[str, tuple[Worker, Ear]]]:
+    """One of each kind, with a model; what one test does to it is nothing to the next."""
+    made = {}
+    for kind, launch in LAUNCHERS.items():
+        ear = Ear()
+        made[kind] = launch(spec(tmp_path_factory.mktemp("downloads")), ear), ear
+        await loaded(*made[kind])
+    yield made
+    for worker, _ in made.values():
+        await worker.stop(5.0)
+
+
+@pytest.fixture(params=LAUNCHERS)
+def running(request: pytest.FixtureRequest, workers: dict[str, tuple[Worker, Ear]]) -> tuple[Worker, Ear]:
+    worker, ear = workers[request.param]
+    ear.heard.clear()
+    return worker, ear
+
+
+shared = pytest.mark.asyncio(loop_scope="module")
 
 
 def run(batch: int, *, slow: bool = False, key: ModelKey = SHAPES) -> Run:
@@ -134,30 +162,35 @@ async def test_from_hello_to_the_last_answer(worker: Worker, ear: Ear) -> None:
     assert ear.exits == [], "who was told to stop has not ended by itself"
 
 
-async def test_a_model_that_is_dropped_is_not_computed_and_others_are(worker: Worker, ear: Ear) -> None:
-    await loaded(worker, ear)
-    other = ModelKey("shapes", 6)
-    worker.load(other, CONFIG)
-    worker.unload(SHAPES)
-    assert await ear.next(ModelUnloaded) == ModelUnloaded(SHAPES)
-    worker.send(run(1))
+@shared
+async def test_a_model_that_is_dropped_is_not_computed_and_others_are(running: tuple[Worker, Ear]) -> None:
+    worker, ear = running
+    dropped = ModelKey("shapes", 6)
+    worker.load(dropped, CONFIG)
+    await ear.next(ModelLoaded)
+    worker.unload(dropped)
+    assert await ear.next(ModelUnloaded) == ModelUnloaded(dropped)
+    worker.send(run(1, key=dropped))
     assert [type(outcome) for outcome in (await ear.next(Ran)).outcomes] == [InternalError] * 2
-    worker.send(run(2, key=other))
+    worker.send(run(2))
     assert [type(outcome) for outcome in (await ear.next(Ran)).outcomes] == [RowAnswer] * 2
 
 
-async def test_a_model_that_cannot_be_loaded_says_why_and_the_next_is_loaded(worker: Worker, ear: Ear) -> None:
-    await worker.start()
+@shared
+async def test_a_model_that_cannot_be_loaded_says_why_and_the_next_is_loaded(running: tuple[Worker, Ear]) -> None:
+    worker, ear = running
+    after = ModelKey("shapes", 7)
     worker.load(ModelKey("x", 1), ModelConfig(name="x", architecture="shapes", weights="x.safetensors"))
-    worker.load(SHAPES, CONFIG)
+    worker.load(after, CONFIG)
     failed = await ear.next(ModelFailed)
     assert failed.key == ModelKey("x", 1)
     assert "comes with its weights" in failed.reason
-    await ear.next(ModelLoaded)
+    assert (await ear.next(ModelLoaded)).key == after
 
 
-async def test_a_batch_that_nobody_waits_for_ends_early(worker: Worker, ear: Ear) -> None:
-    await loaded(worker, ear)
+@shared
+async def test_a_batch_that_nobody_waits_for_ends_early(running: tuple[Worker, Ear]) -> None:
+    worker, ear = running
     worker.send(run(1, slow=True))
     await ear.next(Progress)
     worker.cancel(1)
@@ -184,14 +217,12 @@ async def test_one_that_was_never_started_can_be_stopped(worker: Worker) -> None
     assert not worker.snapshot.started
 
 
-async def test_all_compute_the_same(tmp_path: Path) -> None:
+@shared
+async def test_all_compute_the_same(workers: dict[str, tuple[Worker, Ear]]) -> None:
     maps = []
-    for launch in LAUNCHERS.values():
-        ear = Ear()
-        worker = launch(WorkerSpec(0, Start("cpu", 2, 1, Downloads(tmp_path)), 30.0), ear)
-        await loaded(worker, ear)
+    for worker, ear in workers.values():
+        ear.heard.clear()
         worker.send(run(1))
         maps.append([row.maps[0].values for row in (await ear.next(Ran)).outcomes if isinstance(row, RowAnswer)])
-        await worker.stop(5.0)
     for one, other in zip(*maps, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5)

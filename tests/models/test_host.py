@@ -20,6 +20,7 @@ from service.imaging.preprocess import PreprocessSpec
 from service.models.host import HowTo
 from service.models.loading import load_model
 from service.models.sources import embedded
+from service.models.sources.source import Downloads
 from service.settings import ModelConfig
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
     from service.cam.explain import Explained
     from service.models.host import ModelHost
-    from service.models.sources.source import Downloads
     from tests.models.conftest import LoadToy
 
 PREDICTED = Targets((Top(1),))
@@ -298,6 +298,12 @@ def star() -> NDArray[np.uint8]:
         return np.asarray(image.convert("RGB").resize((96, 96)))[None].copy()
 
 
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> ModelHost:
+    downloads = Downloads(tmp_path_factory.mktemp("cache"), allowed=False)
+    return load_model(ModelConfig(architecture="shapes"), "cpu", downloads)
+
+
 class TestReducedPrecision:
     @pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 0.05), ("float16", 0.005)])
     def test_maps_are_float32_and_close_to_those_of_float32(
@@ -451,20 +457,18 @@ class TestGivingWay:
             torch.testing.assert_close(other.values, one.values)
 
     @pytest.mark.parametrize("method", METHODS)
-    def test_every_method_at_every_step(self, method: str, offline: Downloads, star: NDArray[np.uint8]) -> None:
-        host = load_model(ModelConfig(architecture="shapes"), "cpu", offline)
-        if method in host.info.refused_methods:
+    def test_every_method_at_every_step(self, method: str, shapes: ModelHost, star: NDArray[np.uint8]) -> None:
+        if method in shapes.info.refused_methods:
             pytest.skip("it does not apply to this model")
         how = HowTo(("layer3", "layer4"), (method,))
-        (alone,) = host.explain(star, [Targets((Top(2),))], how)
-        (beside,) = disturbed(host, star, [Targets((Top(2),))], how)
+        (alone,) = shapes.explain(star, [Targets((Top(2),))], how)
+        (beside,) = disturbed(shapes, star, [Targets((Top(2),))], how)
         for one, other in zip(alone.maps, beside.maps, strict=True):
             torch.testing.assert_close(other.values, one.values, rtol=1e-4, atol=1e-6)
 
-    def test_a_small_answer_gives_way_to_nobody(self, offline: Downloads, star: NDArray[np.uint8]) -> None:
-        host = load_model(ModelConfig(architecture="shapes"), "cpu", offline)
+    def test_a_small_answer_gives_way_to_nobody(self, shapes: ModelHost, star: NDArray[np.uint8]) -> None:
         how = HowTo(("layer4",), ("gradcam",))
-        assert disturbed(host, star, [PREDICTED], how, gives_way=False, most=0)
+        assert disturbed(shapes, star, [PREDICTED], how, gives_way=False, most=0)
 
 
 def disturbed(
@@ -507,9 +511,7 @@ def disturbed(
     return found
 
 
-def test_the_embedded_model_knows_the_demos_star(star: NDArray[np.uint8], offline: Downloads) -> None:
-    shapes = load_model(ModelConfig(architecture="shapes"), "cpu", offline)
-
+def test_the_embedded_model_knows_the_demos_star(star: NDArray[np.uint8], shapes: ModelHost) -> None:
     assert shapes.info.labels[int(shapes.predict(star).argmax())] == "star"
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from service.settings import ModelConfig, Settings
 from service.web.app import PROTOCOLS, create_app
 from service.web.server import Server
-from tests.web.application import HOSTS, AnsweringWorker, Application
+from tests.web.application import HOSTS, AnsweringWorker, Application, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -54,6 +54,14 @@ class Listening:
         for caller in self._callers:
             caller.close()
         await asyncio.gather(*(caller.writer.wait_closed() for caller in self._callers), return_exceptions=True)
+        self._callers.clear()
+
+    async def forget(self) -> None:
+        """Make ready for the next test: nobody is connected, nothing is held back."""
+        self.application.worker.held = False
+        self.application.worker.finish()
+        await self.hang_up()
+        await until(lambda: not self.connections)
 
     @property
     def connections(self) -> int:

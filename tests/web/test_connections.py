@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+import pytest_asyncio
 
 from service.problems import MEDIA_TYPE
 from service.web.connection import RESERVE
@@ -28,6 +30,22 @@ QUICK = {"header_timeout_s": 0.3, "stall_timeout_s": 0.4, "transfer_timeout_s": 
 async def server() -> AsyncIterator[Listening]:
     async with listening() as server:
         yield server
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def only_server() -> AsyncIterator[Listening]:
+    async with listening() as server:
+        yield server
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def shared(only_server: Listening) -> AsyncIterator[Listening]:
+    """A server of many tests: what comes over one connection is nothing to the next."""
+    yield only_server
+    await only_server.forget()
+
+
+on_a_shared_server = pytest.mark.asyncio(loop_scope="module")
 
 
 @pytest.fixture
@@ -122,23 +140,25 @@ BIG = {
 }
 
 
+@on_a_shared_server
 @pytest.mark.parametrize("data", BIG.values(), ids=BIG)
-async def test_a_head_that_is_too_large_is_refused(server: Listening, data: bytes) -> None:
-    caller = await server.call()
+async def test_a_head_that_is_too_large_is_refused(shared: Listening, data: bytes) -> None:
+    caller = await shared.call()
     caller.writer.write(data)
     reply = await caller.reply()
     assert (reply.status, reply.problem["code"]) == (431, "headers_too_large")
     await caller.rest()
     caller.close()
-    await still_serves(server)
+    await still_serves(shared)
 
 
+@on_a_shared_server
 @pytest.mark.parametrize(("excess", "status"), [(0, 200), (1, 431)])
-async def test_64_kilobytes_of_headers_are_not_too_large(server: Listening, excess: int, status: int) -> None:
+async def test_64_kilobytes_of_headers_are_not_too_large(shared: Listening, excess: int, status: int) -> None:
     """Counted are the path, names and values, each with four bytes for what stands between them."""
     fields = {"/livez": "", "host": "camserve.test", "cookie": ""}
     counted = sum(len(name) + len(value) + 4 for name, value in fields.items())
-    caller = await server.call(head("/livez", "GET", cookie="a" * (64 * 1024 - counted + excess)))
+    caller = await shared.call(head("/livez", "GET", cookie="a" * (64 * 1024 - counted + excess)))
     assert (await caller.reply()).status == status
 
 
@@ -165,16 +185,18 @@ MALFORMED = {
 }
 
 
+@on_a_shared_server
 @pytest.mark.parametrize("data", MALFORMED.values(), ids=MALFORMED)
-async def test_what_is_not_http_is_refused_and_closed(server: Listening, data: bytes) -> None:
-    caller = await server.call(data)
+async def test_what_is_not_http_is_refused_and_closed(shared: Listening, data: bytes) -> None:
+    before = ended(shared, "malformed")
+    caller = await shared.call(data)
     reply = await caller.reply()
     assert (reply.status, reply.headers["content-type"], reply.headers["connection"]) == (400, MEDIA_TYPE, "close")
     assert reply.problem["code"] == "invalid_request"
     check(httpx.Response(reply.status, headers=reply.headers), "")
     assert await caller.rest() == b"", "nothing behind it is taken for a request"
-    assert ended(server, "malformed") == 1
-    await still_serves(server)
+    assert ended(shared, "malformed") == before + 1
+    await still_serves(shared)
 
 
 async def test_what_comes_behind_the_body_is_no_header(server: Listening) -> None:
@@ -196,9 +218,10 @@ UNUSUAL = {
 }
 
 
+@on_a_shared_server
 @pytest.mark.parametrize(("data", "status"), UNUSUAL.values(), ids=UNUSUAL)
-async def test_the_unusual_is_answered(server: Listening, data: bytes, status: int) -> None:
-    caller = await server.call(data)
+async def test_the_unusual_is_answered(shared: Listening, data: bytes, status: int) -> None:
+    caller = await shared.call(data)
     assert (await caller.reply()).status == status
 
 
@@ -217,15 +240,16 @@ def offered(offer: bytes, body: bytes, framing: bytes | None = None) -> bytes:
     return b"POST /api/v1/predict HTTP/1.1\r\n" + lines + offer + framing + b"\r\n" + body
 
 
+@on_a_shared_server
 @pytest.mark.parametrize("offer", OFFERS.values(), ids=OFFERS)
 @pytest.mark.parametrize("before", [b"", b"\r\n\r\n"], ids=["at once", "behind blank lines"])
 @pytest.mark.parametrize("cut", [None, 40, 120, -20], ids=["whole", "in the head", "in the offer", "in the body"])
 async def test_an_offer_of_another_protocol_is_ignored(
-    server: Listening, offer: bytes, before: bytes, cut: int | None
+    shared: Listening, offer: bytes, before: bytes, cut: int | None
 ) -> None:
-    server.application.worker.held = False
+    shared.application.worker.held = False
     data = before + offered(offer, PICTURE)
-    caller = await server.call(data[:cut])
+    caller = await shared.call(data[:cut])
     if cut is not None:
         await asyncio.sleep(0.05)
         await caller.send(data[cut:])
@@ -234,9 +258,10 @@ async def test_an_offer_of_another_protocol_is_ignored(
     assert await caller.rest() == b""
 
 
+@on_a_shared_server
 @pytest.mark.parametrize("offer", OFFERS.values(), ids=OFFERS)
-async def test_the_body_behind_an_offer_is_no_request(server: Listening, offer: bytes) -> None:
-    caller = await server.call(offered(offer, HIDDEN))
+async def test_the_body_behind_an_offer_is_no_request(shared: Listening, offer: bytes) -> None:
+    caller = await shared.call(offered(offer, HIDDEN))
     reply = await caller.reply()
     assert (reply.status, reply.problem["code"]) == (400, "invalid_image")
     assert await caller.rest() == b""
@@ -265,9 +290,10 @@ HOSTLESS = {
 }
 
 
+@on_a_shared_server
 @pytest.mark.parametrize("data", HOSTLESS.values(), ids=HOSTLESS)
-async def test_a_request_has_one_host(server: Listening, data: bytes) -> None:
-    reply = await (await server.call(data)).reply()
+async def test_a_request_has_one_host(shared: Listening, data: bytes) -> None:
+    reply = await (await shared.call(data)).reply()
     assert (reply.status, reply.problem["code"]) == (400, "invalid_request")
     assert "Host" in reply.problem["detail"]
 
@@ -339,17 +365,23 @@ UPLOADS = {
 }
 
 
-@pytest.mark.parametrize("pause_s", [60.0, 0.05], ids=["stops", "drips"])
-@pytest.mark.parametrize("data", UPLOADS.values(), ids=UPLOADS)
-async def test_a_body_that_stops_or_drips_is_refused(hasty: Listening, data: bytes, pause_s: float) -> None:
-    caller = await hasty.call(data)
-    dripping = asyncio.create_task(caller.trickle(2000 * b"x", pause_s))
-    reply = await caller.reply()
-    assert (reply.status, reply.headers["connection"]) == (408, "close")
-    assert reply.problem["code"] == "request_timeout"
-    dripping.cancel()
-    caller.close()
-    assert hasty.application.metric("camserve_rejected_total", code="request_timeout") == 1
+async def test_a_body_that_stops_or_drips_is_refused(hasty: Listening) -> None:
+    """All at once, since each takes as long as the others."""
+
+    async def refused(kind: str, pause_s: float) -> None:
+        caller = await hasty.call(UPLOADS[kind])
+        dripping = asyncio.create_task(caller.trickle(2000 * b"x", pause_s))
+        reply = await caller.reply()
+        assert (kind, reply.status, reply.headers["connection"]) == (kind, 408, "close")
+        assert reply.problem["code"] == "request_timeout"
+        dripping.cancel()
+        caller.close()
+
+    stops, drips = 60.0, 0.05
+    async with asyncio.TaskGroup() as group:
+        for kind, pause_s in product(UPLOADS, [stops, drips]):
+            group.create_task(refused(kind, pause_s))
+    assert hasty.application.metric("camserve_rejected_total", code="request_timeout") == 2 * len(UPLOADS)
     await still_serves(hasty)
 
 

@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
+import pytest_asyncio
 
 from tests.toys import png
 from tests.web.application import until
@@ -20,10 +21,20 @@ PREDICT = request(PICTURE)
 SMUGGLED = head("/version", "GET")
 
 
-@pytest.fixture
-async def server() -> AsyncIterator[Listening]:
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def only_server() -> AsyncIterator[Listening]:
     async with listening() as server:
         yield server
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def server(only_server: Listening) -> AsyncIterator[Listening]:
+    """The server of all these tests: what comes over one connection is nothing to the next."""
+    yield only_server
+    await only_server.forget()
 
 
 def offering(body: bytes, lines: str, path: str = "/api/v1/predict", media_type: str = "image/png") -> bytes:
