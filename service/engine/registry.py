@@ -169,7 +169,7 @@ class Registry:
             self._versions[key].loading[worker] = 0.0
             self._versions[key].stages[worker] = "queued"
 
-    def progressed(self, worker: int, key: ModelKey, fraction: float, stage: LoadStage) -> None:
+    def progressed(self, worker: int, key: ModelKey, fraction: float, stage: LoadStage = "reading") -> None:
         """Note how much of a version a worker has loaded, and what it does now."""
         version = self._versions.get(key)
         if version is not None and worker in version.loading:

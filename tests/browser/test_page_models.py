@@ -239,7 +239,7 @@ def test_an_alias_is_pointed_moved_and_removed(open_page: Callable[..., Page], m
 
     put(managed, "named", version="two")
     expect(versions).to_have_count(2)
-    named.get_by_label("Version").select_option("two")
+    named.get_by_role("combobox", name="Version").select_option("two")
     named.get_by_role("button", name="Point it here").click()
     expect(versions).to_have_count(1)
     expect(versions).to_contain_text(["two"])
@@ -335,7 +335,7 @@ def test_nothing_is_asked_while_nobody_looks_and_nothing_moves_while_somebody_do
     with page.expect_request(LISTED, timeout=2000):
         page.evaluate(f"{hide} document.dispatchEvent(new Event('visibilitychange')); }}", False)
 
-    page.get_by_role("link", name="Picture").click()
+    page.get_by_role("link", name="Picture", exact=True).click()
     page.wait_for_timeout(500)
     asked.clear()
     page.wait_for_timeout(6500)

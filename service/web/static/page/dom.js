@@ -7,11 +7,13 @@ export function put(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
+const drawn = new WeakMap();
+
 /** Refill `parent` with `children(shown)` where `shown` is other than before. */
 export function redraw(parent, shown, children) {
   const written = JSON.stringify(shown);
-  if (parent.dataset.shown === written) return;
-  parent.dataset.shown = written;
+  if (drawn.get(parent) === written) return;
+  drawn.set(parent, written);
   refill(parent, children(shown));
 }
 

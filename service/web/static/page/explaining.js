@@ -10,26 +10,29 @@ const POLL_MS = 700;
 /** POST pictures to a model's `explain`; `options` are [name, value] pairs. */
 export async function explain(model, files, options, { signal, say }) {
   const answered = new AbortController();
-  watch(model, { signal: AbortSignal.any([signal, answered.signal]), say });
+  const progress = { told: false };
+  watch(model, progress, { signal: AbortSignal.any([signal, answered.signal]), say });
+  const sayWhy = (text) => progress.told || say(text); // how far it is says more than that it is not there
   try {
-    return await ask(explainPath(model), { form: explainForm(files, options), signal, say });
+    return await ask(explainPath(model), { form: explainForm(files, options), signal, say: sayWhy });
   } finally {
     answered.abort();
   }
 }
 
 /** Say how far a model is that was put out, until it is there or nobody waits any more. */
-async function watch(name, { signal, say }) {
+async function watch(name, progress, { signal, say }) {
   try {
-    for (let wait = QUIET_MS, told = false; ; wait = POLL_MS) {
+    for (let wait = QUIET_MS; ; wait = POLL_MS) {
       await pause(wait, signal);
       const model = find(await peek("models", { signal }), name);
       if (!model || model.state === "failed") return;
       if (model.state === "ready") {
-        if (told) say("Explaining…");
+        if (progress.told) say("Explaining…");
+        progress.told = false;
         return;
       }
-      told = true;
+      progress.told = true;
       const version = arriving(model);
       const how = version ? `is being loaded: ${loadingWords(version)}` : "is about to be loaded";
       say(`Model ${model.name} ${how}.`, version?.progress || undefined);

@@ -78,10 +78,11 @@ export class Card {
     this.warnings.hidden = !model.warnings.length;
     this.versions.show(model.versions, may);
     this.layers.element.hidden = !model.default_layer;
-    this.layers.show();
+    if (model.default_layer) this.layers.show();
   }
 
   async #act(what, path, request) {
+    if (this.busy) return;
     this.busy = true;
     this.problem.hidden = true;
     this.doing.textContent = what;

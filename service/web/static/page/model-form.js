@@ -31,8 +31,9 @@ async function submit() {
     const json = configuration(fields, $("add-keys").value);
     $("add-said").textContent = "Asking for it…";
     await ask(`models/${encodeURIComponent(name)}`, { method: "PUT", json, say: (text) => ($("add-said").textContent = text) });
-    awaited = name;
     $("add-said").textContent = `${name} is being loaded.`;
+    await tell(); // a list that was asked for before knows nothing of it, and is dropped from here on
+    awaited = name;
   } catch (error) {
     fail(problemWords(error));
   }

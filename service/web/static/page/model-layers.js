@@ -3,6 +3,7 @@
 import { make } from "../shared/elements.js";
 import { words } from "../shared/problems.js";
 import { knownLayers, layersOf } from "./catalogue.js";
+import { put } from "./dom.js";
 
 const TITLES = ["Layer", "Type", "Channels × height × width", "Where its cells look", "Notes"];
 
@@ -20,18 +21,19 @@ export class Layers {
 
   /** Show the layers of the model as it is now, if anybody looks. */
   async show() {
-    if (!this.element.open) return;
-    if (!knownLayers(this.name)) this.said.textContent = "Reading the layers…";
+    if (!this.element.open || this.reading) return;
+    this.reading = true;
+    if (!knownLayers(this.name)) put(this.said, "Reading the layers…");
     try {
       const { layers, default: standard } = await layersOf(this.name);
-      if (this.shown === layers) return;
+      if (this.shown !== layers) this.body.replaceChildren(...layers.map((layer) => row(layer, standard)));
       this.shown = layers;
-      this.body.replaceChildren(...layers.map((layer) => row(layer, standard)));
-      this.said.textContent = `${layers.length} layers, ${layers.filter(({ explainable }) => explainable).length} of which can be explained.`;
+      put(this.said, `${layers.length} layers, ${layers.filter(({ explainable }) => explainable).length} of which can be explained.`);
       this.scroll.hidden = false;
     } catch (error) {
-      this.said.textContent = words(error);
+      put(this.said, words(error));
     }
+    this.reading = false;
   }
 }
 

@@ -40,8 +40,8 @@ export function control(changed) {
 
 /** Show the models, and go on doing so while the tab is looked at. */
 export async function update() {
-  if (!cards.size) await task.run("Reading what is served…", load);
-  if (isWatched()) await refresh();
+  const known = cards.size > 0 || (await task.run("Reading what is served…", load));
+  if (known && isWatched()) await refresh();
 }
 
 const isWatched = () => state.tab === "models" && !document.hidden;
