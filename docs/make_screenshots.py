@@ -1,6 +1,6 @@
 """Take the pictures of the page in these documents, of the embedded scenes: ``python docs/make_screenshots.py [URL]``.
 
-It needs a running server with the embedded models (``make run``), Chromium, and the extra ``dev``.
+It needs a running server with the embedded models (``CAMSERVE_MANAGEMENT=true make run``), Chromium, and the extra ``dev``.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ IMAGES = Path(__file__).parent / "images"
 DESKTOP: ViewportSize = {"width": 1280, "height": 840}
 PHONE: ViewportSize = {"width": 390, "height": 800}
 EXPLAINED, IN_GRID, IN_GALLERY = "#sentence:has-text('evidence')", ".cell img", ".thumb.wrong"
+IN_MODELS = ".model .facts"
 
 
 def take(
@@ -49,6 +50,7 @@ def main(url: str) -> None:
         take(browser, f"{url}/?tab=grid&sample=03-star.png&by=classes", "page-grid", IN_GRID, DESKTOP, "light")
         gallery = f"{url}/?tab=gallery&samples=true&model=shapes-shortcut&sort=least"
         take(browser, gallery, "page-gallery", IN_GALLERY, DESKTOP, "dark")
+        take(browser, f"{url}/?tab=models", "page-models", IN_MODELS, DESKTOP, "light")
         browser.close()
 
 

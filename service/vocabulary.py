@@ -15,6 +15,8 @@ __all__ = [
     "Fuse",
     "ImageFormat",
     "LayerKind",
+    "LoadStage",
+    "MayManage",
     "ModelState",
     "Operation",
     "Output",
@@ -64,6 +66,12 @@ ModelState = Literal["loading", "ready", "unloaded", "failed"]
 
 VersionState = Literal["loading", "ready", "unloaded", "draining", "failed"]
 """How far one version of a model is; one that drains serves what has begun with it."""
+
+LoadStage = Literal["queued", "reading", "finding_layers", "trying_methods", "finishing"]
+"""What is being done to load a version."""
+
+MayManage = Literal["allowed", "forbidden", "off"]
+"""Whether somebody may change models: not with their key, or nobody."""
 
 WorkerState = Literal["waiting", "loading", "ready", "failed"]
 """Not started yet, no model yet, some model, or none that can be loaded."""

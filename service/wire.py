@@ -16,6 +16,8 @@ from service.vocabulary import (
     EmptyReason,
     Fitting,
     LayerKind,
+    LoadStage,
+    MayManage,
     ModelState,
     Registration,
     VersionState,
@@ -355,7 +357,9 @@ class VersionEntry(_Answer):
     state: VersionState
     reason: str | None = Field(description="Why it failed.")
     progress: float = Field(description="How much of loading is done, 0 to 1.")
+    stage: LoadStage | None = Field(None, description="What is being done to load it; null where nothing is.")
     current: bool = Field(description="Whether requests that name no version go to it.")
+    aliases: list[str] = Field([], description="The other names that point to it.")
 
 
 class ModelEntry(_Answer):
@@ -397,6 +401,10 @@ class ModelList(_Answer):
     """All served models."""
 
     default: str
+    management: MayManage = Field(
+        "off",
+        description="Whether you may change models: `forbidden` with this API key, or `off` for everybody.",
+    )
     models: list[ModelEntry]
 
 

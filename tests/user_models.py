@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -126,6 +127,12 @@ def needs_timm() -> nn.Module:
 
     module: nn.Module = timm_absent.create_model()
     return module
+
+
+def slow(seconds: float) -> nn.Module:
+    """Three classes, after a while."""
+    time.sleep(seconds)
+    return one_head()
 
 
 def scripted() -> nn.Module:

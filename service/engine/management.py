@@ -76,6 +76,11 @@ class Management:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    @property
+    def is_on(self) -> bool:
+        """Whether models may be changed."""
+        return self._settings.management
+
     def check(self) -> None:
         """Raise where nothing may be changed.
 

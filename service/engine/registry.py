@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from service.models.info import ModelInfo
     from service.settings import ModelConfig
+    from service.vocabulary import LoadStage
 
 __all__ = ["ModelStatus", "Registry", "VersionStatus"]
 
@@ -166,12 +167,14 @@ class Registry:
         for key in keys:
             self._told.setdefault(worker, []).append(key)
             self._versions[key].loading[worker] = 0.0
+            self._versions[key].stages[worker] = "queued"
 
-    def progressed(self, worker: int, key: ModelKey, fraction: float) -> None:
-        """Note how much of a version a worker has loaded."""
+    def progressed(self, worker: int, key: ModelKey, fraction: float, stage: LoadStage = "reading") -> None:
+        """Note how much of a version a worker has loaded, and what it does now."""
         version = self._versions.get(key)
         if version is not None and worker in version.loading:
             version.loading[worker] = fraction
+            version.stages[worker] = stage
 
     def loaded(self, worker: int, key: ModelKey, info: ModelInfo) -> None:
         """Note that a worker holds a version, which may let the name point to it."""
@@ -332,6 +335,7 @@ class Registry:
             version.progress,
             self._current.get(version.key.name) == version.key,
             tuple(sorted(alias for alias, key in self._aliases.items() if key == version.key)),
+            version.stage,
         )
 
     def _of(self, name: str) -> list[Version]:

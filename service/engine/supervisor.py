@@ -207,8 +207,8 @@ class Supervisor:
         match message:
             case Hello(_, devices):
                 self._spread_over(devices)
-            case ModelProgress(key, fraction):
-                self._registry.progressed(number, key, fraction)
+            case ModelProgress(key, fraction, stage):
+                self._registry.progressed(number, key, fraction, stage)
             case ModelLoaded(key, info):
                 self._deadly.pop(key, None)
                 self._fatal.pop(key, None)

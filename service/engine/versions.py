@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from service.models.info import ModelInfo, ModelKey
     from service.settings import ModelConfig
-    from service.vocabulary import ModelState, VersionState
+    from service.vocabulary import LoadStage, ModelState, VersionState
 
 __all__ = ["Labels", "ModelStatus", "Version", "VersionStatus"]
 
@@ -52,6 +52,7 @@ class VersionStatus:
         progress: how much of loading is done, 0 to 1, over all workers that load it.
         current: whether the model's name points to it.
         aliases: the other names that point to it.
+        stage: what is being done to load it; None where nothing is.
     """
 
     key: ModelKey
@@ -61,16 +62,18 @@ class VersionStatus:
     progress: float = 0.0
     current: bool = False
     aliases: tuple[str, ...] = ()
+    stage: LoadStage | None = None
 
 
 @dataclass(eq=False)
 class Version:
-    """A version and what is known of it; ``loading``, ``infos`` and ``failures`` by the number of the worker that told.
+    """A version and what is known of it; what is by worker has the number of the one that told.
 
     Attributes:
         key: how front and workers call it.
         config: what it is loaded from.
         loading: how much each worker that loads it has done.
+        stages: what each worker that loads it does, or did last.
         infos: what each worker that holds it found out.
         failures: why a worker could not load it.
         leases: how many need it now.
@@ -84,6 +87,7 @@ class Version:
     key: ModelKey
     config: ModelConfig
     loading: dict[int, float] = field(default_factory=dict)
+    stages: dict[int, LoadStage] = field(default_factory=dict)
     infos: dict[int, ModelInfo] = field(default_factory=dict)
     failures: dict[int, str] = field(default_factory=dict)
     leases: int = 0
@@ -129,6 +133,13 @@ class Version:
             return 1.0
         parts = [*self.loading.values(), *(1.0 for _ in self.infos)]
         return sum(parts) / len(parts) if parts else 0.0
+
+    @property
+    def stage(self) -> LoadStage | None:
+        """What the worker that is least far does to load it; None where nothing is done."""
+        if self.loading:
+            return self.stages[min(self.loading, key=lambda worker: self.loading[worker])]
+        return "queued" if self.state == "loading" else None
 
     def contradicts(self, info: ModelInfo) -> bool:
         """Whether a worker found other weights than those that answer as this version now."""

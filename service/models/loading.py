@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from service.cam.network import Network
     from service.models.sources.source import Downloads, LoadedModel
     from service.settings import ModelConfig
-    from service.vocabulary import ChannelLayout
+    from service.vocabulary import ChannelLayout, LoadStage
 
 __all__ = ["load_model"]
 
@@ -46,9 +46,14 @@ _SMALLEST_LOGIT = 1e-3  # below, rounding of what was summed up to a logit is la
 
 
 def load_model(
-    config: ModelConfig, device: str, downloads: Downloads, tell: Callable[[float], None] = lambda _fraction: None
+    config: ModelConfig,
+    device: str,
+    downloads: Downloads,
+    tell: Callable[[float, LoadStage], None] = lambda _fraction, _stage: None,
 ) -> ModelHost:
-    """Load a model, bring it to ``device`` and find out about its layers; ``tell`` hears how much is done, 0 to 1.
+    """Load a model, bring it to ``device`` and find out about its layers.
+
+    ``tell`` hears how much is done, 0 to 1, and what is done next.
 
     Raises:
         ModelLoadError: its file or its configuration is wrong, or it cannot be served; the message says what to do.
@@ -70,14 +75,17 @@ def load_model(
         ) from error
 
 
-def _loaded(config: ModelConfig, device: str, downloads: Downloads, tell: Callable[[float], None]) -> ModelHost:
+def _loaded(
+    config: ModelConfig, device: str, downloads: Downloads, tell: Callable[[float, LoadStage], None]
+) -> ModelHost:
+    tell(0.0, "reading")
     source = find_source(config.architecture, config.weights, config.source)
     refuse_options(config, *sorted(OPTIONS - source.options))
     loaded = source.load(config, downloads)
     place = torch.device(device)
     module = in_eval_mode(loaded.module).to(place, dtype=getattr(torch, config.dtype))
     spec, assumed = input_spec(config, loaded.preprocess)
-    tell(0.3)
+    tell(0.3, "finding_layers")
     output, probe = first_output(module, Probe(spec, place, getattr(torch, config.dtype)))
     heads, head = _heads(config, output, len(probe.noise))
     bare: dict[str | None, Network] = {name: EagerNetwork(module, name, loaded.hidden) for name in heads or [None]}
@@ -88,7 +96,7 @@ def _loaded(config: ModelConfig, device: str, downloads: Downloads, tell: Callab
     noise = probe.random(images_to_measure(networks[head], probe.noise))
     weights = digest_of_weights(module)
     placed = place_layers(networks[head], weights, noise, catalogues, downloads.cache_dir)
-    tell(0.6)
+    tell(0.6, "trying_methods")
     arithmetic = {name: arithmetic_of(networks[name], probe.noise[:1], layers) for name, layers in placed.items()}
     placed = {
         name: tuple(replace(layer, tail=arithmetic[name].tails[layer.name]) for layer in layers)
@@ -124,7 +132,7 @@ def _loaded(config: ModelConfig, device: str, downloads: Downloads, tell: Callab
         for name in info.heads
     }
     info = replace(info, heads=heads_tried)
-    tell(0.9)
+    tell(0.9, "finishing")
     for warning in info.warnings:
         log.warning("model %s: %s", config.name, warning.text)
     return ModelHost(networks, info, place, channels_last=probe.channels_last)

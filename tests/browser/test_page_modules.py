@@ -6,9 +6,11 @@ import csv
 import io
 import json
 import shlex
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
+
+from service.vocabulary import LoadStage, ModelState, VersionState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -107,6 +109,7 @@ def test_layers_are_listed_in_forward_order_within_their_stage(page: Page) -> No
         ("opacity=", "opacity", 0.55),
         ("smooth=-1", "smooth", 0),
         ("tab=nowhere", "tab", "explain"),
+        ("tab=models", "tab", "models"),
         ("signed=true", "signed", True),
         ("fuse=sum", "fuse", ""),
         ("fuse=mean", "fuse", "mean"),
@@ -115,6 +118,67 @@ def test_layers_are_listed_in_forward_order_within_their_stage(page: Page) -> No
 )
 def test_addresses_are_read_with_care(page: Page, query: str, name: str, value: object) -> None:
     assert call(page, "state", f"module.read('?{query}').{name}") == value
+
+
+def test_keys_of_a_model_are_read_as_lines_or_as_json(page: Page) -> None:
+    lines = """
+        # as in a [[models]] table
+        size = 224
+        mode = "crop"
+        interpolation = bilinear
+        version = 'a "b"'
+        multi_label = true
+        mean = [0.5, 0.5, 0.5]
+        factory_args.classes = 7
+        factory_args.width = 8
+        labels.side = sides.txt
+    """
+    keys = {
+        "size": 224, "mode": "crop", "interpolation": "bilinear", "version": 'a "b"', "multi_label": True,
+        "mean": [0.5, 0.5, 0.5], "factory_args": {"classes": 7, "width": 8}, "labels": {"side": "sides.txt"},
+    }  # fmt: skip
+    assert call(page, "model-keys", f"module.parsed({json.dumps(lines)})") == keys
+    assert call(page, "model-keys", f"module.parsed({json.dumps(json.dumps(keys))})") == keys
+    assert call(page, "model-keys", "module.parsed('  ')") == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("size: 224", "Line 1 of the further keys is not of the form key = value: size: 224"),
+        ("size = 3\nsize = 4", "Line 2 of the further keys gives size once more."),
+        ("mean = 3\nmean.x = 4", "Line 2 of the further keys gives mean.x once more."),
+        ("factory_args = {classes = 7}", "Write tables as JSON."),
+        ("size =", "not of the form key = value"),
+        ('{"size": }', "begin as a JSON object and are none"),
+        ("layer = layer3", "layer stands in its own field and among the further keys"),
+    ],
+)
+def test_keys_that_cannot_be_read_are_named(page: Page, text: str, says: str) -> None:
+    asked = f"module.configuration({{layer: 'layer4', labels: ''}}, {json.dumps(text)})"
+    said = page.evaluate(
+        f"import('/static/page/model-keys.js').then((module) => {asked}).then(() => '', (error) => error.message)"
+    )
+    assert says in said
+
+
+def test_empty_fields_are_left_to_the_server(page: Page) -> None:
+    configuration = "module.configuration({architecture: 'resnet18', labels: ''}, 'size = 64')"
+    assert call(page, "model-keys", configuration) == {"architecture": "resnet18", "size": 64}
+
+
+@pytest.mark.parametrize(
+    ("words", "vocabulary"),
+    [
+        ("(stage) => module.loadingWords({ stage })", LoadStage),
+        ("module.modelWords", ModelState),
+        ("module.versionWords", VersionState),
+    ],
+)
+def test_there_are_words_for_every_state(page: Page, words: str, vocabulary: Any) -> None:
+    names = [*get_args(vocabulary), "of a later server"]
+    said = call(page, "loading", f"{json.dumps(names)}.map({words})")
+    assert len(set(said)) == len(names)
 
 
 def test_what_is_written_is_read(page: Page) -> None:

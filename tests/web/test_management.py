@@ -86,9 +86,19 @@ async def test_without_waiting_the_state_comes_at_once_and_progress_is_told(
     begun = await put(client, wait=0)
     assert (begun.status_code, begun.json()["state"]) == (202, "loading")
     key = application.worker.loads[-1]
-    application.pool.registry.progressed(0, key, 0.6)
+    [queued] = (await client.get(f"{MODELS}/birds")).json()["versions"]
+    assert (queued["progress"], queued["stage"]) == (0.0, "queued")
+    application.pool.registry.progressed(0, key, 0.6, "trying_methods")
     [version] = (await client.get(f"{MODELS}/birds")).json()["versions"]
-    assert version == {"version": None, "state": "loading", "reason": None, "progress": 0.6, "current": True}
+    assert version == {
+        "version": None,
+        "state": "loading",
+        "reason": None,
+        "progress": 0.6,
+        "stage": "trying_methods",
+        "current": True,
+        "aliases": [],
+    }
     assert (await put(client, wait=0.01)).status_code == 409
 
 
@@ -203,6 +213,13 @@ async def test_a_name_has_letters_digits_and_little_else(client: httpx.AsyncClie
     assert "letters" in problem(await put(client, "a b"), "invalid_option")
 
 
+async def test_a_misspelt_key_comes_with_those_that_are_like_it(client: httpx.AsyncClient) -> None:
+    refused = await put(client, lables="birds.txt")
+    said = problem(refused, "invalid_option")
+    assert said == "lables: a model has no such key. Did you mean 'labels'?"
+    assert refused.json()["suggestions"] == ["labels"]
+
+
 async def test_an_allowed_function_is_loaded(application: Application, client: httpx.AsyncClient) -> None:
     assert (await put(client, architecture="nets.build")).status_code == 200
 
@@ -222,6 +239,33 @@ async def test_without_the_setting_nothing_is_changed() -> None:
             assert "setting" in problem(await client.request(verb, path, json={}), "management_off")
         body = {"model": "pets", "version": "1"}
         problem(await client.put("/api/v1/aliases/x", json=body), "management_off")
+
+
+@pytest.mark.parametrize(
+    ("management", "scopes", "may"),
+    [(True, "infer+manage", "allowed"), (True, "infer", "forbidden"), (False, "infer+manage", "off")],
+)
+async def test_the_list_says_whether_whoever_asks_may_change_it(management: bool, scopes: str, may: str) -> None:
+    keys = (key("asks", scopes=scopes),)
+    async with faked(management=management, keys=keys) as application, application.client() as client:
+        listed = await client.get(MODELS, headers=bearer("asks"))
+        assert listed.json()["management"] == may
+        changed = await client.post(f"{MODELS}/pets/reload", headers=bearer("asks"))
+        assert (changed.status_code == 202) == (may == "allowed")
+
+
+async def test_without_keys_everybody_may_who_gets_here() -> None:
+    for management, may in ((True, "allowed"), (False, "off")):
+        async with faked(management=management) as application, application.client() as client:
+            assert (await client.get(MODELS)).json()["management"] == may
+
+
+async def test_a_version_is_listed_with_its_aliases(client: httpx.AsyncClient) -> None:
+    await put(client, version="one")
+    for alias in ("stable", "best"):
+        await client.put(f"/api/v1/aliases/{alias}", json={"model": "birds", "version": "one"})
+    [version] = (await client.get(f"{MODELS}/birds")).json()["versions"]
+    assert version["aliases"] == ["best", "stable"]
 
 
 async def test_pages_of_listed_origins_may_change_models_only_where_models_may_be_changed() -> None:

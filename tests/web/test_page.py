@@ -30,6 +30,7 @@ TYPES = {
     "css": {"text/css"},
     "svg": {"image/svg+xml"},
 }
+_CONTROLS = {"input", "select", "textarea"}
 NO_REQUEST = ("http://www.w3.org/2000/svg", "https://host:port")  # a namespace, and an example in a message
 
 
@@ -51,7 +52,7 @@ class Elements(HTMLParser):
         self.found.append((tag, dict(attrs), []))
         if tag == "label":
             self._in_label = True
-        elif tag in {"input", "select"} and self._in_label:
+        elif tag in _CONTROLS and self._in_label:
             self.labelled.append(dict(attrs))
 
     def handle_endtag(self, tag: str) -> None:
@@ -171,7 +172,7 @@ async def test_scripts_and_page_agree_on_the_ids(client: httpx.AsyncClient, page
 
 async def test_every_control_has_a_label(page: Elements) -> None:
     by_name = {attributes.get("for") for tag, attributes, _ in page.found if tag == "label"}
-    controls = [attributes for tag, attributes, _ in page.found if tag in {"input", "select"}]
+    controls = [attributes for tag, attributes, _ in page.found if tag in _CONTROLS]
     assert {"file", "folder", "colormap", "opacity", "threshold", "key"} <= {control.get("id") for control in controls}
     for control in controls:
         assert control.get("id") in by_name or control in page.labelled, control

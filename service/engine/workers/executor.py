@@ -141,7 +141,7 @@ class Executor:
                 load.config,
                 device,
                 self._start.downloads,
-                lambda fraction: self._tell(ModelProgress(load.key, fraction)),
+                lambda fraction, stage: self._tell(ModelProgress(load.key, fraction, stage)),
             )
         except ServiceError as error:
             log.error("model %s cannot be loaded: %s", name, error.message)

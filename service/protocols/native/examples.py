@@ -48,7 +48,24 @@ _TIMING = {
     "render_ms": 3.6,
     "batch_size": 1,
 }
-_VERSION = {"version": "IMAGENET1K_V2", "state": "ready", "reason": None, "progress": 1.0, "current": True}
+_VERSION = {
+    "version": "IMAGENET1K_V2",
+    "state": "ready",
+    "reason": None,
+    "progress": 1.0,
+    "stage": None,
+    "current": True,
+    "aliases": ["stable"],
+}
+_LOADING = {
+    "version": None,
+    "state": "loading",
+    "reason": None,
+    "progress": 0.3,
+    "stage": "finding_layers",
+    "current": False,
+    "aliases": [],
+}
 _MODEL = {
     "name": "resnet50",
     "state": "ready",
@@ -133,7 +150,7 @@ def _answer(*explanations: Any) -> dict[str, Any]:
 # A model whose next version is on its way.
 _REPLACED = {
     **_MODEL,
-    "versions": [_VERSION, {"version": None, "state": "loading", "reason": None, "progress": 0.3, "current": False}],
+    "versions": [_VERSION, _LOADING],
 }
 _ALIAS = {"alias": "stable", "model": "resnet50", "version": "IMAGENET1K_V2"}
 # The body of PUT.
@@ -167,7 +184,7 @@ ANSWERS: Mapping[str, Any] = {
     "explain_with": _EXPLAINED,
     "predict": _PREDICTED,
     "predict_with": _PREDICTED,
-    "models": {"default": "resnet50", "models": [_MODEL]},
+    "models": {"default": "resnet50", "management": "off", "models": [_MODEL]},
     "model": _MODEL,
     "explain_version": _EXPLAINED,
     "predict_version": _PREDICTED,

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from service import wire
-from service.errors import BodyTooLarge, InvalidOption, InvalidRequest
+from service.errors import BodyTooLarge, InvalidOption, InvalidRequest, closest, shorten
 from service.model_config import NAME_PATTERN, ModelConfig
 from service.protocols import key_scope
 from service.protocols.native.routes import Engine, described, json_response, router
@@ -151,12 +151,17 @@ async def _config(request: Request, name: str) -> ModelConfig:
     try:
         return ModelConfig.model_validate(fields)
     except ValidationError as error:
-        raise InvalidOption(f"{_worded(error)}.") from error
+        raise _invalid(error) from error
 
 
-def _worded(error: ValidationError) -> str:
-    problems = (
-        f"{'.'.join(map(str, each['loc'])) or 'model'}: {each['msg'].removeprefix('Value error, ')}"
-        for each in error.errors(include_url=False, include_input=False)[:5]
-    )
-    return "; ".join(problems)
+def _invalid(error: ValidationError) -> InvalidOption:
+    problems: list[str] = []
+    near: list[str] = []
+    for each in error.errors(include_url=False, include_input=False)[:5]:
+        key, message = shorten(".".join(map(str, each["loc"])) or "model"), each["msg"].removeprefix("Value error, ")
+        if each["type"] == "extra_forbidden":
+            message = "a model has no such key"
+            near += closest(key, ModelConfig.model_fields)
+        problems.append(f"{key}: {message}")
+    meant = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    return InvalidOption(f"{'; '.join(problems)}.{meant}", suggestions=near)

@@ -185,7 +185,9 @@ def _version(status: VersionStatus) -> wire.VersionEntry:
         state=status.state,
         reason=status.reason,
         progress=round(status.progress, 3),
+        stage=status.stage,
         current=status.current,
+        aliases=list(status.aliases),
     )
 
 

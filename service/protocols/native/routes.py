@@ -174,13 +174,14 @@ async def _disconnected(request: Request) -> None:
 
 
 @router.get("/models", tags=["models"], summary="List the models")
-async def models(engine: Engine) -> wire.ModelList:
+async def models(request: Request, engine: Engine) -> wire.ModelList:
     """What is served, the default model first."""
     entries = [
         model_entry(status, engine.versions(status.config.name), default=not index)
         for index, status in enumerate(engine.models())
     ]
-    return wire.ModelList(default=entries[0].name, models=entries)
+    may = "off" if not engine.management.is_on else "allowed" if "manage" in request.state.scopes else "forbidden"
+    return wire.ModelList(default=entries[0].name, management=may, models=entries)
 
 
 @router.get("/models/{model}", tags=["models"], summary="Describe a model")

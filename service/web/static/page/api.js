@@ -1,6 +1,6 @@
 // Asking this page's own server; where it wants a key, the visitor is asked for one.
 
-import { ask as askServer, explainForm, explainPath } from "../shared/api.js";
+import { ask as askServer } from "../shared/api.js";
 import { askForKey, key } from "./key.js";
 
 const PATIENCE_S = 60; // told to the server, which gives up first and says why
@@ -12,18 +12,18 @@ const MANNER = {
   init: { headers: { "X-Request-Timeout-Ms": String(PATIENCE_S * 1000) } },
 };
 
-/** Ask the API; `say` hears why it takes long. */
-export async function ask(path, { form, signal, say } = {}) {
+/** Ask the API; `say` hears why it takes long, and `method`, `form` and `json` say what is sent. */
+export async function ask(path, request = {}) {
   for (;;) {
     const sent = key();
     try {
-      return await askServer(`api/v1/${path}`, { form, key: sent, signal, say, manner: MANNER });
+      return await askServer(`api/v1/${path}`, { ...request, key: sent, manner: MANNER });
     } catch (error) {
       if (error.status !== 401 || !(await askForKey(sent))) throw error;
     }
   }
 }
 
-/** POST pictures to a model's `explain`; `options` are [name, value] pairs. */
-export const explain = (model, files, options, rest) =>
-  ask(explainPath(model), { form: explainForm(files, options), ...rest });
+/** Read once what is read again soon anyway: nobody is asked for a key, and nothing is tried again. */
+export const peek = (path, { signal } = {}) =>
+  askServer(`api/v1/${path}`, { signal, key: key(), manner: { ...MANNER, nextWait: () => null } });

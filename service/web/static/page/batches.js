@@ -1,7 +1,7 @@
 // Many pictures in requests of a sensible size. One bad picture costs its own answer and nobody else's.
 
 import { Problem } from "../shared/problems.js";
-import { explain } from "./api.js";
+import { explain } from "./explaining.js";
 
 const MOST_PICTURES = 8; // answers come in steps small enough to watch
 const MOST_BYTES = 12 * 1024 * 1024;

@@ -1,11 +1,13 @@
 // What the server offers, read once and kept: models, methods, colormaps, and each model's layers and labels.
 
-import { ask } from "./api.js";
+import { ask, peek } from "./api.js";
 
-export const offered = { models: [], methods: [], colormaps: [], model: "", method: "", colormap: "" };
+export const offered = { models: [], methods: [], colormaps: [], model: "", method: "", colormap: "", management: "off" };
 
 const pending = new Map(); // by what is read: asked for once, whoever wants it
-const layers = new Map(); // by model
+const layers = new Map(); // by model and digest
+let asked = 0; // how often the models were read, and which of these answers is in force
+let inForce = 0;
 
 function once(key, read) {
   const forget = (error) => {
@@ -22,18 +24,34 @@ export function load({ say } = {}) {
     const [models, methods, colormaps] = await Promise.all(
       ["models", "methods", "colormaps"].map((path) => ask(path, { say })),
     );
+    take(models);
     Object.assign(offered, {
-      models: models.models, model: models.default,
       methods: methods.methods, method: methods.default,
       colormaps: colormaps.colormaps, colormap: colormaps.default,
     });
   });
 }
 
-/** Read the models once more: their states change. */
+function take({ models, default: model, management = "off" }) {
+  Object.assign(offered, { models, model, management });
+  for (const { name } of models) keepLayers(name);
+}
+
+/** Layers that were read before the model's digest was known are those of this digest. */
+function keepLayers(name) {
+  const before = `${name} `;
+  if (edition(name) === before || !layers.has(before)) return;
+  layers.set(edition(name), layers.get(before));
+  layers.delete(before);
+}
+
+/** Read the models once more: they come, change and go. */
 export async function reloadModels() {
-  const { models } = await ask("models");
-  offered.models = models;
+  const turn = ++asked;
+  const answer = await peek("models");
+  if (turn < inForce) return; // a later one was faster
+  inForce = turn;
+  take(answer);
 }
 
 export const modelNamed = (name) => offered.models.find((model) => model.name === (name || offered.model));
@@ -42,26 +60,28 @@ export const colormapNamed = (name) => offered.colormaps.find((row) => row.name 
 
 const path = (model, rest) => `models/${encodeURIComponent(model || offered.model)}/${rest}`;
 
+/** A model as it is now: replaced, it has other layers and labels. */
+const edition = (model) => `${model || offered.model} ${modelNamed(model)?.digest ?? ""}`;
+
 /** A model's layer catalogue. */
 export function layersOf(model, { say } = {}) {
-  const name = model || offered.model;
-  return once(`layers of ${name}`, async () => {
-    const catalogue = await ask(path(name, "layers"), { say });
-    layers.set(name, catalogue);
+  const wanted = edition(model);
+  return once(`layers of ${wanted}`, async () => {
+    const catalogue = await ask(path(model, "layers"), { say });
+    layers.set(wanted, catalogue);
     return catalogue;
   });
 }
 
 /** The catalogue, if it has been read. */
-export const knownLayers = (model) => layers.get(model || offered.model);
+export const knownLayers = (model) => layers.get(edition(model));
 
 /** Classes of a model's head, or of its only output, whose label contains `query`. */
 export const searchClasses = ({ model, head }, query) => ask(path(model, `classes?${classesOf(head, 50)}&q=${encodeURIComponent(query)}`));
 
 /** All labels of a model's head, or of its only output, by index. */
 export function labelsOf({ model, head }, { say } = {}) {
-  const name = model || offered.model;
-  return once(`labels of ${name} ${head}`, async () => (await ask(path(name, `classes?${classesOf(head, 100_000)}`), { say })).classes);
+  return once(`labels of ${edition(model)} ${head}`, async () => (await ask(path(model, `classes?${classesOf(head, 100_000)}`), { say })).classes);
 }
 
 const classesOf = (head, limit) => new URLSearchParams({ limit, ...(head && { head }) });

@@ -1,6 +1,7 @@
 // What the pickers list: the catalogue's rows as groups of choices, in words.
 
 import { percent, plural } from "../shared/numbers.js";
+import { versionWords } from "./loading.js";
 
 const QUICK = 4; // forward passes per picture
 
@@ -75,7 +76,7 @@ export function refusal({ name, signed: hasSign, class_specific: knowsClasses, u
 
 export function modelGroups(models) {
   const options = models.map(({ name, architecture, input, classes, warnings, state, reason, default: standard }) => ({
-    value: name, name, tag: state === "ready" ? (standard ? "default" : "") : state,
+    value: name, name, tag: state === "ready" ? (standard ? "default" : "") : versionWords(state),
     note: [
       architecture, classes && `${classes} classes`, input && `${input.width} × ${input.height} px`,
       warnings.length > 0 && plural(warnings.length, "warning"),

@@ -3,7 +3,7 @@
 import { dataUrl } from "../shared/base64.js";
 import { PICTURE_ITSELF } from "../shared/options.js";
 import { problemOfResult } from "../shared/problems.js";
-import { explain } from "./api.js";
+import { explain } from "./explaining.js";
 import { $ } from "./dom.js";
 import { read } from "./layers.js";
 import { displayable, find } from "./pictures.js";

@@ -1,6 +1,6 @@
 // What of the view on screen can be taken along.
 
-import { explain } from "./api.js";
+import { explain } from "./explaining.js";
 import { curl, python } from "./commands.js";
 import { $ } from "./dom.js";
 import * as single from "./explain.js";
@@ -33,7 +33,7 @@ export function show() {
   $("copied").textContent = "";
 }
 
-const shown = () => ({ explain: single.asked, grid: grid.asked, gallery: gallery.asked })[state.tab]();
+const shown = () => ({ explain: single.asked, grid: grid.asked, gallery: gallery.asked })[state.tab]?.();
 
 /** Copy a text, and show it: it can be read before it is run. */
 function offer(text) {

@@ -4,7 +4,7 @@ import { dataUrl } from "../shared/base64.js";
 import { className, goal } from "../shared/captions.js";
 import { make } from "../shared/elements.js";
 import { plural } from "../shared/numbers.js";
-import { explain } from "./api.js";
+import { explain } from "./explaining.js";
 import { modelNamed, offered, searchClasses } from "./catalogue.js";
 import { classGroups, filtered, methodGroups, refusal } from "./choices.js";
 import { $, refill } from "./dom.js";

@@ -8,18 +8,19 @@ export const key = () => sessionStorage.getItem(PLACE) ?? "";
 
 let asking = null; // several requests are refused at once; one form answers all
 
-/** Ask for a key; false if nobody gave one. `refused` is the key that did not do, or empty. */
-export function askForKey(refused) {
+/** Ask for a key; false if nobody gave one. `refused` is the key that did not do, or empty; `reason` is why, in words. */
+export function askForKey(refused, reason) {
   if (key() !== refused) return Promise.resolve(true); // given while this request was on its way
-  asking ??= show(refused).finally(() => (asking = null));
+  asking ??= show(reason ?? (refused ? WRONG : MISSING)).finally(() => (asking = null));
   return asking;
 }
 
-function show(refused) {
+const WRONG = "This key was refused. Is it complete?";
+const MISSING = "It answers those who have one. Whoever runs it gives them out.";
+
+function show(reason) {
   const dialog = $("key-dialog");
-  $("key-reason").textContent = refused
-    ? "This key was refused. Is it complete?"
-    : "It answers those who have one. Whoever runs it gives them out.";
+  $("key-reason").textContent = reason;
   $("key").value = "";
   dialog.returnValue = "";
   dialog.showModal();

@@ -1,7 +1,7 @@
 // The page: reads its state from the address, and brings the view in line with it whenever it changes.
 
 import { announceReady } from "../shared/ready.js";
-import { layersOf, load, offered, reloadModels } from "./catalogue.js";
+import { knownLayers, layersOf, load, modelNamed, offered, reloadModels } from "./catalogue.js";
 import { $ } from "./dom.js";
 import * as explain from "./explain.js";
 import * as exporting from "./exports.js";
@@ -9,6 +9,7 @@ import * as gallery from "./gallery.js";
 import * as grid from "./grid.js";
 import { markSample, receive, showSamples, sorted } from "./incoming.js";
 import * as layers from "./layers.js";
+import * as models from "./models.js";
 import * as panel from "./panel.js";
 import { keep } from "./pictures.js";
 import * as predictions from "./predictions.js";
@@ -16,7 +17,7 @@ import { change, follow, onChange, state, write } from "./state.js";
 import { Task } from "./task.js";
 import { control as controlView, listColormaps, paint, VIEW } from "./viewing.js";
 
-const TABS = { explain, grid, gallery };
+const TABS = { explain, grid, gallery, models };
 const POLL_MS = 2000; // while models are loading
 
 let reading; // the task that reads the catalogue
@@ -75,7 +76,7 @@ function take(incoming) {
 
 /** Look at one picture: in the grid if that is where somebody is, otherwise in the single view. */
 function one({ id, sample }) {
-  const tab = state.tab === "gallery" ? "explain" : state.tab;
+  const tab = state.tab === "grid" ? "grid" : "explain";
   change({ picture: id, sample, tab, target: "", against: "" });
 }
 
@@ -94,12 +95,23 @@ function controlTabs() {
 /** There is something to take along, or no longer. A server that answers again can say what it offers, too. */
 function answered() {
   exporting.show();
-  if (reading.failed && !$("export").hidden) readCatalogue();
+  if ($("export").hidden) return;
+  if (reading.failed) readCatalogue();
+  else if (modelNamed(state.model)?.state === "unloaded") readStates(); // it has been loaded again
 }
 
-async function pollLoading() {
-  if (!offered.models.some((model) => model.state === "loading")) return;
-  await reloadModels().then(panel.show, () => {}); // the next one may succeed
+/** Models are other than before, or in another state. */
+function modelsChanged() {
+  panel.show();
+  const chosen = modelNamed(state.model);
+  if (chosen?.digest && !knownLayers(state.model) && !reading.running && !reading.failed) readCatalogue(); // it was replaced
+}
+
+const readStates = () => reloadModels().then(modelsChanged, () => {}); // the next one may succeed
+
+function pollLoading() {
+  const loading = offered.models.some((model) => model.state === "loading");
+  if (loading && state.tab !== "models" && !document.hidden) readStates();
 }
 
 reading = new Task($("panel-problems"), $("panel-problems"), readCatalogue);
@@ -110,6 +122,7 @@ controlView();
 controlTabs();
 const samples = showSamples(takeSample);
 gallery.control(answered, samples);
+models.control(modelsChanged);
 receive(take);
 $("try").addEventListener("click", async () => takeSample((await samples).find((name) => /star/.test(name)) ?? (await samples)[0]));
 $("skip").addEventListener("click", (event) => {

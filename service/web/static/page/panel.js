@@ -4,15 +4,17 @@ import { make } from "../shared/elements.js";
 import { REQUEST } from "../shared/request.js";
 import { knownLayers, layersOf, methodNamed, modelNamed, offered } from "./catalogue.js";
 import { filtered, headGroups, layerGroups, methodGroups, modelGroups } from "./choices.js";
-import { $ } from "./dom.js";
+import { $, redraw } from "./dom.js";
+import { facts } from "./facts.js";
 import { several } from "./layers.js";
+import { modelWords } from "./loading.js";
 import { Picker } from "./picker.js";
 import { change, state } from "./state.js";
 
 /** Connect the pickers and the options; called once. */
 export function control() {
   new Picker($("model"), {
-    title: "Model", choose: chooseModel, chosen: () => [modelNamed(state.model)?.name],
+    title: "Model", choose: (name) => chooseModel(name), chosen: () => [modelNamed(state.model)?.name],
     groups: async (query) => filtered(modelGroups(offered.models), query),
   });
   new Picker($("head"), {
@@ -38,9 +40,9 @@ export function control() {
 const FUSED = { max: "the strongest of them", mean: "their mean", product: "where all agree" };
 
 /** Class 3 or layer4 of another model is something else; methods are the same, unless it refuses one. */
-function chooseModel(model) {
+export function chooseModel(model, rest = {}) {
   const refused = modelNamed(model)?.refused_methods[state.method];
-  change({ model, head: "", layer: "", target: "", against: "", row: [], column: [], ...(refused && { method: "" }) });
+  change({ model, head: "", layer: "", target: "", against: "", row: [], column: [], ...(refused && { method: "" }), ...rest });
 }
 
 /** Class 3 of another head is something else, too. */
@@ -87,46 +89,7 @@ const layerNote = ({ type, shape, note }) =>
 
 function showCard(model) {
   if (!model) return;
-  $("model-note").textContent = model.reason ?? (model.state === "ready" ? "" : `The model is ${model.state}.`);
-  const rows = cardRows(model).filter(([, text]) => text !== null && text !== undefined);
-  const wanted = JSON.stringify([rows, model.warnings]);
-  if ($("card").dataset.rows === wanted) return;
-  $("card").dataset.rows = wanted;
-  $("model-warnings").replaceChildren(...model.warnings.map(({ text }) => make("li", {}, text)));
-  $("card").replaceChildren(...rows.flatMap(([term, text]) => [make("dt", {}, term), make("dd", {}, text)]));
-}
-
-function cardRows(model) {
-  const { input, preprocessing: steps, device, dtype, parameters } = model;
-  return [
-    ["Architecture", model.architecture],
-    ["Version", model.version],
-    ["State", model.state],
-    ["Input", input && `${input.width} × ${input.height} px, ${model.channels === 1 ? "grey" : model.order}`],
-    ["Preprocessing", steps && preprocessing(steps)],
-    ["Classes", model.classes && `${classCount(model)}${model.multi_label ? ", not exclusive" : ""}`],
-    ["Probabilities", PROBABILITIES[model.activation]],
-    ["Default layer", model.default_layer],
-    ["Parameters", parameters?.toLocaleString("en")],
-    ["Device", device && `${device}, ${dtype}`],
-  ];
-}
-
-function classCount({ heads, classes }) {
-  const each = Object.entries(heads).map(([name, count]) => `${name}: ${count}`);
-  return each.length > 1 ? each.join(", ") : classes;
-}
-
-const PROBABILITIES = { softmax: "softmax of the logits", sigmoid: "sigmoid of each logit", none: "the outputs as they are" };
-
-const FITS = {
-  crop: ({ resize }) => `shorter side to ${resize} px, then the centre is cut out`,
-  squash: () => "squeezed to the input's shape",
-  pad: () => "fitted, the rest padded",
-};
-
-function preprocessing(steps) {
-  const each = (numbers) => numbers.map((number) => Number(number.toFixed(3))).join(", ");
-  const scale = Math.abs(steps.scale * 255 - 1) < 1e-9 ? "" : `pixels times ${Number(steps.scale.toPrecision(4))}; `;
-  return `${FITS[steps.mode](steps)} (${steps.interpolation}); ${scale}mean ${each(steps.mean)}; std ${each(steps.std)}`;
+  $("model-note").textContent = model.reason ?? (model.state === "ready" ? "" : `${modelWords(model.state)}.`);
+  redraw($("model-warnings"), model.warnings, (warnings) => warnings.map(({ text }) => make("li", {}, text)));
+  redraw($("card"), facts(model), (rows) => rows.flatMap(([term, text]) => [make("dt", {}, term), make("dd", {}, text)]));
 }

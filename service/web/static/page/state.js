@@ -31,7 +31,7 @@ const DEFAULTS = {
 };
 
 const CHOICES = {
-  tab: ["explain", "grid", "gallery"],
+  tab: ["explain", "grid", "gallery", "models"],
   mode: VIEW.mode.choices,
   fuse: REQUEST.fuse.choices,
   by: ["methods", "classes"],

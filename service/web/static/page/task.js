@@ -35,7 +35,10 @@ export class Task {
     this.running?.abort();
   }
 
-  /** Run `job({signal, say})`; whatever ran before is given up. True if it came to its end. */
+  /**
+   * Run `job({signal, say})`; whatever ran before is given up. True if it came to its end. `say(text, share)` has the bar
+   * show how much is done, if somebody knows.
+   */
   async run(what, job) {
     this.stop();
     const controller = (this.running = new AbortController());
@@ -45,7 +48,8 @@ export class Task {
     const over = this.#watch(mine);
     try {
       const { signal } = controller;
-      await Promise.race([job({ signal, say: (text) => mine() && this.say(text) }), aborted(signal)]);
+      const say = (text, share) => mine() && this.say(text, share);
+      await Promise.race([job({ signal, say }), aborted(signal)]);
       return mine();
     } catch (error) {
       if (mine()) this.#fail(error);
@@ -55,8 +59,10 @@ export class Task {
     }
   }
 
-  say(text) {
+  say(text, share) {
     if (this.status.textContent !== text) this.status.textContent = text;
+    if (share === undefined) this.bar.removeAttribute("value");
+    else this.bar.value = share;
   }
 
   #watch(mine) {

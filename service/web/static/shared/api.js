@@ -6,27 +6,33 @@ import { retried } from "./retries.js";
 /**
  * Ask `url`; with a `form`, POST it. Where the server is busy or loading, ask again; `say` hears why.
  *
+ * `method` is another verb, `json` what is sent as such. An answer without a body is null.
+ *
  * `key` is the API key, if there is one. `manner` is how this caller asks: `timeoutS` for one answer, `nextWait` as in
  * `retried`, and `init` for `fetch`.
  */
-export async function ask(url, { form, key, signal, say = () => {}, manner }) {
+export async function ask(url, { form, json, method, key, signal, say = () => {}, manner }) {
   const waiting = async (response, seconds) => {
     const { message } = await problemOf(response);
     say(`${message} Trying again in ${seconds} s.`);
   };
-  const send = () => sent(url, { form, key, signal, manner });
+  const send = () => sent(url, { form, json, method, key, signal, manner });
   const response = await retried(send, { nextWait: manner.nextWait, waiting, signal });
   if (!response.ok) throw await problemOf(response);
-  return response.json();
+  return response.status === 204 ? null : response.json();
 }
 
-async function sent(url, { form, key, signal, manner: { timeoutS, init } }) {
+async function sent(url, { form, json, method = form ? "POST" : "GET", key, signal, manner: { timeoutS, init } }) {
   const lapse = new AbortController();
   const timer = setTimeout(() => lapse.abort(), timeoutS * 1000);
-  const headers = { Accept: "application/json", ...init.headers, ...(key && { Authorization: `Bearer ${key}` }) };
+  const body = json ? JSON.stringify(json) : form;
+  const headers = {
+    Accept: "application/json", ...init.headers,
+    ...(json && { "Content-Type": "application/json" }), ...(key && { Authorization: `Bearer ${key}` }),
+  };
   const signals = [lapse.signal, signal].filter(Boolean);
   try {
-    return await fetch(url, { method: form ? "POST" : "GET", body: form, ...init, headers, signal: AbortSignal.any(signals) });
+    return await fetch(url, { method, body, ...init, headers, signal: AbortSignal.any(signals) });
   } catch (error) {
     if (lapse.signal.aborted) throw late(timeoutS);
     throw error.name === "AbortError" ? error : unreachable(url);

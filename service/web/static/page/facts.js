@@ -1,0 +1,49 @@
+// A model's facts, in words.
+
+const BYTES = { float32: 4, bfloat16: 2, float16: 2 };
+
+/** [term, text] of what is known of a model. */
+export function facts(model) {
+  const { input, preprocessing: steps, device, precision, parameters } = model;
+  const rows = [
+    ["Architecture", model.architecture],
+    ["Source", model.source],
+    ["Version", model.version],
+    ["Input", input && `${input.width} × ${input.height} px, ${model.channels === 1 ? "grey" : model.order}`],
+    ["Preprocessing", steps && preprocessing(steps)],
+    ["Classes", model.classes && `${classCount(model)}${model.multi_label ? ", not exclusive" : ""}`],
+    ["Probabilities", PROBABILITIES[model.activation]],
+    ["Default layer", model.default_layer],
+    ["Parameters", parameters && `${parameters.toLocaleString("en")}, ${memory(parameters, precision)} of memory`],
+    ["Device", device],
+    ["Precision", precision],
+  ];
+  return rows.filter(([, text]) => text);
+}
+
+/** As the server counts them against its budget: the weights alone. */
+const memory = (count, precision) => bytes(count * (BYTES[precision] ?? 4));
+
+function bytes(number) {
+  const [size, unit] = number >= 1e9 ? [1e9, "GB"] : number >= 1e6 ? [1e6, "MB"] : [1e3, "kB"];
+  return `${(number / size).toLocaleString("en", { maximumSignificantDigits: 3 })} ${unit}`;
+}
+
+function classCount({ heads, classes }) {
+  const each = Object.entries(heads).map(([name, count]) => `${name}: ${count}`);
+  return each.length > 1 ? each.join(", ") : classes;
+}
+
+const PROBABILITIES = { softmax: "softmax of the logits", sigmoid: "sigmoid of each logit", none: "the outputs as they are" };
+
+const FITS = {
+  crop: ({ resize }) => `shorter side to ${resize} px, then the centre is cut out`,
+  squash: () => "squeezed to the input's shape",
+  pad: () => "fitted, the rest padded",
+};
+
+function preprocessing(steps) {
+  const each = (numbers) => numbers.map((number) => Number(number.toFixed(3))).join(", ");
+  const scale = Math.abs(steps.scale * 255 - 1) < 1e-9 ? "" : `pixels times ${Number(steps.scale.toPrecision(4))}; `;
+  return `${FITS[steps.mode](steps)} (${steps.interpolation}); ${scale}mean ${each(steps.mean)}; std ${each(steps.std)}`;
+}
