@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from service.cam.layers import Layer
     from service.cam.network import Network
 
-__all__ = ["Fitness", "in_eval_mode", "try_methods", "unwatched_parts", "why_rows_differ"]
+__all__ = ["Fitness", "in_eval_mode", "try_methods", "unwatched_parts"]
 
 log = logging.getLogger("camserve.models")
 
@@ -106,44 +106,6 @@ def _unwrapped(module: nn.Module) -> nn.Module:
 
 def _is_compiled(module: nn.Module) -> bool:
     return type(module).__name__ == "OptimizedModule"  # whose own module takes seconds to import
-
-
-# -- rows that are not independent ------------------------------------------------------------------------------------
-
-_REPEATS = 8  # what is drawn may be a coin, which falls on one side several times
-
-
-def why_rows_differ(network: Network, module: nn.Module, images: Tensor) -> str:
-    """Say why an image's answer is another one beside other images: chance, a state, or the other images."""
-    training = [f"{name} ({type(part).__name__})" for name, part in module.named_modules() if part.training and name]
-    modes = f" In training mode in spite of eval(): {', '.join(training[:5])}." if training else ""
-    first = predict(network, images)
-    if all(same_logits(predict(network, images), first, images.dtype) for _ in range(_REPEATS)):
-        return (
-            "The model's answer for a picture changes with the other pictures in the batch, so it cannot be batched. "
-            "Look for a layer that mixes rows, such as a normalisation over the batch that is active in eval mode."
-        ) + modes
-    if _same_with_one_seed(network, images):
-        return (
-            "The model gives the same picture another answer every time, because it draws random numbers: dropout that "
-            "is active at inference, most likely. Write functional.dropout(x, p, self.training), and leave no module "
-            "in training mode."
-        ) + modes
-    return (
-        "The model gives the same picture another answer every time, and not by chance: what it keeps from one pass to "
-        "the next changes what it computes."
-    ) + modes
-
-
-def _same_with_one_seed(network: Network, images: Tensor) -> bool:
-    devices = [images.device] if images.device.type == "cuda" else []
-    found = []
-    for _ in range(2):
-        with torch.random.fork_rng(devices):
-            torch.manual_seed(0)
-            found.append(predict(network, images))
-    first, second = found
-    return same_logits(first, second, images.dtype)
 
 
 # -- methods ----------------------------------------------------------------------------------------------------------

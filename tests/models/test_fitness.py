@@ -297,7 +297,7 @@ class Normalises(Net):
         (Net(lambda net, x: net.head(functional.dropout(net.body(x).mean((2, 3))))), "random numbers: dropout .*mode$"),
         (Net(active), r"random numbers: dropout .* In training mode in spite of eval\(\): drop \(Dropout\)\.$"),
         (Net(lambda net, x: net.all(x + torch.randn_like(x))), "because it draws random numbers"),
-        (Remembers(), "and not by chance: what it keeps from one pass to the next"),
+        (Remembers(), "and not by random numbers .*: what it keeps from one pass to the next"),
         (Normalises(), r"with the other pictures in the batch.* In training mode .*: norm \(BatchNorm2d\)\.$"),
     ],
     ids=["functional dropout", "dropout in training mode", "noise", "a state", "batch statistics"],
