@@ -116,7 +116,9 @@ _QUICK = [name for name, row in METHODS.items() if not row.slow and row.derivati
 _OTHER_LOGITS = "the network gives other logits than its own when it is computed for this"
 
 
-def try_methods(network: Network, layers: Sequence[Layer], default: Layer, images: Tensor) -> Fitness:
+def try_methods(
+    network: Network, layers: Sequence[Layer], default: Layer, images: Tensor, quantised: str = ""
+) -> Fitness:
     """Try every method that is quick at the default layer, and a gradient through the whole network.
 
     Those that alter the forward pass must leave the logits as they are. It costs some six forward passes of one image.
@@ -126,6 +128,7 @@ def try_methods(network: Network, layers: Sequence[Layer], default: Layer, image
         layers: the catalogue.
         default: the layer to try; of the catalogue.
         images: one or more, (N, 3, H, W).
+        quantised: which layers are quantised, in a sentence; empty where none is.
     """
     trial = _Trial(network, images[:1])
     # A default layer that no gradient reaches says nothing of the others: requests are told so layer by layer.
@@ -134,10 +137,10 @@ def try_methods(network: Network, layers: Sequence[Layer], default: Layer, image
     refused = trial.refused_methods(tried)
     warnings = []
     if "gradcam" in refused:
-        warnings.append(_not_differentiable(refused))
+        warnings.append(_not_differentiable(refused, quantised))
     else:
         warnings += trial.early_layers(layers, tried, refused)
-        warnings += [_flat(tried)] if trial.is_flat(tried) else []
+        warnings += [_flat(tried, quantised)] if trial.is_flat(tried) else []
     if default.covers is not None:
         warnings.append(_covers_part(default))
     return Fitness({name: refused[name] for name in METHODS if name in refused}, tuple(warnings))
@@ -230,11 +233,13 @@ def _words(error: Exception) -> str:
 # -- warnings ---------------------------------------------------------------------------------------------------------
 
 
-def _not_differentiable(refused: Mapping[str, str]) -> ModelWarning:
+def _not_differentiable(refused: Mapping[str, str], quantised: str) -> ModelWarning:
     left = [name for name in METHODS if name not in refused]
     instead = f"Ask for {' or '.join(left)} by 'method'." if left else "Only predictions are left."
     reason = refused["gradcam"]
-    return ModelWarning("not_differentiable", f"The default method and others are refused: {reason}. {instead}")
+    return ModelWarning(
+        "not_differentiable", f"The default method and others are refused: {reason}. {instead}{quantised}"
+    )
 
 
 def _partly_differentiable(first: Layer, cause: str) -> ModelWarning:
@@ -244,12 +249,12 @@ def _partly_differentiable(first: Layer, cause: str) -> ModelWarning:
     )
 
 
-def _flat(default: Layer) -> ModelWarning:
+def _flat(default: Layer, quantised: str) -> ModelWarning:
+    guess = " Is there rounding, a threshold or a saturated activation behind it?"
     return ModelWarning(
         "zero_gradient",
         f"The logits change with layer {default.name!r}, and yet their gradient is zero all over it, for random "
-        "pictures at least: is there rounding, a quantised layer, a threshold or a saturated activation behind it? "
-        "Maps that need it will be empty.",
+        f"pictures at least: maps that need it will be empty.{quantised or guess}",
     )
 
 

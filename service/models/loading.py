@@ -24,12 +24,13 @@ from service.models.info import Head, ModelInfo
 from service.models.inputs import Probe, input_spec
 from service.models.outputs import read_outputs
 from service.models.placements import images_to_measure, place_layers
+from service.models.quantisation import naming_quantisation, quantised_layers
 from service.models.repeatability import check_repeatable, check_rows
 from service.models.sources.source import OPTIONS, refuse_options
 from service.models.sources.table import find_source, name_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from service.cam.layers import Layer
     from service.cam.network import Network
@@ -111,10 +112,11 @@ def _loaded(
     bare: dict[str | None, Network] = {name: EagerNetwork(module, name, loaded.hidden) for name in heads or [None]}
     random = _check_answers(bare[head], module, probe.noise, observer)
     observer.begins("labels")
-    outputs = read_outputs(_with_activation(config, loaded), bare, head, loaded.labels, probe)
+    outputs = read_outputs(_with_activation(config, loaded, heads), bare, head, loaded.labels, probe)
     networks = outputs.networks
     observer.begins("layers")
-    catalogues = {name: _layers(network, probe.noise, loaded.layout) for name, network in networks.items()}
+    with naming_quantisation(module):
+        catalogues = {name: _layers(network, probe.noise, loaded.layout) for name, network in networks.items()}
     noise = probe.random(images_to_measure(networks[head], probe.noise))
     weights = digest_of_weights(module)
     placed = place_layers(networks[head], weights, noise, catalogues, downloads.cache_dir)
@@ -146,7 +148,7 @@ def _loaded(
         pass_s=arithmetic[head].seconds,
     )
     observer.begins("gradient")
-    info = _tried(info, config.layer, networks[head], probe.noise)
+    info = _tried(info, config.layer, networks[head], probe.noise, quantised_layers(module))
     wanted = config.layer, loaded.default_layer
     heads_tried = {
         name: info.heads[name]
@@ -176,11 +178,15 @@ def _heads(config: ModelConfig, output: object, rows: int) -> tuple[dict[str, in
     return heads, next(iter(heads))
 
 
-def _with_activation(config: ModelConfig, loaded: LoadedModel) -> ModelConfig:
-    """Take the activation that the artefact names, where the configuration does not say anything of it."""
-    if loaded.activation is None or config.activation != "auto" or config.multi_label:
+def _with_activation(config: ModelConfig, loaded: LoadedModel, heads: Collection[str]) -> ModelConfig:
+    """Take the activation that the artefact names, for the heads of which the configuration does not say anything."""
+    if loaded.activation is None or config.multi_label:
         return config
-    return config.model_copy(update={"activation": loaded.activation})
+    if isinstance(config.activation, dict):
+        return config.model_copy(
+            update={"activation": {**dict.fromkeys(heads, loaded.activation), **config.activation}}
+        )
+    return config.model_copy(update={"activation": loaded.activation}) if config.activation == "auto" else config
 
 
 def _layers(network: Network, images: Tensor, channels: ChannelLayout | None) -> tuple[Layer, ...]:
@@ -211,11 +217,11 @@ def _default_layer(config: ModelConfig, loaded: LoadedModel, layers: Sequence[La
         raise
 
 
-def _tried(info: ModelInfo, layer: str | None, network: Network, images: Tensor) -> ModelInfo:
-    """Try what can be explained, by default at ``layer`` if it is given."""
+def _tried(info: ModelInfo, layer: str | None, network: Network, images: Tensor, quantised: str = "") -> ModelInfo:
+    """Try what can be explained, by default at ``layer`` if it is given; ``quantised`` says which layers are so."""
     if layer is not None:
         info = replace(info, default_layer=info.layer(layer).name)
-    fitness = try_methods(network, info.layers, info.layer("default"), images)
+    fitness = try_methods(network, info.layers, info.layer("default"), images, quantised)
     return replace(
         info,
         recommended=recommended(info.layers, info.default_layer),
@@ -260,9 +266,10 @@ def _check_answers(
     """
     observer.begins("determinism")
     try:
-        warnings = check_repeatable(network, module, images)
-        observer.begins("batch")
-        check_rows(network, module, images)
+        with naming_quantisation(module):
+            warnings = check_repeatable(network, module, images)
+            observer.begins("batch")
+            check_rows(network, module, images)
     except ModelOutputError as error:
         raise ModelLoadError(f"{error.message}{_spoiled(module)}") from error
     return warnings

@@ -17,6 +17,7 @@ from service.errors import LayerNotExplainable, MethodNotApplicable, ModelLoadEr
 from service.imaging.preprocess import PreprocessSpec
 from service.models.fitness import in_eval_mode
 from service.models.host import HowTo
+from service.models.quantisation import quantised_layers
 from service.models.torchvision_adapter import torchvision
 
 if TYPE_CHECKING:
@@ -248,6 +249,46 @@ def test_a_gradient_that_is_zero_where_the_logits_change_is_warned_of(load_toy: 
     (warning,) = host.info.warnings
     assert warning.code == "zero_gradient"
     assert warning.text.startswith("The logits change with layer 'body', and yet their gradient is zero all over it")
+
+
+class QuantAct(nn.Module):
+    """Rounds, as a quantised layer does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x * 20).round() / 20
+
+
+class Quantised(Net):
+    """Rounds behind its body, by a layer that is called so."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda net, x: net.pooled(self.act(net.body(x))))
+        self.act = QuantAct()
+
+
+def test_a_quantised_layer_is_named_as_what_takes_the_gradient(load_toy: LoadToy) -> None:
+    (warning,) = load_toy(Quantised(), SPEC, layer="body").info.warnings
+
+    assert warning.code == "zero_gradient"
+    assert "Its layer 'act' is quantised (tests.models.test_fitness.QuantAct)" in warning.text
+    assert warning.text.endswith("Serve the network as it was before it was quantised.")
+    assert "rounding" not in warning.text
+
+
+def test_a_network_that_pytorch_quantised_is_refused_as_such(load_toy: LoadToy) -> None:
+    with pytest.warns(DeprecationWarning, match="quantization"):
+        quantised = torch.ao.quantization.quantize_dynamic(Net(), {nn.Linear})  # type: ignore[no-untyped-call]
+
+    with pytest.raises(ModelLoadError, match=r"Its layer 'head' is quantised \(torch\.ao\.nn\.quantized\.dynamic"):
+        load_toy(quantised, SPEC)
+
+
+def test_layers_that_only_wait_to_be_quantised_are_not(load_toy: LoadToy) -> None:
+    net = Net()
+    net.add_module("stub", torch.ao.quantization.QuantStub())
+
+    assert load_toy(net, SPEC).info.warnings == ()
+    assert quantised_layers(net) == ""
 
 
 class OtherWithGradients(Net):
