@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +16,7 @@ from PIL import Image
 
 from service.check.report import STEPS
 from service.check.warned import STEP_OF
+from tests.docs.documents import first_cells
 from tests.test_cli import Run, run
 
 if TYPE_CHECKING:
@@ -85,26 +86,33 @@ def test_one_picture_is_explained_and_its_overlay_kept(good: tuple[int, dict[str
     assert Image.open(out / "good.png").format == "PNG"
 
 
+SLOW = pytest.mark.slow  # a process each: some tell of all in every run
+
+
 @pytest.mark.parametrize(
     ("model", "step", "words"),
     [
         ("mixes_rows", "batch", "changes with the other pictures in the batch"),
         ("flips_coins", "determinism", "another answer every time, because it draws random numbers"),
-        ("mixes_rows_of_pictures", "batch", "Noise did not show it"),
+        pytest.param("mixes_rows_of_pictures", "batch", "Noise did not show it", marks=SLOW),
         ("without_gradients", "gradient", "The default method and others are refused: no gradient reaches layer"),
-        ("fails_on_pictures", "batch", "It raised ValueError: eight are too many."),
-        ("grey", "preprocessing", "set channels=1"),
+        pytest.param("fails_on_pictures", "batch", "It raised ValueError: eight are too many.", marks=SLOW),
+        pytest.param("grey", "preprocessing", "set channels=1", marks=SLOW),
         ("exits", "model", "it exited with code 0. The model's code must not end the process"),
-        ("ends_python", "model", "SystemExit"),
-        ("crashes", "model", "it was killed by SIGSEGV."),
-        ("is_killed_later", "batch", "it was killed by SIGKILL. Too little memory, most likely."),
-        ("needs_timm", "model", "No module named 'timm_absent'"),
-        ("gone=tests.check.faulty.good:gone.pth,size=32", "model", "There is no weights file gone.pth"),
+        pytest.param("ends_python", "model", "SystemExit", marks=SLOW),
+        pytest.param("crashes", "model", "it was killed by SIGSEGV.", marks=SLOW),
+        pytest.param(
+            "is_killed_later", "batch", "it was killed by SIGKILL. Too little memory, most likely.", marks=SLOW
+        ),
+        pytest.param("needs_timm", "model", "No module named 'timm_absent'", marks=SLOW),
+        pytest.param(
+            "gone=tests.check.faulty.good:gone.pth,size=32", "model", "There is no weights file gone.pth", marks=SLOW
+        ),
         ("extra=timm/resnet18", "model", "timm is not installed: pip install 'camserve[timm]'."),
     ],
 )
 def test_what_is_wrong_is_said_in_its_row(model: str, step: str, words: str) -> None:
-    if model.startswith("extra") and shutil.which("timm"):
+    if model.startswith("extra") and importlib.util.find_spec("timm"):
         pytest.skip("timm is installed here")
     code, (report,) = check(model)
     rows = rows_of(report)
@@ -138,14 +146,14 @@ def test_labels_of_another_number(tmp_path: Path) -> None:
     assert rows["batch"]["result"] == "ok"
 
 
-@pytest.mark.parametrize("model", ["hangs", "hangs_with_a_child"])
+@pytest.mark.parametrize("model", ["hangs", pytest.param("hangs_with_a_child", marks=SLOW)])
 def test_one_that_hangs_is_killed_with_all_that_it_started_and_the_next_is_checked(model: str) -> None:
-    code, reports = check(model, "good", arguments=("--timeout", "25"))
-    hung, good = map(rows_of, reports)
+    code, reports = check(model, "exits", arguments=("--timeout", "12"))
+    hung, next_one = map(rows_of, reports)
 
     assert code == 1
-    assert hung["model"]["notes"][0].startswith("It had not ended after 25 s, at this step, and was killed.")
-    assert good["picture"]["result"] == "ok"
+    assert hung["model"]["notes"][0].startswith("It had not ended after 12 s, at this step, and was killed.")
+    assert "it exited with code 0" in next_one["model"]["notes"][0]
     if model == "hangs_with_a_child":
         running = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
         assert "import time; time.sleep(600)" not in running
@@ -215,8 +223,6 @@ class TestTable:
 
     @pytest.mark.skipif(sys.platform == "win32", reason="no terminals like these")
     def test_on_a_terminal_results_have_colours(self) -> None:
-        import pty
-
         reading, writing = os.openpty()
         command = [sys.executable, "-m", "service.cli", "check", "--model", f"x={FAULTY}.exits"]
         with subprocess.Popen(command, cwd=ROOT, stdout=writing, stderr=subprocess.DEVNULL) as process:
@@ -231,7 +237,6 @@ class TestTable:
                     break
                 shown += chunk
         os.close(reading)
-        assert pty.STDIN_FILENO == 0
         assert process.returncode == 1
         assert b"\033[31mfailed\033[0m" in shown
 
@@ -248,6 +253,10 @@ class TestTable:
 )
 def test_usage_is_exit_code_2(arguments: tuple[str, ...]) -> None:
     assert run("check", *arguments).code == 2
+
+
+def test_the_document_lists_every_step() -> None:
+    assert first_cells(ROOT / "docs" / "models.md", "Checking a model")[1:] == list(STEPS.values())
 
 
 def test_every_warning_has_its_row() -> None:
