@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import os
 import re
@@ -83,7 +84,7 @@ def test_one_picture_is_explained_and_its_overlay_kept(good: tuple[int, dict[str
 
     assert found.startswith("03-star.png: class ")
     assert found.endswith(f"; overlay in {out / 'good.png'}")
-    assert Image.open(out / "good.png").format == "PNG"
+    assert Image.open(io.BytesIO((out / "good.png").read_bytes())).format == "PNG"
 
 
 SLOW = pytest.mark.slow  # a process each: some tell of all in every run
@@ -181,45 +182,46 @@ def test_a_picture_that_cannot_be_given(tmp_path: Path) -> None:
     assert rows["batch"]["result"] == "ok", "it is tried with noise"
 
 
+@pytest.fixture(scope="module")
+def printed(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("config")
+    (folder / "camserve.toml").write_text(
+        f'[[models]]\nname = "one"\narchitecture = "{FAULTY}.prints"\nsize = 32\n'
+        f'[[models]]\nname = "two"\narchitecture = "{FAULTY}.exits"\n'
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "service.cli", "check", "--config", folder / "camserve.toml"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return Run(done.returncode, done.stdout, done.stderr)
+
+
 class TestTable:
-    @pytest.fixture(scope="class")
-    def ran(self, tmp_path_factory: pytest.TempPathFactory) -> Run:
-        folder = tmp_path_factory.mktemp("config")
-        (folder / "camserve.toml").write_text(
-            f'[[models]]\nname = "one"\narchitecture = "{FAULTY}.prints"\nsize = 32\n'
-            f'[[models]]\nname = "two"\narchitecture = "{FAULTY}.exits"\n'
-        )
-        done = subprocess.run(
-            [sys.executable, "-m", "service.cli", "check", "--config", folder / "camserve.toml"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        return Run(done.returncode, done.stdout, done.stderr)
+    def test_every_model_of_a_settings_file_has_one_and_the_last_line_sums_up(self, printed: Run) -> None:
+        tables = printed.out.split("\n\n")
 
-    def test_every_model_of_a_settings_file_has_one_and_the_last_line_sums_up(self, ran: Run) -> None:
-        tables = ran.out.split("\n\n")
-
-        assert ran.code == 1
+        assert printed.code == 1
         assert tables[0].startswith(f"one ({FAULTY}.prints): ok in ")
         assert tables[1].startswith(f"two ({FAULTY}.exits): failed in ")
         assert tables[2] == "2 models checked, 1 failed: two\n"
         assert "  failed   found and read           → The process that checks it ended here" in tables[1]
 
-    def test_lines_are_aligned_plain_and_not_too_long(self, ran: Run) -> None:
-        lines = ran.out.split("\n\n")[0].splitlines()[1:]
+    def test_lines_are_aligned_plain_and_not_too_long(self, printed: Run) -> None:
+        lines = printed.out.split("\n\n")[0].splitlines()[1:]
 
         assert max(map(len, lines)) <= 120
-        assert "\033" not in ran.out
+        assert "\033" not in printed.out
         for line in lines:
             assert line[35:36] == " " != line[36:37], line
 
-    def test_what_a_models_code_prints_is_no_part_of_it(self, ran: Run) -> None:
-        assert "loading" not in ran.out
-        assert "descriptor" not in ran.out
-        assert "loading the weights" in ran.err
-        assert "and on its descriptor" in ran.err
+    def test_what_a_models_code_prints_is_no_part_of_it(self, printed: Run) -> None:
+        assert "loading" not in printed.out
+        assert "descriptor" not in printed.out
+        assert "loading the weights" in printed.err
+        assert "and on its descriptor" in printed.err
 
     @pytest.mark.skipif(sys.platform == "win32", reason="no terminals like these")
     def test_on_a_terminal_results_have_colours(self) -> None:
