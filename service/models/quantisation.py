@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -16,13 +17,14 @@ __all__ = ["naming_quantisation", "quantised_layers"]
 
 # Packages whose layers are so: torch.ao.nn.quantized, torch.ao.nn.intrinsic.qat, and those of others.
 _PACKAGES = {"bitsandbytes", "brevitas", "optimum", "pytorch_quantization", "qat", "quantized", "quanto", "torchao"}
-_AT_REST = {"DeQuantStub", "QuantStub", "QuantWrapper"}  # which do nothing in a network that is not converted
+# What does nothing in a network that is not converted, and what could be, as QuantizableResNet.
+_AT_REST = re.compile("(De)?QuantStub|QuantWrapper|.*Quantizable.*")
 _FEW = 3
 
 
 def quantised_layers(module: nn.Module) -> str:
     """Say which layers are quantised and what to do, in sentences that go on after others; empty where none is."""
-    found = {name: part for name, part in module.named_modules() if _is_quantised(part)}
+    found = {name: part for name, part in module.named_modules() if name and _is_quantised(part)}
     outermost = [name for name in found if not any(name != other and name.startswith(f"{other}.") for other in found)]
     if not outermost:
         return ""
@@ -37,7 +39,7 @@ def quantised_layers(module: nn.Module) -> str:
 
 def _is_quantised(part: nn.Module) -> bool:
     kind = type(part)
-    if kind.__name__ in _AT_REST:
+    if _AT_REST.fullmatch(kind.__name__):
         return False
     if _PACKAGES & set(kind.__module__.split(".")) or "quant" in kind.__name__.lower():
         return True

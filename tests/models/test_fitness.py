@@ -275,6 +275,7 @@ def test_a_quantised_layer_is_named_as_what_takes_the_gradient(load_toy: LoadToy
     assert "rounding" not in warning.text
 
 
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
 def test_a_network_that_pytorch_quantised_is_refused_as_such(load_toy: LoadToy) -> None:
     with pytest.warns(DeprecationWarning, match="quantization"):
         quantised = torch.ao.quantization.quantize_dynamic(Net(), {nn.Linear})  # type: ignore[no-untyped-call]
@@ -286,6 +287,7 @@ def test_a_network_that_pytorch_quantised_is_refused_as_such(load_toy: LoadToy) 
 def test_layers_that_only_wait_to_be_quantised_are_not(load_toy: LoadToy) -> None:
     net = Net()
     net.add_module("stub", torch.ao.quantization.QuantStub())
+    net.add_module("block", type("QuantizableBlock", (nn.Identity,), {})())
 
     assert load_toy(net, SPEC).info.warnings == ()
     assert quantised_layers(net) == ""
