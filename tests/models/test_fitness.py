@@ -17,7 +17,7 @@ from service.errors import LayerNotExplainable, MethodNotApplicable, ModelLoadEr
 from service.imaging.preprocess import PreprocessSpec
 from service.models.fitness import in_eval_mode
 from service.models.host import HowTo
-from service.models.quantisation import quantised_layers
+from service.models.quantisation import naming_quantisation, quantised_layers
 from service.models.torchvision_adapter import torchvision
 
 if TYPE_CHECKING:
@@ -275,13 +275,29 @@ def test_a_quantised_layer_is_named_as_what_takes_the_gradient(load_toy: LoadToy
     assert "rounding" not in warning.text
 
 
-@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
-def test_a_network_that_pytorch_quantised_is_refused_as_such(load_toy: LoadToy) -> None:
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_layer_that_pytorch_quantised_is_named(load_toy: LoadToy) -> None:
     with pytest.warns(DeprecationWarning, match="quantization"):
         quantised = torch.ao.quantization.quantize_dynamic(Net(), {nn.Linear})  # type: ignore[no-untyped-call]
+    (warning,) = load_toy(quantised, SPEC).info.warnings
 
-    with pytest.raises(ModelLoadError, match=r"Its layer 'head' is quantised \(torch\.ao\.nn\.quantized\.dynamic"):
-        load_toy(quantised, SPEC)
+    assert warning.code == "zero_gradient"
+    assert "Its layer 'head' is quantised (torch.ao.nn.quantized.dynamic.modules.linear.Linear)" in warning.text
+
+
+def test_whatever_a_quantised_network_raises_has_that_for_its_reason() -> None:
+    with (
+        pytest.raises(ModelLoadError, match=r"^The model cannot be explained\. Its layer 'act' is quantised"),
+        naming_quantisation(Quantised()),
+    ):
+        raise RuntimeError("Creation of quantized tensor requires quantized dtype like torch.quint8")
+    with (
+        pytest.raises(ModelLoadError, match=r"^Rows differ\. Its layer 'act' is quantised"),
+        naming_quantisation(Quantised()),
+    ):
+        raise ModelLoadError("Rows differ.")
+    with pytest.raises(RuntimeError, match="another"), naming_quantisation(Net()):
+        raise RuntimeError("another")
 
 
 def test_layers_that_only_wait_to_be_quantised_are_not(load_toy: LoadToy) -> None:
