@@ -86,8 +86,9 @@ def _lines(process: subprocess.Popen[bytes], pipe: Iterator[bytes], until: float
                     return
                 continue
             chunk = os.read(pipe.fileno(), 65536)  # type: ignore[attr-defined]
-            if not chunk:
-                process.wait()
+            if not chunk:  # it has ended, or a model's code has closed what it did not open
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(max(0, until - time.monotonic()))
                 return
             *lines, rest = (rest + chunk).split(b"\n")
             yield from lines

@@ -87,6 +87,12 @@ def hangs_with_a_child() -> nn.Module:
     return Net()
 
 
+def closes_what_it_did_not_open() -> nn.Module:
+    os.closerange(3, 256)
+    time.sleep(600)
+    return Net()
+
+
 def exits() -> nn.Module:
     os._exit(0)
 

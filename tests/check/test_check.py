@@ -147,7 +147,10 @@ def test_labels_of_another_number(tmp_path: Path) -> None:
     assert rows["batch"]["result"] == "ok"
 
 
-@pytest.mark.parametrize("model", ["hangs", pytest.param("hangs_with_a_child", marks=SLOW)])
+@pytest.mark.parametrize(
+    "model",
+    ["hangs", *(pytest.param(name, marks=SLOW) for name in ("hangs_with_a_child", "closes_what_it_did_not_open"))],
+)
 def test_one_that_hangs_is_killed_with_all_that_it_started_and_the_next_is_checked(model: str) -> None:
     code, reports = check(model, "exits", arguments=("--timeout", "12"))
     hung, next_one = map(rows_of, reports)
