@@ -15,6 +15,7 @@ __all__ = [
     "Fuse",
     "ImageFormat",
     "LayerKind",
+    "LoadCheck",
     "LoadStage",
     "MayManage",
     "ModelState",
@@ -60,6 +61,9 @@ ColormapKind = Literal["sequential", "diverging"]
 
 EmptyReason = Literal["no_positive_evidence", "zero_gradient", "constant"]
 """Why a map shows nothing."""
+
+LoadCheck = Literal["model", "preprocessing", "determinism", "batch", "labels", "layers", "gradient"]
+"""What is found out about a model while it is loaded, in this order: where it fails, that is what it fails in."""
 
 ModelState = Literal["loading", "ready", "unloaded", "failed"]
 """How far a model is, whatever its versions are; one that is unloaded is loaded again when somebody asks for it."""

@@ -514,7 +514,7 @@ class TestUsage:
         assert ran.code == 2
         assert ran.err.startswith("usage: camserve")
 
-    @pytest.mark.parametrize("command", ["serve", "explain", "predict", "models", "layers", "openapi"])
+    @pytest.mark.parametrize("command", ["serve", "explain", "predict", "models", "layers", "check", "openapi"])
     def test_every_command_has_help(self, command: str) -> None:
         ran = run(command, "--help")
 

@@ -14,10 +14,10 @@ from service.errors import ModelOutputError
 if TYPE_CHECKING:
     from service.cam.layers import LayerCall
 
-__all__ = ["Capture", "check_logits", "gradients", "same_logits"]
+__all__ = ["TOLERANCE", "Capture", "check_logits", "gradients", "logits_apart", "same_logits"]
 
 # How far the logits of two ways to compute one network may lie apart, relative to the largest: rounding.
-_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-8, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-8, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
 # Logits below that are nothing but rounding.
 _SMALLEST = 1e-6
@@ -64,10 +64,13 @@ def same_logits(logits: Tensor, others: Tensor, dtype: torch.dtype, smallest: fl
         dtype: what the network computes in, which says how far rounding may lead.
         smallest: no difference is judged against less.
     """
-    if logits.shape != others.shape:
-        return False
+    return logits.shape == others.shape and logits_apart(logits, others, smallest) <= TOLERANCE[dtype]
+
+
+def logits_apart(logits: Tensor, others: Tensor, smallest: float = _SMALLEST) -> float:
+    """Return the largest difference between two results of one shape, as a share of the largest logit."""
     one, other = logits.detach().float(), others.detach().float()
-    return bool((one - other).abs().max() <= _TOLERANCE[dtype] * other.abs().max().clamp(min=smallest))
+    return float((one - other).abs().max() / other.abs().max().clamp(min=smallest))
 
 
 def gradients(captured: Capture, logit_weights: Tensor) -> dict[LayerCall, Tensor]:

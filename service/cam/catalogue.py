@@ -144,7 +144,7 @@ def probe_layers(network: Network, inputs: Tensor, channels: ChannelLayout | Non
     if any(record.call.batch_axis for record in probe.records):
         _check_sequences(probe.records, _probe(network, inputs.flip(0), channels)[0].records)
     graph = Graph.of(logits, probe.inputs, [record.node for record in probe.records])
-    unread = _layers_without_patch_gradient(logits, probe.records)
+    unread = _layers_hardly_read(logits, probe)
     calls = probe.calls
     layers = [_row(record, order, probe, graph, calls, unread) for order, record in enumerate(probe.records)]
     beside = _branches_beside(layers, probe.records, graph)
@@ -206,32 +206,51 @@ def _with_branches(layer: Layer, beside: Mapping[str, tuple[str, ...]]) -> Layer
     return replace(layer, note=(layer.note or _BRANCH).replace(_BRANCH, layer.covers or _BRANCH))
 
 
-def _layers_without_patch_gradient(logits: Tensor, records: list[_Record]) -> set[LayerCall]:
-    """Token layers behind which only special tokens are read, as in the last block of a ViT."""
-    tokens = [record for record in records if record.tokens is not None and record.node is not None]
+_RECURRENT = {"GRU", "LSTM", "RNN"}
+
+
+def _layers_hardly_read(logits: Tensor, probe: _Probe) -> dict[LayerCall, str]:
+    """Say of which token layers no place is read behind them: as in a ViT's last block, or of all steps but the last.
+
+    Returns:
+        Their calls, each with what is read of it.
+    """
+    tokens = [record for record in probe.records if record.tokens is not None and record.node is not None]
     if not tokens or not logits.requires_grad:
-        return set()
+        return {}
     edges = [GradientEdge(record.node, 0) for record in tokens if record.node is not None]
     try:
         # Squared, so that logits that sum to a constant still have a gradient.
         gradients = torch.autograd.grad(logits.float().square().sum(), edges, allow_unused=True)
     except RuntimeError:
-        return set()  # the network cannot be differentiated: whoever tries its methods finds out why
-    unread = set()
+        return {}  # the network cannot be differentiated: whoever tries its methods finds out why
+    recurrent = any(module.type in _RECURRENT for module in probe.modules.values())
+    unread = {}
     for record, found in zip(tokens, cast("Sequence[Tensor | None]", gradients), strict=True):
         assert record.layout is not None
         if found is None:
             continue
         gradient = rows_first(found, record.call.batch_axis)
-        read = int(gradient.any(2).any(0).sum())
+        read: list[int] = gradient.any(2).any(0).nonzero().flatten().tolist()
         # A head of zeros, as torchvision initialises ViT, has no gradient anywhere: that says nothing of the layer.
-        if 0 < read <= record.layout.special:
-            unread.add(record.call)
+        if 0 < len(read) <= max(1, record.layout.special):
+            special = not recurrent and read[-1] < record.layout.special
+            unread[record.call] = _CLASS_TOKEN if special else _what_is_read(read, gradient.shape[1])
     return unread
 
 
+_CLASS_TOKEN = "only the class token is read behind this layer: the gradient is zero on every patch"  # noqa: S105
+
+
+def _what_is_read(read: Sequence[int], length: int) -> str:
+    if len(read) > 1:
+        return f"only {len(read)} of its {length} positions are read behind this layer: the gradient is zero elsewhere"
+    which = {0: "the first", length - 1: "the last"}.get(read[0], f"number {read[0] + 1}")
+    return f"only {which} of its {length} positions is read behind this layer: the gradient is zero on all others"
+
+
 def _row(
-    record: _Record, order: int, probe: _Probe, graph: Graph, calls: Mapping[str, int], unread: Collection[LayerCall]
+    record: _Record, order: int, probe: _Probe, graph: Graph, calls: Mapping[str, int], unread: Mapping[LayerCall, str]
 ) -> Layer:
     refused = _refusal(record, len(probe.inputs), graph, unread)
     on_every_path = record.node in graph.on_every_path
@@ -256,7 +275,7 @@ def _row(
     )
 
 
-def _refusal(record: _Record, batch: int, graph: Graph, unread: Collection[LayerCall]) -> str | None:
+def _refusal(record: _Record, batch: int, graph: Graph, unread: Mapping[LayerCall, str]) -> str | None:
     """Say why no map can be made of this layer, or None where one can."""
     if not record.shape:
         return "its output is not a single tensor"
@@ -271,9 +290,7 @@ def _refusal(record: _Record, batch: int, graph: Graph, unread: Collection[Layer
         return "1×1 output: no position is left to show"
     if record.node is None or record.node not in graph.nodes:
         return _OFF_THE_WAY
-    if record.call in unread:
-        return "only the class token is read behind this layer: the gradient is zero on every patch"
-    return None
+    return unread.get(record.call)
 
 
 def _without_gradient(layer: Layer, record: _Record, network: Network, inputs: Tensor, graph: Graph) -> Layer:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from service.models.info import ModelKey
     from service.settings import ModelConfig
 
-__all__ = ["WorkerProcess"]
+__all__ = ["WorkerProcess", "python_command", "words_for_exit"]
 
 log = logging.getLogger("camserve.pool")
 
@@ -34,13 +34,13 @@ _LAST_MOMENTS_S = 1.0
 _TICKS = 6
 
 
-def _command(descriptor: int) -> list[str]:
-    """Start a worker that finds modules where this process does, and the user's own code in the working directory.
+def python_command(module: str, descriptor: int) -> list[str]:
+    """Return what runs ``main`` of a module, which finds others where this process does, and the user's own code here.
 
     ``python -m service.engine.workers.main`` would prefer any folder named "service" that happens to lie there.
     """
     folders = [entry or str(Path.cwd()) for entry in sys.path] + [str(Path.cwd())]
-    code = f"import sys; sys.path[:] = {folders!r}; from service.engine.workers.main import main; main()"
+    code = f"import sys; sys.path[:] = {folders!r}; from {module} import main; main()"
     return [sys.executable, "-P", "-c", code, str(descriptor)]
 
 
@@ -50,7 +50,9 @@ async def _spawn() -> tuple[socket.socket, asyncio.subprocess.Process]:
     with theirs:
         try:
             process = await asyncio.create_subprocess_exec(
-                *_command(theirs.fileno()), pass_fds=(theirs.fileno(),), stdin=asyncio.subprocess.DEVNULL
+                *python_command("service.engine.workers.main", theirs.fileno()),
+                pass_fds=(theirs.fileno(),),
+                stdin=asyncio.subprocess.DEVNULL,
             )
         except OSError:
             ours.close()
@@ -190,7 +192,7 @@ class WorkerProcess:
                 task.cancel()
         if code < 0 and self._ending == "exited":
             self._ending = "signal"
-        words = _ENDS.get(self._ending) or _in_words(code)
+        words = _ENDS.get(self._ending) or words_for_exit(code)
         self._snapshot = replace(self._snapshot, ending=self._ending, last_exit=words)
         log.warning("worker %s on %s ended: %s", self._snapshot.pid, self._snapshot.device, words)
         self._listener.on_exit(self)
@@ -199,7 +201,8 @@ class WorkerProcess:
 _ENDS: dict[Ending, str] = {"hung": "it hung", "start_timeout": "it loaded nothing in time"}
 
 
-def _in_words(code: int) -> str:
+def words_for_exit(code: int) -> str:
+    """Say how a process ended, by its exit code, which is negative for a signal."""
     if code >= 0:
         return f"exited with code {code}"
     try:

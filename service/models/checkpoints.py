@@ -20,7 +20,7 @@ from torch import Tensor
 
 from service.errors import ModelLoadError
 from service.models.file_kinds import CHECKPOINT, OLD_CHECKPOINT, SAFETENSORS, kind_of
-from service.models.pickles import Inert, Named, UnreadablePickle, read_pickle
+from service.models.pickles import Inert, Named, TextReference, UnreadablePickle, read_pickle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -55,6 +55,11 @@ def read_checkpoint(file: Path) -> Any:
         content = read(file)
     except _NotReadError as error:
         raise ModelLoadError(f"The weights file {file.name} {error}") from error
+    except TextReference as error:
+        raise ModelLoadError(
+            f"The weights file {file.name} was saved with pickle_protocol=0, by which tensors are lost: PyTorch cannot "
+            'read it either. Save it again without: torch.save(model.state_dict(), "weights.pth").'
+        ) from error
     except (SafetensorError, UnreadablePickle, zipfile.BadZipFile, OSError, ValueError) as error:
         raise ModelLoadError(f"The weights file {file.name} is damaged: {error}. Copy or download it again.") from error
     except Exception as error:  # the content of a damaged file may raise anything

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import pickletools
 import re
 import zipfile
 from dataclasses import dataclass
@@ -94,7 +95,11 @@ _CROWDED_ZIP = FileKind("a zip of too many records", "Save the weights alone: " 
 _ZIP = FileKind("a zip archive", "Unpack it and name the weights file inside.")
 _PACKED = FileKind("a compressed file", "Unpack it and name what was inside.")
 _TAR = FileKind("a tar archive", "Unpack it and name the weights file inside.")
-_PICKLE = FileKind("a pickle of Python objects, whose code is not run", f"Save the weights with torch: {_SAVE}.")
+_PICKLE = FileKind(
+    "a pickle of Python objects, whose code is not run",
+    f"Save the weights with torch: {_SAVE}. If you trust it, and it holds weights, that converts it: "
+    'torch.save(pickle.load(open("{file}", "rb")), "weights.pth").',
+)
 _WEB_PAGE = FileKind("a web page", "The download went wrong: fetch the file itself instead of the page about it.")
 _LFS = FileKind("a pointer that Git LFS left in place of the file", "Fetch the file: git lfs pull.")
 _XML = FileKind("an XML file, such as OpenVINO writes", f"Save the weights of the PyTorch model: {_SAVE}.")
@@ -144,7 +149,8 @@ def _is_safetensors(head: bytes) -> bool:
 
 
 def _is_old_checkpoint(head: bytes) -> bool:
-    return bytes.fromhex("6cfc9c46f9206aa85019") in head[:32]  # a pickled number of PyTorch's comes first
+    # A pickled number of PyTorch's comes first: as bytes, or with pickle_protocol=0 or 1 as text.
+    return bytes.fromhex("6cfc9c46f9206aa85019") in head[:32] or head.startswith(b"L119547037146038801333356L\n.")
 
 
 def _is_json(head: bytes) -> bool:
@@ -154,6 +160,25 @@ def _is_json(head: bytes) -> bool:
 def _is_onnx(head: bytes) -> bool:
     """Protobuf has no magic: the first field is a small version number, the second the exporter's name."""
     return re.match(rb"\x08[\x01-\x1f]\x12.[A-Za-z][\w .+-]*", head, re.DOTALL) is not None
+
+
+# With protocols 0 and 1 a pickle has no head of its own: a dict, list, set or tuple, or a class by its module and name.
+_OLD_PICKLE = re.compile(rb"\([dl]p\d+\n|[}\])]q\x00|c[A-Za-z_][\w.]*\n[A-Za-z_][\w.]*\n(p\d+\n|q[\x00-\xff]|\()")
+
+
+def _is_old_pickle(head: bytes) -> bool:
+    return _OLD_PICKLE.match(head) is not None or _is_whole_pickle(head)
+
+
+def _is_whole_pickle(head: bytes) -> bool:
+    """Return whether it is a container as protocols 0 and 1 write it, from its first operation to its last."""
+    if not head.startswith((b"(", b"}", b"]", b")")) or not head.endswith(b"."):
+        return False
+    try:
+        *_, (last, _, place) = pickletools.genops(head)
+    except Exception:  # noqa: BLE001  # text is no operation, and its arguments may raise anything
+        return False
+    return last.name == "STOP" and place == len(head) - 1
 
 
 _BY_HEAD: tuple[tuple[Callable[[bytes], bool], FileKind], ...] = (
@@ -176,6 +201,7 @@ _BY_HEAD: tuple[tuple[Callable[[bytes], bool], FileKind], ...] = (
     (_begins(b"MATLAB 5.0"), _MATLAB),
     (_begins(b"ftrt"), _TENSORRT),
     (_begins(b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"), _PICKLE),
+    (_is_old_pickle, _PICKLE),
     (_is_onnx, ONNX),
     (lambda head: re.match(rb'\s*\{\s*"(error|message|detail)"', head) is not None, _ERROR_ANSWER),
     (_is_json, _JSON),

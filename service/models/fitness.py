@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from service.cam.layers import Layer
     from service.cam.network import Network
 
-__all__ = ["Fitness", "in_eval_mode", "try_methods", "unwatched_parts", "why_rows_differ"]
+__all__ = ["Fitness", "in_eval_mode", "try_methods", "unwatched_parts"]
 
 log = logging.getLogger("camserve.models")
 
@@ -108,44 +108,6 @@ def _is_compiled(module: nn.Module) -> bool:
     return type(module).__name__ == "OptimizedModule"  # whose own module takes seconds to import
 
 
-# -- rows that are not independent ------------------------------------------------------------------------------------
-
-_REPEATS = 8  # what is drawn may be a coin, which falls on one side several times
-
-
-def why_rows_differ(network: Network, module: nn.Module, images: Tensor) -> str:
-    """Say why an image's answer is another one beside other images: chance, a state, or the other images."""
-    training = [f"{name} ({type(part).__name__})" for name, part in module.named_modules() if part.training and name]
-    modes = f" In training mode in spite of eval(): {', '.join(training[:5])}." if training else ""
-    first = predict(network, images)
-    if all(same_logits(predict(network, images), first, images.dtype) for _ in range(_REPEATS)):
-        return (
-            "The model's answer for a picture changes with the other pictures in the batch, so it cannot be batched. "
-            "Look for a layer that mixes rows, such as a normalisation over the batch that is active in eval mode."
-        ) + modes
-    if _same_with_one_seed(network, images):
-        return (
-            "The model gives the same picture another answer every time, because it draws random numbers: dropout that "
-            "is active at inference, most likely. Write functional.dropout(x, p, self.training), and leave no module "
-            "in training mode."
-        ) + modes
-    return (
-        "The model gives the same picture another answer every time, and not by chance: what it keeps from one pass to "
-        "the next changes what it computes."
-    ) + modes
-
-
-def _same_with_one_seed(network: Network, images: Tensor) -> bool:
-    devices = [images.device] if images.device.type == "cuda" else []
-    found = []
-    for _ in range(2):
-        with torch.random.fork_rng(devices):
-            torch.manual_seed(0)
-            found.append(predict(network, images))
-    first, second = found
-    return same_logits(first, second, images.dtype)
-
-
 # -- methods ----------------------------------------------------------------------------------------------------------
 
 # Tried together, since they share a forward pass.
@@ -154,7 +116,9 @@ _QUICK = [name for name, row in METHODS.items() if not row.slow and row.derivati
 _OTHER_LOGITS = "the network gives other logits than its own when it is computed for this"
 
 
-def try_methods(network: Network, layers: Sequence[Layer], default: Layer, images: Tensor) -> Fitness:
+def try_methods(
+    network: Network, layers: Sequence[Layer], default: Layer, images: Tensor, quantised: str = ""
+) -> Fitness:
     """Try every method that is quick at the default layer, and a gradient through the whole network.
 
     Those that alter the forward pass must leave the logits as they are. It costs some six forward passes of one image.
@@ -164,6 +128,7 @@ def try_methods(network: Network, layers: Sequence[Layer], default: Layer, image
         layers: the catalogue.
         default: the layer to try; of the catalogue.
         images: one or more, (N, 3, H, W).
+        quantised: which layers are quantised, in a sentence; empty where none is.
     """
     trial = _Trial(network, images[:1])
     # A default layer that no gradient reaches says nothing of the others: requests are told so layer by layer.
@@ -172,10 +137,10 @@ def try_methods(network: Network, layers: Sequence[Layer], default: Layer, image
     refused = trial.refused_methods(tried)
     warnings = []
     if "gradcam" in refused:
-        warnings.append(_not_differentiable(refused))
+        warnings.append(_not_differentiable(refused, quantised))
     else:
         warnings += trial.early_layers(layers, tried, refused)
-        warnings += [_flat(tried)] if trial.is_flat(tried) else []
+        warnings += [_flat(tried, quantised)] if trial.is_flat(tried) else []
     if default.covers is not None:
         warnings.append(_covers_part(default))
     return Fitness({name: refused[name] for name in METHODS if name in refused}, tuple(warnings))
@@ -268,11 +233,13 @@ def _words(error: Exception) -> str:
 # -- warnings ---------------------------------------------------------------------------------------------------------
 
 
-def _not_differentiable(refused: Mapping[str, str]) -> ModelWarning:
+def _not_differentiable(refused: Mapping[str, str], quantised: str) -> ModelWarning:
     left = [name for name in METHODS if name not in refused]
     instead = f"Ask for {' or '.join(left)} by 'method'." if left else "Only predictions are left."
     reason = refused["gradcam"]
-    return ModelWarning("not_differentiable", f"The default method and others are refused: {reason}. {instead}")
+    return ModelWarning(
+        "not_differentiable", f"The default method and others are refused: {reason}. {instead}{quantised}"
+    )
 
 
 def _partly_differentiable(first: Layer, cause: str) -> ModelWarning:
@@ -282,12 +249,12 @@ def _partly_differentiable(first: Layer, cause: str) -> ModelWarning:
     )
 
 
-def _flat(default: Layer) -> ModelWarning:
+def _flat(default: Layer, quantised: str) -> ModelWarning:
+    guess = " Is there rounding, a threshold or a saturated activation behind it?"
     return ModelWarning(
         "zero_gradient",
         f"The logits change with layer {default.name!r}, and yet their gradient is zero all over it, for random "
-        "pictures at least: is there rounding, a quantised layer, a threshold or a saturated activation behind it? "
-        "Maps that need it will be empty.",
+        f"pictures at least: maps that need it will be empty.{quantised or guess}",
     )
 
 

@@ -90,7 +90,7 @@ class ModelHost:
         """
         with self._lock:
             checkpoint(0, 1)
-            return predict(self._network(head), self._normalise(pixels))
+            return predict(self.network(head), self.normalise(pixels))
 
     def explain(
         self,
@@ -120,8 +120,8 @@ class ModelHost:
 
         def compute(checkpoint: Checkpoint) -> list[Explained]:
             layers = [self.info.head_view(how.head).layer(name) for name in how.layers]
-            inputs = self._normalise(pixels)
-            return explain(self._network(how.head), inputs, targets, layers, how.methods, how.options, checkpoint)
+            inputs = self.normalise(pixels)
+            return explain(self.network(how.head), inputs, targets, layers, how.methods, how.options, checkpoint)
 
         with self._lock:
             try:
@@ -147,10 +147,12 @@ class ModelHost:
         if self._device.type == "cuda":
             torch.cuda.current_stream(self._device).synchronize()
 
-    def _network(self, head: str | None) -> Network:
+    def network(self, head: str | None = None) -> Network:
+        """Return the network as it is seen through a head, the default one if None."""
         return self._networks[head or self.info.default_head]
 
-    def _normalise(self, pixels: NDArray[np.uint8]) -> Tensor:
+    def normalise(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """Return the network's input (N, channels, H, W) for ``pixels`` (N, H, W, channels) uint8."""
         batch = torch.from_numpy(pixels).to(self._device).permute(0, 3, 1, 2)  # (N, channels, H, W)
         if self._swapped:
             batch = batch.flip(1)

@@ -10,39 +10,51 @@ import torch
 from torch import Tensor, nn
 
 from service.cam.arithmetic import arithmetic_of
-from service.cam.capture import same_logits
 from service.cam.catalogue import probe_layers
 from service.cam.derivatives import cause_of
 from service.cam.eager import EagerNetwork
-from service.cam.explain import predict
 from service.cam.heads import find_heads, is_ranking
 from service.errors import ModelLoadError, ModelOutputError, ServiceError
 from service.models.defaults import default_layer, recommended
 from service.models.digests import digest_of_model, digest_of_weights
 from service.models.first_run import first_output
-from service.models.fitness import in_eval_mode, try_methods, unwatched_parts, why_rows_differ
+from service.models.fitness import in_eval_mode, try_methods, unwatched_parts
 from service.models.host import ModelHost
 from service.models.info import Head, ModelInfo
 from service.models.inputs import Probe, input_spec
 from service.models.outputs import read_outputs
 from service.models.placements import images_to_measure, place_layers
+from service.models.quantisation import naming_quantisation, quantised_layers
+from service.models.repeatability import check_repeatable, check_rows
 from service.models.sources.source import OPTIONS, refuse_options
 from service.models.sources.table import find_source, name_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from service.cam.layers import Layer
     from service.cam.network import Network
+    from service.models.info import ModelWarning
     from service.models.sources.source import Downloads, LoadedModel
     from service.settings import ModelConfig
-    from service.vocabulary import ChannelLayout, LoadStage
+    from service.vocabulary import ChannelLayout, LoadCheck, LoadStage
 
-__all__ = ["load_model"]
+__all__ = ["LoadObserver", "load_model"]
 
 log = logging.getLogger("camserve.models")
 
-_SMALLEST_LOGIT = 1e-3  # below, rounding of what was summed up to a logit is larger than the tolerance
+
+class LoadObserver:
+    """Hears what is found out about a model, and when; this one does nothing with it."""
+
+    def begins(self, check: LoadCheck) -> None:
+        """Hear what is looked at from now on."""
+
+    def read(self, loaded: LoadedModel) -> None:
+        """Hear what the source gave, before the configuration's overrides."""
+
+
+_NOBODY = LoadObserver()
 
 
 def load_model(
@@ -50,16 +62,22 @@ def load_model(
     device: str,
     downloads: Downloads,
     tell: Callable[[float, LoadStage], None] = lambda _fraction, _stage: None,
+    observer: LoadObserver = _NOBODY,
 ) -> ModelHost:
     """Load a model, bring it to ``device`` and find out about its layers.
 
-    ``tell`` hears how much is done, 0 to 1, and what is done next.
+    Args:
+        config: of the model.
+        device: such as ``cuda:0``.
+        downloads: where weights may be fetched from.
+        tell: hears how much is done, 0 to 1, and what is done next.
+        observer: hears what is being looked at.
 
     Raises:
         ModelLoadError: its file or its configuration is wrong, or it cannot be served; the message says what to do.
     """
     try:
-        return _loaded(config, device, downloads, tell)
+        return _loaded(config, device, downloads, tell, observer)
     except ServiceError:
         raise
     except SystemExit as error:
@@ -76,23 +94,34 @@ def load_model(
 
 
 def _loaded(
-    config: ModelConfig, device: str, downloads: Downloads, tell: Callable[[float, LoadStage], None]
+    config: ModelConfig,
+    device: str,
+    downloads: Downloads,
+    tell: Callable[[float, LoadStage], None],
+    observer: LoadObserver,
 ) -> ModelHost:
     tell(0.0, "reading")
+    observer.begins("model")
     source = find_source(config.architecture, config.weights, config.source)
     refuse_options(config, *sorted(OPTIONS - source.options))
     loaded = source.load(config, downloads)
+    observer.read(loaded)
     place = torch.device(device)
     module = in_eval_mode(loaded.module).to(place, dtype=getattr(torch, config.dtype))
+    observer.begins("preprocessing")
     spec, assumed = input_spec(config, loaded.preprocess)
     tell(0.3, "finding_layers")
     output, probe = first_output(module, Probe(spec, place, getattr(torch, config.dtype)))
+    observer.begins("labels")
     heads, head = _heads(config, output, len(probe.noise))
     bare: dict[str | None, Network] = {name: EagerNetwork(module, name, loaded.hidden) for name in heads or [None]}
-    _check_rows(bare[head], module, probe.noise)
-    outputs = read_outputs(_with_activation(config, loaded), bare, head, loaded.labels, probe)
+    random = _check_answers(bare[head], module, probe.noise, observer)
+    observer.begins("labels")
+    outputs = read_outputs(_with_activation(config, loaded, heads), bare, head, loaded.labels, probe)
     networks = outputs.networks
-    catalogues = {name: _layers(network, probe.noise, loaded.layout) for name, network in networks.items()}
+    observer.begins("layers")
+    with naming_quantisation(module):
+        catalogues = {name: _layers(network, probe.noise, loaded.layout) for name, network in networks.items()}
     noise = probe.random(images_to_measure(networks[head], probe.noise))
     weights = digest_of_weights(module)
     placed = place_layers(networks[head], weights, noise, catalogues, downloads.cache_dir)
@@ -119,11 +148,12 @@ def _loaded(
         multi_label=config.multi_label,
         heads={name: row for name, row in outputs.heads.items() if name is not None},
         default_head=head,
-        warnings=(*loaded.warnings, *assumed, *outputs.warnings),
+        warnings=(*loaded.warnings, *assumed, *random, *outputs.warnings),
         flops=arithmetic[head].flops,
         pass_s=arithmetic[head].seconds,
     )
-    info = _tried(info, config.layer, networks[head], probe.noise)
+    observer.begins("gradient")
+    info = _tried(info, config.layer, networks[head], probe.noise, quantised_layers(module))
     wanted = config.layer, loaded.default_layer
     heads_tried = {
         name: info.heads[name]
@@ -153,11 +183,15 @@ def _heads(config: ModelConfig, output: object, rows: int) -> tuple[dict[str, in
     return heads, next(iter(heads))
 
 
-def _with_activation(config: ModelConfig, loaded: LoadedModel) -> ModelConfig:
-    """Take the activation that the artefact names, where the configuration does not say anything of it."""
-    if loaded.activation is None or config.activation != "auto" or config.multi_label:
+def _with_activation(config: ModelConfig, loaded: LoadedModel, heads: Collection[str]) -> ModelConfig:
+    """Take the activation that the artefact names, for the heads of which the configuration does not say anything."""
+    if loaded.activation is None or config.multi_label:
         return config
-    return config.model_copy(update={"activation": loaded.activation})
+    if isinstance(config.activation, dict):
+        return config.model_copy(
+            update={"activation": {**dict.fromkeys(heads, loaded.activation), **config.activation}}
+        )
+    return config.model_copy(update={"activation": loaded.activation}) if config.activation == "auto" else config
 
 
 def _layers(network: Network, images: Tensor, channels: ChannelLayout | None) -> tuple[Layer, ...]:
@@ -188,11 +222,11 @@ def _default_layer(config: ModelConfig, loaded: LoadedModel, layers: Sequence[La
         raise
 
 
-def _tried(info: ModelInfo, layer: str | None, network: Network, images: Tensor) -> ModelInfo:
-    """Try what can be explained, by default at ``layer`` if it is given."""
+def _tried(info: ModelInfo, layer: str | None, network: Network, images: Tensor, quantised: str = "") -> ModelInfo:
+    """Try what can be explained, by default at ``layer`` if it is given; ``quantised`` says which layers are so."""
     if layer is not None:
         info = replace(info, default_layer=info.layer(layer).name)
-    fitness = try_methods(network, info.layers, info.layer("default"), images)
+    fitness = try_methods(network, info.layers, info.layer("default"), images, quantised)
     return replace(
         info,
         recommended=recommended(info.layers, info.default_layer),
@@ -227,19 +261,23 @@ def _head_tried(
     )
 
 
-def _check_rows(network: Network, module: nn.Module, images: Tensor) -> None:
-    """Refuse a model whose answer for an image depends on the images beside it.
+def _check_answers(
+    network: Network, module: nn.Module, images: Tensor, observer: LoadObserver
+) -> tuple[ModelWarning, ...]:
+    """Refuse a model whose answer for an image hangs on anything else than that image; return what is to be warned of.
 
     Raises:
-        ModelLoadError: the rows are not independent, so that batches would answer wrongly; or there are no logits.
+        ModelLoadError: it does, so that it would answer wrongly; or there are no logits.
     """
+    observer.begins("determinism")
     try:
-        together = predict(network, images)
-        alone = torch.cat([predict(network, image[None]) for image in images])
+        with naming_quantisation(module):
+            warnings = check_repeatable(network, module, images)
+            observer.begins("batch")
+            check_rows(network, module, images)
     except ModelOutputError as error:
         raise ModelLoadError(f"{error.message}{_spoiled(module)}") from error
-    if not same_logits(alone, together, images.dtype, _SMALLEST_LOGIT):
-        raise ModelLoadError(why_rows_differ(network, module, images))
+    return warnings
 
 
 def _spoiled(module: nn.Module) -> str:

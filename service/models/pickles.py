@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["Inert", "Named", "UnreadablePickle", "mapping", "read_pickle"]
+__all__ = ["Inert", "Named", "TextReference", "UnreadablePickle", "mapping", "read_pickle"]
 
 # A checkpoint has some ten thousand, with the log of a long training a million. Each may take a hundred bytes.
 _MAX_OPERATIONS = 4_000_000
@@ -24,6 +24,10 @@ _MOST_BITS = 4096  # of a whole number: the state of a random generator has 128
 
 class UnreadablePickle(ValueError):
     """The bytes are no pickle, or one that uses what no checkpoint needs."""
+
+
+class TextReference(UnreadablePickle):
+    """It refers to what is outside by text, as protocol 0 writes it: what was meant is lost."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,8 @@ def read_pickle(
                 raise UnreadablePickle("it holds too many objects")
             machine.do(operation.name, argument)
         return machine.stack.pop()
+    except UnreadablePickle:
+        raise
     except (ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError) as error:
         raise UnreadablePickle(str(error)) from error
 
@@ -257,6 +263,9 @@ class _Machine:
         state = self.stack.pop()
         if isinstance(self.stack[-1], Inert):  # attributes of anything else are of no interest
             self.stack[-1].state = state
+
+    def _persid(self, _argument: object) -> None:
+        raise TextReference("it refers to something outside by text")
 
     def _binpersid(self, _argument: object) -> None:
         if self._persistent is None:

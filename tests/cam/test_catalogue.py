@@ -435,3 +435,41 @@ def test_a_residual_branch_and_a_class_token_leave_nothing_beside() -> None:
     for model in (Residual(), Tokens(), Blocks(lambda x: x, token=True)):
         layers = probe_layers(EagerNetwork(frozen(model)), images(2))
         assert [layer.name for layer in layers if layer.beside] == []
+
+
+class Recurrent(nn.Module):
+    """An LSTM over the rows of a picture, or over the cells of a convolution; ``step`` is read of its outputs."""
+
+    def __init__(self, step: int, *, cells: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(3, 4, 3, 4, 1)
+        self.rnn = nn.LSTM(4 if cells else 3 * 32, 6, batch_first=True)
+        self.norm, self.head = nn.LayerNorm(6), nn.Linear(6, 3)
+        self.step, self.cells = step, cells
+
+    def forward(self, x: Tensor) -> Tensor:
+        steps = self.conv(x).flatten(2).transpose(1, 2) if self.cells else x.permute(0, 2, 1, 3).flatten(2)
+        logits: Tensor = self.head(self.norm(self.rnn(steps)[0])[:, self.step])
+        return logits
+
+
+@pytest.mark.parametrize(
+    ("step", "cells", "words"),
+    [
+        (-1, False, "only the last of its 32 positions is read"),
+        (0, False, "only the first of its 32 positions is read"),
+        (-1, True, "only the last of its 64 positions is read"),
+        (5, True, "only number 6 of its 64 positions is read"),
+    ],
+)
+def test_a_recurrent_network_of_which_one_step_is_read_has_no_class_token(step: int, cells: bool, words: str) -> None:
+    torch.manual_seed(1)
+    layers = {
+        layer.name: layer
+        for layer in probe_layers(EagerNetwork(Recurrent(step, cells=cells)), torch.rand(2, 3, 32, 32))
+    }
+
+    for name in ("rnn", "norm"):
+        assert not layers[name].explainable
+        assert (layers[name].note or "").startswith(words), layers[name].note

@@ -8,6 +8,8 @@ import struct
 import tarfile
 import warnings
 import zipfile
+from collections import OrderedDict
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +18,8 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from service.models.checkpoints import reason_not_to_read
+from service.errors import ModelLoadError
+from service.models.checkpoints import read_checkpoint, reason_not_to_read
 from service.models.file_kinds import CHECKPOINT, OLD_CHECKPOINT, SAFETENSORS, kind_of
 
 if TYPE_CHECKING:
@@ -68,16 +71,57 @@ def tarred() -> bytes:
     return stream.getvalue()
 
 
+OLD = [
+    (content, protocol)
+    for protocol in (0, 1)
+    for content in (
+        {"a": torch.ones(2)},
+        OrderedDict(a=1),
+        {"a": np.ones(3)},
+        [1, 2],
+        (1, 2),
+        {1, 2},
+        torch.nn.Linear(2, 2),
+    )
+]
+
+
+def test_text_is_no_pickle(tmp_path: Path) -> None:
+    for text in ("cat\ndog\nbird\n", "(a list)\n.", "}", "class\nname\n", "cats and dogs."):
+        (tmp_path / "weights.pth").write_text(text)
+        kind = kind_of(tmp_path / "weights.pth")
+        assert kind is not None
+        assert kind.title == "a text file", text
+
+
+@pytest.mark.parametrize("new", [True, False])
+def test_tensors_by_protocol_0_are_lost_and_that_is_said(new: bool, tmp_path: Path) -> None:
+    file = tmp_path / "weights.pth"
+    file.write_bytes(torch_saved({"a": torch.ones(2)}, protocol=0, new=new))
+    with pytest.raises(ModelLoadError, match=r"saved with pickle_protocol=0, by which tensors are lost.*Save it again"):
+        read_checkpoint(file)
+
+
 @pytest.mark.parametrize(
     ("content", "kind"),
     [
+        (torch_saved({}, protocol=1), CHECKPOINT),
+        (torch_saved({}, new=False, protocol=1), OLD_CHECKPOINT),
         (torch_saved({}), CHECKPOINT),
         (torch_saved({}, protocol=5), CHECKPOINT),
         (torch_saved({}, new=False), OLD_CHECKPOINT),
         (torch_saved({}, new=False, protocol=4), OLD_CHECKPOINT),
         (save({"a": torch.ones(2)}), SAFETENSORS),
     ],
-    ids=["zip", "zip, protocol 5", "before zip", "before zip, protocol 4", "safetensors"],
+    ids=[
+        "zip, protocol 1",
+        "before zip, protocol 1",
+        "zip",
+        "zip, protocol 5",
+        "before zip",
+        "before zip, protocol 4",
+        "safetensors",
+    ],
 )
 @pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors", "weights"])
 def test_weights_are_told_whatever_their_name(content: bytes, kind: object, name: str, tmp_path: Path) -> None:
@@ -103,7 +147,8 @@ def test_weights_are_told_whatever_their_name(content: bytes, kind: object, name
         (lambda: zipped("a/weights.pth")[:-30], "cut off or damaged"),
         (lambda: gzip.compress(b"weights"), "a compressed file. Unpack it"),
         (tarred, "a tar archive. Unpack it"),
-        (lambda: pickle.dumps({"a": 1}), "a pickle of Python objects, whose code is not run"),
+        (lambda: pickle.dumps({"a": 1}), r'a pickle of .*: torch\.save\(pickle\.load\(open\("weights\.pth", "rb"\)\)'),
+        *[(partial(pickle.dumps, content, protocol), "a pickle of Python objects") for content, protocol in OLD],
         (lambda: b"\n<!DOCTYPE html><title>404</title>", "a web page. The download went wrong"),
         (lambda: b"version https://git-lfs.github.com/spec/v1\n", "a pointer that Git LFS left.*git lfs pull"),
         (lambda: b'<?xml version="1.0"?><net name="resnet18">', "an XML file, such as OpenVINO writes"),

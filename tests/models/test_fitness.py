@@ -17,6 +17,7 @@ from service.errors import LayerNotExplainable, MethodNotApplicable, ModelLoadEr
 from service.imaging.preprocess import PreprocessSpec
 from service.models.fitness import in_eval_mode
 from service.models.host import HowTo
+from service.models.quantisation import naming_quantisation, quantised_layers
 from service.models.torchvision_adapter import torchvision
 
 if TYPE_CHECKING:
@@ -250,6 +251,64 @@ def test_a_gradient_that_is_zero_where_the_logits_change_is_warned_of(load_toy: 
     assert warning.text.startswith("The logits change with layer 'body', and yet their gradient is zero all over it")
 
 
+class QuantAct(nn.Module):
+    """Rounds, as a quantised layer does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x * 20).round() / 20
+
+
+class Quantised(Net):
+    """Rounds behind its body, by a layer that is called so."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda net, x: net.pooled(self.act(net.body(x))))
+        self.act = QuantAct()
+
+
+def test_a_quantised_layer_is_named_as_what_takes_the_gradient(load_toy: LoadToy) -> None:
+    (warning,) = load_toy(Quantised(), SPEC, layer="body").info.warnings
+
+    assert warning.code == "zero_gradient"
+    assert "Its layer 'act' is quantised (tests.models.test_fitness.QuantAct)" in warning.text
+    assert warning.text.endswith("Serve the network as it was before it was quantised.")
+    assert "rounding" not in warning.text
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_layer_that_pytorch_quantised_is_named(load_toy: LoadToy) -> None:
+    with pytest.warns(DeprecationWarning, match="quantization"):
+        quantised = torch.ao.quantization.quantize_dynamic(Net(), {nn.Linear})  # type: ignore[no-untyped-call]
+    (warning,) = load_toy(quantised, SPEC).info.warnings
+
+    assert warning.code == "zero_gradient"
+    assert "Its layer 'head' is quantised (torch.ao.nn.quantized.dynamic.modules.linear.Linear)" in warning.text
+
+
+def test_whatever_a_quantised_network_raises_has_that_for_its_reason() -> None:
+    with (
+        pytest.raises(ModelLoadError, match=r"^The model cannot be explained\. Its layer 'act' is quantised"),
+        naming_quantisation(Quantised()),
+    ):
+        raise RuntimeError("Creation of quantized tensor requires quantized dtype like torch.quint8")
+    with (
+        pytest.raises(ModelLoadError, match=r"^Rows differ\. Its layer 'act' is quantised"),
+        naming_quantisation(Quantised()),
+    ):
+        raise ModelLoadError("Rows differ.")
+    with pytest.raises(RuntimeError, match="another"), naming_quantisation(Net()):
+        raise RuntimeError("another")
+
+
+def test_layers_that_only_wait_to_be_quantised_are_not(load_toy: LoadToy) -> None:
+    net = Net()
+    net.add_module("stub", torch.ao.quantization.QuantStub())
+    net.add_module("block", type("QuantizableBlock", (nn.Identity,), {})())
+
+    assert load_toy(net, SPEC).info.warnings == ()
+    assert quantised_layers(net) == ""
+
+
 class OtherWithGradients(Net):
     """Computes something else where a graph is recorded."""
 
@@ -297,7 +356,7 @@ class Normalises(Net):
         (Net(lambda net, x: net.head(functional.dropout(net.body(x).mean((2, 3))))), "random numbers: dropout .*mode$"),
         (Net(active), r"random numbers: dropout .* In training mode in spite of eval\(\): drop \(Dropout\)\.$"),
         (Net(lambda net, x: net.all(x + torch.randn_like(x))), "because it draws random numbers"),
-        (Remembers(), "and not by chance: what it keeps from one pass to the next"),
+        (Remembers(), "and not by random numbers .*: what it keeps from one pass to the next"),
         (Normalises(), r"with the other pictures in the batch.* In training mode .*: norm \(BatchNorm2d\)\.$"),
     ],
     ids=["functional dropout", "dropout in training mode", "noise", "a state", "batch statistics"],

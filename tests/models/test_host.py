@@ -523,4 +523,4 @@ def test_embedded_models_take_no_other_weights(offline: Downloads, tmp_path: Pat
 def test_every_dtype_has_a_tolerance_for_the_check_of_rows() -> None:
     dtypes = ModelConfig.model_fields["dtype"].annotation.__args__  # type: ignore[union-attr]
 
-    assert {getattr(torch, name) for name in dtypes} == set(capture._TOLERANCE) - {torch.float64}
+    assert {getattr(torch, name) for name in dtypes} == set(capture.TOLERANCE) - {torch.float64}

@@ -449,6 +449,17 @@ class TestActivationOfEachHead:
         assert {name: head.activation for name, head in both.heads.items()} == {"sure": "softmax", "each": "sigmoid"}
         assert {name: head.activation for name, head in found.heads.items()} == {"sure": "none", "each": "softmax"}
 
+    @pytest.mark.parametrize(
+        ("configured", "sure"), [({}, "sigmoid"), ({"each": "none"}, "sigmoid"), ({"sure": "auto"}, "softmax")]
+    )
+    def test_is_the_artefacts_own_for_heads_that_are_not_named(
+        self, configured: dict[str, str], sure: str, load_toy: LoadToy
+    ) -> None:
+        heads = load_toy(Toy(self.TWO), activation=configured, said={"activation": "sigmoid"}).info.heads
+
+        assert heads["sure"].activation == sure
+        assert heads["each"].activation == configured.get("each", "sigmoid")
+
     def test_of_a_head_that_is_not_there_is_refused(self, load_toy: LoadToy) -> None:
         with pytest.raises(
             ModelLoadError, match="no head 'side' to give an activation to; it has the heads sure, each"

@@ -446,7 +446,7 @@ class TestRefusing:
             for call in re.findall(
                 r"\b(?:torch|torch\.jit|torch\.export|pickle|marshal|dill|joblib|np)\.loads?\([^)]*\)",
                 # Not what messages tell people to do where they trained.
-                re.sub(r"torch\.(?:jit\.|export\.)?load\(\"\{", "", file.read_text("utf-8")),
+                re.sub(r"(?:torch\.(?:jit\.|export\.)?|pickle\.)load\((?:open\()?\"\{", "", file.read_text("utf-8")),
             )
         }
         assert found == {

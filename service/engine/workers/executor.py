@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from service.models.host import ModelHost
     from service.models.info import ModelKey
 
-__all__ = ["DEVICE_LOST", "THREAD_LOST", "Executor"]
+__all__ = ["DEVICE_LOST", "THREAD_LOST", "Executor", "devices_for", "require_device"]
 
 log = logging.getLogger("camserve.worker")
 
@@ -83,7 +83,7 @@ class Executor:
         self._start = start
         self._tell = tell
         self._die = die
-        self._devices = _devices(start.device)
+        self._devices = devices_for(start.device)
         self._shares_cores = self._devices[0] == "cpu"
         self._hosts: dict[ModelKey, ModelHost] = {}
         self._computing: set[int] = set()
@@ -136,7 +136,7 @@ class Executor:
     def _loaded(self, load: Load) -> ModelLoaded | ModelFailed:
         name, device, began = load.config.name, self._devices[0], time.monotonic()
         try:
-            _require(device)
+            require_device(device)
             host = load_model(
                 load.config,
                 device,
@@ -274,14 +274,14 @@ def _device_bytes(device: str) -> dict[str, int]:
     return {"allocated": torch.cuda.memory_allocated(device), "reserved": torch.cuda.memory_reserved(device)}
 
 
-def _devices(wanted: str) -> tuple[str, ...]:
+def devices_for(wanted: str) -> tuple[str, ...]:
     """Return the devices that ``wanted`` stands for; a worker takes the first."""
     if wanted in {"auto", "cuda"} and torch.cuda.is_available():
         return tuple(f"cuda:{index}" for index in range(torch.cuda.device_count()))
     return ("cpu",) if wanted == "auto" else (wanted,)
 
 
-def _require(device: str) -> None:
+def require_device(device: str) -> None:
     """Raise ModelLoadError, in words, where this machine has no such device; torch would name a function of its own."""
     try:
         torch.empty(1, device=device)

@@ -22,7 +22,7 @@ from service.engine.workers.executor import Executor
 if TYPE_CHECKING:
     from service.engine.messages import Message
 
-__all__ = ["main", "serve"]
+__all__ = ["die_with_the_front", "main", "serve"]
 
 _PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
@@ -32,7 +32,7 @@ def main() -> None:
     # Ctrl-C reaches the whole process group; the front process decides when workers end.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    _die_with_the_front()
+    die_with_the_front()
     serve(socket.socket(fileno=int(sys.argv[1])))
 
 
@@ -58,7 +58,7 @@ def serve(connection: socket.socket) -> None:
     os._exit(0)  # nobody is left to hear of a batch that still computes
 
 
-def _die_with_the_front() -> None:
+def die_with_the_front() -> None:
     """Have the kernel kill this process when its parent is gone: one that hangs does not see its socket close."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,6 +24,11 @@ from service.models.sources.source import Downloads, LoadedModel, refuse_options
 from service.models.state_dicts import digest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from PIL.Image import Image
+    from torch import Tensor
+
     from service.settings import ModelConfig
     from service.vocabulary import Activation
 
@@ -64,7 +70,8 @@ def load(config: ModelConfig, downloads: Downloads) -> LoadedModel:
     refuse_weights(config)
     described = _json_of(folder / "config.json")
     module = _from_pretrained(folder, described)
-    spec, warnings = read_processor(_processor(folder), described, folder.name)
+    processor = _processor(folder)
+    spec, warnings = read_processor(processor, described, folder.name)
     files = sorted(file for pattern in _WEIGHTS for file in folder.glob(pattern))
     return LoadedModel(
         module,
@@ -75,7 +82,15 @@ def load(config: ModelConfig, downloads: Downloads) -> LoadedModel:
         default_layer=_default_layer(module, described),
         activation=_activation(described),
         digest=digest_of_files(folder / "config.json", *_there(folder, _PROCESSORS), *files),
+        transform=None if processor is None else partial(_transform, folder),
     )
+
+
+def _transform(folder: Path) -> Callable[[Image], Tensor]:
+    """Return what transformers' own processor of images makes of one, (channels, H, W)."""
+    transformers = library("transformers", "hf")
+    processor = transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    return lambda image: cast("Tensor", processor(images=image, return_tensors="pt")["pixel_values"][0])
 
 
 def _json_of(file: Path) -> dict[str, Any]:

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from torch import nn
+    from PIL.Image import Image
+    from torch import Tensor, nn
 
     from service.imaging.preprocess import PreprocessSpec
     from service.models.info import ModelWarning
@@ -51,6 +52,8 @@ class LoadedModel:
         hidden: modules that are no layers, by qualified name; the catalogue leaves them out.
         activation: what makes probabilities of the logits, where the artefact says so.
         digest: of the artefact, in hex; None where the weights say all that can differ.
+        transform: makes what its library prepares an RGB picture with, into a tensor (channels, H, W): what our own
+            preprocessing is compared with. None where there is no such thing.
     """
 
     module: nn.Module
@@ -63,6 +66,7 @@ class LoadedModel:
     hidden: frozenset[str] = frozenset()
     activation: Activation | None = None
     digest: str | None = None
+    transform: Callable[[], Callable[[Image], Tensor]] | None = None
 
 
 def _none(_architecture_or_artefact: object) -> bool:

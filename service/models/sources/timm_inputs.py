@@ -10,11 +10,12 @@ from service.models.info import ModelWarning
 from service.models.sources.libraries import library
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
-    from torch import nn
+    from PIL.Image import Image
+    from torch import Tensor, nn
 
-__all__ = ["find_preprocessing"]
+__all__ = ["find_preprocessing", "find_transform"]
 
 
 def find_preprocessing(pretrained: Mapping[str, Any], module: nn.Module) -> tuple[PreprocessSpec, list[ModelWarning]]:
@@ -46,6 +47,14 @@ def find_preprocessing(pretrained: Mapping[str, Any], module: nn.Module) -> tupl
         ),
         warnings,
     )
+
+
+def find_transform(pretrained: Mapping[str, Any], size: tuple[int, int]) -> Callable[[Image], Tensor]:
+    """Return timm's own transform for evaluation, to an input of the height and width ``size``."""
+    timm_data = library("timm.data", "timm")
+    resolved = timm_data.resolve_data_config(pretrained_cfg=dict(pretrained))
+    resolved["input_size"] = (resolved["input_size"][0], *size)
+    return cast("Callable[[Image], Tensor]", timm_data.create_transform(**resolved, is_training=False))
 
 
 def _built_for(module: nn.Module) -> tuple[int, int] | None:

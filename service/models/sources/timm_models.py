@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -24,7 +25,7 @@ from service.models.info import ModelWarning
 from service.models.sources.hub import published_folder
 from service.models.sources.libraries import library
 from service.models.sources.source import Downloads, LoadedModel, refuse_options
-from service.models.sources.timm_inputs import find_preprocessing
+from service.models.sources.timm_inputs import find_preprocessing, find_transform
 from service.models.state_dicts import StateDict, digest, load_into, read_weights
 
 if TYPE_CHECKING:
@@ -360,6 +361,7 @@ def _described(filled: _Filled, name: str, config: ModelConfig, *, trained_elsew
         filled.version,
         tuple(warnings),
         default_layer=_default_layer(filled.module),
+        transform=partial(find_transform, filled.pretrained, (spec.height, spec.width)),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,25 +73,30 @@ def _random(config: ModelConfig, entries: Any) -> LoadedModel:
     head = next((layer for layer in reversed(list(module.modules())) if isinstance(layer, nn.Linear | nn.Conv2d)), None)
     if head is not None and not head.weight.any():
         nn.init.normal_(head.weight, std=0.02)  # ViT's head begins at zero: no class would differ from another
-    return LoadedModel(module, _preprocess(entry), tuple(entry.meta["categories"]), "random")
+    labels = tuple(entry.meta["categories"])
+    return LoadedModel(module, _preprocess(entry), labels, "random", transform=entry.transforms)
 
 
 def _published(config: ModelConfig, entry: Any, downloads: Downloads) -> LoadedModel:
     file = _fetch(config.architecture, entry, downloads)
     filled = _filled(config, file, transform_input=config.transform_input is not False)
-    return LoadedModel(filled.module, _preprocess(entry), tuple(entry.meta["categories"]), entry.name)
+    labels = tuple(entry.meta["categories"])
+    return LoadedModel(filled.module, _preprocess(entry), labels, entry.name, transform=entry.transforms)
 
 
 def _from_file(config: ModelConfig, file: Path, entries: Any) -> LoadedModel:
     filled = _filled(config, file, transform_input=_transforms_input(config))
     version = digest(file)
     known = _entry_of(version, entries)
-    spec = _preprocess(known or _first(entries))
+    entry = known or _first(entries)
+    spec, transform = _preprocess(entry), entry.transforms
     if filled.side is not None and filled.side != spec.height:
         spec = replace(spec, height=filled.side, width=filled.side, resize=filled.side)
+        transform = partial(transform, crop_size=filled.side, resize_size=filled.side)
     labels = tuple(_first(entries).meta["categories"]) if filled.classes == _IMAGENET_CLASSES else None
     warnings = (*filled.warnings, *_assumptions(config, file.name, named=labels is not None))
-    return LoadedModel(filled.module, spec, labels, version, filled.warnings if known else warnings)
+    said = filled.warnings if known else warnings
+    return LoadedModel(filled.module, spec, labels, version, said, transform=transform)
 
 
 def _entry_of(version: str, entries: Any) -> Any:
