@@ -14,6 +14,7 @@ from service.cam.eager import EagerNetwork
 from service.cam.explain import explain, predict
 from service.cam.fusion import fuse
 from service.cam.methods import METHODS
+from service.cam.pace import Pace
 from service.cam.perturbation import noise_like
 from service.cam.targets import PLAIN, CamOptions, Targets, Top
 from service.placement import AxisPlacement, Placement
@@ -108,7 +109,9 @@ def test_fused_layers_are_their_raw_maps_fused(signed: bool) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_unsigned_maps_are_the_positive_part_of_signed_ones(method: str) -> None:
+def test_unsigned_maps_are_the_positive_part_of_signed_ones(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # How many rows make a step follows the clock, and rounding follows how many they are.
+    monkeypatch.setattr(Pace, "rows", lambda _pace, _kind: 8)
     family = "vit" if METHODS[method].refusal else "plain"
     model, layers = prepared(family)
     inputs = images()

@@ -69,13 +69,13 @@ def work(images: int = 1, side: int = 2000, **asked: Any) -> Work:
     return Work.of(todo, [Header(side, side, side * side)] * images)
 
 
-class Counted(TorchDispatchMode):
+class Counted(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts floating-point operations by torch's own formulas, as ``FlopCounterMode`` does.
 
     That one tells modules apart, too, which takes most of its time.
     """
 
-    flops = 0
+    flops: int = 0
 
     def __torch_dispatch__(
         self, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -101,7 +101,8 @@ def layers() -> list[Layer]:
 
 
 def flops_of(call: Callable[[], object]) -> int:
-    with Counted() as counter:
+    counter = Counted()  # type: ignore[no-untyped-call]
+    with counter:
         call()
     return counter.flops
 
