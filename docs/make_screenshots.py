@@ -1,6 +1,7 @@
 """Take the pictures of the page in these documents, of the embedded scenes: ``python docs/make_screenshots.py [URL]``.
 
-It needs a running server with the embedded models (``CAMSERVE_MANAGEMENT=true make run``), Chromium, and the extra ``dev``.
+It needs a running server with the embedded models (``CAMSERVE_MANAGEMENT=true make run``), Chromium, and the extra
+``dev``.
 """
 
 from __future__ import annotations

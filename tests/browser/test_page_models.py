@@ -69,7 +69,9 @@ def told(page: Page, change: Callable[[dict[str, Any]], None]) -> None:
     """Have the server's list come changed."""
 
     def answer(route: Route) -> None:
-        body = route.fetch().json()
+        body = httpx.get(
+            route.request.url
+        ).json()  # at once: a page that closes does not wait for Playwright to fetch it
         change(body)
         route.fulfill(body=json.dumps(body), content_type="application/json")
 
@@ -166,7 +168,7 @@ def test_a_model_is_added_and_what_is_wrong_is_said_where_it_was_typed(
 def test_a_model_that_was_put_out_says_how_far_it_is_when_it_is_asked(
     open_page: Callable[..., Page], managed: str
 ) -> None:
-    put(managed, "lazy", **slowly(3))
+    put(managed, "lazy", **slowly(2.5))
     page = open_page(f"{managed}/?tab=models")
     card(page, "lazy").get_by_role("button", name="Unload").click()
     expect(state(page, "lazy")).to_have_text("Put out of memory: loaded again when it is asked")

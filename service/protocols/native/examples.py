@@ -57,7 +57,7 @@ _VERSION = {
     "current": True,
     "aliases": ["stable"],
 }
-_LOADING = {
+_LOADING: dict[str, Any] = {
     "version": None,
     "state": "loading",
     "reason": None,

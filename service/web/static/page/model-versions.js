@@ -23,7 +23,8 @@ export class Versions {
   }
 
   show(versions, may) {
-    const known = versions.map(({ version, state, reason, current, aliases }) => ({ version, state, reason, current, aliases, may }));
+    const alone = versions.length === 1; // the card has said why
+    const known = versions.map(({ version, state, reason, current, aliases }) => ({ version, state, reason: alone ? null : reason, current, aliases, may }));
     redraw(this.list, known, () => known.map((one) => this.#row(one)));
     const labels = versions.filter(({ version, state }) => version && ["ready", "unloaded"].includes(state)).map(({ version }) => version);
     redraw(this.version, labels, () => labels.map((label) => new Option(label, label)));
