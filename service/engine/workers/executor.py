@@ -146,7 +146,7 @@ class Executor:
         except ServiceError as error:
             log.error("model %s cannot be loaded: %s", name, error.message)
             return ModelFailed(load.key, error.message)
-        except Exception:
+        except BaseException:  # of a model's code, which may raise anything: the worker and its other models go on
             log.exception("model %s cannot be loaded", name)
             return ModelFailed(load.key, "Loading failed unexpectedly; the log of the service has the reason.")
         self._hosts[load.key] = host
@@ -182,7 +182,12 @@ class Executor:
 
         def compute(rows: range) -> list[RowAnswer]:
             checkpoint.heed()  # before it waits for the model, too
-            return _answer(host, run, rows, checkpoint)
+            try:
+                return _answer(host, run, rows, checkpoint)
+            except Exception:
+                raise
+            except BaseException as error:  # the thread, and the worker with it, would end
+                raise RuntimeError(f"The code of the model calls sys.exit() or the like: {error!r}") from error
 
         small = nullcontext() if run.lane.large else self._give_way.small(run.batch, run.lane.model)
         with small:
