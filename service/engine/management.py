@@ -49,6 +49,7 @@ class Management:
         self._tasks: set[asyncio.Task[None]] = set()
         self._writing = asyncio.Lock()
         self._budget = MemoryBudget(settings.memory_budget, settings.workers, self._registry, pool.put_out, metrics)
+        pool.before_load = self._budget.keep
         for alias, config in at_the_start.aliases.items():
             self._registry.hold(alias, config)
 

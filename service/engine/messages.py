@@ -77,7 +77,7 @@ class Lane:
 
 @dataclass(frozen=True)
 class Start:
-    """First: where and how to compute."""
+    """First: where and how to compute. An ``expendable`` worker is the first to go where the machine is short."""
 
     device: str
     threads: int
@@ -85,6 +85,7 @@ class Start:
     downloads: Downloads
     log_level: LogLevel = "info"
     log_format: LogFormat = "text"
+    expendable: bool = False
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,7 @@ class Version:
         unloaded: whether no worker is to hold it until somebody asks for it.
         on_demand: whether it is so, or is loaded again because somebody asked for it.
         known: what was known of it when it was loaded last.
+        reached: how much of loading was done when somebody asked last.
     """
 
     key: ModelKey
@@ -92,6 +93,7 @@ class Version:
     unloaded: bool = False
     on_demand: bool = False
     known: ModelInfo | None = None
+    reached: float = 0.0
 
     @property
     def state(self) -> ModelState:
@@ -124,11 +126,12 @@ class Version:
 
     @property
     def progress(self) -> float:
-        """How much of loading is done, 0 to 1."""
+        """How much of loading is done, 0 to 1; never less than before."""
         if self.state == "ready" and not self.loading:
             return 1.0
         parts = [*self.loading.values(), *(1.0 for _ in self.infos)]
-        return sum(parts) / len(parts) if parts else 0.0
+        self.reached = max(self.reached, sum(parts) / len(parts) if parts else 0.0)
+        return self.reached
 
     def contradicts(self, info: ModelInfo) -> bool:
         """Whether a worker found other weights than those that answer as this version now."""

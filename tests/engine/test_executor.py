@@ -79,7 +79,7 @@ def _interrupt() -> None:
 def test_code_that_ends_the_process_ends_a_request_or_a_load_and_no_worker(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: Callable[[], None]
 ) -> None:
-    on = []
+    on: list[bool] = []
 
     def make() -> nn.Module:
         model = user_models.one_head()
