@@ -189,6 +189,15 @@ def _expanded_if_any(path: Path | None) -> Path | None:
     return None if path is None else _expanded(path)
 
 
+def _folder_if_any(path: Path | None) -> Path | None:
+    if path is None:
+        return None
+    folder = _expanded(path)
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {folder}")
+    return folder.absolute()
+
+
 def _all_expanded(paths: tuple[Path, ...]) -> tuple[Path, ...]:
     return tuple(_expanded(path) for path in paths)
 
@@ -302,6 +311,11 @@ class Settings(BaseSettings):
     model_dirs: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split), AfterValidator(_all_expanded)] = Field(
         (),
         description="Folders, apart by spaces, in which files that are named over HTTP must lie.",
+    )
+    watch: Annotated[Path | None, AfterValidator(_folder_if_any)] = Field(
+        None,
+        description="Folder whose files and folders are models by their names: what comes or changes is loaded and "
+        "takes over, what goes is removed.",
     )
     memory_budget: Annotated[int | None, BeforeValidator(_bytes)] = Field(
         None,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from service.engine import remembered
 from service.engine.memory_budget import MemoryBudget
 from service.engine.permitted import permitted
+from service.engine.watch import Watch
 from service.errors import DefaultModel, ManagementOff, ModelBusy, ModelLoadError, NotReady
 
 if TYPE_CHECKING:
@@ -50,11 +51,16 @@ class Management:
         self._writing = asyncio.Lock()
         self._budget = MemoryBudget(settings.memory_budget, settings.workers, self._registry, pool.put_out, metrics)
         pool.before_load = self._budget.keep
+        self._watch = Watch(settings.watch, settings, pool, self._budget.used) if settings.watch else None
+        if self._watch is not None:
+            self._watch.begin()
         for alias, config in at_the_start.aliases.items():
             self._registry.hold(alias, config)
 
     def start(self) -> None:
-        """Begin to keep to the memory budget."""
+        """Begin to keep to the memory budget, and to watch the folder."""
+        if self._watch is not None:
+            self._spawn(self._watch.run())
         if self._settings.memory_budget is not None:
             self._spawn(self._keep_to_budget())
 

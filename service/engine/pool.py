@@ -146,6 +146,13 @@ class Pool:
         self.supervisor.load_if_it_can_be(key, config)
         return key
 
+    def refuse(self, config: ModelConfig, reason: str) -> ModelKey:
+        """Add a version that cannot be loaded, for people to see why."""
+        key = self.registry.add(config)
+        self.supervisor.refuse(key, reason)
+        self._changed.set()
+        return key
+
     def remove(self, name: str) -> None:
         """Forget a model; what has begun with it is finished.
 

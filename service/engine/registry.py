@@ -252,6 +252,10 @@ class Registry:
         """List the versions of a model that are there or on their way, oldest first; none for a name that is not."""
         return [self._status_of(version) for version in self._of(name)]
 
+    def configs(self, name: str) -> list[ModelConfig]:
+        """Return what the versions of a model that are there or on their way are loaded from, oldest first."""
+        return [version.config for version in self._of(name)]
+
     def version(self, key: ModelKey) -> VersionStatus | None:
         """Tell how a version is; None once it is forgotten."""
         version = self._versions.get(key)

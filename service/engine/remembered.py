@@ -85,6 +85,8 @@ def remembered_by(settings: Settings) -> Remembered:
 
 
 def _still_permitted(config: ModelConfig, settings: Settings) -> bool:
+    if settings.watch is not None:  # an alias may point to what came from there
+        settings = settings.model_copy(update={"model_dirs": (*settings.model_dirs, settings.watch)})
     try:
         permitted(config, settings)
     except ServiceError as error:

@@ -105,7 +105,7 @@ class Supervisor:
         self._deadly: Counter[ModelKey] = Counter()
         self._fatal: Counter[ModelKey] = Counter()
         # Model → why no worker is to load it.
-        self._killers: dict[ModelKey, str] = {}
+        self._refused: dict[ModelKey, str] = {}
         # Those that a process of their own has loaded, before workers do.
         self._tried: set[ModelKey] = set()
         self._trials = Trials(self._launch_trial, self, settings.worker_start_timeout_s)
@@ -137,10 +137,15 @@ class Supervisor:
         else:
             self.load(key, config)
 
+    def refuse(self, key: ModelKey, reason: str) -> None:
+        """Let no worker load a model."""
+        self._refused[key] = reason
+        self._registry.failed(TRIAL, key, reason)
+
     def unload(self, key: ModelKey) -> None:
         """Have every worker drop a model that it holds or may come to hold."""
         self._acquit(key)
-        self._killers.pop(key, None)
+        self._refused.pop(key, None)
         self._tried.discard(key)
         for slot in self.slots:
             if slot.number in self._registry.involved(key):
@@ -192,8 +197,8 @@ class Supervisor:
             log.error("a worker for %s cannot be started: %s", worker.snapshot.device, error)
             self.on_exit(worker)
             return
-        known = self._killers
-        wanted = [each for each in self._registry.wanted() if each[0] not in known and each[0] not in self._trials]
+        refused = self._refused
+        wanted = [each for each in self._registry.wanted() if each[0] not in refused and each[0] not in self._trials]
         # A suspect goes last: if it is to blame, the others are loaded first, which proves it.
         wanted.sort(key=lambda each: self._deadly[each[0]])
         suspects = [each for each in wanted if self._deadly[each[0]]]
@@ -277,7 +282,7 @@ class Supervisor:
             log.warning("a new worker for %s starts in %.1f s", state.device, delay_s)
             self._metrics.worker_restarts.labels(state.ending).inc()
             slot.worker = self._make(slot.number, state.device)
-            self._leave_out_killers(slot)
+            self._leave_out_refused(slot)
             self._spawn(self._start(slot.worker, delay_s))
         self._pool.on_exit(worker)
 
@@ -295,12 +300,12 @@ class Supervisor:
         self._deadly[key] += 1
         self._fatal[key] += bool(self._registry.held_by(slot.number))
         if self._fatal[key] >= KEEPS_DYING:
-            self._killers[key] = _killed(slot.worker.snapshot.last_exit)
+            self._refused[key] = _killed(slot.worker.snapshot.last_exit)
 
-    def _leave_out_killers(self, slot: Slot) -> None:
+    def _leave_out_refused(self, slot: Slot) -> None:
         for key, _ in self._registry.wanted():
-            if key in self._killers:
-                self._registry.failed(slot.number, key, self._killers[key])
+            if key in self._refused:
+                self._registry.failed(slot.number, key, self._refused[key])
 
     def _acquit(self, key: ModelKey) -> None:
         self._deadly.pop(key, None)
@@ -346,8 +351,9 @@ class Supervisor:
             self._deadly[key] += 1
             self._spawn(self._try_later(key, config))
             return
-        self._killers[key] = _killed(last_exit)
-        self.on_trial_failed(key, self._killers[key])
+        self._metrics.model_loads.labels("failed").inc()
+        self.refuse(key, _killed(last_exit))
+        self._pool.on_change()
 
     async def _try_later(self, key: ModelKey, config: ModelConfig) -> None:
         await asyncio.sleep(self._backoff_s(self._deadly[key]))

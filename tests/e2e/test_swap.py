@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import shutil
 import threading
 import time
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from tests.server import running_server
 from tests.toys import png
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tests.server import Server
 
@@ -203,6 +204,67 @@ def test_a_version_that_kills_whoever_loads_it_fails_nobody_and_says_how(server:
         assert said in reasons[how]
 
 
+@pytest.mark.slow
+def test_a_watched_folder_is_followed_under_load(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A file that comes, is written slowly, is exchanged at once, is damaged, and goes, on a real server."""
+    watched = tmp_path_factory.mktemp("watched")
+    (watched / "m.toml").write_text('architecture = "swap_nets.build"\nsize = 96')
+    shutil.copy(folder / "a.safetensors", watched / "m.safetensors")
+    patched = {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
+    options = ("--device", "cpu", "--model", "shapes", "--management-modules", "swap_nets", "--watch", str(watched))
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in patched.items():
+            patch.setenv(name, value)
+        with running_server(*options) as server, httpx.Client(base_url=server.url, timeout=60) as client:
+            one, first = explained(client)
+            with asked(server) as crowd:
+                content = (folder / "b.safetensors").read_bytes()
+                with (watched / "m.safetensors").open("wb") as stream:
+                    for at in range(0, len(content), len(content) // 6 + 1):  # a moment more than it is looked at
+                        stream.write(content[at : at + len(content) // 6 + 1])
+                        stream.flush()
+                        time.sleep(0.5)
+                two = until_version(client, lambda version: version != one)
+                states = {each["state"] for each in client.get(f"{MODELS}/m").json()["versions"]}
+                crowd.go_on()
+                (watched / "m.safetensors").write_bytes(content[:1000])
+                until_failed(client)
+                crowd.go_on()
+                shutil.copy(folder / "a.safetensors", watched / ".m.safetensors.part")
+                (watched / ".m.safetensors.part").rename(watched / "m.safetensors")
+                assert until_version(client, lambda version: version != two) == one
+                crowd.go_on()
+            references = {one: first}
+            assert crowd.failed == []
+            references[two] = next(found for version, found in crowd.answers if version == two)
+            assert not same(references[one], references[two])
+            assert [version for version, found in crowd.answers if not same(found, references[version])] == []
+            assert "failed" not in states, "what was half written was waited for"
+            for file in ("m.toml", "m.safetensors"):
+                (watched / file).unlink()
+            gone = time.monotonic() + 30
+            while client.get(f"{MODELS}/m").status_code != 404:
+                assert time.monotonic() < gone
+                time.sleep(0.2)
+
+
+def until_version(client: httpx.Client, wanted: Callable[[str], bool]) -> str:
+    """Wait for a model to answer with another version; return which."""
+    end = time.monotonic() + 60
+    while not wanted(version := explained(client)[0]):
+        assert time.monotonic() < end
+        time.sleep(0.2)
+    return version
+
+
+def until_failed(client: httpx.Client) -> None:
+    end = time.monotonic() + 60
+    while (last := client.get(f"{MODELS}/m").json()["versions"][-1])["state"] != "failed":
+        assert time.monotonic() < end
+        time.sleep(0.2)
+    assert "m.safetensors" in last["reason"]
+
+
 def _resident(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text(encoding="utf-8").split()[1]) * 4096
 
@@ -212,7 +274,7 @@ def _workers(client: httpx.Client) -> list[int]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_a_hundred_reloads_leave_memory_as_it_is(server: Server) -> None:
     with httpx.Client(base_url=server.url, timeout=60) as client:
         put(client, "a.safetensors")
