@@ -179,6 +179,7 @@ def test_files_elsewhere_are_no_arguments(folder: Path, path: str, wrap: Callabl
 def test_a_field_is_a_path_unless_its_type_says_otherwise() -> None:
     assert {name for name in ModelConfig.model_fields if name not in _JUDGED} == {"labels"}
     assert not {"architecture", "weights", "factory_args", "labels"} & _never_paths()
+    annotation: Any
     for annotation in (str, Path, str | None, list[str], dict[str, Path] | None, Annotated[str, "a mark"], Any):
         assert _may_be_path(annotation)
     for annotation in (int, bool | None, Literal["a"], Annotated[str, NoPath()] | None, tuple[float, ...]):

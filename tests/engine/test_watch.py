@@ -36,7 +36,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "watched"
 
 
-def found(folder: Path, **changes: Any) -> dict[str, ModelConfig | str]:
+def found(folder: Path, **changes: Any) -> dict[str, ModelConfig | str | None]:
     """What the folder holds: configurations, and problems in words."""
     models = read_folder(folder, Settings(**changes))
     return {name: each.problem or each.config for name, each in models.items()}
