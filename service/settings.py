@@ -320,8 +320,8 @@ class Settings(BaseSettings):
     memory_budget: Annotated[int | None, BeforeValidator(_bytes)] = Field(
         None,
         ge=1024,
-        description="Bytes that the weights of all models may take on a device, such as `8GB`; beyond, those that were "
-        "not asked for the longest are put out, and loaded again when somebody asks.",
+        description="Bytes that all models may take on a device, such as `8GB`; beyond, those that were not asked for "
+        "the longest are put out, and loaded again when somebody asks.",
     )
     data_dir: Annotated[Path | None, AfterValidator(_expanded_if_any)] = Field(
         None,

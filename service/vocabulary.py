@@ -15,6 +15,7 @@ __all__ = [
     "Fuse",
     "ImageFormat",
     "LayerKind",
+    "LoadingStage",
     "ModelState",
     "Operation",
     "Output",
@@ -61,6 +62,9 @@ EmptyReason = Literal["no_positive_evidence", "zero_gradient", "constant"]
 
 ModelState = Literal["loading", "ready", "unloaded", "failed"]
 """How far a model is, whatever its versions are; one that is unloaded is loaded again when somebody asks for it."""
+
+LoadingStage = Literal["waiting", "reading weights", "checking", "measuring layers", "warming", "taking over"]
+"""What is being done to load a version, in this order; the last is loading by the workers what was tried before."""
 
 VersionState = Literal["loading", "ready", "unloaded", "draining", "failed"]
 """How far one version of a model is; one that drains serves what has begun with it."""

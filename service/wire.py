@@ -16,6 +16,7 @@ from service.vocabulary import (
     EmptyReason,
     Fitting,
     LayerKind,
+    LoadingStage,
     ModelState,
     Registration,
     VersionState,
@@ -354,7 +355,8 @@ class VersionEntry(_Answer):
     version: str | None = Field(description="Its label; null until the weights are read.")
     state: VersionState
     reason: str | None = Field(description="Why it failed.")
-    progress: float = Field(description="How much of loading is done, 0 to 1.")
+    progress: float = Field(description="How much of loading is done, 0 to 1; it never falls.")
+    stage: LoadingStage | None = Field(None, description="What is being done, while it is being loaded.")
     current: bool = Field(description="Whether requests that name no version go to it.")
 
 
@@ -390,6 +392,9 @@ class ModelEntry(_Answer):
     dtype: str | None = None
     precision: str | None = Field(None, description="What it computes in.")
     parameters: int | None = None
+    memory_bytes: int | None = Field(
+        None, description="What it takes on its device with each worker: weights and buffers, as they were loaded."
+    )
     warnings: list[ModelWarning] = Field([], description="What was assumed of it, or looks wrong.")
 
 

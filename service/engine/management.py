@@ -55,7 +55,9 @@ class Management:
         if self._watch is not None:
             self._watch.begin()
         for alias, config in at_the_start.aliases.items():
-            self._registry.hold(alias, config)
+            self._registry.hold(alias, config, at_the_start.contents.get(alias))
+        for name in at_the_start.at_run_time & at_the_start.contents.keys():
+            self._registry.expect(name, at_the_start.contents[name])
 
     def start(self) -> None:
         """Begin to keep to the memory budget, and to watch the folder."""
@@ -239,8 +241,10 @@ class Management:
         async with self._writing:
             models = [self._registry.find(name).config for name in sorted(self._at_run_time)]
             aliases = {alias: self._registry.find(alias).config for alias in self._registry.aliases()}
+            names = [*self._at_run_time, *aliases]
+            contents = {name: content for name in names if (content := self._registry.content(name))}
             try:
-                await asyncio.to_thread(remembered.write, folder, models, aliases)
+                await asyncio.to_thread(remembered.write, folder, models, aliases, contents)
             except OSError as error:
                 log.error("models made at run time cannot be remembered in %s: %s", folder, error)
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from service.models.info import ModelInfo, ModelKey
     from service.models.sources.source import Downloads
     from service.settings import LogFormat, LogLevel, ModelConfig
-    from service.vocabulary import Operation
+    from service.vocabulary import LoadingStage, Operation
 
 __all__ = [
     "Cancel",
@@ -142,10 +142,11 @@ class Hello:
 
 @dataclass(frozen=True)
 class ModelProgress:
-    """How much of loading this model is done, 0 to 1."""
+    """How much of loading this model is done, 0 to 1, and what is being done now."""
 
     key: ModelKey
     fraction: float
+    stage: LoadingStage
 
 
 @dataclass(frozen=True)

@@ -150,7 +150,7 @@ class Supervisor:
         for slot in self.slots:
             if slot.number in self._registry.involved(key):
                 slot.worker.unload(key)
-        if key in self._trials:
+        if self._is_tried(key):
             self._trials.forget(key)
             self._registry.unloaded(TRIAL, key)
 
@@ -197,8 +197,9 @@ class Supervisor:
             log.error("a worker for %s cannot be started: %s", worker.snapshot.device, error)
             self.on_exit(worker)
             return
-        refused = self._refused
-        wanted = [each for each in self._registry.wanted() if each[0] not in refused and each[0] not in self._trials]
+        wanted = [
+            each for each in self._registry.wanted() if each[0] not in self._refused and not self._is_tried(each[0])
+        ]
         # A suspect goes last: if it is to blame, the others are loaded first, which proves it.
         wanted.sort(key=lambda each: self._deadly[each[0]])
         suspects = [each for each in wanted if self._deadly[each[0]]]
@@ -246,8 +247,10 @@ class Supervisor:
         match message:
             case Hello(_, devices):
                 self._spread_over(devices)
-            case ModelProgress(key, fraction):
-                self._registry.progressed(number, key, 0.5 + fraction / 2 if key in self._tried else fraction)
+            case ModelProgress(key, fraction) if key in self._tried:
+                self._registry.progressed(number, key, 0.5 + fraction / 2, "taking over")
+            case ModelProgress(key, fraction, stage):
+                self._registry.progressed(number, key, fraction, stage)
             case ModelLoaded(key, info):
                 self._acquit(key)
                 self._metrics.model_loads.labels("loaded").inc()
@@ -318,12 +321,17 @@ class Supervisor:
         return self._launch(WorkerSpec(TRIAL, start, self._settings.worker_silence_timeout_s), listener)
 
     def _try(self, key: ModelKey, config: ModelConfig) -> None:
-        self._registry.told(TRIAL, [key])
-        self._trials.begin(key, config)
+        if not self._is_tried(key):
+            self._registry.told(TRIAL, [key])
+            self._trials.begin(key, config)
+
+    def _is_tried(self, key: ModelKey) -> bool:
+        """Whether a model is being tried, waits for it, or will be tried once more."""
+        return key in self._registry.missing(TRIAL)
 
     def on_trial_progress(self, message: ModelProgress) -> None:
         """Count loading in the process that tries models as the first half."""
-        self._registry.progressed(TRIAL, message.key, message.fraction / 2)
+        self._registry.progressed(TRIAL, message.key, message.fraction / 2, message.stage)
         self._pool.on_change()
 
     def on_tried(self, key: ModelKey, config: ModelConfig, info: ModelInfo) -> None:
@@ -331,6 +339,8 @@ class Supervisor:
         self._tried.add(key)
         self._pool.make_room(info)
         self.load(key, config)
+        for slot in self.slots:
+            self._registry.progressed(slot.number, key, 0.5, "taking over")
         self._registry.unloaded(TRIAL, key)
         self._pool.on_change()
 
@@ -357,7 +367,7 @@ class Supervisor:
 
     async def _try_later(self, key: ModelKey, config: ModelConfig) -> None:
         await asyncio.sleep(self._backoff_s(self._deadly[key]))
-        if self._registry.version(key) is not None:
+        if self._is_tried(key):
             self._trials.begin(key, config)
 
 

@@ -72,10 +72,6 @@ class Trials:
         self._task: asyncio.Task[None] | None = None
         self._news = asyncio.Event()
 
-    def __contains__(self, key: ModelKey) -> bool:
-        """Whether a model is being tried, or waits for it."""
-        return key in self._waiting
-
     def begin(self, key: ModelKey, config: ModelConfig) -> None:
         """Try a model, after those that wait."""
         self._waiting[key] = config

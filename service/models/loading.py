@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import logging
+import random
+from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -30,13 +34,15 @@ from service.models.sources.source import OPTIONS, refuse_options
 from service.models.sources.table import find_source, name_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from service.cam.layers import Layer
     from service.cam.network import Network
     from service.models.sources.source import Downloads, LoadedModel
     from service.settings import ModelConfig
-    from service.vocabulary import ChannelLayout
+    from service.vocabulary import ChannelLayout, LoadingStage
+
+    Tell = Callable[[float, LoadingStage], None]  # how much is done, 0 to 1, and what is done now
 
 __all__ = ["load_model"]
 
@@ -46,9 +52,9 @@ _SMALLEST_LOGIT = 1e-3  # below, rounding of what was summed up to a logit is la
 
 
 def load_model(
-    config: ModelConfig, device: str, downloads: Downloads, tell: Callable[[float], None] = lambda _fraction: None
+    config: ModelConfig, device: str, downloads: Downloads, tell: Tell = lambda _fraction, _stage: None
 ) -> ModelHost:
-    """Load a model, bring it to ``device`` and find out about its layers; ``tell`` hears how much is done, 0 to 1.
+    """Load a model, bring it to ``device`` and find out about its layers; ``tell`` hears how far it is.
 
     Raises:
         ModelLoadError: its file or its configuration is wrong, or it cannot be served; the message says what to do.
@@ -70,14 +76,16 @@ def load_model(
         ) from error
 
 
-def _loaded(config: ModelConfig, device: str, downloads: Downloads, tell: Callable[[float], None]) -> ModelHost:
+def _loaded(config: ModelConfig, device: str, downloads: Downloads, tell: Tell) -> ModelHost:
     source = find_source(config.architecture, config.weights, config.source)
     refuse_options(config, *sorted(OPTIONS - source.options))
-    loaded = source.load(config, downloads)
+    tell(0.05, "reading weights")
+    with _seeded():
+        loaded = source.load(config, downloads)
     place = torch.device(device)
     module = in_eval_mode(loaded.module).to(place, dtype=getattr(torch, config.dtype))
     spec, assumed = input_spec(config, loaded.preprocess)
-    tell(0.3)
+    tell(0.3, "checking")
     output, probe = first_output(module, Probe(spec, place, getattr(torch, config.dtype)))
     heads, head = _heads(config, output, len(probe.noise))
     bare: dict[str | None, Network] = {name: EagerNetwork(module, name, loaded.hidden) for name in heads or [None]}
@@ -87,18 +95,19 @@ def _loaded(config: ModelConfig, device: str, downloads: Downloads, tell: Callab
     catalogues = {name: _layers(network, probe.noise, loaded.layout) for name, network in networks.items()}
     noise = probe.random(images_to_measure(networks[head], probe.noise))
     weights = digest_of_weights(module)
+    tell(0.5, "measuring layers")
     placed = place_layers(networks[head], weights, noise, catalogues, downloads.cache_dir)
-    tell(0.6)
     arithmetic = {name: arithmetic_of(networks[name], probe.noise[:1], layers) for name, layers in placed.items()}
     placed = {
         name: tuple(replace(layer, tail=arithmetic[name].tails[layer.name]) for layer in layers)
         for name, layers in placed.items()
     }
+    content = loaded.digest or weights
     info = ModelInfo(
         name=config.name,
         version=config.version or loaded.version,
         source=name_of(source),
-        digest=digest_of_model(config, loaded.digest or weights, [head.labels for head in outputs.heads.values()]),
+        digest=digest_of_model(config, content, [head.labels for head in outputs.heads.values()]),
         architecture=config.architecture,
         labels=outputs.heads[head].labels,
         preprocess=spec,
@@ -107,6 +116,8 @@ def _loaded(config: ModelConfig, device: str, downloads: Downloads, tell: Callab
         dtype=config.dtype,
         device=str(place),
         parameters=sum(parameter.numel() for parameter in module.parameters()),
+        memory=_bytes_of(module),
+        content=content,
         activation=outputs.heads[head].activation,
         multi_label=config.multi_label,
         heads={name: row for name, row in outputs.heads.items() if name is not None},
@@ -115,6 +126,7 @@ def _loaded(config: ModelConfig, device: str, downloads: Downloads, tell: Callab
         flops=arithmetic[head].flops,
         pass_s=arithmetic[head].seconds,
     )
+    tell(0.7, "warming")
     info = _tried(info, config.layer, networks[head], probe.noise)
     wanted = config.layer, loaded.default_layer
     heads_tried = {
@@ -124,10 +136,33 @@ def _loaded(config: ModelConfig, device: str, downloads: Downloads, tell: Callab
         for name in info.heads
     }
     info = replace(info, heads=heads_tried)
-    tell(0.9)
     for warning in info.warnings:
         log.warning("model %s: %s", config.name, warning.text)
     return ModelHost(networks, info, place, channels_last=probe.channels_last)
+
+
+@contextmanager
+def _seeded() -> Iterator[None]:
+    """Have weights that are drawn at random be the same with every worker, and whenever they are loaded."""
+    generator, others = random.getstate(), np.random.get_state()  # what models' code may draw from
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        random.seed(0)
+        np.random.seed(0)  # likewise
+        try:
+            yield
+        finally:
+            random.setstate(generator)
+            np.random.set_state(others)  # likewise
+
+
+def _bytes_of(module: nn.Module) -> int:
+    """Return what parameters and buffers take, those that are the same memory once."""
+    storages = {
+        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+        for tensor in chain(module.parameters(), module.buffers())
+    }
+    return sum(storages.values())
 
 
 def _heads(config: ModelConfig, output: object, rows: int) -> tuple[dict[str, int], str | None]:

@@ -59,8 +59,10 @@ def test_a_model_that_refers_to_itself_is_freed_when_it_is_dropped(
     try:
         executor.hear(Load(key, ModelConfig(name="m", architecture="tests.user_models.noted")))
         assert isinstance(said.get(timeout=60), Hello)
-        progress = [said.get(timeout=60) for _ in range(3)]
-        assert [each.fraction for each in progress if isinstance(each, ModelProgress)] == [0.3, 0.6, 0.9]
+        progress = [said.get(timeout=60) for _ in range(4)]
+        told = [(each.fraction, each.stage) for each in progress if isinstance(each, ModelProgress)]
+        assert told == sorted(told)
+        assert [stage for _, stage in told] == ["reading weights", "checking", "measuring layers", "warming"]
         assert isinstance(said.get(timeout=60), ModelLoaded)
         assert made[0]() is not None
         executor.hear(Unload(key))

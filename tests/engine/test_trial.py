@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from service.engine.messages import ModelProgress
 from service.engine.trial import TRIAL
 from service.settings import ModelConfig
 from tests.engine.fakes import FakedPool, FakeLauncher, FakeWorker, entry, number_of, settings, settle
@@ -187,6 +188,39 @@ async def test_the_process_ends_when_nothing_is_tried_for_a_while(
     await until(lambda: first.stopped)
     pool.load(NEW)
     assert await tried(pool) is not first
+
+
+async def test_progress_never_falls_and_says_what_is_done(pool: FakedPool) -> None:
+    key = pool.load(NEW)
+    trial = await tried(pool)
+    told = []
+
+    def note() -> None:
+        found = pool.registry.version(key)
+        assert found is not None
+        told.append((found.progress, found.stage))
+
+    note()
+    trial.say(ModelProgress(key, 0.8, "warming"))
+    note()
+    trial.load_done("m")
+    trial.unload_done()
+    await settle()
+    note()
+    for worker in pool.workers:
+        worker.say(ModelProgress(key, 0.6, "measuring layers"))
+        note()
+        worker.load_done("m")
+        note()
+    assert told == [
+        (0.0, "waiting"),
+        (0.4, "warming"),
+        (0.5, "taking over"),
+        (pytest.approx(0.65), "taking over"),
+        (pytest.approx(0.75), "taking over"),
+        (pytest.approx(0.9), "taking over"),
+        (1.0, None),
+    ]
 
 
 # -- models that killed a worker: at the start, or when they were loaded again on demand ------------------------------

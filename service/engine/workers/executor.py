@@ -137,11 +137,12 @@ class Executor:
         name, device, began = load.config.name, self._devices[0], time.monotonic()
         try:
             _require(device)
+            before = _allocated(device)
             host = load_model(
                 load.config,
                 device,
                 self._start.downloads,
-                lambda fraction: self._tell(ModelProgress(load.key, fraction)),
+                lambda fraction, stage: self._tell(ModelProgress(load.key, fraction, stage)),
             )
         except ServiceError as error:
             log.error("model %s cannot be loaded: %s", name, error.message)
@@ -151,7 +152,8 @@ class Executor:
             return ModelFailed(load.key, "Loading failed unexpectedly; the log of the service has the reason.")
         self._hosts[load.key] = host
         log.info("model %s is ready on %s after %.1f s", name, device, time.monotonic() - began)
-        return ModelLoaded(load.key, replace(host.info, revision=load.key.revision))
+        memory = max(host.info.memory, _allocated(device) - before)
+        return ModelLoaded(load.key, replace(host.info, revision=load.key.revision, memory=memory))
 
     def _unload(self, message: ToWorker) -> None:
         assert isinstance(message, Unload)
@@ -271,6 +273,14 @@ def _release() -> None:
         torch.cuda.empty_cache()
     with suppress(OSError, AttributeError):  # glibc alone has it, and keeps what was freed otherwise
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def _allocated(device: str) -> int:
+    """Return what tensors take on a device that counts it; 0 on others."""
+    if not device.startswith("cuda"):
+        return 0
+    gc.collect()
+    return torch.cuda.memory_allocated(device)
 
 
 def _device_bytes(device: str) -> dict[str, int]:

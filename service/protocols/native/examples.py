@@ -48,7 +48,22 @@ _TIMING = {
     "render_ms": 3.6,
     "batch_size": 1,
 }
-_VERSION = {"version": "IMAGENET1K_V2", "state": "ready", "reason": None, "progress": 1.0, "current": True}
+_VERSION = {
+    "version": "IMAGENET1K_V2",
+    "state": "ready",
+    "reason": None,
+    "progress": 1.0,
+    "stage": None,
+    "current": True,
+}
+_COMING = {
+    "version": None,
+    "state": "loading",
+    "reason": None,
+    "progress": 0.3,
+    "stage": "measuring layers",
+    "current": False,
+}
 _MODEL = {
     "name": "resnet50",
     "state": "ready",
@@ -82,6 +97,7 @@ _MODEL = {
     "dtype": "float32",
     "precision": "float32",
     "parameters": 25557032,
+    "memory_bytes": 102544096,
     "warnings": [],
 }
 _EXPLANATION = {
@@ -133,7 +149,7 @@ def _answer(*explanations: Any) -> dict[str, Any]:
 # A model whose next version is on its way.
 _REPLACED = {
     **_MODEL,
-    "versions": [_VERSION, {"version": None, "state": "loading", "reason": None, "progress": 0.3, "current": False}],
+    "versions": [_VERSION, _COMING],
 }
 _ALIAS = {"alias": "stable", "model": "resnet50", "version": "IMAGENET1K_V2"}
 # The body of PUT.

@@ -185,6 +185,7 @@ def _version(status: VersionStatus) -> wire.VersionEntry:
         state=status.state,
         reason=status.reason,
         progress=round(status.progress, 3),
+        stage=status.stage,
         current=status.current,
     )
 
@@ -218,6 +219,7 @@ def _known(info: ModelInfo) -> dict[str, Any]:
         "dtype": info.dtype,
         "precision": info.dtype,
         "parameters": info.parameters,
+        "memory_bytes": info.memory,
         "warnings": [wire.ModelWarning(code=warning.code, text=warning.text) for warning in info.warnings],
     }
 
