@@ -14,10 +14,20 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from service.vocabulary import Activation, ChannelOrder, Fitting, Preset
 
-__all__ = ["NAME_PATTERN", "ModelConfig", "parse_option"]
+__all__ = ["NAME_PATTERN", "ModelConfig", "NoPath", "parse_option"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 NAME_PATTERN = f"^{_NAME.pattern}$"
+
+
+class NoPath:
+    """Marks a text of a configuration that is never the name of a file; any other may be one.
+
+    What comes over HTTP is judged by it: see :mod:`service.engine.permitted`.
+    """
+
+
+Word = Annotated[str, NoPath()]
 
 
 def _floats(value: object) -> object:
@@ -46,7 +56,7 @@ class ModelConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field("", description="Name in the API; the architecture's if left out.", validate_default=True)
+    name: Word = Field("", description="Name in the API; the architecture's if left out.", validate_default=True)
     architecture: str = Field(
         description="`shapes`, `shapes-shortcut`, a torchvision classification model, the name of a function of yours "
         "that returns a module, `timm/NAME`, `hf/NAME`, or the path of a model's file or folder."
@@ -61,16 +71,16 @@ class ModelConfig(BaseModel):
         description="A file with the class labels: a line each, or `.csv`, `.json` or `.yaml`. Of a model with several "
         "outputs: a table of one file per head; a file alone is the default head's.",
     )
-    prompts: str | None = Field(
+    prompts: Word | None = Field(
         None, description="Of a zero-shot model (`clip/…`): the sentence of a class, with `{}` for its label."
     )
-    source: str | None = Field(
+    source: Word | None = Field(
         None, description="What reads it, as `camserve models` lists them; told by the artefact if left out."
     )
     factory_args: Annotated[dict[str, Any], BeforeValidator(_json_object)] = Field(
         {}, description="Of a function of yours: its arguments by name, a table or a JSON object."
     )
-    layer: str | None = Field(None, description="Default target layer.")
+    layer: Word | None = Field(None, description="Default target layer.")
     mode: Fitting | None = Field(None, description="How a picture is fitted to the input.")
     resize: int | None = Field(None, ge=1, le=8192, description="Shorter side before the centre crop.")
     size: int | None = Field(None, ge=8, le=4096, description="Input height and width in pixels, where they are equal.")
@@ -105,7 +115,7 @@ class ModelConfig(BaseModel):
     )
     std: Channels | None = Field(None, description="Per-channel standard deviation, likewise.")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="What the model computes in.")
-    head: str | None = Field(None, description="Of a model with several outputs: which one answers by default.")
+    head: Word | None = Field(None, description="Of a model with several outputs: which one answers by default.")
     multi_label: bool = Field(False, description="Classes do not exclude each other: probabilities are sigmoids.")
     activation: Literal["auto", Activation] | dict[str, Literal["auto", Activation]] = Field(
         "auto",
@@ -123,7 +133,7 @@ class ModelConfig(BaseModel):
         description="Of a file with averaged weights (EMA) beside others: whether to take these. If left out, the "
         "others are taken, with a warning.",
     )
-    version: str | None = Field(None, description="Reported in answers; the weights' own name or digest if left out.")
+    version: Word | None = Field(None, description="Reported in answers; the weights' own name or digest if left out.")
 
     @model_validator(mode="before")
     @classmethod

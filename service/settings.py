@@ -189,6 +189,15 @@ def _expanded_if_any(path: Path | None) -> Path | None:
     return None if path is None else _expanded(path)
 
 
+def _folder_if_any(path: Path | None) -> Path | None:
+    if path is None:
+        return None
+    folder = _expanded(path)
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {folder}")
+    return folder.absolute()
+
+
 def _all_expanded(paths: tuple[Path, ...]) -> tuple[Path, ...]:
     return tuple(_expanded(path) for path in paths)
 
@@ -303,11 +312,16 @@ class Settings(BaseSettings):
         (),
         description="Folders, apart by spaces, in which files that are named over HTTP must lie.",
     )
+    watch: Annotated[Path | None, AfterValidator(_folder_if_any)] = Field(
+        None,
+        description="Folder whose files and folders are models by their names: what comes or changes is loaded and "
+        "takes over, what goes is removed.",
+    )
     memory_budget: Annotated[int | None, BeforeValidator(_bytes)] = Field(
         None,
         ge=1024,
-        description="Bytes that the weights of all models may take on a device, such as `8GB`; beyond, those that were "
-        "not asked for the longest are put out, and loaded again when somebody asks.",
+        description="Bytes that all models may take on a device, such as `8GB`; beyond, those that were not asked for "
+        "the longest are put out, and loaded again when somebody asks.",
     )
     data_dir: Annotated[Path | None, AfterValidator(_expanded_if_any)] = Field(
         None,

@@ -16,7 +16,7 @@ __all__ = [
     "ImageFormat",
     "LayerKind",
     "LoadCheck",
-    "LoadStage",
+    "LoadingStage",
     "MayManage",
     "ModelState",
     "Operation",
@@ -68,11 +68,11 @@ LoadCheck = Literal["model", "preprocessing", "determinism", "batch", "labels", 
 ModelState = Literal["loading", "ready", "unloaded", "failed"]
 """How far a model is, whatever its versions are; one that is unloaded is loaded again when somebody asks for it."""
 
+LoadingStage = Literal["waiting", "reading weights", "checking", "measuring layers", "warming", "taking over"]
+"""What is being done to load a version, in this order; the last is loading by the workers what was tried before."""
+
 VersionState = Literal["loading", "ready", "unloaded", "draining", "failed"]
 """How far one version of a model is; one that drains serves what has begun with it."""
-
-LoadStage = Literal["queued", "reading", "finding_layers", "trying_methods", "finishing"]
-"""What is being done to load a version."""
 
 MayManage = Literal["allowed", "forbidden", "off"]
 """Whether somebody may change models: not with their key, or nobody."""

@@ -16,7 +16,7 @@ from service.vocabulary import (
     EmptyReason,
     Fitting,
     LayerKind,
-    LoadStage,
+    LoadingStage,
     MayManage,
     ModelState,
     Registration,
@@ -356,8 +356,8 @@ class VersionEntry(_Answer):
     version: str | None = Field(description="Its label; null until the weights are read.")
     state: VersionState
     reason: str | None = Field(description="Why it failed.")
-    progress: float = Field(description="How much of loading is done, 0 to 1.")
-    stage: LoadStage | None = Field(None, description="What is being done to load it; null where nothing is.")
+    progress: float = Field(description="How much of loading is done, 0 to 1; it never falls.")
+    stage: LoadingStage | None = Field(None, description="What is being done, while it is being loaded.")
     current: bool = Field(description="Whether requests that name no version go to it.")
     aliases: list[str] = Field([], description="The other names that point to it.")
 
@@ -394,6 +394,9 @@ class ModelEntry(_Answer):
     dtype: str | None = None
     precision: str | None = Field(None, description="What it computes in.")
     parameters: int | None = None
+    memory_bytes: int | None = Field(
+        None, description="What it takes on its device with each worker: weights and buffers, as they were loaded."
+    )
     warnings: list[ModelWarning] = Field([], description="What was assumed of it, or looks wrong.")
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import time
 import warnings
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -39,6 +41,23 @@ class Outputs(NamedTuple):
 def one_head() -> nn.Module:
     """Three classes."""
     model = Trunk(lambda features: model.coarse(features))  # noqa: PLW0108  # it does not exist yet
+    return model
+
+
+def drawn_at_random() -> nn.Module:
+    """Weights that differ whenever they are made, of all that code may draw from."""
+    body = nn.Conv2d(3, 8, 3, 2, 1)
+    head = nn.Linear(8, 3)
+    with torch.no_grad():
+        body.weight += torch.from_numpy(np.random.rand(*body.weight.shape)) + random.random()
+    return nn.Sequential(body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
+
+
+def with_a_buffer() -> nn.Module:
+    """A buffer of 1000 numbers, and weights that two layers share."""
+    model = Trunk(lambda features: model.coarse(features))  # noqa: PLW0108  # it does not exist yet
+    model.register_buffer("table", torch.zeros(1000))
+    model.register_module("again", model.coarse)
     return model
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from service.engine import remembered
 from service.engine.memory_budget import MemoryBudget
 from service.engine.permitted import permitted
+from service.engine.watch import Watch
 from service.errors import DefaultModel, ManagementOff, ModelBusy, ModelLoadError, NotReady
 
 if TYPE_CHECKING:
@@ -49,11 +50,19 @@ class Management:
         self._tasks: set[asyncio.Task[None]] = set()
         self._writing = asyncio.Lock()
         self._budget = MemoryBudget(settings.memory_budget, settings.workers, self._registry, pool.put_out, metrics)
+        pool.before_load = self._budget.keep
+        self._watch = Watch(settings.watch, settings, pool, self._budget.used) if settings.watch else None
+        if self._watch is not None:
+            self._watch.begin()
         for alias, config in at_the_start.aliases.items():
-            self._registry.hold(alias, config)
+            self._registry.hold(alias, config, at_the_start.contents.get(alias))
+        for name in at_the_start.at_run_time & at_the_start.contents.keys():
+            self._registry.expect(name, at_the_start.contents[name])
 
     def start(self) -> None:
-        """Begin to keep to the memory budget."""
+        """Begin to keep to the memory budget, and to watch the folder."""
+        if self._watch is not None:
+            self._spawn(self._watch.run())
         if self._settings.memory_budget is not None:
             self._spawn(self._keep_to_budget())
 
@@ -237,8 +246,10 @@ class Management:
         async with self._writing:
             models = [self._registry.find(name).config for name in sorted(self._at_run_time)]
             aliases = {alias: self._registry.find(alias).config for alias in self._registry.aliases()}
+            names = [*self._at_run_time, *aliases]
+            contents = {name: content for name in names if (content := self._registry.content(name))}
             try:
-                await asyncio.to_thread(remembered.write, folder, models, aliases)
+                await asyncio.to_thread(remembered.write, folder, models, aliases, contents)
             except OSError as error:
                 log.error("models made at run time cannot be remembered in %s: %s", folder, error)
 

@@ -20,8 +20,6 @@ __all__ = ["MemoryBudget"]
 
 log = logging.getLogger("camserve.models")
 
-_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-
 
 class MemoryBudget:
     """Puts the least recently used models out, beyond what all may take on a device.
@@ -30,7 +28,7 @@ class MemoryBudget:
     inside is left alone, so that for a while there may be more.
 
     Args:
-        limit: bytes of weights per device; no bound if None.
+        limit: bytes that all models may take on a device; no bound if None.
         copies: how many workers of a device hold each model.
         registry: says what there is.
         put_out: has workers drop a version.
@@ -75,5 +73,5 @@ class MemoryBudget:
             self._put_out(key)
 
     def size(self, info: ModelInfo) -> int:
-        """Return what a model's weights take on a device, in bytes."""
-        return info.parameters * _BYTES.get(info.dtype, 4) * self._copies
+        """Return what a model takes on a device, in bytes, as its workers found when they loaded it."""
+        return info.memory * self._copies

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from service.models.info import ModelInfo, ModelKey
     from service.models.sources.source import Downloads
     from service.settings import LogFormat, LogLevel, ModelConfig
-    from service.vocabulary import LoadStage, Operation
+    from service.vocabulary import LoadingStage, Operation
 
 __all__ = [
     "Cancel",
@@ -77,7 +77,7 @@ class Lane:
 
 @dataclass(frozen=True)
 class Start:
-    """First: where and how to compute."""
+    """First: where and how to compute. An ``expendable`` worker is the first to go where the machine is short."""
 
     device: str
     threads: int
@@ -85,6 +85,7 @@ class Start:
     downloads: Downloads
     log_level: LogLevel = "info"
     log_format: LogFormat = "text"
+    expendable: bool = False
 
 
 @dataclass(frozen=True)
@@ -141,11 +142,11 @@ class Hello:
 
 @dataclass(frozen=True)
 class ModelProgress:
-    """How much of loading this model is done, 0 to 1, and what is done now."""
+    """How much of loading this model is done, 0 to 1, and what is being done now."""
 
     key: ModelKey
     fraction: float
-    stage: LoadStage = "reading"
+    stage: LoadingStage
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,15 @@ import re
 from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 from service.errors import PathNotAllowed, SourceNotAllowed, shorten
+from service.model_config import ModelConfig, NoPath
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from service.settings import ModelConfig, Settings
+    from service.settings import Settings
 
 __all__ = ["permitted"]
 
@@ -52,21 +53,69 @@ def permitted(config: ModelConfig, settings: Settings) -> ModelConfig:
     """Return a configuration that came over HTTP, with whole paths in the place of those in it.
 
     Raises:
-        PathNotAllowed: it names a file outside ``model_dirs``, or a URL.
+        PathNotAllowed: it names a file outside ``model_dirs``, or a URL, also among the arguments of a function.
         SourceNotAllowed: it names a function of a module that ``management_modules`` does not list.
     """
     folders = _Folders(settings.model_dirs)
     changed: dict[str, Any] = _network(config, folders, settings.management_modules)
     if config.weights is not None and "weights" not in changed:
         changed["weights"] = _weights(config.weights, folders)
-    if isinstance(config.labels, dict):
-        changed["labels"] = {head: Path(folders.path(str(path))) for head, path in config.labels.items()}
-    elif config.labels is not None:
-        changed["labels"] = Path(folders.path(str(config.labels)))
-    for name in config.model_fields_set - changed.keys() - {"labels"}:
-        if isinstance(value := getattr(config, name), Path):
-            changed[name] = Path(folders.path(str(value)))
-    return config.model_copy(update=changed)
+    changed["factory_args"] = _arguments(config.factory_args, folders)
+    for name in config.model_fields_set - changed.keys() - _JUDGED:
+        changed[name] = _whole(getattr(config, name), folders)
+    return config.model_copy(update={name: value for name, value in changed.items() if value != getattr(config, name)})
+
+
+def _never_paths() -> set[str]:
+    """Return the fields whose type has no room for the name of a file."""
+    return {
+        name for name, found in ModelConfig.model_fields.items() if not _may_be_path(found.annotation, found.metadata)
+    }
+
+
+def _may_be_path(annotation: Any, metadata: Sequence[object] = ()) -> bool:
+    """Whether a value of a type may name a file: a ``Path``, or a text that is not marked as anything else."""
+    if any(isinstance(mark, NoPath) for mark in metadata):
+        return False
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return False
+    if origin is Annotated:
+        return _may_be_path(arguments[0], arguments[1:])
+    if origin is dict:
+        return _may_be_path(arguments[1])
+    if arguments:
+        return any(_may_be_path(argument) for argument in arguments)
+    return annotation in {str, object, Any} or (isinstance(annotation, type) and issubclass(annotation, Path))
+
+
+def _whole(value: Any, folders: _Folders) -> Any:
+    """Return whole paths in the place of all that a value holds, of a field that names files."""
+    if isinstance(value, dict):
+        return {key: _whole(each, folders) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_whole(each, folders) for each in value)
+    if isinstance(value, Path):
+        return Path(folders.path(str(value)))
+    return folders.path(value) if isinstance(value, str) else value
+
+
+def _arguments(value: Any, folders: _Folders) -> Any:
+    """Return the arguments of a function; texts among them that look like paths must lead into the folders.
+
+    Raises:
+        PathNotAllowed: one does not, or is a URL.
+    """
+    if isinstance(value, dict):
+        return {key: _arguments(each, folders) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_arguments(each, folders) for each in value]
+    if not isinstance(value, str) or not value:
+        return value
+    if re.search(r"[/\\\0]", value) or value in {".", "..", "~"} or folders.has(value):
+        return folders.path(value)
+    _check_shadow(value)
+    return value
 
 
 def _network(config: ModelConfig, folders: _Folders, modules: Sequence[str]) -> dict[str, Any]:
@@ -134,7 +183,7 @@ def _check_module(text: str, modules: Sequence[str]) -> None:
 
 def _check_shadow(name: str) -> None:
     """Refuse a name that is a file where the service runs: a source may prefer the file."""
-    if Path(name).exists():
+    if _exists(Path(name)):
         raise PathNotAllowed(
             f"{shorten(name)!r} is a file or folder where this service runs, outside the folders of the setting "
             "model_dirs. Put it there, or choose another name."
@@ -185,3 +234,7 @@ def _exists(path: Path) -> bool:
         return path.exists()
     except (OSError, ValueError):
         return False
+
+
+# Judged by what they mean, or known to name no file; whatever else a configuration comes to have is taken for a path.
+_JUDGED = {"architecture", "weights", "factory_args"} | _never_paths()

@@ -119,6 +119,7 @@ class Pool:
         self.registry = Registry(self._on_drained)
         self.supervisor = Supervisor(settings, metrics, self.registry, self, launch, backoff)
         self.lifecycle = lifecycle or Lifecycle()
+        self.before_load: Callable[[ModelInfo], None] = lambda _info: None
         for config in settings.models:
             self.registry.add(config)
 
@@ -142,7 +143,14 @@ class Pool:
     def load(self, config: ModelConfig) -> ModelKey:
         """Load a model, or a version that takes over from the present one of that name once it is ready."""
         key = self.registry.add(config)
-        self.supervisor.load(key, config)
+        self.supervisor.load_if_it_can_be(key, config)
+        return key
+
+    def refuse(self, config: ModelConfig, reason: str) -> ModelKey:
+        """Add a version that cannot be loaded, for people to see why."""
+        key = self.registry.add(config)
+        self.supervisor.refuse(key, reason)
+        self._changed.set()
         return key
 
     def remove(self, name: str) -> None:
@@ -307,6 +315,15 @@ class Pool:
                 self._running[batch].progress = fraction
             case Ran():
                 self._on_ran(worker, message)
+        self._changed.set()
+        self._dispatch()
+
+    def make_room(self, info: ModelInfo) -> None:
+        """Let room be made for a model that is about to be loaded."""
+        self.before_load(info)
+
+    def on_change(self) -> None:
+        """Let go on who waits for models."""
         self._changed.set()
         self._dispatch()
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from service.models.info import ModelInfo
     from service.settings import ModelConfig
-    from service.vocabulary import LoadStage
+    from service.vocabulary import LoadingStage
 
 __all__ = ["ModelStatus", "Registry", "VersionStatus"]
 
@@ -66,8 +66,10 @@ class Registry:
                 self._drain(other)
         return version.key
 
-    def hold(self, alias: str, config: ModelConfig) -> None:
+    def hold(self, alias: str, config: ModelConfig, content: str | None = None) -> None:
         """Have an alias point to the version that is loaded from ``config``, which never takes over if it is another.
+
+        Where ``content`` is given, there is a warning if it is not the digest of what is found.
 
         Raises:
             UnknownModel: there is no such model.
@@ -77,6 +79,17 @@ class Registry:
             version = self._new(config)
             version.beside = True
         self._aliases[alias] = version.key
+        if content:
+            version.expected[alias] = content
+
+    def expect(self, name: str, content: str) -> None:
+        """Have a model be warned of if ``content`` is not the digest of what is found."""
+        self.find(name).expected[name] = content
+
+    def content(self, name: str) -> str | None:
+        """Return the digest of what a name is to point to: what it pointed to first, or what was found."""
+        version = self.find(name)
+        return version.expected.get(name) or (version.known.content if version.known else None)
 
     def _new(self, config: ModelConfig) -> Version:
         self._revisions += 1
@@ -109,6 +122,7 @@ class Registry:
             raise NameTaken(f"{alias!r} is the name of a model. Choose another name for the alias.")
         version = self.find(name, label)
         before = self._aliases.get(alias)
+        version.expected.pop(alias, None)
         self._aliases[alias] = version.key
         self._drop_if_unnamed(before)
 
@@ -136,7 +150,7 @@ class Registry:
     def put_out(self, key: ModelKey) -> None:
         """Have workers drop a version until somebody asks for it; what has begun with it is finished."""
         old, new = self._versions[key], self._new(self._versions[key].config)
-        new.unloaded, new.on_demand, new.known = True, True, old.known
+        new.unloaded, new.on_demand, new.known, new.expected = True, True, old.known, old.expected
         for names in (self._current, self._aliases):
             names.update({name: new.key for name, pointed in names.items() if pointed == key})
         self._drain(old)
@@ -167,14 +181,13 @@ class Registry:
         for key in keys:
             self._told.setdefault(worker, []).append(key)
             self._versions[key].loading[worker] = 0.0
-            self._versions[key].stages[worker] = "queued"
+            self._versions[key].stages[worker] = "waiting"
 
-    def progressed(self, worker: int, key: ModelKey, fraction: float, stage: LoadStage = "reading") -> None:
-        """Note how much of a version a worker has loaded, and what it does now."""
+    def progressed(self, worker: int, key: ModelKey, fraction: float, stage: LoadingStage) -> None:
+        """Note how much of a version a worker has loaded, and what it does."""
         version = self._versions.get(key)
         if version is not None and worker in version.loading:
-            version.loading[worker] = fraction
-            version.stages[worker] = stage
+            version.loading[worker], version.stages[worker] = fraction, stage
 
     def loaded(self, worker: int, key: ModelKey, info: ModelInfo) -> None:
         """Note that a worker holds a version, which may let the name point to it."""
@@ -187,7 +200,7 @@ class Registry:
             else:
                 known = version.known if version.known and version.known.digest == info.digest else None
                 label = known.version if known else self._labels.label(info)
-                version.known = version.infos[worker] = replace(info, version=label)
+                version.known = version.infos[worker] = version.warned(replace(info, version=label))
                 version.failures.pop(worker, None)
                 version.on_demand = False
             self._take_over(key.name)
@@ -254,6 +267,10 @@ class Registry:
     def versions(self, name: str) -> list[VersionStatus]:
         """List the versions of a model that are there or on their way, oldest first; none for a name that is not."""
         return [self._status_of(version) for version in self._of(name)]
+
+    def configs(self, name: str) -> list[ModelConfig]:
+        """Return what the versions of a model that are there or on their way are loaded from, oldest first."""
+        return [version.config for version in self._of(name)]
 
     def version(self, key: ModelKey) -> VersionStatus | None:
         """Tell how a version is; None once it is forgotten."""
@@ -333,9 +350,9 @@ class Registry:
             "draining" if version.draining else version.state,
             version.reason,
             version.progress,
+            version.stage,
             self._current.get(version.key.name) == version.key,
             tuple(sorted(alias for alias, key in self._aliases.items() if key == version.key)),
-            version.stage,
         )
 
     def _of(self, name: str) -> list[Version]:

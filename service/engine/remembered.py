@@ -35,6 +35,7 @@ class _File(BaseModel):
 
     models: list[dict[str, Any]] = []
     aliases: dict[str, dict[str, Any]] = {}
+    contents: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,13 @@ class Remembered:
         models: all of them; one made at run time stands in the place of the one in the settings that it replaced.
         at_run_time: names of those that were made at run time.
         aliases: further names, and what the versions that they point to are loaded from.
+        contents: digests of the files or weights that models made at run time and aliases pointed to.
     """
 
     models: tuple[ModelConfig, ...]
     at_run_time: frozenset[str] = frozenset()
     aliases: Mapping[str, ModelConfig] = field(default_factory=dict)
+    contents: Mapping[str, str] = field(default_factory=dict)
 
 
 def remembered_by(settings: Settings) -> Remembered:
@@ -81,10 +84,12 @@ def remembered_by(settings: Settings) -> Remembered:
         and config.name in names
         and (config in settings.models or _still_permitted(config, settings))
     }
-    return Remembered(served, frozenset(allowed), aliases)
+    return Remembered(served, frozenset(allowed), aliases, content.contents)
 
 
 def _still_permitted(config: ModelConfig, settings: Settings) -> bool:
+    if settings.watch is not None:  # an alias may point to what came from there
+        settings = settings.model_copy(update={"model_dirs": (*settings.model_dirs, settings.watch)})
     try:
         permitted(config, settings)
     except ServiceError as error:
@@ -98,7 +103,9 @@ def file_in(folder: Path) -> Path:
     return folder / "models.json"
 
 
-def write(folder: Path, models: Sequence[ModelConfig], aliases: Mapping[str, ModelConfig]) -> None:
+def write(
+    folder: Path, models: Sequence[ModelConfig], aliases: Mapping[str, ModelConfig], contents: Mapping[str, str]
+) -> None:
     """Write what was made at run time; whoever reads the file finds all of it or what was there before.
 
     Raises:
@@ -107,6 +114,7 @@ def write(folder: Path, models: Sequence[ModelConfig], aliases: Mapping[str, Mod
     content = {
         "models": [_fields(config) for config in models],
         "aliases": {alias: _fields(config) for alias, config in aliases.items()},
+        "contents": dict(contents),
     }
     folder.mkdir(parents=True, exist_ok=True)
     file = file_in(folder)

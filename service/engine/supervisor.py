@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from service.engine.cores import available_cores
 from service.engine.messages import Hello, ModelFailed, ModelLoaded, ModelProgress, ModelUnloaded, Ran, Start
+from service.engine.trial import TRIAL, Trials
 from service.engine.worker import Listener, WorkerSpec
 from service.models.sources.source import Downloads
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from service.engine.registry import Registry
     from service.engine.worker import Launcher, Worker
     from service.metrics import Metrics
-    from service.models.info import ModelKey
+    from service.models.info import ModelInfo, ModelKey
     from service.settings import ModelConfig, Settings
 
 __all__ = ["KEEPS_DYING", "BusyListener", "Slot", "Supervisor", "backoff_s"]
@@ -64,6 +65,12 @@ class BusyListener(Listener, Protocol):
     def is_busy(self, number: int) -> bool:
         """Whether a batch was handed to the worker of this number and is not answered."""
 
+    def on_change(self) -> None:
+        """Models are other than before, though no worker has said anything."""
+
+    def make_room(self, info: ModelInfo) -> None:
+        """A model is about to be loaded by the workers."""
+
 
 class Supervisor:
     """Keeps as many workers alive as the settings ask for. Lives in one event loop, which alone may call it.
@@ -97,6 +104,11 @@ class Supervisor:
         # Model → how many workers died while they loaded it: at all, and with other models loaded before.
         self._deadly: Counter[ModelKey] = Counter()
         self._fatal: Counter[ModelKey] = Counter()
+        # Model → why no worker is to load it.
+        self._refused: dict[ModelKey, str] = {}
+        # Those that a process of their own has loaded, before workers do.
+        self._tried: set[ModelKey] = set()
+        self._trials = Trials(self._launch_trial, self, settings.worker_start_timeout_s)
         self._stopping = False
         self.slots: list[Slot] = []
 
@@ -110,7 +122,7 @@ class Supervisor:
         self._stopping = True
         for task in list(self._tasks):
             task.cancel()
-        await asyncio.gather(*(slot.worker.stop(timeout_s=5.0) for slot in self.slots))
+        await asyncio.gather(self._trials.stop(), *(slot.worker.stop(timeout_s=5.0) for slot in self.slots))
 
     def load(self, key: ModelKey, config: ModelConfig) -> None:
         """Have every worker load a model; those that cannot be told yet load what is wanted when they have started."""
@@ -118,13 +130,29 @@ class Supervisor:
             if slot.worker.snapshot.connected:
                 self._load(slot.worker, [(key, config)])
 
+    def load_if_it_can_be(self, key: ModelKey, config: ModelConfig) -> None:
+        """Try a model in a process of its own, if workers are processes, and have every worker load it then."""
+        if any(slot.worker.separate for slot in self.slots):
+            self._try(key, config)
+        else:
+            self.load(key, config)
+
+    def refuse(self, key: ModelKey, reason: str) -> None:
+        """Let no worker load a model."""
+        self._refused[key] = reason
+        self._registry.failed(TRIAL, key, reason)
+
     def unload(self, key: ModelKey) -> None:
         """Have every worker drop a model that it holds or may come to hold."""
-        self._deadly.pop(key, None)
-        self._fatal.pop(key, None)
+        self._acquit(key)
+        self._refused.pop(key, None)
+        self._tried.discard(key)
         for slot in self.slots:
             if slot.number in self._registry.involved(key):
                 slot.worker.unload(key)
+        if self._is_tried(key):
+            self._trials.forget(key)
+            self._registry.unloaded(TRIAL, key)
 
     def worker(self, number: int) -> Worker:
         """Return the worker that has a place now."""
@@ -145,16 +173,20 @@ class Supervisor:
         self._spawn(self._start(slot.worker, 0.0))
 
     def _make(self, number: int, device: str) -> Worker:
+        return self._launch(WorkerSpec(number, self._how(device), self._settings.worker_silence_timeout_s), self)
+
+    def _how(self, device: str, *, expendable: bool = False) -> Start:
+        """Say where and how a worker computes."""
         settings = self._settings
-        start = Start(
+        return Start(
             device=device,
             threads=settings.threads or max(1, available_cores() // settings.workers),
             concurrency=settings.concurrency,
             downloads=Downloads(settings.cache_dir, settings.allow_download, settings.weights_mirror),
             log_level=settings.log_level,
             log_format=settings.log_format,
+            expendable=expendable,
         )
-        return self._launch(WorkerSpec(number, start, settings.worker_silence_timeout_s), self)
 
     async def _start(self, worker: Worker, delay_s: float) -> None:
         """Start a worker, after a delay, and have it load what is wanted."""
@@ -165,9 +197,17 @@ class Supervisor:
             log.error("a worker for %s cannot be started: %s", worker.snapshot.device, error)
             self.on_exit(worker)
             return
+        wanted = [
+            each for each in self._registry.wanted() if each[0] not in self._refused and not self._is_tried(each[0])
+        ]
         # A suspect goes last: if it is to blame, the others are loaded first, which proves it.
-        wanted = sorted(self._registry.wanted(), key=lambda each: self._deadly[each[0]])
-        self._load(worker, [(key, config) for key, config in wanted if self._fatal[key] < KEEPS_DYING])
+        wanted.sort(key=lambda each: self._deadly[each[0]])
+        suspects = [each for each in wanted if self._deadly[each[0]]]
+        if worker.separate and len(suspects) < len(wanted):
+            for key, config in suspects:
+                self._try(key, config)
+            wanted = wanted[: -len(suspects) or None]
+        self._load(worker, wanted)
 
     def _load(self, worker: Worker, models: Sequence[tuple[ModelKey, ModelConfig]]) -> None:
         """Have a worker load models, and give up what it has not loaded in time."""
@@ -207,11 +247,12 @@ class Supervisor:
         match message:
             case Hello(_, devices):
                 self._spread_over(devices)
+            case ModelProgress(key, fraction) if key in self._tried:
+                self._registry.progressed(number, key, 0.5 + fraction / 2, "taking over")
             case ModelProgress(key, fraction, stage):
                 self._registry.progressed(number, key, fraction, stage)
             case ModelLoaded(key, info):
-                self._deadly.pop(key, None)
-                self._fatal.pop(key, None)
+                self._acquit(key)
                 self._metrics.model_loads.labels("loaded").inc()
                 self._registry.loaded(number, key, info)
             case ModelFailed(key, reason):
@@ -244,9 +285,11 @@ class Supervisor:
             log.warning("a new worker for %s starts in %.1f s", state.device, delay_s)
             self._metrics.worker_restarts.labels(state.ending).inc()
             slot.worker = self._make(slot.number, state.device)
-            self._leave_out_fatal(slot)
+            self._leave_out_refused(slot)
             self._spawn(self._start(slot.worker, delay_s))
         self._pool.on_exit(worker)
+
+    # -- models that kill ---------------------------------------------------------------------------------------------
 
     def _blame(self, slot: Slot, *, greeted: bool) -> None:
         """Remember the model that was being loaded, unless a batch may have been the reason.
@@ -254,14 +297,84 @@ class Supervisor:
         That others were loaded before tells a bad model from a machine on which nothing can be loaded.
         """
         missing = self._registry.missing(slot.number)
-        if greeted and missing and not self._pool.is_busy(slot.number):
-            self._deadly[missing[0]] += 1
-            self._fatal[missing[0]] += bool(self._registry.held_by(slot.number))
+        if not (greeted and missing) or self._pool.is_busy(slot.number):
+            return
+        key = missing[0]
+        self._deadly[key] += 1
+        self._fatal[key] += bool(self._registry.held_by(slot.number))
+        if self._fatal[key] >= KEEPS_DYING:
+            self._refused[key] = _killed(slot.worker.snapshot.last_exit)
 
-    def _leave_out_fatal(self, slot: Slot) -> None:
+    def _leave_out_refused(self, slot: Slot) -> None:
         for key, _ in self._registry.wanted():
-            if self._fatal[key] >= KEEPS_DYING:
-                self._registry.failed(slot.number, key, "The worker process dies whenever it loads this model.")
+            if key in self._refused:
+                self._registry.failed(slot.number, key, self._refused[key])
+
+    def _acquit(self, key: ModelKey) -> None:
+        self._deadly.pop(key, None)
+        self._fatal.pop(key, None)
+
+    # -- models that are tried ----------------------------------------------------------------------------------------
+
+    def _launch_trial(self, listener: Listener) -> Worker:
+        start = self._how(self._settings.device, expendable=True)
+        return self._launch(WorkerSpec(TRIAL, start, self._settings.worker_silence_timeout_s), listener)
+
+    def _try(self, key: ModelKey, config: ModelConfig) -> None:
+        if not self._is_tried(key):
+            self._registry.told(TRIAL, [key])
+            self._trials.begin(key, config)
+
+    def _is_tried(self, key: ModelKey) -> bool:
+        """Whether a model is being tried, waits for it, or will be tried once more."""
+        return key in self._registry.missing(TRIAL)
+
+    def on_trial_progress(self, message: ModelProgress) -> None:
+        """Count loading in the process that tries models as the first half."""
+        self._registry.progressed(TRIAL, message.key, message.fraction / 2, message.stage)
+        self._pool.on_change()
+
+    def on_tried(self, key: ModelKey, config: ModelConfig, info: ModelInfo) -> None:
+        """Have workers load what can be loaded."""
+        self._tried.add(key)
+        self._pool.make_room(info)
+        self.load(key, config)
+        for slot in self.slots:
+            self._registry.progressed(slot.number, key, 0.5, "taking over")
+        self._registry.unloaded(TRIAL, key)
+        self._pool.on_change()
+
+    def on_trial_failed(self, key: ModelKey, reason: str) -> None:
+        """Give a model up that cannot be loaded."""
+        self._metrics.model_loads.labels("failed").inc()
+        self._registry.failed(TRIAL, key, reason)
+        self._pool.on_change()
+
+    def on_trial_died(self, key: ModelKey, config: ModelConfig, last_exit: str) -> None:
+        """Give a model up that kills whoever loads it.
+
+        One that has killed a worker before is tried again while nothing else can be loaded either: the machine may be
+        the reason.
+        """
+        log.error("model %s ended the process that tried it: %s", key.name, last_exit)
+        if self._deadly[key] and not any(self._registry.held_by(slot.number) for slot in self.slots):
+            self._deadly[key] += 1
+            self._spawn(self._try_later(key, config))
+            return
+        self._metrics.model_loads.labels("failed").inc()
+        self.refuse(key, _killed(last_exit))
+        self._pool.on_change()
+
+    async def _try_later(self, key: ModelKey, config: ModelConfig) -> None:
+        await asyncio.sleep(self._backoff_s(self._deadly[key]))
+        if self._is_tried(key):
+            self._trials.begin(key, config)
+
+
+def _killed(last_exit: str | None) -> str:
+    """Say that loading a model ends the process, and how."""
+    hint = " That is what the system does where memory runs out." if last_exit == "killed by SIGKILL" else ""
+    return f"Loading it ends the process: {last_exit or 'it ended'}.{hint}"
 
 
 def backoff_s(deaths: int) -> float:

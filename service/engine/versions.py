@@ -6,13 +6,15 @@ Runs in the front process.
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
+
+from service.models.info import ModelWarning
 
 if TYPE_CHECKING:
     from service.models.info import ModelInfo, ModelKey
     from service.settings import ModelConfig
-    from service.vocabulary import LoadStage, ModelState, VersionState
+    from service.vocabulary import LoadingStage, ModelState, VersionState
 
 __all__ = ["Labels", "ModelStatus", "Version", "VersionStatus"]
 
@@ -50,9 +52,9 @@ class VersionStatus:
         state: how far it is.
         reason: why it failed.
         progress: how much of loading is done, 0 to 1, over all workers that load it.
+        stage: what is being done, where it is being loaded.
         current: whether the model's name points to it.
         aliases: the other names that point to it.
-        stage: what is being done to load it; None where nothing is.
     """
 
     key: ModelKey
@@ -60,9 +62,9 @@ class VersionStatus:
     state: VersionState
     reason: str | None = None
     progress: float = 0.0
+    stage: LoadingStage | None = None
     current: bool = False
     aliases: tuple[str, ...] = ()
-    stage: LoadStage | None = None
 
 
 @dataclass(eq=False)
@@ -73,7 +75,7 @@ class Version:
         key: how front and workers call it.
         config: what it is loaded from.
         loading: how much each worker that loads it has done.
-        stages: what each worker that loads it does, or did last.
+        stages: what each worker that loads it does.
         infos: what each worker that holds it found out.
         failures: why a worker could not load it.
         leases: how many need it now.
@@ -82,12 +84,14 @@ class Version:
         unloaded: whether no worker is to hold it until somebody asks for it.
         on_demand: whether it is so, or is loaded again because somebody asked for it.
         known: what was known of it when it was loaded last.
+        reached: how much of loading was done when somebody asked last.
+        expected: name → digest of the content that it pointed to before the service was started again.
     """
 
     key: ModelKey
     config: ModelConfig
     loading: dict[int, float] = field(default_factory=dict)
-    stages: dict[int, LoadStage] = field(default_factory=dict)
+    stages: dict[int, LoadingStage] = field(default_factory=dict)
     infos: dict[int, ModelInfo] = field(default_factory=dict)
     failures: dict[int, str] = field(default_factory=dict)
     leases: int = 0
@@ -96,6 +100,8 @@ class Version:
     unloaded: bool = False
     on_demand: bool = False
     known: ModelInfo | None = None
+    reached: float = 0.0
+    expected: dict[str, str] = field(default_factory=dict)
 
     @property
     def state(self) -> ModelState:
@@ -128,18 +134,32 @@ class Version:
 
     @property
     def progress(self) -> float:
-        """How much of loading is done, 0 to 1."""
+        """How much of loading is done, 0 to 1; never less than before."""
         if self.state == "ready" and not self.loading:
             return 1.0
         parts = [*self.loading.values(), *(1.0 for _ in self.infos)]
-        return sum(parts) / len(parts) if parts else 0.0
+        self.reached = max(self.reached, sum(parts) / len(parts) if parts else 0.0)
+        return self.reached
 
     @property
-    def stage(self) -> LoadStage | None:
-        """What the worker that is least far does to load it; None where nothing is done."""
-        if self.loading:
-            return self.stages[min(self.loading, key=lambda worker: self.loading[worker])]
-        return "queued" if self.state == "loading" else None
+    def stage(self) -> LoadingStage | None:
+        """What the worker does that has loaded the least of it; None where none is loading it."""
+        if not self.loading:
+            return "waiting" if self.state == "loading" else None
+        return self.stages.get(min(self.loading, key=self.loading.__getitem__), "waiting")
+
+    def warned(self, info: ModelInfo) -> ModelInfo:
+        """Return ``info`` with a warning for each name that pointed to other weights before."""
+        warnings = [
+            ModelWarning(
+                "changed_while_away",
+                f"{name} pointed to other weights before the service was started again: its file has changed since. "
+                "Put the old file back, or load the model or point the alias anew to say that this is meant.",
+            )
+            for name, content in self.expected.items()
+            if content != info.content
+        ]
+        return replace(info, warnings=(*info.warnings, *warnings)) if warnings else info
 
     def contradicts(self, info: ModelInfo) -> bool:
         """Whether a worker found other weights than those that answer as this version now."""

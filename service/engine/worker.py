@@ -69,6 +69,10 @@ class Worker(Protocol):
     """Holds models and computes batches on one device. Nobody but the worker itself writes its state."""
 
     @property
+    def separate(self) -> bool:
+        """Whether it has a process of its own, so that what ends it ends nobody else."""
+
+    @property
     def snapshot(self) -> WorkerSnapshot:
         """Its state now."""
 

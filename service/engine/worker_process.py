@@ -63,6 +63,8 @@ async def _spawn() -> tuple[socket.socket, asyncio.subprocess.Process]:
 class WorkerProcess:
     """Implements the port :class:`service.engine.worker.Worker` with a process and a socket to it."""
 
+    separate = True
+
     def __init__(self, spec: WorkerSpec, listener: Listener) -> None:
         self._spec = spec
         self._listener = listener

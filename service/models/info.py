@@ -88,6 +88,8 @@ class ModelInfo:
         flops: floating-point operations of a forward pass over one image, where they could be counted.
         pass_s: seconds that it took, where it was loaded.
         revision: which of the versions that the front had loaded.
+        memory: bytes that it takes on its device, as far as that can be told.
+        content: digest of its artefact, or of its weights, in hex.
     """
 
     name: str
@@ -110,6 +112,8 @@ class ModelInfo:
     flops: int = 0
     pass_s: float = 0.0
     revision: int = 0
+    memory: int = 0
+    content: str = ""
     source: str = ""
     digest: str = ""
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import logging
+import random
+from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -30,14 +34,16 @@ from service.models.sources.source import OPTIONS, refuse_options
 from service.models.sources.table import find_source, name_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from service.cam.layers import Layer
     from service.cam.network import Network
     from service.models.info import ModelWarning
     from service.models.sources.source import Downloads, LoadedModel
     from service.settings import ModelConfig
-    from service.vocabulary import ChannelLayout, LoadCheck, LoadStage
+    from service.vocabulary import ChannelLayout, LoadCheck, LoadingStage
+
+    Tell = Callable[[float, LoadingStage], None]  # how much is done, 0 to 1, and what is done now
 
 __all__ = ["LoadObserver", "load_model"]
 
@@ -61,7 +67,7 @@ def load_model(
     config: ModelConfig,
     device: str,
     downloads: Downloads,
-    tell: Callable[[float, LoadStage], None] = lambda _fraction, _stage: None,
+    tell: Tell = lambda _fraction, _stage: None,
     observer: LoadObserver = _NOBODY,
 ) -> ModelHost:
     """Load a model, bring it to ``device`` and find out about its layers.
@@ -70,7 +76,7 @@ def load_model(
         config: of the model.
         device: such as ``cuda:0``.
         downloads: where weights may be fetched from.
-        tell: hears how much is done, 0 to 1, and what is done next.
+        tell: hears how far it is.
         observer: hears what is being looked at.
 
     Raises:
@@ -93,24 +99,19 @@ def load_model(
         ) from error
 
 
-def _loaded(
-    config: ModelConfig,
-    device: str,
-    downloads: Downloads,
-    tell: Callable[[float, LoadStage], None],
-    observer: LoadObserver,
-) -> ModelHost:
-    tell(0.0, "reading")
+def _loaded(config: ModelConfig, device: str, downloads: Downloads, tell: Tell, observer: LoadObserver) -> ModelHost:
     observer.begins("model")
     source = find_source(config.architecture, config.weights, config.source)
     refuse_options(config, *sorted(OPTIONS - source.options))
-    loaded = source.load(config, downloads)
+    tell(0.05, "reading weights")
+    with _seeded():
+        loaded = source.load(config, downloads)
     observer.read(loaded)
     place = torch.device(device)
     module = in_eval_mode(loaded.module).to(place, dtype=getattr(torch, config.dtype))
     observer.begins("preprocessing")
     spec, assumed = input_spec(config, loaded.preprocess)
-    tell(0.3, "finding_layers")
+    tell(0.3, "checking")
     output, probe = first_output(module, Probe(spec, place, getattr(torch, config.dtype)))
     observer.begins("labels")
     heads, head = _heads(config, output, len(probe.noise))
@@ -124,18 +125,19 @@ def _loaded(
         catalogues = {name: _layers(network, probe.noise, loaded.layout) for name, network in networks.items()}
     noise = probe.random(images_to_measure(networks[head], probe.noise))
     weights = digest_of_weights(module)
+    tell(0.5, "measuring layers")
     placed = place_layers(networks[head], weights, noise, catalogues, downloads.cache_dir)
-    tell(0.6, "trying_methods")
     arithmetic = {name: arithmetic_of(networks[name], probe.noise[:1], layers) for name, layers in placed.items()}
     placed = {
         name: tuple(replace(layer, tail=arithmetic[name].tails[layer.name]) for layer in layers)
         for name, layers in placed.items()
     }
+    content = loaded.digest or weights
     info = ModelInfo(
         name=config.name,
         version=config.version or loaded.version,
         source=name_of(source),
-        digest=digest_of_model(config, loaded.digest or weights, [head.labels for head in outputs.heads.values()]),
+        digest=digest_of_model(config, content, [head.labels for head in outputs.heads.values()]),
         architecture=config.architecture,
         labels=outputs.heads[head].labels,
         preprocess=spec,
@@ -144,6 +146,8 @@ def _loaded(
         dtype=config.dtype,
         device=str(place),
         parameters=sum(parameter.numel() for parameter in module.parameters()),
+        memory=_bytes_of(module),
+        content=content,
         activation=outputs.heads[head].activation,
         multi_label=config.multi_label,
         heads={name: row for name, row in outputs.heads.items() if name is not None},
@@ -153,6 +157,7 @@ def _loaded(
         pass_s=arithmetic[head].seconds,
     )
     observer.begins("gradient")
+    tell(0.7, "warming")
     info = _tried(info, config.layer, networks[head], probe.noise, quantised_layers(module))
     wanted = config.layer, loaded.default_layer
     heads_tried = {
@@ -162,10 +167,33 @@ def _loaded(
         for name in info.heads
     }
     info = replace(info, heads=heads_tried)
-    tell(0.9, "finishing")
     for warning in info.warnings:
         log.warning("model %s: %s", config.name, warning.text)
     return ModelHost(networks, info, place, channels_last=probe.channels_last)
+
+
+@contextmanager
+def _seeded() -> Iterator[None]:
+    """Have weights that are drawn at random be the same with every worker, and whenever they are loaded."""
+    generator, others = random.getstate(), np.random.get_state()  # what models' code may draw from
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        random.seed(0)
+        np.random.seed(0)  # likewise
+        try:
+            yield
+        finally:
+            random.setstate(generator)
+            np.random.set_state(others)  # likewise
+
+
+def _bytes_of(module: nn.Module) -> int:
+    """Return what parameters and buffers take, those that are the same memory once."""
+    storages = {
+        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+        for tensor in chain(module.parameters(), module.buffers())
+    }
+    return sum(storages.values())
 
 
 def _heads(config: ModelConfig, output: object, rows: int) -> tuple[dict[str, int], str | None]:

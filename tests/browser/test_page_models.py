@@ -396,7 +396,7 @@ def test_the_models_are_accessible(
 
 
 def test_what_is_on_its_way_is_accessible(open_page: Callable[..., Page]) -> None:
-    coming = {"version": None, "state": "loading", "reason": None, "progress": 0.3, "stage": "finding_layers"}
+    coming = {"version": None, "state": "loading", "reason": None, "progress": 0.3, "stage": "measuring layers"}
     bad = {"version": None, "state": "failed", "reason": "It is damaged.", "progress": 0.0, "stage": None}
     rest = {"current": False, "aliases": ["stable"]}
 
@@ -405,6 +405,6 @@ def test_what_is_on_its_way_is_accessible(open_page: Callable[..., Page]) -> Non
         body["models"][0]["versions"] += [coming | rest, bad | rest]
 
     page = open_page("/?tab=models", viewport=PHONE, before=lambda page: told(page, change))
-    expect(state(page, "shapes")).to_have_text("Ready; the next version is on its way: finding its layers")
+    expect(state(page, "shapes")).to_have_text("Ready; the next version is on its way: measuring its layers")
     expect(card(page, "shapes").locator(".share")).to_have_text("30%")
     check(page, "models on their way")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 
-from service.vocabulary import LoadStage, ModelState, VersionState
+from service.vocabulary import LoadingStage, ModelState, VersionState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -170,7 +170,7 @@ def test_empty_fields_are_left_to_the_server(page: Page) -> None:
 @pytest.mark.parametrize(
     ("words", "vocabulary"),
     [
-        ("(stage) => module.loadingWords({ stage })", LoadStage),
+        ("(stage) => module.loadingWords({ stage })", LoadingStage),
         ("module.modelWords", ModelState),
         ("module.versionWords", VersionState),
     ],

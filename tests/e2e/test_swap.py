@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import shutil
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +20,7 @@ from tests.server import running_server
 from tests.toys import png
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tests.server import Server
 
@@ -36,6 +38,20 @@ def build():
 def heavy():
     network = build()
     network.ballast = nn.Parameter(torch.ones(60_000_000))
+    return network
+
+def deadly(how):
+    import ctypes, os, signal, sys
+    {
+        "exits": lambda: os._exit(1),
+        "is killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
+        "crashes": lambda: ctypes.string_at(0),
+        "calls sys.exit": lambda: sys.exit(3),
+    }[how]()
+
+def deadly_later():
+    network = build()
+    network.register_forward_hook(lambda *_: __import__("os")._exit(4))
     return network
 """
 
@@ -89,6 +105,51 @@ def same(found: bytes, reference: bytes) -> bool:
     return np.allclose(np.frombuffer(found, "<f4"), np.frombuffer(reference, "<f4"), rtol=1e-3, atol=1e-4)
 
 
+def refuse(client: httpx.Client, name: str = "m", **body: Any) -> str:
+    """Put what cannot be loaded; return why."""
+    refused = client.put(f"{MODELS}/{name}", params={"wait": 100}, json=body, timeout=120).json()
+    assert refused["code"] == "model_load_failed"
+    return str(refused["detail"])
+
+
+class Crowd:
+    """Clients that ask one after the other, and what became of it."""
+
+    def __init__(self) -> None:
+        self.answers: list[tuple[str, bytes]] = []
+        self.failed: list[BaseException] = []
+        self.stop = threading.Event()
+
+    def ask(self, url: str) -> None:
+        with httpx.Client(base_url=url, timeout=60) as client:
+            while not self.stop.is_set():
+                try:
+                    self.answers.append(explained(client))
+                except BaseException as error:  # noqa: BLE001  # whatever it is, the test names it
+                    self.failed.append(error)
+
+    def go_on(self) -> None:
+        """Wait for some more answers."""
+        before = len(self.answers)
+        while len(self.answers) < before + 8 and not self.failed:
+            time.sleep(0.01)
+
+
+@contextmanager
+def asked(server: Server) -> Iterator[Crowd]:
+    """Ask a server from four threads for as long as the block takes."""
+    crowd = Crowd()
+    threads = [threading.Thread(target=crowd.ask, args=(server.url,)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield crowd
+    finally:
+        crowd.stop.set()
+        for thread in threads:
+            thread.join()
+
+
 @pytest.mark.slow
 def test_a_swap_under_load_fails_nobody_and_mixes_nothing(server: Server) -> None:
     with httpx.Client(base_url=server.url, timeout=60) as client:
@@ -99,37 +160,109 @@ def test_a_swap_under_load_fails_nobody_and_mixes_nothing(server: Server) -> Non
             references[version] = reference
         one, two = references.values()
         assert not same(one, two), "the versions can be told apart"
-        answers: list[tuple[str, bytes]] = []
-        failed: list[BaseException] = []
-        stop = threading.Event()
+        with asked(server) as crowd:
+            for weights in ("b.safetensors", "missing.safetensors", "a.safetensors", "b.safetensors"):
+                if weights.startswith("missing"):
+                    refuse(client, architecture="swap_nets.build", weights=weights)
+                else:
+                    put(client, weights)
+                crowd.go_on()
+    assert crowd.failed == []
+    assert {version for version, _ in crowd.answers} == set(references)
+    assert [version for version, found in crowd.answers if not same(found, references[version])] == []
 
-        def ask() -> None:
-            with httpx.Client(base_url=server.url, timeout=60) as mine:
-                while not stop.is_set():
-                    try:
-                        answers.append(explained(mine))
-                    except BaseException as error:  # noqa: BLE001  # whatever it is, the test names it
-                        failed.append(error)
 
-        threads = [threading.Thread(target=ask) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for weights in ("b.safetensors", "missing.safetensors", "a.safetensors", "b.safetensors"):
-            if weights.startswith("missing"):
-                body = {"architecture": "swap_nets.build", "weights": weights}
-                refused = client.put(f"{MODELS}/m", params={"wait": 100}, json=body, timeout=120)
-                assert refused.json()["code"] == "model_load_failed"
-            else:
-                put(client, weights)
-            asked = len(answers)
-            while len(answers) < asked + 8 and not failed:
-                time.sleep(0.01)
-        stop.set()
-        for thread in threads:
-            thread.join()
-    assert failed == []
-    assert {version for version, _ in answers} == set(references)
-    assert [version for version, found in answers if not same(found, references[version])] == []
+@pytest.mark.slow
+def test_a_version_that_kills_whoever_loads_it_fails_nobody_and_says_how(server: Server) -> None:
+    """Code of a model that ends its process when it is loaded, or when it first computes: the old version answers."""
+    with httpx.Client(base_url=server.url, timeout=60) as client:
+        put(client, "a.safetensors")
+        version, _ = explained(client)
+        pids = _workers(client)
+        with asked(server) as crowd:
+            reasons = {}
+            for how in ("exits", "is killed", "crashes", "calls sys.exit"):
+                reasons[how] = refuse(client, architecture="swap_nets.deadly", factory_args={"how": how})
+                crowd.go_on()
+            reasons["later"] = refuse(client, architecture="swap_nets.deadly_later", size=96)
+            crowd.go_on()
+            reasons["new"] = refuse(client, "another", architecture="swap_nets.deadly", factory_args={"how": "exits"})
+            crowd.go_on()
+        states = {name: client.get(f"{MODELS}/{name}").json()["versions"][-1]["state"] for name in ("m", "another")}
+        assert _workers(client) == pids, "no worker was replaced"
+    assert crowd.failed == []
+    assert {found for found, _ in crowd.answers} == {version}
+    assert states == {"m": "failed", "another": "failed"}
+    for how, said in {
+        "exits": "exited with code 1",
+        "is killed": "killed by SIGKILL",
+        "crashes": "killed by SIGSEGV",
+        "calls sys.exit": "SystemExit: 3",
+        "later": "exited with code 4",
+        "new": "exited with code 1",
+    }.items():
+        assert said in reasons[how]
+
+
+@pytest.mark.slow
+def test_a_watched_folder_is_followed_under_load(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A file that comes, is written slowly, is exchanged at once, is damaged, and goes, on a real server."""
+    watched = tmp_path_factory.mktemp("watched")
+    (watched / "m.toml").write_text('architecture = "swap_nets.build"\nsize = 96')
+    shutil.copy(folder / "a.safetensors", watched / "m.safetensors")
+    patched = {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
+    options = ("--device", "cpu", "--model", "shapes", "--management-modules", "swap_nets", "--watch", str(watched))
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in patched.items():
+            patch.setenv(name, value)
+        with running_server(*options) as server, httpx.Client(base_url=server.url, timeout=60) as client:
+            one, first = explained(client)
+            with asked(server) as crowd:
+                content = (folder / "b.safetensors").read_bytes()
+                with (watched / "m.safetensors").open("wb") as stream:
+                    for at in range(0, len(content), len(content) // 6 + 1):  # a moment more than it is looked at
+                        stream.write(content[at : at + len(content) // 6 + 1])
+                        stream.flush()
+                        time.sleep(0.5)
+                two = until_version(client, lambda version: version != one)
+                states = {each["state"] for each in client.get(f"{MODELS}/m").json()["versions"]}
+                crowd.go_on()
+                (watched / "m.safetensors").write_bytes(content[:1000])
+                until_failed(client)
+                crowd.go_on()
+                shutil.copy(folder / "a.safetensors", watched / ".m.safetensors.part")
+                (watched / ".m.safetensors.part").rename(watched / "m.safetensors")
+                assert until_version(client, lambda version: version != two) == one
+                crowd.go_on()
+            references = {one: first}
+            assert crowd.failed == []
+            references[two] = next(found for version, found in crowd.answers if version == two)
+            assert not same(references[one], references[two])
+            assert [version for version, found in crowd.answers if not same(found, references[version])] == []
+            assert "failed" not in states, "what was half written was waited for"
+            for file in ("m.toml", "m.safetensors"):
+                (watched / file).unlink()
+            gone = time.monotonic() + 30
+            while client.get(f"{MODELS}/m").status_code != 404:
+                assert time.monotonic() < gone
+                time.sleep(0.2)
+
+
+def until_version(client: httpx.Client, wanted: Callable[[str], bool]) -> str:
+    """Wait for a model to answer with another version; return which."""
+    end = time.monotonic() + 60
+    while not wanted(version := explained(client)[0]):
+        assert time.monotonic() < end
+        time.sleep(0.2)
+    return version
+
+
+def until_failed(client: httpx.Client) -> None:
+    end = time.monotonic() + 60
+    while (last := client.get(f"{MODELS}/m").json()["versions"][-1])["state"] != "failed":
+        assert time.monotonic() < end
+        time.sleep(0.2)
+    assert "m.safetensors" in last["reason"]
 
 
 def _resident(pid: int) -> int:
@@ -141,7 +274,7 @@ def _workers(client: httpx.Client) -> list[int]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_a_hundred_reloads_leave_memory_as_it_is(server: Server) -> None:
     with httpx.Client(base_url=server.url, timeout=60) as client:
         put(client, "a.safetensors")

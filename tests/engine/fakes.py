@@ -37,6 +37,8 @@ class FakeWorker:
         unloads: models it was told to drop.
     """
 
+    separate = False
+
     def __init__(self, spec: WorkerSpec, listener: Listener) -> None:
         self.spec = spec
         self._listener = listener

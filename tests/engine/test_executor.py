@@ -1,23 +1,41 @@
-"""What a worker holds, and lets go of."""
+"""What a worker holds, and lets go of, and what does not end it."""
 
 from __future__ import annotations
 
 import gc
+import sys
 import weakref
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
-from service.engine.messages import Hello, Load, ModelLoaded, ModelProgress, ModelUnloaded, Start, Unload
+import numpy as np
+import pytest
+
+from service.cam.targets import Targets
+from service.engine.messages import (
+    Hello,
+    Lane,
+    Load,
+    ModelFailed,
+    ModelLoaded,
+    ModelProgress,
+    ModelUnloaded,
+    Ran,
+    Run,
+    Start,
+    Unload,
+)
 from service.engine.workers.executor import Executor
+from service.errors import InternalError
 from service.models.info import ModelKey
 from service.models.sources.source import Downloads
 from service.settings import ModelConfig
 from tests import user_models
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
-    import pytest
     from torch import nn
 
     from service.engine.messages import FromWorker
@@ -42,12 +60,9 @@ def test_a_model_that_refers_to_itself_is_freed_when_it_is_dropped(
         executor.hear(Load(key, ModelConfig(name="m", architecture="tests.user_models.noted")))
         assert isinstance(said.get(timeout=60), Hello)
         progress = [said.get(timeout=60) for _ in range(4)]
-        assert [(each.fraction, each.stage) for each in progress if isinstance(each, ModelProgress)] == [
-            (0.0, "reading"),
-            (0.3, "finding_layers"),
-            (0.6, "trying_methods"),
-            (0.9, "finishing"),
-        ]
+        told = [(each.fraction, each.stage) for each in progress if isinstance(each, ModelProgress)]
+        assert told == sorted(told)
+        assert [stage for _, stage in told] == ["reading weights", "checking", "measuring layers", "warming"]
         assert isinstance(said.get(timeout=60), ModelLoaded)
         assert made[0]() is not None
         executor.hear(Unload(key))
@@ -56,3 +71,45 @@ def test_a_model_that_refers_to_itself_is_freed_when_it_is_dropped(
     finally:
         gc.enable()
         executor.close()
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("end", [sys.exit, _interrupt], ids=["exit", "interrupt"])
+def test_code_that_ends_the_process_ends_a_request_or_a_load_and_no_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: Callable[[], None]
+) -> None:
+    on: list[bool] = []
+
+    def make() -> nn.Module:
+        model = user_models.one_head()
+        model.register_forward_hook(lambda *_: end() if on else None)
+        return model
+
+    monkeypatch.setattr(user_models, "ends", make, raising=False)
+    monkeypatch.setattr(user_models, "ends_at_once", end, raising=False)
+    said: SimpleQueue[FromWorker] = SimpleQueue()
+    died: list[int] = []
+    executor = Executor(Start("cpu", threads=1, concurrency=1, downloads=Downloads(tmp_path)), said.put, died.append)
+    key, bad = ModelKey("m", 1), ModelKey("bad", 2)
+    pixels = np.zeros((1, 32, 32, 3), np.uint8)
+
+    def answer() -> FromWorker:
+        while isinstance(message := said.get(timeout=60), Hello | ModelProgress):
+            pass
+        return message
+
+    executor.hear(Load(key, ModelConfig(name="m", architecture="tests.user_models.ends", size=32)))
+    assert isinstance(answer(), ModelLoaded)
+    executor.hear(Load(bad, ModelConfig(name="bad", architecture="tests.user_models.ends_at_once")))
+    assert isinstance(answer(), ModelFailed)
+    for ends in (True, False):
+        on[:] = [True] if ends else []
+        executor.hear(Run(1, Lane(key, "predict"), pixels, (Targets((0,)),), ("",)))
+        ran = answer()
+        assert isinstance(ran, Ran)
+        assert isinstance(ran.outcomes[0], InternalError) == ends
+    executor.close()
+    assert died == []

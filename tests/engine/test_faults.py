@@ -83,7 +83,9 @@ SEEDS = range(10, 41)
 
 @pytest.mark.parametrize("fault", [Fault.RAISE, Fault.NAN, Fault.SYSTEM_EXIT])
 async def test_one_poisoned_picture_of_32_fails_alone(engine: Explainer, fault: Fault) -> None:
+    pid = engine.workers()[0].pid
     answer = await ask(engine, *SEEDS, bad=picture(5, fault))
+    assert engine.workers()[0].pid == pid, "the worker lives"
     (failed,) = [each for each in answer.images if each.error is not None]
     assert isinstance(failed.error, ModelOutputError if fault == Fault.NAN else InternalError)
     await assert_right(engine, answer, *SEEDS)

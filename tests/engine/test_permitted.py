@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pytest
 
-from service.engine.permitted import permitted
+from service.engine.permitted import _JUDGED, _may_be_path, _never_paths, permitted
 from service.errors import PathNotAllowed, SourceNotAllowed
+from service.model_config import NoPath
 from service.settings import ModelConfig, Settings
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
 
 
 @pytest.fixture
@@ -147,3 +149,56 @@ def test_what_is_neither_a_name_nor_a_function_is_never_code(folder: Path, archi
     with contextlib.suppress(PathNotAllowed, SourceNotAllowed):
         config = allowed(folder, architecture=architecture)
         assert config.architecture.startswith(f"{folder}/"), "a file, which is not there"
+
+
+# -- arguments of functions -------------------------------------------------------------------------------------------
+
+
+def test_arguments_are_data_and_files_among_them_lie_in_listed_folders(folder: Path) -> None:
+    given = {"depth": 18, "kind": "small", "ratio": 0.5, "files": ["birds.pth", {"labels": "birds.txt"}], "none": None}
+    assert allowed(folder, architecture="nets.build", factory_args=given).factory_args == {
+        **given,
+        "files": [str(folder / "birds.pth"), {"labels": str(folder / "birds.txt")}],
+    }
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/etc/passwd", "../secret.pth", "secret", "link.pth", "https://x.example/a", "a\0b", ".."],
+)
+@pytest.mark.parametrize("wrap", [lambda path: path, lambda path: [path], lambda path: {"a": {"b": [path]}}])
+def test_files_elsewhere_are_no_arguments(folder: Path, path: str, wrap: Callable[[str], Any]) -> None:
+    for architecture in ("nets.build", "timm/resnet18"):
+        with pytest.raises(PathNotAllowed):
+            allowed(folder, architecture=architecture, factory_args={"checkpoint_path": wrap(path)})
+
+
+# -- fields that are still to come ------------------------------------------------------------------------------------
+
+
+def test_a_field_is_a_path_unless_its_type_says_otherwise() -> None:
+    assert {name for name in ModelConfig.model_fields if name not in _JUDGED} == {"labels"}
+    assert not {"architecture", "weights", "factory_args", "labels"} & _never_paths()
+    annotation: Any
+    for annotation in (str, Path, str | None, list[str], dict[str, Path] | None, Annotated[str, "a mark"], Any):
+        assert _may_be_path(annotation)
+    for annotation in (int, bool | None, Literal["a"], Annotated[str, NoPath()] | None, tuple[float, ...]):
+        assert not _may_be_path(annotation)
+
+
+def test_a_field_that_somebody_adds_is_judged_without_being_listed(folder: Path) -> None:
+    class Later(ModelConfig):
+        tokenizer: str | None = None
+        parts: tuple[Path, ...] = ()
+
+    inside = Later(name="m", architecture="resnet18", tokenizer="birds.txt", parts=(Path("birds.pth"),))
+    found = permitted(inside, Settings(model_dirs=(folder,)))
+    assert isinstance(found, Later)
+    assert (found.tokenizer, found.parts) == (str(folder / "birds.txt"), (folder / "birds.pth",))
+    for fields in ({"tokenizer": "/etc/passwd"}, {"tokenizer": "en"}, {"parts": [Path("/etc/passwd")]}):
+        config = Later.model_validate({"name": "m", "architecture": "resnet18", **fields})
+        if fields == {"tokenizer": "en"}:
+            assert permitted(config, Settings(model_dirs=(folder,))).tokenizer == str(folder / "en")  # type: ignore[attr-defined]
+            continue
+        with pytest.raises(PathNotAllowed):
+            permitted(config, Settings(model_dirs=(folder,)))

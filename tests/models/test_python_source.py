@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -165,3 +166,28 @@ class TestHeads:
             info.head_view("course")
         with pytest.raises(UnknownHead, match="one output"):
             load(tmp_path, "mine=tests.user_models.one_head,size=32").info.head_view("fine")
+
+
+def test_weights_that_code_draws_at_random_are_the_same_whenever_and_wherever_it_is_loaded(offline: Downloads) -> None:
+    """So that all workers answer alike, and what code draws besides is not touched."""
+    config = ModelConfig(name="m", architecture="tests.user_models.drawn_at_random", size=32)
+    torch.manual_seed(5)
+    random.seed(5)
+    expected = torch.rand(1), random.random()
+    torch.manual_seed(5)
+    random.seed(5)
+    first = load_model(config, "cpu", offline).info
+    assert (torch.rand(1), random.random()) == expected
+    assert load_model(config, "cpu", offline).info.digest == first.digest
+
+
+@pytest.mark.parametrize(("dtype", "size"), [("float32", 4), ("bfloat16", 2)])
+def test_what_a_model_takes_is_counted_from_its_weights_and_buffers(offline: Downloads, dtype: str, size: int) -> None:
+    def take(architecture: str) -> tuple[int, int]:
+        config = ModelConfig.model_validate({"name": "m", "architecture": architecture, "size": 32, "dtype": dtype})
+        info = load_model(config, "cpu", offline).info
+        return info.memory, info.parameters
+
+    memory, parameters = take("tests.user_models.one_head")
+    assert memory == size * parameters
+    assert take("tests.user_models.with_a_buffer") == (memory + 1000 * size, parameters)

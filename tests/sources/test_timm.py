@@ -227,6 +227,14 @@ class TestRefusals:
                 "timm/test_resnet:random,factory_args.depth=9",
                 "timm cannot build test_resnet with .*depth=9: .*unexpected",
             ),
+            (
+                "timm/test_resnet:random,factory_args.checkpoint_path=w.pth",
+                r"The argument checkpoint_path of .* says where weights come.*: timm/test_resnet:FILE\.safetensors",
+            ),
+            (
+                'timm/test_resnet:random,factory_args={"pretrained_cfg": "hf-hub:a/b"}',
+                "The argument pretrained_cfg of timm",
+            ),
             ("timm/test_resnet:random,transform_input=true", "transform_input means nothing"),
         ],
     )
@@ -257,6 +265,7 @@ class TestRefusals:
         [
             ({"architecture": "resnet_of_mine"}, "has no model 'resnet_of_mine'"),
             ({"architecture": 7}, "has no architecture as timm writes it"),
+            ({"model_args": {"checkpoint_path": "/etc/passwd"}}, "The argument checkpoint_path of timm"),
             ({"model_args": {"img_size": "big"}}, "timm cannot build test_vit with"),
             ({"model_args": {"embed_dim": 10_000_000}}, "does not fit the architecture|cannot build"),
             ({"model_args": {"depth": 12}}, "does not fit the architecture: it .*lacks blocks"),

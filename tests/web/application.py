@@ -204,6 +204,7 @@ PETS = ModelInfo(
     dtype="float32",
     device="cpu",
     parameters=100,
+    memory=400,
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from service.engine.messages import ModelFailed
 from service.problems import STATUS
 from service.settings import ModelConfig, Settings, load_settings
 from tests.toys import png
-from tests.web.application import faked, until
+from tests.web.application import PETS, faked, until
 from tests.web.test_keys import bearer, key
 
 if TYPE_CHECKING:
@@ -86,16 +87,16 @@ async def test_without_waiting_the_state_comes_at_once_and_progress_is_told(
     begun = await put(client, wait=0)
     assert (begun.status_code, begun.json()["state"]) == (202, "loading")
     key = application.worker.loads[-1]
-    [queued] = (await client.get(f"{MODELS}/birds")).json()["versions"]
-    assert (queued["progress"], queued["stage"]) == (0.0, "queued")
-    application.pool.registry.progressed(0, key, 0.6, "trying_methods")
+    [waiting] = (await client.get(f"{MODELS}/birds")).json()["versions"]
+    assert (waiting["progress"], waiting["stage"]) == (0.0, "waiting")
+    application.pool.registry.progressed(0, key, 0.6, "measuring layers")
     [version] = (await client.get(f"{MODELS}/birds")).json()["versions"]
     assert version == {
         "version": None,
         "state": "loading",
         "reason": None,
         "progress": 0.6,
-        "stage": "trying_methods",
+        "stage": "measuring layers",
         "current": True,
         "aliases": [],
     }
@@ -426,9 +427,40 @@ async def test_models_made_at_run_time_are_there_after_a_restart_where_there_is_
         assert await version_of(other) == "two"
         assert await version_of(other, f"{MODELS}/stable") == "one"
         assert (await other.delete(f"{MODELS}/birds")).status_code == 204
-    assert json.loads(file.read_text()) == {"models": [], "aliases": {}}
+    assert json.loads(file.read_text()) == {"models": [], "aliases": {}, "contents": {}}
     async with faked(management=True) as forgetful, forgetful.client() as other:
         assert len((await other.get(MODELS)).json()["models"]) == 1
+
+
+async def test_files_that_have_changed_while_the_service_was_down_are_said(folder: Path, tmp_path: Path) -> None:
+    """An alias and a model whose files hold other weights after a restart than before."""
+    allowed: dict[str, Any] = {"management": True, "model_dirs": (folder,), "data_dir": tmp_path / "data"}
+    before, after = replace(PETS, content="a" * 64), replace(PETS, content="b" * 64)
+
+    async def warned(client: httpx.AsyncClient) -> list[str]:
+        entry = (await client.get(f"{MODELS}/birds")).json()
+        return [warning["text"].split()[0] for warning in entry["warnings"] if warning["code"] == "changed_while_away"]
+
+    async with faked(known=before, **allowed) as application, application.client() as client:
+        await put(client, version="one")
+        await client.put("/api/v1/aliases/stable", json={"model": "birds", "version": "one"})
+        assert await warned(client) == []
+        await until(lambda: application.explainer.management._at_run_time)
+    async with faked(known=before, **allowed) as same, same.client() as client:
+        await until(partial(_all_ready, same))
+        assert await warned(client) == []
+    for _ in range(2):  # until somebody says that it is meant
+        async with faked(known=after, **allowed) as changed, changed.client() as client:
+            await until(partial(_all_ready, changed))
+            assert sorted(await warned(client)) == ["birds", "stable"]
+    async with faked(known=after, **allowed) as changed, changed.client() as client:
+        await until(partial(_all_ready, changed))
+        await client.put("/api/v1/aliases/stable", json={"model": "birds", "version": "one"})
+        await put(client, version="two")
+        assert await warned(client) == []
+    async with faked(known=after, **allowed) as again, again.client() as client:
+        await until(partial(_all_ready, again))
+        assert await warned(client) == []
 
 
 def _all_ready(application: Application) -> bool:

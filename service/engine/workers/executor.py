@@ -137,6 +137,7 @@ class Executor:
         name, device, began = load.config.name, self._devices[0], time.monotonic()
         try:
             require_device(device)
+            before = _allocated(device)
             host = load_model(
                 load.config,
                 device,
@@ -146,12 +147,13 @@ class Executor:
         except ServiceError as error:
             log.error("model %s cannot be loaded: %s", name, error.message)
             return ModelFailed(load.key, error.message)
-        except Exception:
+        except BaseException:  # of a model's code, which may raise anything: the worker and its other models go on
             log.exception("model %s cannot be loaded", name)
             return ModelFailed(load.key, "Loading failed unexpectedly; the log of the service has the reason.")
         self._hosts[load.key] = host
         log.info("model %s is ready on %s after %.1f s", name, device, time.monotonic() - began)
-        return ModelLoaded(load.key, replace(host.info, revision=load.key.revision))
+        memory = max(host.info.memory, _allocated(device) - before)
+        return ModelLoaded(load.key, replace(host.info, revision=load.key.revision, memory=memory))
 
     def _unload(self, message: ToWorker) -> None:
         assert isinstance(message, Unload)
@@ -182,7 +184,12 @@ class Executor:
 
         def compute(rows: range) -> list[RowAnswer]:
             checkpoint.heed()  # before it waits for the model, too
-            return _answer(host, run, rows, checkpoint)
+            try:
+                return _answer(host, run, rows, checkpoint)
+            except Exception:
+                raise
+            except BaseException as error:  # the thread, and the worker with it, would end
+                raise RuntimeError(f"The code of the model calls sys.exit() or the like: {error!r}") from error
 
         small = nullcontext() if run.lane.large else self._give_way.small(run.batch, run.lane.model)
         with small:
@@ -266,6 +273,14 @@ def _release() -> None:
         torch.cuda.empty_cache()
     with suppress(OSError, AttributeError):  # glibc alone has it, and keeps what was freed otherwise
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def _allocated(device: str) -> int:
+    """Return what tensors take on a device that counts it; 0 on others."""
+    if not device.startswith("cuda"):
+        return 0
+    gc.collect()
+    return torch.cuda.memory_allocated(device)
 
 
 def _device_bytes(device: str) -> dict[str, int]:

@@ -30,6 +30,8 @@ __all__ = ["InProcessWorker"]
 class InProcessWorker:
     """Implements the port :class:`service.engine.worker.Worker` with an executor in this process."""
 
+    separate = False
+
     def __init__(self, spec: WorkerSpec, listener: Listener) -> None:
         self._spec = spec
         self._listener = listener

@@ -13,6 +13,8 @@ import signal
 import socket
 import sys
 import threading
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from service import logs
@@ -52,10 +54,19 @@ def serve(connection: socket.socket) -> None:
         if not isinstance(start, Start):
             return
         logs.configure(start.log_level, start.log_format)
+        if start.expendable:
+            _stand_back()
         executor = Executor(start, tell, os._exit)
         while (message := receive(stream)) is not None:
             executor.hear(message)
     os._exit(0)  # nobody is left to hear of a batch that still computes
+
+
+def _stand_back() -> None:
+    """Let others have the cores first, and the memory: where the system must kill somebody for it, it is this one."""
+    os.nice(5)
+    with suppress(OSError):  # of other systems than Linux, or where /proc is read-only
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
 
 
 def die_with_the_front() -> None:

@@ -163,6 +163,10 @@ class _Filled:
     warnings: tuple[ModelWarning, ...]
 
 
+# Arguments of timm.create_model with which it would read or fetch what nobody here has judged.
+_OF_WEIGHTS = {"cache_dir", "checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay"}
+
+
 def _build(recipe: _Recipe, config: ModelConfig, **args: Any) -> nn.Module:
     """Build a network with initial weights.
 
@@ -171,6 +175,11 @@ def _build(recipe: _Recipe, config: ModelConfig, **args: Any) -> nn.Module:
     """
     timm = library("timm", "timm")
     whole = {**recipe.args, **args, **config.factory_args}
+    if elsewhere := sorted(_OF_WEIGHTS & whole.keys()):
+        raise ModelLoadError(
+            f"The argument {elsewhere[0]} of timm.create_model says where weights come from. Leave it out, and name "
+            f"their file behind the architecture: {_PREFIX}{recipe.name}:FILE.safetensors."
+        )
     try:
         module: nn.Module = timm.create_model(recipe.name, pretrained=False, **whole)
     except NotImplementedError:  # it computes with tensors that have no values on the meta device

@@ -62,7 +62,7 @@ _LOADING: dict[str, Any] = {
     "state": "loading",
     "reason": None,
     "progress": 0.3,
-    "stage": "finding_layers",
+    "stage": "measuring layers",
     "current": False,
     "aliases": [],
 }
@@ -99,6 +99,7 @@ _MODEL = {
     "dtype": "float32",
     "precision": "float32",
     "parameters": 25557032,
+    "memory_bytes": 102544096,
     "warnings": [],
 }
 _EXPLANATION = {

@@ -220,6 +220,7 @@ def _known(info: ModelInfo) -> dict[str, Any]:
         "dtype": info.dtype,
         "precision": info.dtype,
         "parameters": info.parameters,
+        "memory_bytes": info.memory,
         "warnings": [wire.ModelWarning(code=warning.code, text=warning.text) for warning in info.warnings],
     }
 

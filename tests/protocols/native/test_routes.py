@@ -261,7 +261,9 @@ async def test_model(client: httpx.AsyncClient) -> None:
     version = entry.pop("version")
     assert isinstance(version, str)
     assert version
-    assert entry.pop("parameters") > 100_000
+    parameters = entry.pop("parameters")
+    assert parameters > 100_000
+    assert entry.pop("memory_bytes") >= 4 * parameters
     assert re.fullmatch("[0-9a-f]{64}", entry.pop("digest"))
     (only,) = entry.pop("versions")
     assert (only["version"], only["state"], only["current"]) == (version, "ready", True)

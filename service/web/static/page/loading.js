@@ -1,11 +1,12 @@
 // How far models and their versions are, in words.
 
 const STAGES = {
-  queued: "waiting for its turn",
-  reading: "reading its weights",
-  finding_layers: "finding its layers",
-  trying_methods: "trying its methods",
-  finishing: "almost there",
+  waiting: "waiting for its turn",
+  "reading weights": "reading its weights",
+  checking: "checking its answers",
+  "measuring layers": "measuring its layers",
+  warming: "trying its methods",
+  "taking over": "taking over",
 };
 
 const MODELS = {

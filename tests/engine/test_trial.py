@@ -1,0 +1,273 @@
+"""What is loaded at run time is tried in a process of its own before; with workers that the tests speak for."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from service.engine.messages import ModelProgress
+from service.engine.trial import TRIAL
+from service.settings import ModelConfig
+from tests.engine.fakes import FakedPool, FakeLauncher, FakeWorker, entry, number_of, settings, settle
+from tests.web.application import until
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from service.models.info import ModelKey
+
+NEW = ModelConfig(name="m", architecture="toy", version="2")
+OTHER = ModelConfig(name="other", architecture="toy")
+
+
+class SeparateWorker(FakeWorker):
+    """A worker that counts as a process of its own."""
+
+    separate = True
+
+
+@pytest.fixture
+async def pool() -> AsyncIterator[FakedPool]:
+    made = FakedPool(settings(workers=2, worker_start_timeout_s=5), FakeLauncher(SeparateWorker))
+    await made.start()
+    await settle()
+    for worker in made.workers:
+        worker.load_done("m")
+    yield made
+    await made.stop()
+
+
+async def tried(pool: FakedPool) -> FakeWorker:
+    """The process in which models are tried."""
+    await settle()
+    return next(worker for worker in reversed(pool.launched) if worker.spec.number == TRIAL)
+
+
+def states(pool: FakedPool, name: str = "m") -> list[str]:
+    return [version.state for version in pool.registry.versions(name)]
+
+
+def reason(pool: FakedPool, key: ModelKey) -> str:
+    found = pool.registry.version(key)
+    assert found is not None
+    return str(found.reason)
+
+
+async def test_workers_load_what_could_be_loaded_and_dropped_before(pool: FakedPool) -> None:
+    key = pool.load(NEW)
+    trial = await tried(pool)
+    assert trial.spec.start.expendable
+    assert not pool.workers[0].spec.start.expendable
+    assert trial.loads == [key]
+    assert [len(worker.loads) for worker in pool.workers] == [1, 1]
+    trial.load_done("m")
+    assert trial.unloads == [key]
+    assert [len(worker.loads) for worker in pool.workers] == [1, 1], "memory is given back before it is taken again"
+    trial.unload_done()
+    await settle()
+    assert [worker.loads[-1] for worker in pool.workers] == [key, key]
+    assert pool.ready_info("m").revision == 1
+    for worker in pool.workers:
+        worker.load_done("m")
+    assert pool.ready_info("m").revision == key.revision
+    assert trial.loads == [key]
+    assert pool.registry.involved(key) == {0, 1}
+
+
+async def test_a_model_that_kills_whoever_loads_it_harms_nobody_and_is_given_up(pool: FakedPool) -> None:
+    waiting = entry(7)
+    key = pool.load(NEW)
+    trial = await tried(pool)
+    trial.greet()
+    pool.submit(waiting)
+    trial.die("killed by SIGSEGV")
+    await settle()
+    assert states(pool) == ["ready", "failed"]
+    assert reason(pool, key) == "Loading it ends the process: killed by SIGSEGV."
+    assert pool.registry.settled(key)
+    worker = next(worker for worker in pool.workers if worker.sent)
+    worker.answer(worker.sent[0])
+    assert number_of(waiting) == 7
+    assert not any(slot.deaths for slot in pool.supervisor.slots)
+    for number, worker in enumerate(list(pool.workers)):
+        worker.die()
+        await settle()
+        assert key not in pool.workers[number].loads, "not by those that come later, either"
+    assert len([worker for worker in pool.launched if worker.spec.number == TRIAL]) == 1
+
+
+async def test_the_first_version_of_a_model_that_kills_is_never_loaded_by_a_worker(pool: FakedPool) -> None:
+    key = pool.load(OTHER)
+    (await tried(pool)).die("killed by SIGKILL")
+    await settle()
+    assert pool.status("other").state == "failed"
+    assert "where memory runs out" in reason(pool, key)
+    pool.workers[0].die()
+    await settle()
+    assert [loaded.name for loaded in pool.workers[0].loads] == ["m"]
+    again = pool.load(OTHER)
+    trial = await tried(pool)
+    trial.load_done("other")
+    trial.unload_done()
+    await settle()
+    assert all(again in worker.loads for worker in pool.workers), "who says so again gets another try"
+
+
+async def test_a_worker_that_starts_meanwhile_does_not_load_what_is_being_tried(pool: FakedPool) -> None:
+    key = pool.load(NEW)
+    trial = await tried(pool)
+    pool.workers[0].die()
+    await settle()
+    assert key not in pool.workers[0].loads
+    trial.load_done("m")
+    trial.unload_done()
+    await settle()
+    assert key in pool.workers[0].loads
+
+
+async def test_one_that_cannot_be_loaded_fails_with_the_reason_that_was_given(pool: FakedPool) -> None:
+    key = pool.load(NEW)
+    (await tried(pool)).load_failed("m", "its file is damaged")
+    await settle()
+    assert (states(pool), reason(pool, key)) == (["ready", "failed"], "its file is damaged")
+
+
+async def test_one_after_the_other_is_tried_in_the_same_process(pool: FakedPool) -> None:
+    first, second = pool.load(NEW), pool.load(OTHER)
+    trial = await tried(pool)
+    assert trial.loads == [first]
+    trial.load_failed("m", "its file is damaged")
+    await settle()
+    assert trial.loads == [first, second]
+    trial.load_done("other")
+    trial.unload_done()
+    await settle()
+    assert second in pool.workers[0].loads
+
+
+async def test_what_is_not_wanted_any_more_is_not_waited_for(pool: FakedPool) -> None:
+    pool.load(OTHER)
+    trial = await tried(pool)
+    pool.remove("other")
+    await settle()
+    assert states(pool, "other") == []
+    assert trial.snapshot.ending is not None
+    key = pool.load(NEW)
+    assert (await tried(pool)).loads == [key]
+
+
+async def test_one_that_is_not_loaded_in_time_is_given_up_and_its_process_ended() -> None:
+    pool = FakedPool(settings(worker_start_timeout_s=0.1), FakeLauncher(SeparateWorker))
+    await pool.start()
+    await settle()
+    pool.worker.load_done("m")
+    key = pool.load(NEW)
+    trial = await tried(pool)
+    await until(lambda: pool.registry.settled(key))
+    assert "not loaded within 0.1 s" in reason(pool, key)
+    assert trial.snapshot.ending is not None
+    await pool.stop()
+
+
+async def test_a_machine_without_room_for_a_process_says_so(pool: FakedPool) -> None:
+    pool.launcher.unstartable = 1
+    key = pool.load(NEW)
+    await settle()
+    assert "No process can be started" in reason(pool, key)
+
+
+async def test_the_process_ends_when_nothing_is_tried_for_a_while(
+    pool: FakedPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.engine.trial._LINGER_S", 0.05)
+    pool.load(NEW)
+    first = await tried(pool)
+    first.load_failed("m", "no")
+    await until(lambda: first.stopped)
+    pool.load(NEW)
+    assert await tried(pool) is not first
+
+
+async def test_progress_never_falls_and_says_what_is_done(pool: FakedPool) -> None:
+    key = pool.load(NEW)
+    trial = await tried(pool)
+    told = []
+
+    def note() -> None:
+        found = pool.registry.version(key)
+        assert found is not None
+        told.append((found.progress, found.stage))
+
+    note()
+    trial.say(ModelProgress(key, 0.8, "warming"))
+    note()
+    trial.load_done("m")
+    trial.unload_done()
+    await settle()
+    note()
+    for worker in pool.workers:
+        worker.say(ModelProgress(key, 0.6, "measuring layers"))
+        note()
+        worker.load_done("m")
+        note()
+    assert told == [
+        (0.0, "waiting"),
+        (0.4, "warming"),
+        (0.5, "taking over"),
+        (pytest.approx(0.65), "taking over"),
+        (pytest.approx(0.75), "taking over"),
+        (pytest.approx(0.9), "taking over"),
+        (1.0, None),
+    ]
+
+
+# -- models that killed a worker: at the start, or when they were loaded again on demand ------------------------------
+
+
+@pytest.fixture
+async def suspicious() -> AsyncIterator[FakedPool]:
+    """A worker that has died once, while it loaded ``deadly``, and was replaced."""
+    made = FakedPool(settings(names=("deadly", "good")), FakeLauncher(SeparateWorker))
+    await made.start()
+    await settle()
+    made.worker.greet()
+    made.worker.die("killed by SIGSEGV")
+    await settle()
+    yield made
+    await made.stop()
+
+
+async def test_a_suspect_is_tried_while_the_others_are_loaded_and_given_up(suspicious: FakedPool) -> None:
+    assert [key.name for key in suspicious.worker.loads] == ["good"]
+    trial = await tried(suspicious)
+    assert [key.name for key in trial.loads] == ["deadly"]
+    suspicious.worker.load_done("good")
+    trial.die("killed by SIGSEGV")
+    await settle()
+    assert suspicious.status("deadly").reason == "Loading it ends the process: killed by SIGSEGV."
+    assert suspicious.status("good").state == "ready"
+    assert len(suspicious.launched) == 3, "one worker died, not three"
+
+
+async def test_a_suspect_that_can_be_loaded_is_loaded(suspicious: FakedPool) -> None:
+    trial = await tried(suspicious)
+    suspicious.worker.load_done("good")
+    trial.load_done("deadly")
+    trial.unload_done()
+    await settle()
+    suspicious.worker.load_done("deadly")
+    assert suspicious.status("deadly").state == "ready"
+
+
+async def test_where_nothing_can_be_loaded_a_suspect_is_tried_again_and_again(suspicious: FakedPool) -> None:
+    for _ in range(4):
+        (await tried(suspicious)).die()
+        await asyncio.sleep(0.01)
+        await settle()
+    assert suspicious.status("deadly").state == "loading"
+    suspicious.worker.load_done("good")
+    (await tried(suspicious)).die()
+    await settle()
+    assert suspicious.status("deadly").state == "failed"
