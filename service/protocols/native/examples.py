@@ -71,7 +71,7 @@ _MODEL = {
     "classes": 1000,
     "default_layer": "layer4",
     "methods": ["gradcam"],
-    "refused_methods": {"legrad": "it needs a transformer with a class token whose blocks use nn.MultiheadAttention"},
+    "refused_methods": {"legrad": "it needs a transformer: no attention among tokens is seen in this network"},
     "channels": 3,
     "order": "RGB",
     "activation": "softmax",
