@@ -21,7 +21,7 @@ from service.models.defaults import default_layer, recommended
 from service.models.digests import digest_of_model, digest_of_weights
 from service.models.first_run import first_output
 from service.models.fitness import in_eval_mode, try_methods, unwatched_parts, why_rows_differ
-from service.models.host import ModelHost
+from service.models.host import ModelHost, Worded
 from service.models.info import Head, ModelInfo
 from service.models.inputs import Probe, input_spec
 from service.models.outputs import read_outputs
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from service.cam.layers import Layer
     from service.cam.network import Network
-    from service.models.sources.source import Downloads, LoadedModel
+    from service.models.sources.source import Downloads, LoadedModel, ZeroShotClasses
     from service.settings import ModelConfig
     from service.vocabulary import ChannelLayout
 
@@ -115,6 +115,10 @@ def _loaded(config: ModelConfig, device: str, downloads: Downloads, tell: Callab
         flops=arithmetic[head].flops,
         pass_s=arithmetic[head].seconds,
     )
+    if loaded.zero_shot is not None:
+        loaded.zero_shot.to(place)
+        passes = loaded.zero_shot.flops() / max(1, info.flops)
+        info = replace(info, prompts=loaded.zero_shot.prompts, sentence_passes=passes)
     info = _tried(info, config.layer, networks[head], probe.noise)
     wanted = config.layer, loaded.default_layer
     heads_tried = {
@@ -127,7 +131,13 @@ def _loaded(config: ModelConfig, device: str, downloads: Downloads, tell: Callab
     tell(0.9)
     for warning in info.warnings:
         log.warning("model %s: %s", config.name, warning.text)
-    return ModelHost(networks, info, place, channels_last=probe.channels_last)
+    worded = _worded(loaded.zero_shot, networks[head]) if loaded.zero_shot else None
+    return ModelHost(networks, info, place, channels_last=probe.channels_last, worded=worded)
+
+
+def _worded(classes: ZeroShotClasses, own: Network) -> Worded:
+    assert isinstance(own, EagerNetwork)
+    return lambda sentences, checkpoint: own.like(classes.module(sentences, checkpoint))
 
 
 def _heads(config: ModelConfig, output: object, rows: int) -> tuple[dict[str, int], str | None]:
