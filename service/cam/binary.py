@@ -71,4 +71,5 @@ class BinaryNetwork:
     def capture_attention(self, inputs: Tensor) -> AttentionCapture:
         """See ``Network``."""
         captured = self._network.capture_attention(inputs)
-        return replace(captured, logits=self._both(captured.logits))
+        with torch.inference_mode(mode=False), torch.enable_grad():
+            return replace(captured, logits=self._both(captured.logits))

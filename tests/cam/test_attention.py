@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from service.cam.binary import BinaryNetwork
 from service.cam.eager import EagerNetwork
 from service.cam.explain import explain
 from service.cam.layers import Layout
@@ -209,6 +210,17 @@ def test_with_a_head_of_zeros_the_class_token_is_followed() -> None:
     (answer,) = explain(EagerNetwork(model), images(1), [Targets((0,))], layers, ["attention_rollout"])
     wanted = expected(seeded(), images(1), [0], 0)["attention_rollout"]
     torch.testing.assert_close(answer.maps[0].values, wanted)
+
+
+def test_one_output_is_seen_as_two_classes() -> None:
+    model = seeded()
+    model.head = nn.Linear(WIDTH, 1).requires_grad_(requires_grad=False)
+    layers, own = layers_of(seeded(), "blocks.1.norm"), EagerNetwork(model)
+    (single,) = explain(own, images(1), [Targets((0,))], layers, ATTENTION)
+    (pair,) = explain(BinaryNetwork(own), images(1), [Targets((1,))], layers, ATTENTION)
+    for raw, wanted in zip(pair.maps, single.maps, strict=True):
+        assert wanted.values.any()
+        torch.testing.assert_close(raw.values, wanted.values)
 
 
 def test_the_logits_are_the_networks_own() -> None:
