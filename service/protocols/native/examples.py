@@ -74,6 +74,7 @@ _MODEL = {
     "refused_methods": {"legrad": "it needs a transformer: no attention among tokens is seen in this network"},
     "channels": 3,
     "order": "RGB",
+    "prompts": None,
     "activation": "softmax",
     "multi_label": False,
     "heads": {},

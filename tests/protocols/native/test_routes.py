@@ -291,6 +291,7 @@ async def test_model(client: httpx.AsyncClient) -> None:
         ),
         "channels": 3,
         "order": "RGB",
+        "prompts": None,
         "activation": "softmax",
         "multi_label": False,
         "heads": {},
