@@ -159,7 +159,7 @@ class ModelHost:
         if self._device.type == "cuda":
             torch.cuda.current_stream(self._device).synchronize()
 
-    def _network(self, head: str | None, sentences: Sentences, checkpoint: Checkpoint) -> Network:
+    def _network(self, head: str | None, sentences: Sentences = OWN, checkpoint: Checkpoint = _go_on) -> Network:
         if sentences == OWN:
             return self._networks[head or self.info.default_head]
         assert self._worded is not None, "requests with sentences are planned for zero-shot models alone"

@@ -126,14 +126,16 @@ def test_of_transformers(kind: str, read: list[int], implementation: str, tmp_pa
     torch.manual_seed(0)
     config = getattr(transformers, f"{kind}Config")(**VIT, patch_size=16, num_labels=5)
     built = getattr(transformers, f"{kind}ForImageClassification")._from_config(config)
-    settle(built, 3, 64, 64).save_pretrained(tmp_path / "own")
+    settle(built, 3, 64, 64)
+    built.save_pretrained(tmp_path / "own")
     own = getattr(transformers, f"{kind}ForImageClassification").from_pretrained(
         tmp_path / "own", attn_implementation="eager"
     )
     host = load(str(tmp_path / "own"), tmp_path)
     for network in host._networks.values():
         assert isinstance(network, EagerNetwork)
-        network._module.set_attn_implementation(implementation)  # type: ignore[operator]
+        body: Any = network._module
+        body.set_attn_implementation(implementation)
     inputs = normalised(PIXELS, host.info.preprocess).requires_grad_()
     seen: list[Tensor] = []
     body = own.eval().get_submodule(own.base_model_prefix)
