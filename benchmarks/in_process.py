@@ -34,7 +34,7 @@ _VIT_LAYER = "encoder.layers.encoder_layer_11.ln_1"
 def _loaded(architecture: str) -> tuple[EagerNetwork, dict[str, Layer], ModelInfo]:
     config = ModelConfig(name=architecture, architecture=architecture, weights="random")
     host = load_model(config, "cpu", Downloads(Settings().cache_dir, allowed=False))
-    network = host._network(None)
+    network = host.network(None)
     assert isinstance(network, EagerNetwork)
     return network, {layer.name: layer for layer in host.info.layers}, host.info
 

@@ -32,7 +32,7 @@ def text_of(options: Iterable[Option]) -> str:
 
 
 def _members(option: Option) -> str:
-    standard = option.default[0] if option.repeatable else option.default
+    standard = next(iter(option.default), None) if option.repeatable else option.default
     members: dict[str, Any] = {
         "kind": "choice" if option.choices else _KINDS[option.type],
         "standard": standard,

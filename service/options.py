@@ -50,7 +50,7 @@ class About:
         low: the smallest number allowed.
         high: the greatest.
         most: how many values an option that may be repeated can have.
-        longest: characters in a text, at most.
+        longest: characters in a text, or in each of several, at most.
         predict: whether ``predict`` has it, too.
         examples: values as they stand in JSON.
     """
@@ -83,6 +83,16 @@ class Options:
     head: Annotated[
         int | str | None, About("Of a model with several outputs: which one, by name or position.", predict=True)
     ] = None
+    labels: Annotated[
+        tuple[str, ...],
+        About(
+            "Of a zero-shot model (one with `prompts`): its classes for this request, each put into the prompt.",
+            most=256,
+            longest=1000,
+            predict=True,
+            examples=(["red car", "bicycle"],),
+        ),
+    ] = ()
     layers: Annotated[
         tuple[str, ...],
         About("Layers of the catalogue, or `default`.", name="layer", most=64, examples=(["layer4"],)),
@@ -91,10 +101,11 @@ class Options:
         tuple[int | str, ...],
         About(
             "Classes to explain: a label (whatever the case), an index (`#3` where labels are numbers, too), "
-            "`predicted`, or `top-K` for the K best.",
+            "`predicted`, or `top-K` for the K best. Of a zero-shot model also `text:` and a sentence, "
+            "which becomes one more class.",
             name="target",
             most=256,
-            examples=(["predicted"], ["top-3", "star"], [281]),
+            examples=(["predicted"], ["top-3", "star"], [281], ["text:a photo of a red car"]),
         ),
     ] = ("predicted",)
     against: Annotated[
@@ -135,6 +146,7 @@ class PredictArguments(TypedDict, total=False):
 
     top_k: int | None
     head: int | str | None
+    labels: str | Iterable[str] | None
 
 
 class ExplainArguments(PredictArguments, total=False):

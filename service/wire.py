@@ -123,13 +123,16 @@ def _field(option: Option) -> tuple[Any, Any]:
     """Return an option's annotation and its field."""
     about, value = option.about, _STRICTER.get(option.type, option.type)
     if option.repeatable:
-        values = GenericAlias(list, value)
-        value = Annotated[values, BeforeValidator(_listed), Field(min_length=1, max_length=about.most)]
+        each = value if about.longest is None else Annotated[value, Field(max_length=about.longest)]
+        least = min(1, len(option.default))  # none at all is what nobody has to say
+        value = Annotated[
+            GenericAlias(list, each), BeforeValidator(_listed), Field(min_length=least, max_length=about.most)
+        ]
     return value | None if option.nullable else value, Field(
         list(option.default) if option.repeatable else option.default,
         ge=about.low,
         le=about.high,
-        max_length=about.longest,
+        max_length=None if option.repeatable else about.longest,
         description=option.describe(methods="`GET /api/v1/methods`", colormaps="`GET /api/v1/colormaps`"),
         examples=list(about.examples) or None,
     )
@@ -384,6 +387,11 @@ class ModelEntry(_Answer):
         None, description="Of the input: 3 for colours, 1 for grey; others are those that a picture has."
     )
     order: ChannelOrder | None = Field(None, description="In which order it takes the colours.")
+    prompts: str | None = Field(
+        None,
+        description="What makes a sentence of a label, with `{}` for it, of a zero-shot model: requests may bring "
+        "`labels` of their own. Null where the classes are fixed.",
+    )
     activation: Activation | None = Field(
         None, description="What makes probabilities of its outputs; `none` where they are probabilities already."
     )

@@ -152,7 +152,7 @@ class TestEveryOption:
         lines = page_options.text_of(OPTIONS.values()).splitlines()
         (line,) = [line for line in lines if line.startswith(f"  {name}: {{ ")]
         default = OPTIONS[name].default
-        standard = default[0] if OPTIONS[name].repeatable else default
+        standard = next(iter(default), None) if OPTIONS[name].repeatable else default
         assert (f" standard: {json.dumps(standard)}" in line) == (standard is not None)
 
     def test_in_the_table_of_the_documents(self, name: str) -> None:

@@ -68,12 +68,8 @@ class BinaryNetwork:
         """See ``Network``."""
         return self._network.biases()
 
-    @property
-    def has_class_token(self) -> bool:
-        """See ``Network``."""
-        return self._network.has_class_token
-
     def capture_attention(self, inputs: Tensor) -> AttentionCapture:
         """See ``Network``."""
         captured = self._network.capture_attention(inputs)
-        return replace(captured, classify=lambda tokens: self._both(captured.classify(tokens)))
+        with torch.inference_mode(mode=False), torch.enable_grad():
+            return replace(captured, logits=self._both(captured.logits))

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from service.cam.capture import Capture, check_logits
+from service.cam.capture import Capture, check_logits, same_logits
 from service.cam.derivatives import TwiceDifferentiable
 from service.cam.heads import pick_head
 from service.cam.layers import LayerCall, rows_first
 from service.cam.modules import ModuleDescription
-from service.cam.network import AttentionCapture
-from service.cam.transformer import AttentionRecorder, find_transformer
+from service.cam.network import AttentionCapture, BlockOutputs
+from service.cam.transformer import AttentionRecorder, BlockFinder
 from service.errors import ModelOutputError
 
 if TYPE_CHECKING:
@@ -34,8 +34,9 @@ _Hook = Callable[[Any, Any, Any], Any]
 class EagerNetwork:
     """A module, or a module seen through one of its heads, as a ``Network``.
 
-    It holds no state of its own, so views of several heads can be made at will. The module must be frozen and in eval
-    mode; it is not changed, and its hooks are gone when a call returns or raises.
+    It holds no state of its own but which modules are a transformer's blocks, once that was asked, so views of several
+    heads can be made at will. The module must be frozen and in eval mode; it is not changed, and its hooks are gone
+    when a call returns or raises.
     """
 
     def __init__(self, module: nn.Module, head: str | None = None, hidden: Collection[str] = ()) -> None:
@@ -43,16 +44,25 @@ class EagerNetwork:
         self._module = module
         self._head = head
         self._hidden = hidden
+        self._blocks: tuple[LayerCall, ...] | None = None
 
-    def _run(self, inputs: Tensor, rows: int, hooks: Iterable[tuple[nn.Module, _Hook]] = ()) -> Tensor:
+    def like(self, module: nn.Module) -> EagerNetwork:
+        """Return a network of another module that has the same parts under the same names."""
+        other = EagerNetwork(module, self._head, self._hidden)
+        other._blocks = self._blocks
+        return other
+
+    def _run(
+        self, inputs: Tensor, rows: int, hooks: Iterable[tuple[nn.Module, _Hook]] = (), *, first: bool = True
+    ) -> Tensor:
         """Run the module with ``hooks`` in place; return logits (rows, classes).
 
-        Hooks come before the module's own, which so see what the network goes on with. The module gets a copy of the
-        input, which it may change.
+        Hooks come before the module's own, which so see what the network goes on with, unless they are not to be
+        ``first``. The module gets a copy of the input, which it may change.
         """
         with ExitStack() as registered:
             for module, hook in hooks:
-                registered.callback(module.register_forward_hook(hook, prepend=True).remove)
+                registered.callback(module.register_forward_hook(hook, prepend=first).remove)
             output = self._module(inputs.clone())
         return check_logits(output if self._head is None else pick_head(output, self._head), rows)
 
@@ -170,26 +180,81 @@ class EagerNetwork:
         found = ((name, _bias(module)) for name, module in self._module.named_modules())
         return {name: bias.detach() for name, bias in found if bias is not None}
 
-    @property
-    def has_class_token(self) -> bool:
-        """See ``Network``."""
-        return find_transformer(self._module) is not None
-
     def capture_attention(self, inputs: Tensor) -> AttentionCapture:
         """See ``Network``."""
-        transformer = find_transformer(self._module)
-        assert transformer is not None
-        tokens: list[Tensor] = []
+        if self._blocks is None:
+            self._blocks = self._find_blocks(inputs[:1])
+        return self._capture_attention(inputs, self._blocks)
 
-        def keep(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-            tokens.append(output)
-
+    def _capture_attention(self, inputs: Tensor, blocks: Sequence[LayerCall]) -> AttentionCapture:
+        rows, tokens = len(inputs), dict[LayerCall, Tensor]()
+        reader = _Reader(blocks, tokens)
+        hooks = [(self._module.get_submodule(name), reader.hook_for(name)) for name in {each.module for each in blocks}]
         with _recording(), AttentionRecorder() as recorder:
-            # The input asks for a gradient so that frozen parameters do not leave the attention without a graph.
-            self._run(inputs.detach().requires_grad_(), len(inputs), [(block, keep) for block in transformer.blocks])
-        if len(recorder.calls) != len(tokens) or not all(call.among_tokens for call in recorder.calls):
-            raise ModelOutputError("The attention of this model's blocks is not among their own tokens alone.")
-        return AttentionCapture(tokens, recorder.calls, transformer.classify)
+            # The input asks for a gradient so that frozen parameters do not leave the attention without a graph. The
+            # model's own hooks come first: they shall not see more rows than there are images.
+            logits = self._run(inputs.detach().requires_grad_(), rows * max(1, len(blocks)), hooks, first=False)
+        attentions = [call.among_tokens(rows) for call in recorder.calls]
+        found = None if reader.read is None else BlockOutputs(list(tokens.values()), reader.read)
+        return AttentionCapture(attentions, logits, found)
+
+    def _find_blocks(self, image: Tensor) -> tuple[LayerCall, ...]:
+        """Find the blocks of a transformer by one image; nothing where one cannot tell what their tokens become.
+
+        Raises:
+            ModelOutputError: see ``capture_attention``.
+        """
+        recorder = AttentionRecorder()
+        finder = BlockFinder(recorder)
+
+        def leave(name: str) -> _Hook:
+            return lambda _module, _inputs, output: finder.leave(name, _tensor_in(output))
+
+        named = [(name, part) for name, part in self._module.named_modules() if name]
+        parts = [(name, part) for name, part in named if not isinstance(part, torch.jit.ScriptModule)]
+        with ExitStack() as entered, torch.inference_mode(), recorder:
+            for _, part in parts:
+                entered.callback(part.register_forward_pre_hook(lambda *_: finder.enter()).remove)
+            self._run(image, 1, [(part, leave(name)) for name, part in parts])
+        blocks = finder.blocks()
+        return blocks if self._go_through(blocks, torch.cat([image, image.flip(3)])) else ()
+
+    def _go_through(self, blocks: Sequence[LayerCall], images: Tensor) -> bool:
+        """Whether all that the logits depend on goes through the last block, whatever number of rows it gives out."""
+        try:
+            logits = self._capture_attention(images, blocks).logits[-len(images) :]
+        except (RuntimeError, ModelOutputError):
+            return False
+        return same_logits(logits, self.predict(images), images.dtype)
+
+
+class _Reader:
+    """Hooks of a transformer's blocks: keep their tokens, and let what comes behind the last read those of all."""
+
+    def __init__(self, blocks: Sequence[LayerCall], into: dict[LayerCall, Tensor]) -> None:
+        self.blocks, self.into, self.calls = (
+            {(block.module, block.call): block for block in blocks},
+            into,
+            Counter[str](),
+        )
+        self.read: Tensor | None = None
+
+    def hook_for(self, name: str) -> _Hook:
+        """Return the hook of one module."""
+
+        def keep(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+            block = self.blocks.get((name, self.calls[name]))
+            self.calls[name] += 1
+            tensor = _tensor_in(output)
+            if block is None or tensor is None:
+                return None
+            self.into[block] = rows_first(tensor.clone(), block.batch_axis)
+            if len(self.into) < len(self.blocks):
+                return None
+            self.read = torch.cat(list(self.into.values())).detach().requires_grad_()
+            return _with_tensor(output, rows_first(self.read, block.batch_axis).clone())
+
+        return keep
 
 
 class _Cut:

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
     from service.vocabulary import LayerKind, Registration
 
-__all__ = ["Layer", "LayerCall", "Layout", "find_layout", "finest_of", "rows_first"]
+__all__ = ["MAX_SPECIAL_TOKENS", "Layer", "LayerCall", "Layout", "find_layout", "finest_of", "rows_first"]
 
 # Class, distillation and register tokens; DINOv2 with registers has 1 + 4.
-_MAX_SPECIAL_TOKENS = 8
+MAX_SPECIAL_TOKENS = 8
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,7 @@ def _candidates(
 
 
 def _token_candidates(tokens: int, input_height: int, input_width: int) -> Iterator[Layout]:
-    for special in range(min(_MAX_SPECIAL_TOKENS, tokens - 1) + 1):
+    for special in range(min(MAX_SPECIAL_TOKENS, tokens - 1) + 1):
         height = round(math.sqrt((tokens - special) * input_height / input_width))
         width = round(math.sqrt((tokens - special) * input_width / input_height))
         if height * width == tokens - special:

@@ -218,7 +218,7 @@ METHODS: dict[str, Method] = {
     ),
     "attention_rollout": Method(
         title="Attention rollout",
-        summary="Which patches the class token attends to, through all layers; no class.",
+        summary="Which patches the tokens that are read for the answer attend to, through all layers; no class.",
         paper="https://arxiv.org/abs/2005.00928",
         function="service.cam.attention:attention_rollout",
         work=Work(forward=1),
@@ -227,7 +227,7 @@ METHODS: dict[str, Method] = {
         class_specific=False,
         signed=False,
         uses_layer=False,
-        refusal="service.cam.attention:refuse_without_class_token",
+        refusal="service.cam.attention:refuse_without_attention",
     ),
     "legrad": Method(
         title="LeGrad",
@@ -238,6 +238,6 @@ METHODS: dict[str, Method] = {
         forwards=3.2,
         signed=False,
         uses_layer=False,
-        refusal="service.cam.attention:refuse_without_class_token",
+        refusal="service.cam.attention:refuse_without_blocks",
     ),
 }

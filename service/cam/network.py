@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from service.cam.modules import ModuleDescription
     from service.cam.transformer import Attention
 
-__all__ = ["AttentionCapture", "Network", "Observer"]
+__all__ = ["AttentionCapture", "BlockOutputs", "Network", "Observer"]
 
 Observer = Callable[[LayerCall, object, "Node | None"], None]
 """Told of a call, its output (of a tuple, the tensor that it begins with), and the node of the graph that the output
@@ -27,18 +27,32 @@ has to itself; None for what is no tensor."""
 
 
 @dataclass(frozen=True)
-class AttentionCapture:
-    """What one pass through a class-token transformer left, with its graph.
+class BlockOutputs:
+    """What the blocks of a transformer gave out in one pass, and what its logits were made of.
 
     Attributes:
-        tokens: the output of every block, (N, T, C).
-        attentions: the attention of every block among its tokens; what it gives out depends on it.
-        classify: makes logits (N, classes) of tokens (N, T, C).
+        tokens: the output of every block, (N, T, C), with its graph.
+        read: all of these, (blocks · N, T, C), block by block: where the graph of the logits begins.
     """
 
     tokens: list[Tensor]
+    read: Tensor
+
+
+@dataclass(frozen=True)
+class AttentionCapture:
+    """What one pass through a transformer left, with its graph.
+
+    Attributes:
+        attentions: all attention among tokens, in order; what it gives out depends on it.
+        logits: (blocks · N, classes), those that the network makes of each block's output where its last block's
+            should be. The last N are its own. Without ``blocks``, (N, classes).
+        blocks: None where the blocks cannot be told apart; then the graph of the logits begins at the input.
+    """
+
     attentions: list[Attention]
-    classify: Callable[[Tensor], Tensor]
+    logits: Tensor
+    blocks: BlockOutputs | None
 
 
 class Network(Protocol):
@@ -107,13 +121,9 @@ class Network(Protocol):
         For BatchNorm that is β - γ μ / √(σ² + ε). Modules that add nothing are left out.
         """
 
-    @property
-    def has_class_token(self) -> bool:
-        """Whether ``capture_attention`` can be called."""
-
     def capture_attention(self, inputs: Tensor) -> AttentionCapture:
         """Return tokens and attention of every block, with their graph.
 
         Raises:
-            ModelOutputError: the blocks' attention is not among their own tokens.
+            ModelOutputError: there is no attention among all tokens of a picture; the message says what there is.
         """

@@ -74,6 +74,9 @@ E = TypeVar("E", bound=Batchable)
 
 _BATCHES_BEFORE_MORE = 32
 
+# What did not fit is known of so many lanes: callers make lanes, with sentences of theirs.
+_LANES_KNOWN = 1000
+
 # How much of ``max_batch_s`` a batch may take where several clients want the model.
 _SHARED = 0.6
 
@@ -186,7 +189,10 @@ class Batcher(Generic[E]):
             fits: the largest number of its entries that there was memory for, where there was not for all; else None.
         """
         if fits is not None:
+            self._caps.pop(lane, None)
             self._caps[lane] = _Cap(max(1, fits))
+            if len(self._caps) > _LANES_KNOWN:
+                del self._caps[next(iter(self._caps))]
         elif (cap := self._caps.get(lane)) and size >= cap.size:
             cap.fitted += 1
             if cap.fitted == _BATCHES_BEFORE_MORE:

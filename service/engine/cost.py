@@ -90,6 +90,8 @@ class Work:
         outputs: what is drawn or told of each map.
         render: how; None for predictions alone.
         top_k: classes that are listed per picture.
+        sentences: to encode, once for all pictures.
+        told_bytes: of each class that came with the request, longest first: the answer repeats them.
     """
 
     info: ModelInfo
@@ -101,6 +103,8 @@ class Work:
     outputs: tuple[Output, ...]
     render: RenderSpec | None
     top_k: int
+    sentences: int = 0
+    told_bytes: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, todo: Plan, headers: Sequence[Header]) -> Work:
@@ -116,6 +120,8 @@ class Work:
             outputs=tuple(spec.outputs if spec else ()),
             render=spec,
             top_k=todo.top_k,
+            sentences=todo.encoded,
+            told_bytes=tuple(sorted((len(each.encode()) for each in lane.sentences.all), reverse=True)),
         )
 
     @property
@@ -137,14 +143,22 @@ class Work:
     def cost(self) -> Cost:
         """Estimate what it costs."""
         decoded = sum(header.pixels for header in self.images)
-        told = bytes_around(len(self.images), self.top_k)
+        told = self.bytes_around
+        encoded = self.sentences * self.info.sentence_passes
         if self.render is None:
-            return Cost(float(len(self.images)), decoded, told)
+            return Cost(len(self.images) + encoded, decoded, told)
         forward = amount(self.methods, self.layers, self.targets, self.options, self.info.flops)
         cells = self._cells
         drawn = [self._maps(header, cells) for header in self.images]
         pixels, sent = sum(each[0] for each in drawn), sum(each[1] for each in drawn)
-        return Cost(len(self.images) * forward, decoded + pixels, told + sent)
+        return Cost(len(self.images) * forward + encoded, decoded + pixels, told + sent)
+
+    @property
+    def bytes_around(self) -> int:
+        """Estimate what is sent beside drawn maps."""
+        repeated = sum(self.told_bytes[: self.top_k]) * len(self.images)
+        named = 2 * self.told_bytes[0] * self.explanations if self.told_bytes else 0
+        return bytes_around(len(self.images), self.top_k) + repeated + named
 
     @property
     def explanations(self) -> int:
@@ -185,6 +199,7 @@ class Work:
             "layer": len(self.layers),
             "method": len(self.methods),
             "target": self.targets,
+            "labels": self.sentences,
             "output": len(self.outputs),
             "smooth": self.options.smooth,
             "top_k": self.top_k,
@@ -201,6 +216,8 @@ class Work:
                 return replace(self, targets=to)
             case "top_k":
                 return replace(self, top_k=to)
+            case "labels":
+                return replace(self, sentences=to)
             case "smooth":
                 return replace(self, options=replace(self.options, smooth=to))
             case _:
@@ -274,7 +291,7 @@ class Spending:
 
     def begin(self, work: Work) -> None:
         """Note what is asked for, and count what is sent beside maps."""
-        self.work, self.bytes = work, bytes_around(len(work.images), work.top_k)
+        self.work, self.bytes = work, work.bytes_around
 
     def add(self, drawn: Sequence[MapAnswer]) -> None:
         """Count drawn maps.

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from service.engine.admission import Admission
 from service.engine.answers import Answer, ImageAnswer
 from service.engine.cost import Cost, Spending, Work, check_cost
+from service.engine.encoded import EncodedSentences
 from service.engine.lifecycle import Lifecycle
 from service.engine.management import Management
 from service.engine.pipeline import Picture, Pipeline
@@ -70,6 +71,7 @@ class Explainer:
         self.pool = Pool(settings, metrics, self._spans, launch, lifecycle=self.lifecycle)
         self.management = Management(settings, metrics, self.pool, remembered)
         self.pipeline = Pipeline(settings, metrics, self._spans, self.pool)
+        self._encoded = EncodedSentences()
         self._most = _cost(settings.max_request_cost)
         total = _cost(settings.max_total_cost)
         self.admission = Admission(settings.max_queue, total, lambda: asyncio.get_running_loop().time())
@@ -189,7 +191,10 @@ class Explainer:
             await self._loaded_again(request, deadline)
         with self.pool.lease(request.model, request.version) as info:
             self.management.used(info.key)
-            return await self._answer(request, plan(request, info, self._settings.max_explanations), deadline)
+            todo = plan(request, info, self._settings.max_explanations, self._encoded)
+            answer = await self._answer(request, todo, deadline)
+            self._encoded.remember(info.key, todo.lane.sentences.all)
+            return answer
 
     async def _loaded_again(self, request: Request, deadline: float) -> None:
         """Wait for a model that was put out, in a place of the queue.

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from service.cam.targets import PLAIN, CamOptions
+from service.models.sentences import OWN, Sentences
 
 if TYPE_CHECKING:
     import asyncio
@@ -60,7 +61,8 @@ _LENGTH = struct.Struct(">Q")
 class Lane:
     """What images must have in common to share a batch. The classes asked about need not be the same.
 
-    ``large`` ones are computed one at a time, in slices, and give way to others.
+    ``sentences`` are the classes, where they came with the request. ``large`` ones are computed one at a time, in
+    slices, and give way to others.
     """
 
     model: ModelKey
@@ -70,6 +72,7 @@ class Lane:
     cam_options: CamOptions = PLAIN
     head: str | None = None
     large: bool = False
+    sentences: Sentences = OWN
 
 
 # -- to a worker ------------------------------------------------------------------------------------------------------

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 from service.cam.methods import METHODS
 from service.cam.targets import CamOptions, Targets, Top
 from service.engine.amount import LARGE, amount
+from service.engine.encoded import EncodedSentences
 from service.engine.messages import Lane
+from service.engine.wording import Wording
 from service.errors import InvalidOption, MethodNotApplicable, UnknownMethod
 from service.imaging.colormaps import COLORMAPS, colormap
 from service.imaging.render import RenderSpec
@@ -42,7 +44,8 @@ class Plan:
         top_k: how many predictions are listed.
         render: what is drawn; None for predictions alone.
         registration: where layers' cells are drawn.
-        amount: estimated work of each image, in forward passes of the model.
+        amount: estimated work of each image, in forward passes of the model; its share of ``encoded`` included.
+        encoded: sentences to encode, once for all images.
         client: whose request it is.
         weight: how large the client's share is.
     """
@@ -54,29 +57,39 @@ class Plan:
     render: RenderSpec | None
     registration: Registration = "measured"
     amount: float = 1.0
+    encoded: int = 0
     client: str = ""
     weight: float = 1.0
 
 
-def plan(request: Request, info: ModelInfo, max_explanations: int) -> Plan:
+def plan(request: Request, info: ModelInfo, max_explanations: int, encoded: EncodedSentences | None = None) -> Plan:
     """Resolve ``request`` for the model ``info``.
 
+    Args:
+        request: what is asked.
+        info: the model.
+        max_explanations: of one picture.
+        encoded: which sentences need not be encoded any more; none are if left out.
+
     Raises:
-        InvalidOption: top_k beyond the classes, or more explanations than allowed.
+        InvalidOption: top_k beyond the classes, more explanations than allowed, or labels that cannot be used.
         UnknownLayer, LayerNotExplainable, UnknownLabel, UnknownMethod, MethodNotApplicable, UnknownColormap:
             see there.
     """
     made = _plan(request, info, max_explanations)
-    work = _amount_of(made)
+    fresh = (encoded or EncodedSentences()).fresh(info.key, made.lane.sentences.all)
+    work = _amount_of(made) + fresh * info.sentence_passes / max(1, len(request.images))
     lane = replace(made.lane, large=work > LARGE)
-    return replace(made, lane=lane, amount=work, client=request.client, weight=request.weight)
+    return replace(made, lane=lane, amount=work, encoded=fresh, client=request.client, weight=request.weight)
 
 
 def _plan(request: Request, info: ModelInfo, max_explanations: int) -> Plan:
-    info = info.head_view(None if request.head is None else str(request.head).strip())
+    wording = Wording.of(request, info.head_view(None if request.head is None else str(request.head).strip()))
+    info = wording.info
     top_k = _top_k(request, info)
     if request.op == "predict":
-        return Plan(info, Lane(info.key, "predict", head=info.default_head), _NO_TARGETS, top_k, None)
+        lane = Lane(info.key, "predict", head=info.default_head, sentences=wording.sentences)
+        return Plan(info, lane, _NO_TARGETS, top_k, None)
     methods = tuple(_method(name, request, info) for name in request.methods)
     layers = tuple(_layer(name, methods, info) for name in request.layers)
     if request.fuse is not None and len(set(layers)) < 2:
@@ -89,10 +102,10 @@ def _plan(request: Request, info: ModelInfo, max_explanations: int) -> Plan:
         # Elsewhere it says how maps are drawn, and need not part batches.
         request.registration if request.fuse else "measured",
     )
-    lane = Lane(info.key, "explain", layers, methods, cam_options, info.default_head)
+    lane = Lane(info.key, "explain", layers, methods, cam_options, info.default_head, sentences=wording.sentences)
     targets = Targets(
-        classes=tuple(_target(target, info) for target in request.targets),
-        against=None if request.against is None else info.class_index(request.against),
+        classes=tuple(_target(target, wording) for target in request.targets),
+        against=None if request.against is None else wording.index(request.against),
     )
     explanations = (1 if request.fuse else len(layers)) * len(methods) * targets.count
     if explanations > max_explanations:
@@ -121,8 +134,8 @@ def _top_k(request: Request, info: ModelInfo) -> int:
     return request.top_k
 
 
-def _target(target: int | str, info: ModelInfo) -> int | Top:
-    text = str(target).strip()
+def _target(target: int | str, wording: Wording) -> int | Top:
+    text, info = str(target).strip(), wording.info
     if text.casefold() == "predicted":
         return Top(1)
     if top := _TOP.fullmatch(text):
@@ -130,7 +143,7 @@ def _target(target: int | str, info: ModelInfo) -> int | Top:
         if not 1 <= k <= len(info.labels):
             raise InvalidOption(f"{text!r} is out of range: model {info.name!r} has {len(info.labels)} classes.")
         return Top(k)
-    return info.class_index(target)
+    return wording.index(target)
 
 
 def _method(name: str, request: Request, info: ModelInfo) -> str:

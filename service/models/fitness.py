@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from service.cam.layers import Layer
+    from service.cam.methods import Method
     from service.cam.network import Network
 
 __all__ = ["Fitness", "in_eval_mode", "try_methods", "unwatched_parts"]
@@ -161,7 +162,7 @@ class _Trial:
     def refused_methods(self, layer: Layer) -> dict[str, str]:
         """Return the methods that do not work at a layer, each with its reason."""
         first = {row.refusal: row for row in METHODS.values()}
-        refusals = {refusal: row.refuses(self.network, self.image) for refusal, row in first.items()}
+        refusals = {refusal: self._refusal(row) for refusal, row in first.items()}
         found = {name: refusals[row.refusal] for name, row in METHODS.items()}
         if layer.no_gradient is not None:
             cause = f"no gradient reaches layer {layer.name!r}, since {layer.no_gradient}; take that out of forward()"
@@ -176,6 +177,15 @@ class _Trial:
                 found[name] = found[name] or self._why_not([name], layer)
         found["ablationcam"] = found["ablationcam"] or self._why_not_resume(layer)
         return {name: reason for name, reason in found.items() if reason is not None}
+
+    def _refusal(self, method: Method) -> str | None:
+        """Say why the network is not of the kind that a method is made for; None where it is."""
+        try:
+            return method.refuses(self.network, self.image)
+        except (torch.OutOfMemoryError, torch.AcceleratorError):
+            raise
+        except Exception as error:  # noqa: BLE001  # see below
+            return f"the network cannot be run as this needs it ({_words(error)})"
 
     def early_layers(self, layers: Sequence[Layer], default: Layer, refused: dict[str, str]) -> list[ModelWarning]:
         """Try a gradient down to the first layer; where there is none, FullGrad is added to ``refused``."""

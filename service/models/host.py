@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from service.cam.explain import explain, predict
 from service.cam.targets import PLAIN, CamOptions
 from service.errors import MethodNotApplicable
 from service.models.fair_lock import FairLock
+from service.models.sentences import OWN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,8 +26,12 @@ if TYPE_CHECKING:
     from service.cam.network import Network
     from service.cam.targets import Targets
     from service.models.info import ModelInfo
+    from service.models.sentences import Sentences
 
-__all__ = ["HowTo", "ModelHost"]
+__all__ = ["HowTo", "ModelHost", "Worded"]
+
+Worded = Callable[["Sentences", "Checkpoint"], "Network"]
+"""Makes the network that has some sentences for its classes."""
 
 
 # For how long a large answer gives way at a time, and how long the next small batch takes to come after one has ended.
@@ -38,12 +44,13 @@ def _go_on(_done: int, _total: int) -> None:
 
 @dataclass(frozen=True)
 class HowTo:
-    """How a batch is explained: the same layers, methods, options and head for all its images, all by name."""
+    """How a batch is explained: the same layers, methods, options, head and sentences for all its images."""
 
     layers: tuple[str, ...]
     methods: tuple[str, ...]
     options: CamOptions = PLAIN
     head: str | None = None
+    sentences: Sentences = OWN
 
 
 class ModelHost:
@@ -56,6 +63,7 @@ class ModelHost:
         device: torch.device,
         *,
         channels_last: bool = True,
+        worded: Worded | None = None,
     ) -> None:
         """Take over a model.
 
@@ -64,9 +72,11 @@ class ModelHost:
             info: what is known of it.
             device: where it lives.
             channels_last: whether it takes pixels as they lie in pictures, which is faster; else they are rearranged.
+            worded: of a zero-shot model; called by one thread at a time.
         """
         self.info = info
         self._networks = networks
+        self._worded = worded
         self._device = device
         self._dtype = getattr(torch, info.dtype)
         self._lock = FairLock()
@@ -83,14 +93,16 @@ class ModelHost:
         pixels: NDArray[np.uint8],
         head: str | None = None,
         checkpoint: Checkpoint = _go_on,
+        sentences: Sentences = OWN,
     ) -> Tensor:
         """Return float32 logits (N, classes) on the CPU for ``pixels`` (N, H, W, channels) uint8, RGB or grey.
 
-        ``checkpoint`` is called when the model is free, before the pass.
+        ``checkpoint`` is called when the model is free, before the pass. The classes are ``sentences`` where there are
+        some.
         """
         with self._lock:
             checkpoint(0, 1)
-            return predict(self.network(head), self.normalise(pixels))
+            return predict(self.network(head, sentences, checkpoint), self.normalise(pixels))
 
     def explain(
         self,
@@ -120,8 +132,8 @@ class ModelHost:
 
         def compute(checkpoint: Checkpoint) -> list[Explained]:
             layers = [self.info.head_view(how.head).layer(name) for name in how.layers]
-            inputs = self.normalise(pixels)
-            return explain(self.network(how.head), inputs, targets, layers, how.methods, how.options, checkpoint)
+            inputs, network = self.normalise(pixels), self.network(how.head, how.sentences, checkpoint)
+            return explain(network, inputs, targets, layers, how.methods, how.options, checkpoint)
 
         with self._lock:
             try:
@@ -147,9 +159,16 @@ class ModelHost:
         if self._device.type == "cuda":
             torch.cuda.current_stream(self._device).synchronize()
 
-    def network(self, head: str | None = None) -> Network:
-        """Return the network as it is seen through a head, the default one if None."""
-        return self._networks[head or self.info.default_head]
+    def network(self, head: str | None = None, sentences: Sentences = OWN, checkpoint: Checkpoint = _go_on) -> Network:
+        """Return the network as it is seen through a head, the default one if None, or with sentences as its classes.
+
+        Raises:
+            InvalidOption: a sentence cannot be read.
+        """
+        if sentences == OWN:
+            return self._networks[head or self.info.default_head]
+        assert self._worded is not None, "requests with sentences are planned for zero-shot models alone"
+        return self._worded(sentences, checkpoint)
 
     def normalise(self, pixels: NDArray[np.uint8]) -> Tensor:
         """Return the network's input (N, channels, H, W) for ``pixels`` (N, H, W, channels) uint8."""

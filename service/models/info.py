@@ -69,6 +69,9 @@ class ModelInfo:
         name: in the API.
         version: of the weights.
         source: what read it, such as ``torchvision``.
+        prompts: of a zero-shot model, what makes a sentence of a label, with ``{}`` for it: requests may bring classes
+            of their own. None where the classes are fixed.
+        sentence_passes: forward passes over an image that encoding a sentence takes as long as.
         digest: of the weights and the configuration, in hex: what answers depend on.
         architecture: such as ``resnet50``.
         labels: one per class, in the order of the logits.
@@ -116,6 +119,8 @@ class ModelInfo:
     content: str = ""
     source: str = ""
     digest: str = ""
+    prompts: str | None = None
+    sentence_passes: float = 0.0
 
     @property
     def key(self) -> ModelKey:
@@ -200,6 +205,10 @@ class ModelInfo:
         if text.removeprefix("-").isdecimal():
             return self._checked_index(text)
         raise UnknownLabel.among(text, self.labels, model=self.name)
+
+    def has_label(self, text: str) -> bool:
+        """Whether a class is called so, letter by letter."""
+        return text in self._classes_by_label
 
     def _checked_index(self, text: str) -> int:
         # Python refuses, with an error of its own, to parse thousands of digits.

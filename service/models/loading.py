@@ -23,7 +23,7 @@ from service.models.defaults import default_layer, recommended
 from service.models.digests import digest_of_model, digest_of_weights
 from service.models.first_run import first_output
 from service.models.fitness import in_eval_mode, try_methods, unwatched_parts
-from service.models.host import ModelHost
+from service.models.host import ModelHost, Worded
 from service.models.info import Head, ModelInfo
 from service.models.inputs import Probe, input_spec
 from service.models.outputs import read_outputs
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from service.cam.layers import Layer
     from service.cam.network import Network
     from service.models.info import ModelWarning
-    from service.models.sources.source import Downloads, LoadedModel
+    from service.models.sources.source import Downloads, LoadedModel, ZeroShotClasses
     from service.settings import ModelConfig
     from service.vocabulary import ChannelLayout, LoadCheck, LoadingStage
 
@@ -116,7 +116,7 @@ def _loaded(config: ModelConfig, device: str, downloads: Downloads, tell: Tell, 
     observer.begins("labels")
     heads, head = _heads(config, output, len(probe.noise))
     bare: dict[str | None, Network] = {name: EagerNetwork(module, name, loaded.hidden) for name in heads or [None]}
-    random = _check_answers(bare[head], module, probe.noise, observer)
+    drawn = _check_answers(bare[head], module, probe.noise, observer)
     observer.begins("labels")
     outputs = read_outputs(_with_activation(config, loaded, heads), bare, head, loaded.labels, probe)
     networks = outputs.networks
@@ -152,7 +152,7 @@ def _loaded(config: ModelConfig, device: str, downloads: Downloads, tell: Tell, 
         multi_label=config.multi_label,
         heads={name: row for name, row in outputs.heads.items() if name is not None},
         default_head=head,
-        warnings=(*loaded.warnings, *assumed, *random, *outputs.warnings),
+        warnings=(*loaded.warnings, *assumed, *drawn, *outputs.warnings),
         flops=arithmetic[head].flops,
         pass_s=arithmetic[head].seconds,
     )
@@ -169,7 +169,21 @@ def _loaded(config: ModelConfig, device: str, downloads: Downloads, tell: Tell, 
     info = replace(info, heads=heads_tried)
     for warning in info.warnings:
         log.warning("model %s: %s", config.name, warning.text)
-    return ModelHost(networks, info, place, channels_last=probe.channels_last)
+    if loaded.zero_shot is None:
+        return ModelHost(networks, info, place, channels_last=probe.channels_last)
+    info, worded = _worded(info, loaded.zero_shot, networks[head])
+    return ModelHost(networks, info, place, channels_last=probe.channels_last, worded=worded)
+
+
+def _worded(info: ModelInfo, classes: ZeroShotClasses, own: Network) -> tuple[ModelInfo, Worded]:
+    """Return what is known of a model whose classes are sentences, and what makes one with others."""
+    assert isinstance(own, EagerNetwork)
+    classes.to(torch.device(info.device))
+    passes = classes.flops() / max(1, info.flops)
+    return (
+        replace(info, prompts=classes.prompts, sentence_passes=passes),
+        lambda sentences, checkpoint: own.like(classes.module(sentences, checkpoint)),
+    )
 
 
 @contextmanager

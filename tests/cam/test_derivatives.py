@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from service.cam.attention import refuse_without_class_token
 from service.cam.derivatives import cause_of, differentiate
 from service.cam.eager import EagerNetwork
 from service.cam.explain import explain, predict
 from service.cam.layers import LayerCall
 from service.cam.targets import CamOptions, Targets
 from service.errors import MethodNotApplicable
-from tests.cam.models import frozen, images, layers_of, vit
+from tests.cam.models import frozen, images, layers_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -168,64 +167,6 @@ def test_other_methods_of_a_request_see_the_network_as_it_is() -> None:
         found = [raw.values for raw in one.maps if raw.method != "shapleycam"]
         assert all(torch.equal(a, b.values) for a, b in zip(found, other.maps, strict=True))
     torch.testing.assert_close(together[0].logits, predict(EagerNetwork(model), images(2))[0])
-
-
-# Class-token transformers
-
-
-class MeanOfTokens(nn.Module):
-    """Has a ViT's parts, and reads the mean over all tokens instead of the class token."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        model = vit()
-        self.body: Any = model
-        self.encoder, self.heads = model.get_submodule("encoder"), model.get_submodule("heads")
-
-    def forward(self, x: Tensor) -> Tensor:
-        tokens = self.body._process_input(x)
-        tokens = torch.cat([self.body.class_token.expand(len(x), -1, -1), tokens], 1)
-        logits: Tensor = self.heads(self.encoder(tokens).mean(1))
-        return logits
-
-
-class Widened(nn.MultiheadAttention):
-    """Attends to two tokens more than there are."""
-
-    def __init__(self) -> None:
-        super().__init__(8, 2, batch_first=True, add_bias_kv=True, add_zero_attn=True)
-
-
-def with_attention(make: Callable[[], nn.MultiheadAttention]) -> nn.Module:
-    model = vit()
-    for block in model.get_submodule("encoder.layers").children():
-        block.self_attention = make()
-    return model
-
-
-def filled(model: nn.Module) -> nn.Module:
-    torch.manual_seed(0)
-    nn.init.normal_(model.get_submodule("heads")[0].weight)  # type: ignore[index]
-    return frozen(model)
-
-
-def test_a_vit_has_attention_maps() -> None:
-    assert refuse_without_class_token(EagerNetwork(filled(vit())), images(2)) is None
-    plain_bias_free = with_attention(lambda: nn.MultiheadAttention(8, 2, batch_first=True, bias=False))
-    assert refuse_without_class_token(EagerNetwork(filled(plain_bias_free)), images(2)) is None
-
-
-def test_attention_methods_are_refused_where_the_class_token_is_not_what_is_read() -> None:
-    model = MeanOfTokens()
-    nn.init.normal_(model.heads[0].weight)  # type: ignore[index]
-    reason = refuse_without_class_token(EagerNetwork(frozen(model)), images(2))
-    assert reason is not None
-    assert "are not what its heads make of the class token" in reason
-
-
-def test_attention_methods_are_refused_where_tokens_attend_to_more_than_themselves() -> None:
-    reason = refuse_without_class_token(EagerNetwork(filled(with_attention(Widened))), images(2))
-    assert reason == "The attention of this model's blocks is not among their own tokens alone"
 
 
 # Causes

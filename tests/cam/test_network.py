@@ -65,10 +65,6 @@ class SplitNetwork:
     def biases(self) -> dict[str, Tensor]:
         return _not_needed()
 
-    @property
-    def has_class_token(self) -> bool:
-        return _not_needed()
-
     def capture_attention(self, *_: object) -> AttentionCapture:
         return _not_needed()
 

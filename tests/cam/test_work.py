@@ -53,11 +53,11 @@ KINDS = {
     "vit": Kind(
         vit,
         "conv_proj",
-        "encoder.layers.encoder_layer_1",
+        "encoder.layers.encoder_layer_1.mlp",
         ("encoder.layers.encoder_layer_0", "encoder.layers.encoder_layer_1.ln_1"),
     ),
 }
-# A class token that is not there is refused, as everywhere.
+# Attention that is not there is refused, as everywhere.
 ALLOWED = [(kind, name) for kind in KINDS for name, row in METHODS.items() if kind == "vit" or row.refusal is None]
 IMAGES = 2
 
@@ -65,6 +65,9 @@ IMAGES = 2
 def made(kind: Kind, methods: Sequence[str], layers: Sequence[Layer], targets: int, options: CamOptions) -> Passes:
     """Count, by hooks, the passes per image that ``explain`` makes."""
     model = frozen(kind.build())
+    network = EagerNetwork(model)
+    for method in methods:  # as where it is loaded
+        METHODS[method].refuses(network, images(1))
     begun = ended = backward = 0
 
     def count_backward(gradient: Tensor) -> None:
@@ -84,7 +87,7 @@ def made(kind: Kind, methods: Sequence[str], layers: Sequence[Layer], targets: i
     model.get_submodule(kind.first).register_forward_hook(begin)
     model.get_submodule(kind.last).register_forward_hook(end)
     asked = [Targets(tuple(range(targets)))] * IMAGES
-    explain(EagerNetwork(model), images(IMAGES), asked, layers, methods, options)
+    explain(network, images(IMAGES), asked, layers, methods, options)
     assert begun % IMAGES == ended % IMAGES == backward % IMAGES == 0
     return Passes(begun // IMAGES, (ended - begun) // IMAGES, backward // IMAGES)
 

@@ -91,6 +91,13 @@ def test_what_did_not_fit_is_not_tried_again_at_once() -> None:
     assert [len(batcher.next_batch(anything)) for _ in range(5)] == [2, 1, 1, 1, 1]
 
 
+def test_what_did_not_fit_is_remembered_of_so_many_lanes_only() -> None:
+    batcher: Batcher[Fake] = Batcher(8, 1000)
+    for number in range(2000):
+        batcher.learn(A._replace(name=str(number)), 4, fits=2)
+    assert len(batcher._caps) == 1000
+
+
 def test_memory_that_comes_back_is_used_again_step_by_step() -> None:
     batcher: Batcher[Fake] = Batcher(8, 10_000)
     batcher.learn(A, 8, fits=2)

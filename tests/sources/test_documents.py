@@ -18,8 +18,9 @@ __all__ = ["workdir"]
 
 need("timm", "timm")
 need("transformers", "hf")
+need("open_clip", "clip")
 
-LIBRARIES = {"timm": "import timm", "hf": "from transformers import"}
+LIBRARIES = {"timm": "import timm", "hf": "from transformers import", "clip": "import open_clip"}
 SHOWN = [block for block in blocks(ROOT / "docs" / "models.md") if "tests/sources/test_documents.py" in block.comment]
 
 
@@ -34,3 +35,6 @@ def test_what_is_shown_runs(library: str, workdir: Path) -> None:
     ran = subprocess.run(["bash", "-euc", shown.text], check=True, timeout=120, capture_output=True, text=True)
 
     assert ran.stdout.count("* the default layer of birds") == shown.text.count("camserve layers")
+    if library == "clip":
+        assert ran.stdout.count("red car") == 1
+        assert "a star on a dark ground" in (workdir / "camserve-out" / "explanations.json").read_text()

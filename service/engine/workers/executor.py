@@ -249,9 +249,9 @@ class _Checkpoint:
 def _answer(host: ModelHost, run: Run, rows: range, checkpoint: Checkpoint) -> list[RowAnswer]:
     pixels, lane = run.pixels[rows.start : rows.stop], run.lane
     if lane.op == "predict":
-        return [RowAnswer(logits) for logits in host.predict(pixels, lane.head, checkpoint).numpy()]
+        return [RowAnswer(logits) for logits in host.predict(pixels, lane.head, checkpoint, lane.sentences).numpy()]
     targets = run.targets[rows.start : rows.stop]
-    how = HowTo(lane.layers, lane.methods, lane.cam_options, lane.head)
+    how = HowTo(lane.layers, lane.methods, lane.cam_options, lane.head, lane.sentences)
     answers = host.explain(pixels, targets, how, checkpoint, gives_way=lane.large)
     return [RowAnswer(row.logits.numpy().copy(), tuple(_as_numpy(raw) for raw in row.maps)) for row in answers]
 

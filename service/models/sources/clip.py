@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,21 +11,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from service.errors import ModelLoadError, closest
+from service.errors import InvalidOption, ModelLoadError, closest
 from service.imaging.preprocess import PreprocessSpec
 from service.models.labels import read_labels
+from service.models.sentences import Sentences, sentence_of
+from service.models.sources.clip_text import TextEncoder
 from service.models.sources.libraries import library
 from service.models.sources.source import Downloads, LoadedModel
 from service.models.state_dicts import digest, load_file_into
 
 if TYPE_CHECKING:
+    from service.cam.explain import Checkpoint
     from service.settings import ModelConfig
 
 __all__ = ["has", "load"]
 
 _PREFIX = "clip/"
 _PROMPT = "a photo of a {}"
-_CHUNK = 64  # sentences encoded at a time
 
 
 def has(architecture: str) -> bool:
@@ -50,7 +54,9 @@ def load(config: ModelConfig, _downloads: Downloads) -> LoadedModel:
     file = Path(config.weights)
     model = open_clip.create_model(name, load_weights=False)
     warnings = load_file_into(model, file, use_ema=config.use_ema)
-    module = ZeroShot(model, _features(model, open_clip.get_tokenizer(name), _sentences(config, labels)))
+    prompts = _prompts(config)
+    encoder = TextEncoder(model, open_clip.get_tokenizer(name))
+    module = ZeroShot(model, _own_features(encoder, [sentence_of(prompts, label) for label in labels]))
     return LoadedModel(
         module,
         _preprocessing(open_clip.get_model_preprocess_cfg(model)),
@@ -59,6 +65,7 @@ def load(config: ModelConfig, _downloads: Downloads) -> LoadedModel:
         warnings,
         default_layer=_default_layer(module),
         activation="softmax" if module.bias is None else "sigmoid",
+        zero_shot=_Classes(prompts, module, encoder),
     )
 
 
@@ -93,6 +100,28 @@ class ZeroShot(nn.Module):
         return logits if self.bias is None else logits + self.bias
 
 
+@dataclass(frozen=True)
+class _Classes:
+    """See ``ZeroShotClasses``."""
+
+    prompts: str
+    own: ZeroShot
+    encoder: TextEncoder
+
+    def to(self, device: torch.device) -> None:
+        self.encoder.to(device)
+
+    def flops(self) -> int:
+        return self.encoder.flops()
+
+    def module(self, sentences: Sentences, checkpoint: Checkpoint) -> nn.Module:
+        features = self.encoder.encode(sentences.all, checkpoint).to(self.own.sentences)
+        module = copy.copy(self.own)
+        module._buffers = dict(self.own._buffers)
+        module.sentences = features if sentences.instead else torch.cat([self.own.sentences, features])
+        return module
+
+
 def _check_name(open_clip: Any, name: str) -> None:
     known = open_clip.list_models()
     if name not in known:
@@ -121,18 +150,18 @@ def _labels(config: ModelConfig) -> tuple[str, ...]:
     return labels
 
 
-def _sentences(config: ModelConfig, labels: tuple[str, ...]) -> list[str]:
-    prompt = config.prompts or _PROMPT
-    if "{}" not in prompt:
-        raise ModelLoadError(f"prompts is {prompt!r}: write {{}} where the label is to stand, as in {_PROMPT!r}.")
-    return [prompt.replace("{}", label) for label in labels]
+def _prompts(config: ModelConfig) -> str:
+    prompts = config.prompts or _PROMPT
+    if "{}" not in prompts:
+        raise ModelLoadError(f"prompts is {prompts!r}: write {{}} where the label is to stand, as in {_PROMPT!r}.")
+    return prompts
 
 
-def _features(model: Any, tokenizer: Any, sentences: list[str]) -> Tensor:
-    with torch.no_grad():
-        model.eval()
-        chunks = [model.encode_text(tokenizer(sentences[at : at + _CHUNK])) for at in range(0, len(sentences), _CHUNK)]
-        return functional.normalize(torch.cat(chunks), dim=-1)
+def _own_features(encoder: TextEncoder, sentences: list[str]) -> Tensor:
+    try:
+        return encoder.encode(sentences)
+    except InvalidOption as error:
+        raise ModelLoadError(f"A label cannot be used. {error.message}") from error
 
 
 def _preprocessing(told: dict[str, Any]) -> PreprocessSpec:

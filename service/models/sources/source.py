@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from service.errors import ModelLoadError
 
@@ -11,15 +11,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    import torch
     from PIL.Image import Image
     from torch import Tensor, nn
 
+    from service.cam.explain import Checkpoint
     from service.imaging.preprocess import PreprocessSpec
     from service.models.info import ModelWarning
+    from service.models.sentences import Sentences
     from service.settings import ModelConfig
     from service.vocabulary import Activation, ChannelLayout
 
-__all__ = ["OPTIONS", "Downloads", "LoadedModel", "Source", "refuse_options", "refuse_weights"]
+__all__ = ["OPTIONS", "Downloads", "LoadedModel", "Source", "ZeroShotClasses", "refuse_options", "refuse_weights"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class LoadedModel:
         default_layer: the layer to explain by default, where it can be explained; None where the general rule will do.
         hidden: modules that are no layers, by qualified name; the catalogue leaves them out.
         activation: what makes probabilities of the logits, where the artefact says so.
+        zero_shot: of a model whose classes are sentences, what makes others of them; None of any other.
         digest: of the artefact, in hex; None where the weights say all that can differ.
         transform: makes what its library prepares an RGB picture with, into a tensor (channels, H, W): what our own
             preprocessing is compared with. None where there is no such thing.
@@ -67,6 +71,28 @@ class LoadedModel:
     activation: Activation | None = None
     digest: str | None = None
     transform: Callable[[], Callable[[Image], Tensor]] | None = None
+    zero_shot: ZeroShotClasses | None = None
+
+
+class ZeroShotClasses(Protocol):
+    """The classes of a zero-shot model, which requests may replace."""
+
+    @property
+    def prompts(self) -> str:
+        """What makes a sentence of a label, with ``{}`` for it."""
+
+    def to(self, device: torch.device) -> None:
+        """Bring what encodes sentences to a device."""
+
+    def flops(self) -> int:
+        """Count the floating-point operations that a sentence takes."""
+
+    def module(self, sentences: Sentences, checkpoint: Checkpoint) -> nn.Module:
+        """Return the model with other classes; it shares all else with the one that was loaded.
+
+        Raises:
+            InvalidOption: a sentence cannot be read.
+        """
 
 
 def _none(_architecture_or_artefact: object) -> bool:

@@ -212,6 +212,7 @@ def _known(info: ModelInfo) -> dict[str, Any]:
         "refused_methods": dict(info.refused_methods),
         "channels": spec.channels,
         "order": spec.order,
+        "prompts": info.prompts,
         "activation": info.activation,
         "multi_label": info.multi_label,
         "heads": {name: len(head.labels) for name, head in info.heads.items()},

@@ -289,10 +289,11 @@ async def test_model(client: httpx.AsyncClient) -> None:
         "methods": [name for name in METHODS if name not in {"attention_rollout", "legrad"}],
         "refused_methods": dict.fromkeys(
             ["attention_rollout", "legrad"],
-            "it needs a transformer with a class token whose blocks use nn.MultiheadAttention (a ViT)",
+            "it needs a transformer: no attention among tokens is seen in this network",
         ),
         "channels": 3,
         "order": "RGB",
+        "prompts": None,
         "activation": "softmax",
         "multi_label": False,
         "heads": {},

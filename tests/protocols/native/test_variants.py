@@ -85,7 +85,7 @@ async def test_smooth_and_flip_change_the_map_and_not_the_question(client: httpx
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"method": "legrad"}, "transformer with a class token"),
+        ({"method": "legrad"}, "needs a transformer"),
         ({"method": "fullgrad", "signed": "true"}, "no sign by definition"),
         ({"method": "fullgrad", "layer": ["layer4", "layer3"], "fuse": "max"}, "the whole network"),
         ({"method": "finercam", "against": "ring"}, "chooses by itself"),

@@ -7,6 +7,7 @@
 export const REQUEST = {
   top_k: { kind: "number", standard: 5, least: 1, most: 100000 },
   head: { kind: "class" },
+  labels: { kind: "text" },
   layer: { kind: "text", standard: "default" },
   target: { kind: "class", standard: "predicted" },
   against: { kind: "class" },
