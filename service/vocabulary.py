@@ -19,6 +19,7 @@ __all__ = [
     "Operation",
     "Output",
     "Preset",
+    "Protocol",
     "Registration",
     "Size",
     "VersionState",
@@ -47,6 +48,9 @@ Augment = Literal["none", "flip"]
 
 Fuse = Literal["max", "mean", "product"]
 """How the maps of several layers become one."""
+
+Protocol = Literal["kserve_v1"]
+"""The protocols besides the native one, which may be switched off."""
 
 # -- what is told ------------------------------------------------------------------------------------------------------
 

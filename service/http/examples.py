@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from service.errors import (
     DeadlineExceeded,
@@ -19,9 +19,11 @@ from service.errors import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from service.errors import ServiceError
 
-__all__ = ["BODY_ERRORS", "READING_ERRORS", "ErrorExample"]
+__all__ = ["BODY_ERRORS", "READING_ERRORS", "TIMEOUT_HEADER", "ErrorExample"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,14 @@ class ErrorExample:
     description: str
     error: ServiceError
 
+
+TIMEOUT_HEADER: Mapping[str, Any] = {
+    "name": "X-Request-Timeout-Ms",
+    "in": "header",
+    "required": False,
+    "description": "Time allowed for the answer.",
+    "schema": {"type": "integer", "minimum": 1, "maximum": 3_600_000},
+}
 
 # What any operation can meet.
 READING_ERRORS = (

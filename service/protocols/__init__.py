@@ -106,7 +106,7 @@ class WireProtocol:
         open_paths: paths that are read without an API key.
         probes: paths that are answered even while the service drains or has too many connections, and that are neither
             traced nor logged but for debugging.
-        openapi: its part of the OpenAPI document.
+        openapi: its part of the OpenAPI document, or what makes it: nobody needs it before the document is asked for.
     """
 
     name: str
@@ -115,4 +115,9 @@ class WireProtocol:
     error_body: ErrorBody = problem_body
     open_paths: tuple[str, ...] = ()
     probes: tuple[str, ...] = ()
-    openapi: OpenApiPart = field(default_factory=OpenApiPart)
+    openapi: OpenApiPart | Callable[[], OpenApiPart] = field(default_factory=OpenApiPart)
+
+    @property
+    def openapi_part(self) -> OpenApiPart:
+        """Its part of the OpenAPI document."""
+        return self.openapi if isinstance(self.openapi, OpenApiPart) else self.openapi()
