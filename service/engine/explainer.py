@@ -24,6 +24,7 @@ from service.engine.plans import plans
 from service.engine.pool import Pool
 from service.engine.remembered import remembered_by
 from service.engine.spans import Spans
+from service.engine.tally import Tallies, Tally
 from service.engine.worker_gauges import refresh
 from service.engine.worker_process import WorkerProcess
 from service.errors import DeadlineExceeded, NoImage, NotReady, ServiceError, TooManyImages
@@ -77,6 +78,7 @@ class Explainer:
         total = _cost(settings.max_total_cost)
         self.admission = Admission(settings.max_queue, total, lambda: asyncio.get_running_loop().time())
         self._deadlines: set[asyncio.Timeout] = set()
+        self._tallies = Tallies()
 
     async def start(self) -> None:
         """Start the workers; returns before models are loaded."""
@@ -122,6 +124,17 @@ class Explainer:
             NotReady: it is loading, it failed to load, or the service is shutting down.
         """
         return self.pool.ready_info(name, version)
+
+    @property
+    def ready(self) -> bool:
+        """Whether some model can answer, or will once it is loaded on demand, and the service does not drain."""
+        return not self.lifecycle.draining and any(
+            status.state in {"ready", "unloaded"} for status in self.pool.statuses()
+        )
+
+    def tally(self, name: str, version: str) -> Tally:
+        """Return what a version of a model has done since the start."""
+        return self._tallies.of(name, version)
 
     def workers(self) -> list[WorkerStatus]:
         """Tell how every worker is."""
@@ -193,7 +206,15 @@ class Explainer:
         with self.pool.lease(request.model, request.version) as info:
             self.management.used(info.key)
             planned = plans(request, info, self._settings.max_explanations)
-            return await self._answer(request, info, planned, deadline)
+            began, tally = time.perf_counter(), self.tally(info.name, info.version)
+            try:
+                answer = await self._answer(request, info, planned, deadline)
+            except ServiceError:
+                tally.failure.add(time.perf_counter() - began)
+                raise
+            tally.success.add(answer.total_s)
+            tally.add(answer.images)
+            return answer
 
     async def _loaded_again(self, request: Request, deadline: float) -> None:
         """Wait for a model that was put out, in a place of the queue.

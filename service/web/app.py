@@ -22,6 +22,7 @@ from service.errors import InvalidOption, MethodNotAllowed, NotFound, ServiceErr
 from service.metrics import Metrics
 from service.protocols.kserve_v1.protocol import KSERVE_V1
 from service.protocols.native.protocol import NATIVE
+from service.protocols.open_inference.protocol import OPEN_INFERENCE
 from service.settings import is_loopback
 from service.web import pages
 from service.web.headers import SecurityHeaders
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 __all__ = ["PROTOCOLS", "create_app"]
 
 # What the service speaks, one row each.
-PROTOCOLS: tuple[WireProtocol, ...] = (NATIVE, KSERVE_V1)
+PROTOCOLS: tuple[WireProtocol, ...] = (NATIVE, KSERVE_V1, OPEN_INFERENCE)
 
 # What it has besides, whatever it speaks.
 _ALWAYS = (OPERATIONS, pages.PAGES)
