@@ -136,6 +136,10 @@ class Explainer:
         """Return what a version of a model has done since the start."""
         return self._tallies.of(name, version)
 
+    def queue(self) -> tuple[int, int]:
+        """Return how many images are inside, and how many more may come."""
+        return self.admission.inside, max(0, self._settings.max_queue - self.admission.inside)
+
     def workers(self) -> list[WorkerStatus]:
         """Tell how every worker is."""
         return self.pool.worker_statuses()

@@ -23,6 +23,7 @@ from service.metrics import Metrics
 from service.protocols.kserve_v1.protocol import KSERVE_V1
 from service.protocols.native.protocol import NATIVE
 from service.protocols.open_inference.protocol import OPEN_INFERENCE
+from service.protocols.torchserve.protocol import TORCHSERVE
 from service.settings import is_loopback
 from service.web import pages
 from service.web.headers import SecurityHeaders
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 __all__ = ["PROTOCOLS", "create_app"]
 
 # What the service speaks, one row each.
-PROTOCOLS: tuple[WireProtocol, ...] = (NATIVE, KSERVE_V1, OPEN_INFERENCE)
+PROTOCOLS: tuple[WireProtocol, ...] = (NATIVE, KSERVE_V1, OPEN_INFERENCE, TORCHSERVE)
 
 # What it has besides, whatever it speaks.
 _ALWAYS = (OPERATIONS, pages.PAGES)

@@ -82,7 +82,7 @@ ANSWER_MODELS: dict[str, type[BaseModel]] = {
     "version": wire.Version,
 }
 # What further protocols let anybody ask.
-OPEN = {"/v2/health/live", "/v2/health/ready"}
+OPEN = {"/ping", "/v2/health/live", "/v2/health/ready"}
 # What changes models; the other routes take pictures, or read.
 MANAGEMENT = {"put_model", "remove_model", "reload_model", "unload_model", "put_alias", "remove_alias"}
 ANSWERS = {**NATIVE_ANSWERS, **OPERATIONS_ANSWERS}
