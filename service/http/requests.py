@@ -20,7 +20,16 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-__all__ = ["accepted_format", "body_of", "client_of", "read_in_thread", "refuse_encoded", "timeout_of", "unless_gone"]
+__all__ = [
+    "accepted_format",
+    "body_of",
+    "client_of",
+    "read_in_thread",
+    "refuse_encoded",
+    "timeout_of",
+    "unless_gone",
+    "wants_json",
+]
 
 # What is larger is read in a thread.
 _SMALL_BYTES = 64 * 1024
@@ -82,6 +91,12 @@ def accepted_format(request: Request) -> ImageFormat | None:
     best = max(_FORMATS, key=worth)
     json = next((ranges[kind] for kind in ("application/json", "application/*", "*/*") if kind in ranges), 0.0)
     return _FORMATS[best] if worth(best)[0] > json else None
+
+
+def wants_json(request: Request) -> bool:
+    """Whether ``Accept`` names JSON, and no page that the client would rather have."""
+    ranges = _media_ranges(",".join(request.headers.getlist("accept")))
+    return ranges.get("application/json", 0.0) > ranges.get("text/html", 0.0)
 
 
 def _media_ranges(header: str) -> dict[str, float]:

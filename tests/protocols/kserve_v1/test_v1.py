@@ -74,6 +74,24 @@ async def test_models_are_listed_and_ready(client: httpx.AsyncClient) -> None:
     says(await client.get("/v1/models/pets/versions/2"), 404, "version")
 
 
+@pytest.mark.parametrize(
+    ("accept", "alive"),
+    [
+        ("application/json", True),
+        ("application/json, text/html;q=0.9", True),
+        ("text/html,application/json;q=0.9", False),
+        ("*/*", False),
+    ],
+)
+async def test_the_root_says_alive_to_whoever_asks_for_json(
+    client: httpx.AsyncClient, accept: str, alive: bool
+) -> None:
+    response = await client.get("/", headers={"Accept": accept})
+    assert response.status_code == 200
+    assert (response.headers["Content-Type"] == "application/json") == alive
+    assert not alive or response.json() == {"status": "alive"}
+
+
 async def test_a_model_that_is_loading_is_not_ready() -> None:
     async with faked() as application, application.client() as client:
         application.worker.load_outcome = lambda *_: None
@@ -168,25 +186,15 @@ async def test_whatever_the_content_type_says_it_is_json(client: httpx.AsyncClie
 
 async def test_an_instance_that_fails_fails_alone(client: httpx.AsyncClient) -> None:
     bad = ["QUJD", "no base64!", {"b64": B64, "layer": "conv3"}, {"b64": B64, "foo": 1}, {"nothing": 1}, 5]
-    for path in (PREDICT, EXPLAIN):
-        answer = await ask(client, path, B64, *bad, {"b64": B64, "key": 7})
-        predictions = answer["predictions"]
-        assert [list(each) == ["error"] for each in predictions] == [
-            False,
-            True,
-            True,
-            path == EXPLAIN,
-            *3 * [True],
-            False,
-        ]
-        assert predictions[-1]["key"] == 7
-        assert "'foo'" in predictions[4]["error"]
-        assert "'instances.5'" in predictions[5]["error"]
-        if path == EXPLAIN:
-            assert "conv2" in predictions[3]["error"]
-            assert [list(each) for each in answer["explanations"]] == [
-                [name if name == "attributions" else "error"] for name in ("attributions", *6 * [""], "attributions")
-            ]
+    answer = await ask(client, EXPLAIN, B64, *bad, {"b64": B64, "key": 7})
+    predictions, explanations = answer["predictions"], answer["explanations"]
+    failed = [False, *6 * [True], False]
+    assert [list(each) == ["error"] for each in predictions] == failed
+    assert [list(each) == ["error"] for each in explanations] == failed
+    assert predictions[-1]["key"] == 7
+    assert "conv2" in predictions[3]["error"]
+    assert "'foo'" in predictions[4]["error"]
+    assert "'instances.5'" in predictions[5]["error"]
 
 
 async def test_if_all_fail_so_does_the_request(client: httpx.AsyncClient) -> None:

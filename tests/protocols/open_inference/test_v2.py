@@ -413,7 +413,7 @@ async def test_many_values_are_refused(client: httpx.AsyncClient) -> None:
 
 @pytest.mark.parametrize("length", ["-1", "1e3", "x", "99999999", "9" * 400, "", "\xb2"])
 async def test_a_length_of_the_json_that_is_none_is_refused(client: httpx.AsyncClient, length: str) -> None:
-    response = await client.post(INFER, content=b'{"inputs": []}', headers={LENGTH: length.encode("latin-1")})
+    response = await client.post(INFER, content=b'{"inputs": []}', headers={LENGTH.encode(): length.encode("latin-1")})
     says(response, 400, LENGTH)
 
 
