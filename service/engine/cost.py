@@ -241,9 +241,20 @@ def check_costs(works: Sequence[Work], most: Cost) -> Cost:
         return total
     images = sum(len(work.images) for work in works)
     part = next(part for part in vars(most) if getattr(total, part) > getattr(most, part))
-    raise RequestTooCostly.because(
-        part, getattr(total, part), getattr(most, part), TooMuchOf("image", images, 0, suffices=False)
-    )
+    much = TooMuchOf("image", images, _images_within(works, most), suffices=True)
+    raise RequestTooCostly.because(part, getattr(total, part), getattr(most, part), much)
+
+
+def _images_within(works: Sequence[Work], most: Cost) -> int:
+    """Return how many images would do, whichever they are: the costliest first."""
+    total, fitting = Cost(), 0
+    for work in sorted(works, key=lambda work: -work.cost.units / max(1, len(work.images))):
+        for _ in work.images:
+            total += work.cost * (1 / len(work.images))
+            if not total.within(most):
+                return fitting
+            fitting += 1
+    return fitting
 
 
 def _way_out(work: Work, most: Cost) -> TooMuchOf:
