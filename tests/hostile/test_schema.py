@@ -81,6 +81,7 @@ def version(server: Server) -> str:
 EXTRA = {"architecture": "shapes"}
 CHANGES = {f"{method} /api/v1/{path}" for method in ("PUT", "DELETE") for path in ("models/{model}", "aliases/{alias}")}
 CHANGES |= {f"POST /api/v1/models/{{model}}/{verb}" for verb in ("reload", "unload")}
+CHANGES |= {f"POST /v2/repository/models/{{model}}/{verb}" for verb in ("load", "unload")}
 
 
 @st.composite

@@ -21,20 +21,20 @@ __all__ = ["KSERVE_V1"]
 router = APIRouter(prefix="/v1", tags=["KServe V1"])
 
 
-@router.get("/models", summary="List the models (V1)")
+@router.get("/models", response_model=None, summary="List the models (V1)")
 async def v1_models(request: Request) -> Any:
     """The names of the models, the default one first."""
     engine: Explainer = request.state.explainer
     return {"models": [status.config.name for status in engine.models()]}
 
 
-@router.get("/models/{model}", summary="Is a model ready? (V1)")
+@router.get("/models/{model}", response_model=None, summary="Is a model ready? (V1)")
 async def v1_model(model: str, request: Request) -> Any:
     """200 if it can answer, 503 while it is being loaded."""
     return _ready(request, model)
 
 
-@router.get("/models/{model}/versions/{version}", summary="Is a version of a model ready? (V1)")
+@router.get("/models/{model}/versions/{version}", response_model=None, summary="Is a version of a model ready? (V1)")
 async def v1_version(model: str, version: str, request: Request) -> Any:
     """200 if it can answer, 503 while it is being loaded."""
     return _ready(request, model, version)

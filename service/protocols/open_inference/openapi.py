@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from service.errors import InvalidRequest
+from service.errors import InvalidRequest, ManagementOff, ModelBusy, ModelLoadError
 from service.http.examples import BODY_ERRORS, READING_ERRORS, TIMEOUT_HEADER, ErrorExample
+from service.problems import status_of
 from service.protocols import OpenApiPart
 
 if TYPE_CHECKING:
@@ -121,6 +122,8 @@ _SCHEMAS: dict[str, Any] = {
     "v2_config": _CONFIG,
     "v2_statistics": _STATISTICS,
     "v2_index": _INDEX,
+    "v2_load": _object(),
+    "v2_unload": _object(),
 }
 _SAME = {
     "v2_version": "v2_model",
@@ -181,6 +184,8 @@ ANSWERS: dict[str, Any] = {
         ]
     },
     "v2_index": [{"name": "resnet50", "version": "IMAGENET1K_V2", "state": "READY", "reason": ""}],
+    "v2_load": {},
+    "v2_unload": {},
 }
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _LENGTH_HEADER = {
@@ -190,6 +195,22 @@ _LENGTH_HEADER = {
     "description": "How many bytes of the body are JSON; binary tensors stand behind them. 0: the body is a picture.",
     "schema": {"type": "integer", "minimum": 0},
 }
+
+
+_MANAGEMENT_ERRORS = (
+    ErrorExample(
+        "The key lacks the scope, or models are not changed here.",
+        ManagementOff("Models are not changed over HTTP here. Set 'management' to allow it."),
+    ),
+    ErrorExample(
+        "Another version is being loaded, or the model is the default one.",
+        ModelBusy("A version of model 'birds' is being loaded. Wait until it is ready, or has failed."),
+    ),
+    ErrorExample(
+        "The model cannot be loaded.",
+        ModelLoadError("There is no architecture 'resnet5'. The version before it goes on answering."),
+    ),
+)
 
 
 def _complete(operation: Operation) -> None:
@@ -206,6 +227,12 @@ def _complete(operation: Operation) -> None:
     if name == "v2_index":
         body = {"schema": _object("ready", ready={"type": "boolean"}), "example": {"ready": True}}
         operation.fields["requestBody"] = {"required": False, "content": {"application/json": body}}
+    if name in {"v2_load", "v2_unload"}:
+        body = {"schema": _object("parameters", parameters={"type": "object"}), "example": {"parameters": {}}}
+        operation.fields["requestBody"] = {"required": False, "content": {"application/json": body}}
+        for each in _MANAGEMENT_ERRORS:
+            content = {"application/json": {"schema": _ERROR, "example": {"error": each.error.message}}}
+            responses[str(status_of(each.error))] = {"description": each.description, "content": content}
     if name == "v2_infer":
         content["application/octet-stream"] = _BINARY
         parameters = operation.fields.get("parameters", [])

@@ -23,13 +23,13 @@ router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
 _EXTENSIONS = ["binary_tensor_data", "model_repository", "statistics", "model_configuration"]
 
 
-@router.get("", summary="Describe the server (V2)")
+@router.get("", response_model=None, summary="Describe the server (V2)")
 async def v2_server() -> Any:
     """Name, version, extensions."""
     return {"name": "camserve", "version": __version__, "extensions": _EXTENSIONS}
 
 
-@router.get("/health/live", summary="Is the process alive? (V2)")
+@router.get("/health/live", response_model=None, summary="Is the process alive? (V2)")
 async def v2_live() -> Any:
     """200 as long as the process answers."""
     return {"live": True}
@@ -44,14 +44,14 @@ async def v2_ready(request: Request) -> Response:
     return Response(to_json({"ready": ready}), status, headers, "application/json")
 
 
-@router.get("/models", summary="List the models (V2)")
+@router.get("/models", response_model=None, summary="List the models (V2)")
 async def v2_models(request: Request) -> Any:
     """The names of the models, the default one first."""
     engine: Explainer = request.state.explainer
     return {"models": [status.config.name for status in engine.models()]}
 
 
-@router.get("/models/stats", summary="Count what all models did (Triton)")
+@router.get("/models/stats", response_model=None, summary="Count what all models did (Triton)")
 async def v2_all_statistics(request: Request) -> Any:
     """Images, batches and the time that they took, by model and version, since the start."""
     from service.protocols.open_inference.statistics import statistics  # noqa: PLC0415
@@ -59,25 +59,27 @@ async def v2_all_statistics(request: Request) -> Any:
     return statistics(request.state.explainer)
 
 
-@router.get("/models/{model}", summary="Describe a model (V2)")
+@router.get("/models/{model}", response_model=None, summary="Describe a model (V2)")
 async def v2_model(model: str, request: Request) -> Any:
     """Its inputs and outputs, and its versions."""
     return _metadata(request, model)
 
 
-@router.get("/models/{model}/versions/{version}", summary="Describe a version of a model (V2)")
+@router.get("/models/{model}/versions/{version}", response_model=None, summary="Describe a version of a model (V2)")
 async def v2_version(model: str, version: str, request: Request) -> Any:
     """Its inputs and outputs."""
     return _metadata(request, model, version)
 
 
-@router.get("/models/{model}/ready", summary="Is a model ready? (V2)")
+@router.get("/models/{model}/ready", response_model=None, summary="Is a model ready? (V2)")
 async def v2_model_ready(model: str, request: Request) -> Any:
     """200 if it can answer, 503 while it is being loaded."""
     return _ready(request, model)
 
 
-@router.get("/models/{model}/versions/{version}/ready", summary="Is a version of a model ready? (V2)")
+@router.get(
+    "/models/{model}/versions/{version}/ready", response_model=None, summary="Is a version of a model ready? (V2)"
+)
 async def v2_version_ready(model: str, version: str, request: Request) -> Any:
     """200 if it can answer, 503 while it is being loaded."""
     return _ready(request, model, version)
@@ -97,37 +99,63 @@ async def v2_infer_version(model: str, version: str, request: Request) -> Respon
     return await _answer(request, model, version)
 
 
-@router.get("/models/{model}/config", summary="Show a model's configuration (Triton)")
+@router.get("/models/{model}/config", response_model=None, summary="Show a model's configuration (Triton)")
 async def v2_config(model: str, request: Request) -> Any:
     """As Triton's clients read it."""
     return _config(request, model)
 
 
-@router.get("/models/{model}/versions/{version}/config", summary="Show a version's configuration (Triton)")
+@router.get(
+    "/models/{model}/versions/{version}/config", response_model=None, summary="Show a version's configuration (Triton)"
+)
 async def v2_version_config(model: str, version: str, request: Request) -> Any:
     """As Triton's clients read it."""
     return _config(request, model, version)
 
 
-@router.get("/models/{model}/stats", summary="Count what a model did (Triton)")
+@router.get("/models/{model}/stats", response_model=None, summary="Count what a model did (Triton)")
 async def v2_statistics(model: str, request: Request) -> Any:
     """Images, batches and the time that they took, since the start."""
     return _statistics(request, model)
 
 
-@router.get("/models/{model}/versions/{version}/stats", summary="Count what a version of a model did (Triton)")
+@router.get(
+    "/models/{model}/versions/{version}/stats",
+    response_model=None,
+    summary="Count what a version of a model did (Triton)",
+)
 async def v2_version_statistics(model: str, version: str, request: Request) -> Any:
     """Images, batches and the time that they took, since the start."""
     return _statistics(request, model, version)
 
 
-@router.post("/repository/index", summary="List the models and their states (Triton)")
+@router.post("/repository/index", response_model=None, summary="List the models and their states (Triton)")
 @key_scope("infer")
 async def v2_index(request: Request) -> Any:
     """Every version of every model; with `{"ready": true}`, those that can answer."""
     from service.protocols.open_inference.metadata import index  # noqa: PLC0415
 
     return await index(request)
+
+
+@router.post("/repository/models/{model}/load", response_model=None, summary="Load a model again (Triton)")
+@key_scope("manage")
+async def v2_load(model: str, request: Request) -> Any:
+    """From its configuration, where models may be changed; answers when it is ready."""
+    from service.protocols.open_inference.repository import load  # noqa: PLC0415  # adds nothing to the start
+
+    await load(request, model)
+    return {}
+
+
+@router.post("/repository/models/{model}/unload", response_model=None, summary="Put a model out of memory (Triton)")
+@key_scope("manage")
+async def v2_unload(model: str, request: Request) -> Any:
+    """Where models may be changed. It is loaded again when somebody asks for it."""
+    from service.protocols.open_inference.repository import unload  # noqa: PLC0415  # adds nothing to the start
+
+    await unload(request, model)
+    return {}
 
 
 def _ready(request: Request, model: str, version: str | None = None) -> dict[str, Any]:

@@ -65,7 +65,7 @@ async def torchserve_explain_version(model: str, version: str, request: Request)
     return await _answer(request, "explain", model, version)
 
 
-@router.get("/models", summary="List the models (TorchServe)")
+@router.get("/models", response_model=None, summary="List the models (TorchServe)")
 async def torchserve_models(
     request: Request,
     limit: Annotated[int, Query(ge=1, le=1000, description="Models in one answer.")] = 100,
@@ -77,13 +77,13 @@ async def torchserve_models(
     return listed(request.state.explainer, limit, next_page_token)
 
 
-@router.get("/models/{model}", summary="Describe a model (TorchServe)")
+@router.get("/models/{model}", response_model=None, summary="Describe a model (TorchServe)")
 async def torchserve_model(model: str, request: Request) -> Any:
     """Its versions, workers and queue."""
     return _described(request, model)
 
 
-@router.get("/models/{model}/{version}", summary="Describe a version of a model (TorchServe)")
+@router.get("/models/{model}/{version}", response_model=None, summary="Describe a version of a model (TorchServe)")
 async def torchserve_version(model: str, version: str, request: Request) -> Any:
     """Its workers and queue; with the version `all`, every version."""
     return _described(request, model, version)

@@ -91,6 +91,16 @@ for wrong, word in ((broken, "Picture 1"), ([triton.InferInput("images", [1], "B
     else:
         raise AssertionError("it was answered")
 
+# -- control: this server lets nobody change its models ---------------------------------------------------------------
+
+for change in (client.load_model, client.unload_model):
+    try:
+        change("shapes")
+    except InferenceServerException as error:
+        assert "management" in str(error), error
+    else:
+        raise AssertionError("it was done")
+
 # -- statistics -------------------------------------------------------------------------------------------------------
 
 (stats,) = client.get_inference_statistics("shapes")["model_stats"]

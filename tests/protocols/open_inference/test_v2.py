@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from service.errors import Overloaded
-from service.settings import KeyConfig
+from service.settings import KeyConfig, ModelConfig
 from service.web.keys import digest_of
 from tests.toys import png
 from tests.web.application import faked, until
@@ -304,6 +304,22 @@ async def test_statistics_count_images_batches_and_requests(client: httpx.AsyncC
         batches = sum(each["compute_infer"]["count"] for each in found["batch_stats"])
         assert 1 <= batches == found["execution_count"] <= 5
     says(await client.get("/v2/models/pet/stats"), 404)
+
+
+async def test_models_are_loaded_and_put_out_where_they_may_be_changed(client: httpx.AsyncClient) -> None:
+    for verb in ("load", "unload"):
+        says(await client.post(f"/v2/repository/models/pets/{verb}"), 403, "management")
+    models = tuple(ModelConfig(name=name, architecture="shapes") for name in ("pets", "more"))
+    async with faked(management=True, models=models) as application, application.client() as client:
+        path = "/v2/repository/models/more"
+        for verb in ("load", "unload", "load"):
+            response = await client.post(f"{path}/{verb}", json={"parameters": {}})
+            assert (response.status_code, response.json()) == (200, {})
+            listed = (await client.post("/v2/repository/index")).json()
+            assert {each["state"] for each in listed if each["name"] == "more"} == {"READY"}
+        says(await client.post("/v2/repository/models/none/load"), 404, "none")
+        says(await client.post(f"{path}/load", json={"parameters": {"config": "{}"}}), 400, "PUT /api/v1/models")
+        says(await client.post(f"{path}/load", content=b"[]"), 400, "parameters")
 
 
 async def test_keys_and_draining() -> None:
