@@ -142,7 +142,7 @@ def _put_in_theirs(case: Any) -> None:
         case.body["instances"] = [{"image": {"b64": text}}]
     elif case.operation.path.startswith("/v2/"):
         case.headers.pop("Inference-Header-Content-Length", None)
-        case.body["inputs"] = [{"name": "image", "shape": [1], "datatype": "BYTES", "data": [text]}]
+        case.body = {"inputs": [{"name": "image", "shape": [1], "datatype": "BYTES", "data": [text]}]}
     else:
         case.body["data"] = star() if case.media_type == "multipart/form-data" else text
 
