@@ -33,6 +33,7 @@ from pydantic_settings import (
 
 from service.errors import closest
 from service.model_config import NAME_PATTERN, ModelConfig, parse_option
+from service.vocabulary import Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -326,6 +327,11 @@ class Settings(BaseSettings):
     data_dir: Annotated[Path | None, AfterValidator(_expanded_if_any)] = Field(
         None,
         description="Folder that remembers models made over HTTP; without one they are forgotten at a restart.",
+    )
+    protocols: Annotated[tuple[Protocol | Literal["all", "none"], ...], NoDecode, BeforeValidator(_split)] = Field(
+        ("all",),
+        description="Protocols to speak besides the native one, apart by spaces: their names in docs/protocols.md; or "
+        "`all`, or `none`.",
     )
     worker_start_timeout_s: float = Field(600.0, gt=0, description="Time a worker may take to load its models.")
     worker_silence_timeout_s: float = Field(

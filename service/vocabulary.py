@@ -22,6 +22,7 @@ __all__ = [
     "Operation",
     "Output",
     "Preset",
+    "Protocol",
     "Registration",
     "Size",
     "VersionState",
@@ -50,6 +51,9 @@ Augment = Literal["none", "flip"]
 
 Fuse = Literal["max", "mean", "product"]
 """How the maps of several layers become one."""
+
+Protocol = Literal["kserve_v1", "open_inference", "torchserve"]
+"""The protocols besides the native one, which may be switched off."""
 
 # -- what is told ------------------------------------------------------------------------------------------------------
 

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from service.engine.cost import Cost
     from service.engine.map_summary import MapSummary
     from service.errors import ServiceError
-    from service.imaging.geometry import Box
+    from service.imaging.geometry import Box, Geometry
     from service.imaging.render import Rendered
     from service.models.info import ModelInfo
+    from service.placement import Placement
 
 __all__ = ["Answer", "ClassScore", "ImageAnswer", "MapAnswer", "StageTimes"]
 
@@ -45,6 +46,7 @@ class MapAnswer:
         summary: the map in numbers, and why it is empty if it is.
         note: what to keep in mind with it.
         rendered: how it is drawn.
+        placement: where its cells look; None where they cover the model's input evenly.
     """
 
     layer: str
@@ -55,6 +57,7 @@ class MapAnswer:
     summary: MapSummary
     note: str | None
     rendered: Rendered
+    placement: Placement | None = None
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,12 @@ class StageTimes:
 
 @dataclass(frozen=True)
 class ImageAnswer:
-    """One picture's answer, or the error that it alone ran into."""
+    """One picture's answer, or the error that it alone ran into.
+
+    Attributes:
+        view: the part that the model saw, in the picture's pixels.
+        geometry: how the picture became the model's input.
+    """
 
     index: int
     filename: str | None
@@ -78,6 +86,7 @@ class ImageAnswer:
     width: int = 0
     height: int = 0
     view: Box | None = None
+    geometry: Geometry | None = None
     predictions: tuple[ClassScore, ...] = ()
     explanations: tuple[MapAnswer, ...] = ()
     times: StageTimes = StageTimes()

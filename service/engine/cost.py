@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from service.models.info import ModelInfo
     from service.vocabulary import Output
 
-__all__ = ["Cost", "Spending", "Work", "check_cost", "drawn_pixels"]
+__all__ = ["Cost", "Spending", "Work", "check_cost", "check_costs", "drawn_pixels"]
 
 # What costs most of an explanation, most first.
 _COSTLIEST: tuple[Output, ...] = ("overlay", "mask", "heatmap", "regions", "map")
@@ -247,6 +247,33 @@ def check_cost(work: Work, most: Cost) -> Cost:
     )
 
 
+def check_costs(works: Sequence[Work], most: Cost) -> Cost:
+    """Return what a request costs whose images have different options.
+
+    Raises:
+        RequestTooCostly: all together are more than ``most``, or one alone is.
+    """
+    total = sum((check_cost(work, most) for work in works), Cost())
+    if total.within(most):
+        return total
+    images = sum(len(work.images) for work in works)
+    part = next(part for part in vars(most) if getattr(total, part) > getattr(most, part))
+    much = TooMuchOf("image", images, _images_within(works, most), suffices=True)
+    raise RequestTooCostly.because(part, getattr(total, part), getattr(most, part), much)
+
+
+def _images_within(works: Sequence[Work], most: Cost) -> int:
+    """Return how many images would do, whichever they are: the costliest first."""
+    total, fitting = Cost(), 0
+    for work in sorted(works, key=lambda work: -work.cost.units / max(1, len(work.images))):
+        for _ in work.images:
+            total += work.cost * (1 / len(work.images))
+            if not total.within(most):
+                return fitting
+            fitting += 1
+    return fitting
+
+
 def _way_out(work: Work, most: Cost) -> TooMuchOf:
     """Return the option to lower: one that suffices alone, where there is one."""
     cost = work.cost
@@ -279,19 +306,19 @@ class Spending:
 
     Attributes:
         most: what it may take.
-        work: what it asks for, once that is known.
+        works: what it asks for, once that is known: one for all images with the same options.
         bytes: those that it would send now.
         drawn: how many maps are among them.
     """
 
     most: Cost
-    work: Work | None = None
+    works: tuple[Work, ...] = ()
     bytes: int = 0
     drawn: int = 0
 
-    def begin(self, work: Work) -> None:
+    def begin(self, *works: Work) -> None:
         """Note what is asked for, and count what is sent beside maps."""
-        self.work, self.bytes = work, work.bytes_around
+        self.works, self.bytes = works, sum(work.bytes_around for work in works)
 
     def add(self, drawn: Sequence[MapAnswer]) -> None:
         """Count drawn maps.
@@ -299,14 +326,15 @@ class Spending:
         Raises:
             RequestTooCostly: they are more than may be sent; the message says which option to lower, and to what.
         """
-        assert self.work is not None, "it has not begun"
-        self.bytes += int(sum(bytes_of(each, with_map="map" in self.work.outputs) for each in drawn))
+        assert self.works, "it has not begun"
+        with_map = any("map" in work.outputs for work in self.works)
+        self.bytes += int(sum(bytes_of(each, with_map=with_map) for each in drawn))
         self.drawn += len(drawn)
         if self.bytes > self.most.bytes:
-            raise self._too_much(self.work)
+            raise self._too_much(max(self.works, key=lambda work: work.cost.bytes))
 
     def _too_much(self, work: Work) -> RequestTooCostly:
         """Take all maps for as large as those that are drawn, and what was estimated for that much smaller."""
-        whole = self.bytes * max(1.0, work.explanations / self.drawn)
+        whole = self.bytes * max(1.0, sum(work.explanations for work in self.works) / self.drawn)
         allowed = replace(self.most, bytes=int(self.most.bytes * work.cost.bytes / whole))
         return RequestTooCostly.because("bytes", whole, self.most.bytes, _way_out(work.costliest_first, allowed))

@@ -15,18 +15,21 @@ from typing import TYPE_CHECKING
 
 from service.engine.admission import Admission
 from service.engine.answers import Answer, ImageAnswer
-from service.engine.cost import Cost, Spending, Work, check_cost
+from service.engine.cost import Cost, Spending, Work, check_costs
 from service.engine.encoded import EncodedSentences
 from service.engine.lifecycle import Lifecycle
 from service.engine.management import Management
 from service.engine.pipeline import Picture, Pipeline
-from service.engine.plan import Plan, plan
+from service.engine.plan import plan
+from service.engine.plans import plans
 from service.engine.pool import Pool
 from service.engine.remembered import remembered_by
 from service.engine.spans import Spans
+from service.engine.tally import Tallies, Tally
 from service.engine.worker_gauges import refresh
 from service.engine.worker_process import WorkerProcess
 from service.errors import DeadlineExceeded, NoImage, NotReady, ServiceError, TooManyImages
+from service.imaging.decode import Header
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 
     from prometheus_client import Counter
 
+    from service.engine.plan import Plan
     from service.engine.pool import WorkerStatus
     from service.engine.registry import ModelStatus
     from service.engine.request import Request, Upload
@@ -76,6 +80,7 @@ class Explainer:
         total = _cost(settings.max_total_cost)
         self.admission = Admission(settings.max_queue, total, lambda: asyncio.get_running_loop().time())
         self._deadlines: set[asyncio.Timeout] = set()
+        self._tallies = Tallies()
 
     async def start(self) -> None:
         """Start the workers; returns before models are loaded."""
@@ -113,14 +118,29 @@ class Explainer:
         """Return the further names of versions, and what each points to."""
         return self.pool.registry.aliases()
 
-    def ready_info(self, name: str | None = None) -> ModelInfo:
-        """Describe a model that can answer now; without a name, the default one.
+    def ready_info(self, name: str | None = None, version: str | None = None) -> ModelInfo:
+        """Describe a model that can answer; without a name, the default one.
 
         Raises:
-            UnknownModel: there is none of that name.
+            UnknownModel, UnknownVersion: there is none.
             NotReady: it is loading, it failed to load, or the service is shutting down.
         """
-        return self.pool.ready_info(name)
+        return self.pool.ready_info(name, version)
+
+    @property
+    def ready(self) -> bool:
+        """Whether some model can answer, or will once it is loaded on demand, and the service does not drain."""
+        return not self.lifecycle.draining and any(
+            status.state in {"ready", "unloaded"} for status in self.pool.statuses()
+        )
+
+    def tally(self, name: str, version: str) -> Tally:
+        """Return what a version of a model has done since the start."""
+        return self._tallies.of(name, version)
+
+    def queue(self) -> tuple[int, int]:
+        """Return how many images are inside, and how many more may come."""
+        return self.admission.inside, max(0, self._settings.max_queue - self.admission.inside)
 
     def workers(self) -> list[WorkerStatus]:
         """Tell how every worker is."""
@@ -191,9 +211,17 @@ class Explainer:
             await self._loaded_again(request, deadline)
         with self.pool.lease(request.model, request.version) as info:
             self.management.used(info.key)
-            todo = plan(request, info, self._settings.max_explanations, self._encoded)
-            answer = await self._answer(request, todo, deadline)
-            self._encoded.remember(info.key, todo.lane.sentences.all)
+            planned = plans(request, info, self._settings.max_explanations, self._encoded)
+            began, tally = time.perf_counter(), self.tally(info.name, info.version)
+            try:
+                answer = await self._answer(request, info, planned, deadline)
+            except ServiceError:
+                tally.failure.add(time.perf_counter() - began)
+                raise
+            tally.success.add(answer.total_s)
+            tally.add(answer.images)
+            for todo in {id(each): each for _, each in planned}.values():
+                self._encoded.remember(info.key, todo.lane.sentences.all)
             return answer
 
     async def _loaded_again(self, request: Request, deadline: float) -> None:
@@ -220,18 +248,21 @@ class Explainer:
             return self._settings.request_timeout_s
         return min(request.timeout_s, self._settings.max_request_timeout_s)
 
-    async def _answer(self, request: Request, todo: Plan, deadline: float) -> Answer:
+    async def _answer(
+        self, request: Request, info: ModelInfo, planned: Sequence[tuple[Upload, Plan]], deadline: float
+    ) -> Answer:
         began = time.perf_counter()
         spending = Spending(self._most)
-        pictures = [Picture(upload, todo, spending) for upload in request.images]
+        pictures = [Picture(upload, todo, spending) for upload, todo in planned]
         try:
             with self.admission.admit(len(pictures)):
                 self._metrics.in_flight.set(self.admission.inside)
                 async with self._until(deadline):
-                    work = Work.of(todo, await self.pipeline.look(pictures))
-                    cost = check_cost(work, self._most)
-                    spending.begin(work)
-                    with self.admission.admit_work(cost, self._expected_s(cost, todo)):
+                    await self.pipeline.look(pictures)
+                    works = _works(pictures)
+                    cost = check_costs(works, self._most)
+                    spending.begin(*works)
+                    with self.admission.admit_work(cost, self._expected_s(cost, info)):
                         request.charge(cost.units)
                         for part, amount in vars(cost).items():
                             self._metrics.cost.labels(part).inc(amount)
@@ -248,13 +279,11 @@ class Explainer:
             self._metrics.in_flight.set(self.admission.inside)
         if all(image.error for image in images) and images[0].error is not None:
             raise images[0].error
-        return Answer(todo.info, images, time.perf_counter() - began, replace(cost, bytes=spending.bytes))
+        return Answer(planned[0][1].info, images, time.perf_counter() - began, replace(cost, bytes=spending.bytes))
 
-    def _expected_s(self, cost: Cost, todo: Plan) -> float:
+    def _expected_s(self, cost: Cost, info: ModelInfo) -> float:
         """Return how long some work should take, nothing else being done."""
-        return (
-            cost.forward * todo.info.pass_s / max(1, len(self.pool.supervisor.slots)) + cost.pixels * _SECONDS_PER_PIXEL
-        )
+        return cost.forward * info.pass_s / max(1, len(self.pool.supervisor.slots)) + cost.pixels * _SECONDS_PER_PIXEL
 
     async def _images(self, pictures: Sequence[Picture]) -> tuple[ImageAnswer, ...]:
         async with asyncio.TaskGroup() as group:
@@ -296,6 +325,16 @@ class Explainer:
 
 def _cost(limit: CostLimit) -> Cost:
     return Cost(limit.forward, limit.pixels, limit.bytes)
+
+
+def _works(pictures: Sequence[Picture]) -> list[Work]:
+    """Return what is asked for, one piece of work for all pictures that have the same plan."""
+    headers: dict[int, tuple[Plan, list[Header]]] = {}
+    for picture in pictures:
+        read = headers.setdefault(id(picture.todo), (picture.todo, []))[1]
+        if isinstance(picture.header, Header):
+            read.append(picture.header)
+    return [Work.of(todo, read) for todo, read in headers.values()]
 
 
 def _count(given_up: Counter, pictures: Sequence[Picture]) -> None:

@@ -142,14 +142,13 @@ class Pipeline:
         """Begin nothing more in threads."""
         self.threads.close()
 
-    async def look(self, pictures: Sequence[Picture]) -> list[Header]:
-        """Look at pictures; return the headers of those that can be read."""
+    async def look(self, pictures: Sequence[Picture]) -> None:
+        """Read the headers of pictures."""
         looks = (
             self._in_thread(partial(each.look, self._limits), pixels_to_open(len(each.upload.data)), each.todo)
             for each in pictures
         )
         await asyncio.gather(*looks)
-        return [each.header for each in pictures if isinstance(each.header, Header)]
 
     async def process(self, picture: Picture) -> ImageAnswer:
         """Predict and explain a picture.
@@ -175,6 +174,7 @@ class Pipeline:
             width=opened.width,
             height=opened.height,
             view=opened.prepared.geometry.view,
+            geometry=opened.prepared.geometry,
             predictions=tuple(scores(index) for index in ranking(computed.answer.logits, todo.top_k)),
             explanations=explanations,
             times=StageTimes(decode_s, computed.queue_s, computed.compute_s, render_s, computed.batch_size),

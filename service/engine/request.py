@@ -21,11 +21,19 @@ __all__ = ["Request", "Upload"]
 
 @dataclass(frozen=True)
 class Upload:
-    """An image's file as it came in, or why it could not be had from the request."""
+    """An image's file as it came in, or why it could not be had from the request.
+
+    Attributes:
+        data: the file.
+        filename: comes back with the answer.
+        error: why there is no file.
+        options: of this image alone, in the place of all of the request's; None for those.
+    """
 
     data: bytes
     filename: str | None = None
     error: ServiceError | None = None
+    options: Options | None = None
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from service.errors import ServiceError
+    from service.http.examples import ErrorExample
     from service.settings import Scope
 
 __all__ = [
     "EXAMPLE_REQUEST_ID",
     "ErrorBody",
-    "ErrorExample",
     "OpenApiPart",
     "Operation",
     "WireProtocol",
@@ -54,19 +54,6 @@ def declared_scope(endpoint: Callable[..., Any]) -> Scope | None:
     """Return what :func:`key_scope` declared for a route's endpoint; None if nothing."""
     scope: Scope | None = getattr(endpoint, "key_scope", None)
     return scope
-
-
-@dataclass(frozen=True)
-class ErrorExample:
-    """An error that an operation can meet, as the OpenAPI document shows it.
-
-    Attributes:
-        description: when its status is answered.
-        error: one of them.
-    """
-
-    description: str
-    error: ServiceError
 
 
 @dataclass(frozen=True)
@@ -119,7 +106,7 @@ class WireProtocol:
         open_paths: paths that are read without an API key.
         probes: paths that are answered even while the service drains or has too many connections, and that are neither
             traced nor logged but for debugging.
-        openapi: its part of the OpenAPI document.
+        openapi: its part of the OpenAPI document, or what makes it: nobody needs it before the document is asked for.
     """
 
     name: str
@@ -128,4 +115,9 @@ class WireProtocol:
     error_body: ErrorBody = problem_body
     open_paths: tuple[str, ...] = ()
     probes: tuple[str, ...] = ()
-    openapi: OpenApiPart = field(default_factory=OpenApiPart)
+    openapi: OpenApiPart | Callable[[], OpenApiPart] = field(default_factory=OpenApiPart)
+
+    @property
+    def openapi_part(self) -> OpenApiPart:
+        """Its part of the OpenAPI document."""
+        return self.openapi if isinstance(self.openapi, OpenApiPart) else self.openapi()

@@ -20,7 +20,10 @@ from service.engine.spans import Spans
 from service.engine.worker_process import WorkerProcess
 from service.errors import InvalidOption, MethodNotAllowed, NotFound, ServiceError, closest
 from service.metrics import Metrics
+from service.protocols.kserve_v1.protocol import KSERVE_V1
 from service.protocols.native.protocol import NATIVE
+from service.protocols.open_inference.protocol import OPEN_INFERENCE
+from service.protocols.torchserve.protocol import TORCHSERVE
 from service.settings import is_loopback
 from service.web import pages
 from service.web.headers import SecurityHeaders
@@ -45,7 +48,7 @@ if TYPE_CHECKING:
 __all__ = ["PROTOCOLS", "create_app"]
 
 # What the service speaks, one row each.
-PROTOCOLS: tuple[WireProtocol, ...] = (NATIVE,)
+PROTOCOLS: tuple[WireProtocol, ...] = (NATIVE, KSERVE_V1, OPEN_INFERENCE, TORCHSERVE)
 
 # What it has besides, whatever it speaks.
 _ALWAYS = (OPERATIONS, pages.PAGES)
@@ -59,9 +62,9 @@ def create_app(
     Args:
         settings: all of them.
         launch: makes workers.
-        protocols: what it speaks.
+        protocols: what it can speak; the settings may leave out some.
     """
-    table = ProtocolTable((*protocols, *_ALWAYS))
+    table = ProtocolTable((*_spoken(settings, protocols), *_ALWAYS))
     metrics, lifecycle = Metrics(), Lifecycle(settings.drain_delay_s, settings.drain_timeout_s)
     provider = _tracer_provider(settings)
     state = {"settings": settings, "metrics": metrics, "lifecycle": lifecycle, "protocols": table}
@@ -103,6 +106,12 @@ def create_app(
     app.add_exception_handler(HTTPException, partial(_on_http_error, table))
     app.openapi = _cached_document(app, table)  # type: ignore[method-assign]  # FastAPI's documented way
     return app
+
+
+def _spoken(settings: Settings, protocols: Sequence[WireProtocol]) -> list[WireProtocol]:
+    """Return the protocols that are on; the native one always is, for the page and the clients speak it."""
+    on = settings.protocols
+    return [row for row in protocols if row is NATIVE or "all" in on or row.name in on]
 
 
 def _middleware(settings: Settings, metrics: Metrics, lifecycle: Lifecycle, table: ProtocolTable) -> list[Middleware]:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
     from pydantic import BaseModel
 
-    from service.protocols import ErrorBody, ErrorExample
+    from service.http.examples import ErrorExample
+    from service.protocols import ErrorBody
     from service.settings import Scope
     from service.web.protocol_table import ProtocolTable
 
@@ -40,7 +41,7 @@ _KEY = {
 
 def document(app: FastAPI, table: ProtocolTable) -> dict[str, Any]:
     """Build the document of ``app``, whose protocols stand in ``table``."""
-    parts = [row.openapi for row in table.rows]
+    parts = [row.openapi_part for row in table.rows]
     paragraphs = [_DESCRIPTION, *(part.description for part in parts if part.description)]
     openapi = get_openapi(
         title="camserve", version=__version__, description="\n\n".join(paragraphs) + "\n", routes=app.routes
@@ -66,7 +67,7 @@ def _schemas(*models: type[BaseModel]) -> dict[str, Any]:
 
 def _complete(operation: Operation, table: ProtocolTable) -> None:
     row = table.protocol(operation.path)
-    part = OpenApiPart() if row is None else row.openapi
+    part = OpenApiPart() if row is None else row.openapi_part
     error_body = problem_body if row is None else row.error_body
     _describe_errors(operation, part, error_body, part.errors.get(operation.method, ()))
     if needed := table.scope_needed(operation.method.upper(), operation.path):

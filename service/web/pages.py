@@ -7,18 +7,16 @@ import importlib.util
 import inspect
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from fastapi import APIRouter
-from fastapi.responses import FileResponse, HTMLResponse
+from fastapi import APIRouter, Request
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 
 from service.errors import NotFound, ServiceError
+from service.http.requests import wants_json
 from service.problems import STATUS
 from service.protocols import WireProtocol
-
-if TYPE_CHECKING:
-    from starlette.responses import Response
 
 __all__ = ["EMBED", "PAGES", "STATIC", "static_files", "swagger_files"]
 
@@ -55,9 +53,12 @@ def swagger_files() -> StaticFiles:
 
 @router.head("/")
 @router.get("/")
-async def page() -> FileResponse:
-    """The page."""
-    return FileResponse(_STATIC / "index.html", headers={"Cache-Control": "no-cache"})
+async def page(request: Request) -> Response:
+    """The page; or, for whoever asks for JSON, that the process is alive, which KServe's clients ask for here."""
+    headers = {"Cache-Control": "no-cache", "Vary": "Accept"}
+    if wants_json(request):
+        return JSONResponse({"status": "alive"}, headers=headers)
+    return FileResponse(_STATIC / "index.html", headers=headers)
 
 
 @router.get(EMBED)

@@ -13,10 +13,11 @@ from pydantic import TypeAdapter
 
 from service import wire
 from service.cli import main
+from service.http.examples import BODY_ERRORS
 from service.problems import MEDIA_TYPE, STATUS, problem_for, status_of
 from service.protocols import EXAMPLE_REQUEST_ID
 from service.protocols.native.examples import ANSWERS as NATIVE_ANSWERS
-from service.protocols.native.examples import BODY_ERRORS, CONFIGURATION, FORMS, MANAGEMENT_ERRORS, REQUESTS
+from service.protocols.native.examples import CONFIGURATION, FORMS, MANAGEMENT_ERRORS, REQUESTS
 from service.settings import ModelConfig, Settings
 from service.web.app import create_app
 from service.web.examples import ANSWERS as OPERATIONS_ANSWERS
@@ -80,6 +81,8 @@ ANSWER_MODELS: dict[str, type[BaseModel]] = {
     "readyz": wire.Readiness,
     "version": wire.Version,
 }
+# What further protocols let anybody ask.
+OPEN = {"/ping", "/v2/health/live", "/v2/health/ready"}
 # What changes models; the other routes take pictures, or read.
 MANAGEMENT = {"put_model", "remove_model", "reload_model", "unload_model", "put_alias", "remove_alias"}
 ANSWERS = {**NATIVE_ANSWERS, **OPERATIONS_ANSWERS}
@@ -240,9 +243,9 @@ def test_what_needs_a_key_says_so(document: dict[str, Any]) -> None:
     assert document["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
     for (_, path), operation in operations(document).items():
         managed = operation["operationId"] in MANAGEMENT
-        scope = (
-            "manage" if managed else "infer" if path.startswith("/api/") else "metrics" if path == "/metrics" else None
-        )
+        managed = managed or path.startswith("/v2/repository/models/")
+        scopes = {"/livez": None, "/readyz": None, "/version": None, "/metrics": "metrics"}
+        scope = None if path in OPEN else "manage" if managed else scopes.get(path, "infer")
         assert operation.get("security") == ([{"key": [scope]}, {}] if scope else None)
         assert ({"401", "403", "429"} <= set(operation["responses"])) == (scope is not None)
 
@@ -289,7 +292,8 @@ def test_examples_of_requests(document: dict[str, Any], name: str) -> None:
     REQUEST_MODELS[name].model_validate({"images": [], **form})
     for (_, path), operation in operations(document).items():
         managed = operation["operationId"] in MANAGEMENT
-        if "requestBody" in operation and not managed and ("predict" in path) == (name == "PredictRequest"):
+        native = path.startswith("/api/v1")
+        if native and "requestBody" in operation and not managed and ("predict" in path) == (name == "PredictRequest"):
             content = operation["requestBody"]["content"]
             assert content["application/json"]["example"] == REQUESTS[name]
             assert content["multipart/form-data"]["example"] == FORMS[name]

@@ -81,6 +81,7 @@ def version(server: Server) -> str:
 EXTRA = {"architecture": "shapes"}
 CHANGES = {f"{method} /api/v1/{path}" for method in ("PUT", "DELETE") for path in ("models/{model}", "aliases/{alias}")}
 CHANGES |= {f"POST /api/v1/models/{{model}}/{verb}" for verb in ("reload", "unload")}
+CHANGES |= {f"POST /v2/repository/models/{{model}}/{verb}" for verb in ("load", "unload")}
 
 
 @st.composite
@@ -88,7 +89,7 @@ def cases(draw: st.DrawFn, operation: Any, version: str) -> Any:
     """A request of the schema or beside it; half of them ask the model that there is, or send a picture."""
     mode = draw(st.sampled_from([GenerationMode.POSITIVE, GenerationMode.POSITIVE, GenerationMode.NEGATIVE]))
     case = draw(operation.as_strategy(generation_mode=mode))
-    much = operation.label.endswith("/explain") and draw(st.integers(0, 3)) == 0
+    much = operation.label.endswith("/explain") and "/api/" in operation.label and draw(st.integers(0, 3)) == 0
     if case.path_parameters and (much or draw(st.booleans())):
         there = {"model": "extra" if operation.label in CHANGES else "shapes", "version": version, "alias": "steady"}
         case.path_parameters.update({name: there[name] for name in case.path_parameters if name in there})
@@ -117,12 +118,33 @@ def _ask_for_much(case: Any, draw: st.DrawFn) -> None:
 
 
 def _put_in_picture(case: Any) -> None:
-    if case.media_type == "application/json" and isinstance(case.body, dict):
+    if case.operation.path.startswith(("/v1/", "/v2/", "/predictions/", "/explanations/")):
+        _put_in_theirs(case)
+    elif case.media_type == "application/json" and isinstance(case.body, dict):
         case.body["images"] = [{"b64": base64.b64encode(star()).decode()}]
     elif case.media_type == "multipart/form-data" and isinstance(case.body, dict):
         case.body["image"] = [star()]
     elif isinstance(case.body, bytes):
         case.body = star()
+
+
+def _put_in_theirs(case: Any) -> None:
+    """Put a picture where other protocols have it."""
+    text = base64.b64encode(star()).decode()
+    if isinstance(case.body, bytes):
+        case.body = star()
+        case.headers.pop("Inference-Header-Content-Length", None)
+        if case.operation.path.startswith("/v2/"):
+            case.headers["Inference-Header-Content-Length"] = "0"
+    elif not isinstance(case.body, dict):
+        return
+    elif case.operation.path.startswith("/v1/"):
+        case.body["instances"] = [{"image": {"b64": text}}]
+    elif case.operation.path.startswith("/v2/"):
+        case.headers.pop("Inference-Header-Content-Length", None)
+        case.body = {"inputs": [{"name": "image", "shape": [1], "datatype": "BYTES", "data": [text]}]}
+    else:
+        case.body["data"] = star() if case.media_type == "multipart/form-data" else text
 
 
 @pytest.mark.parametrize("label", OPERATIONS)

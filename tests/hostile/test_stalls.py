@@ -95,6 +95,36 @@ AWKWARD: dict[str, Callable[[], dict[str, Any]]] = {
 }
 
 
+V1, V2 = "/v1/models/shapes:explain", "/v2/models/shapes/infer"
+
+
+def numbers(side: int) -> dict[str, Any]:
+    return body(json.dumps({"instances": [[[[each % 256, 7, 7] for each in range(side)]] * side]}))
+
+
+def tensor(data: bytes, size: int, count: int = 1) -> dict[str, Any]:
+    described = {"name": "image", "shape": [count], "datatype": "BYTES", "parameters": {"binary_data_size": size}}
+    head = json.dumps({"inputs": [described]}).encode()
+    return {"content": head + data, "headers": {"Inference-Header-Content-Length": str(len(head))}}
+
+
+# Of other protocols: where, and what.
+ELSEWHERE: dict[str, tuple[str, Callable[[], dict[str, Any]]]] = {
+    "V1: pixels, as many as are read": (V1, lambda: numbers(320)),
+    "V1: more pixels": (V1, lambda: numbers(1500)),
+    "V1: lists in lists": (V1, lambda: body("[" * (30 * MIB))),
+    "V1: instances": (V1, lambda: body(json.dumps({"instances": [0] * 400_000}))),
+    "V1: base64": (V1, lambda: body(f'{{"instances": ["{"QUJD" * (7 * MIB)}"]}}')),
+    "V1: pictures": (V1, lambda: body(json.dumps({"instances": [base64.b64encode(noise(500)).decode()] * 20}))),
+    "V2: elements of nothing": (V2, lambda: tensor(bytes(30 * MIB), 30 * MIB, 32)),
+    "V2: a length that lies": (V2, lambda: tensor(b"\xff" * (30 * MIB), 30 * MIB)),
+    "V2: base64": (V2, lambda: body(f'{{"inputs": [{{"name": "image", "data": ["{"QUJD" * (7 * MIB)}"]}}]}}')),
+    "V2: values": (V2, lambda: body(json.dumps({"inputs": [], "parameters": dict.fromkeys(map(str, range(49_000)))}))),
+    "TorchServe: values": ("/explanations/shapes", lambda: body(json.dumps({"data": ["a"] * 9000}))),
+    "TorchServe: base64": ("/explanations/shapes", lambda: body(f'{{"data": "{"QUJD" * (7 * MIB)}"}}')),
+}
+
+
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("beats") / "beats.json"
@@ -114,15 +144,16 @@ def beats(file: Path) -> dict[str, float]:
     return found
 
 
-@pytest.mark.parametrize("name", AWKWARD)
+@pytest.mark.parametrize("name", [*AWKWARD, *ELSEWHERE])
 def test_the_loop_does_not_stand_still(server: Server, file: Path, name: str) -> None:
-    asked = AWKWARD[name]()
+    path, make = ELSEWHERE[name] if name in ELSEWHERE else ("/api/v1/explain", AWKWARD[name])
+    asked = make()
     with httpx.Client(base_url=server.url, timeout=60) as client:
         client.post("/api/v1/explain", content=SMALL, headers={"Content-Type": "image/png"})
         beats(file)
         status = 0
         with contextlib.suppress(httpx.TransportError):  # it is refused while it is still being sent
-            status = client.post("/api/v1/explain", **asked).status_code
+            status = client.post(path, **asked).status_code
         found = beats(file)
     assert status in {0, 200, 400, 401, 413, 415, 422, 429, 431}
     assert found["worked_s"] < STALL_S, "what the loop itself did between two beats"

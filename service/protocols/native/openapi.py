@@ -6,15 +6,14 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from service import wire
+from service.http.examples import BODY_ERRORS, READING_ERRORS, TIMEOUT_HEADER
 from service.problems import problem_body, status_of
 from service.protocols import EXAMPLE_REQUEST_ID, OpenApiPart
 from service.protocols.native.examples import (
     ANSWERS,
-    BODY_ERRORS,
     CONFIGURATION,
     FORMS,
     MANAGEMENT_ERRORS,
-    READING_ERRORS,
     REQUESTS,
 )
 from service.settings import ModelConfig
@@ -119,13 +118,7 @@ def _describe_body(operation: dict[str, Any], model: type[BaseModel], schemas: M
             }
             for name, schema in options.items()
         ),
-        {
-            "name": "X-Request-Timeout-Ms",
-            "in": "header",
-            "required": False,
-            "description": "Time allowed for the answer.",
-            "schema": {"type": "integer", "minimum": 1, "maximum": 3_600_000},
-        },
+        dict(TIMEOUT_HEADER),
     ]
 
 

@@ -1,0 +1,50 @@
+"""Which protocols are spoken is a setting, and those that nobody speaks cost nothing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import get_args
+
+import pytest
+from pydantic import ValidationError
+
+from service.protocols.native.protocol import NATIVE
+from service.settings import Settings
+from service.vocabulary import Protocol
+from service.web.app import PROTOCOLS, create_app
+
+OTHERS = [row for row in PROTOCOLS if row is not NATIVE]
+
+
+def prefixes_of(settings: Settings) -> set[str]:
+    paths = create_app(settings).openapi()["paths"]
+    return {prefix for row in PROTOCOLS for prefix in row.prefixes if any(path.startswith(prefix) for path in paths)}
+
+
+def test_every_further_protocol_can_be_named() -> None:
+    assert {row.name for row in OTHERS} == set(get_args(Protocol))
+
+
+def test_all_are_on_unless_some_are_named() -> None:
+    assert prefixes_of(Settings()) == {prefix for row in PROTOCOLS for prefix in row.prefixes}
+    assert prefixes_of(Settings.model_validate({"protocols": "none"})) == set(NATIVE.prefixes)
+    for row in OTHERS:
+        assert prefixes_of(Settings.model_validate({"protocols": row.name})) == {*NATIVE.prefixes, *row.prefixes}
+
+
+def test_a_protocol_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ValidationError, match="'kserve_v1'"):
+        Settings.model_validate({"protocols": "kserve_v3"})
+
+
+def test_starting_imports_no_more_of_a_protocol_than_its_row() -> None:
+    script = (
+        "import json, sys; from service.settings import Settings; from service.web.app import create_app; "
+        "create_app(Settings()); print(json.dumps([name for name in sys.modules if '.protocols.' in name]))"
+    )
+    loaded = set(json.loads(subprocess.run([sys.executable, "-c", script], capture_output=True, check=True).stdout))
+    of_others = {name for name in loaded if not name.startswith("service.protocols.native")}
+    packages = {f"service.protocols.{row.name}" for row in OTHERS}
+    assert of_others == packages | {f"{package}.protocol" for package in packages}
