@@ -30,7 +30,7 @@ __all__ = [
 Operation = Literal["predict", "explain"]
 """What is done with images."""
 
-Output = Literal["heatmap", "overlay", "mask", "map", "regions"]
+Output = Literal["heatmap", "overlay", "mask", "map", "regions", "scores"]
 """What may be returned of an explanation."""
 
 Size = Literal["picture", "model", "layer"]

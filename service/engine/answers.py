@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from service.imaging.render import Rendered
     from service.models.info import ModelInfo
 
-__all__ = ["Answer", "ClassScore", "ImageAnswer", "MapAnswer", "StageTimes"]
+__all__ = ["Answer", "ClassScore", "ImageAnswer", "MapAnswer", "Scores", "StageTimes"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,25 @@ class ClassScore:
     label: str
     probability: float
     logit: float
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What says whether a person should look at a picture; None where there is no such number.
+
+    Attributes:
+        entropy: of the prediction, in 0–1: 0 is sure, 1 says that all classes are equally likely.
+        margin: probability of the best class, less that of the second.
+        mass_inside: share of the map that lies inside the region which the request marks.
+        flip_stability: Pearson's r of the map and that of the mirror image, turned back.
+        layer_agreement: Pearson's r of the map and those of the other layers, on average.
+    """
+
+    entropy: float | None = None
+    margin: float | None = None
+    mass_inside: float | None = None
+    flip_stability: float | None = None
+    layer_agreement: float | None = None
 
 
 @dataclass(frozen=True)
@@ -45,6 +64,7 @@ class MapAnswer:
         summary: the map in numbers, and why it is empty if it is.
         note: what to keep in mind with it.
         rendered: how it is drawn.
+        scores: None unless they were asked for.
     """
 
     layer: str
@@ -55,6 +75,7 @@ class MapAnswer:
     summary: MapSummary
     note: str | None
     rendered: Rendered
+    scores: Scores | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +101,7 @@ class ImageAnswer:
     view: Box | None = None
     predictions: tuple[ClassScore, ...] = ()
     explanations: tuple[MapAnswer, ...] = ()
+    scores: Scores | None = None
     times: StageTimes = StageTimes()
     error: ServiceError | None = None
 

@@ -33,11 +33,12 @@ if TYPE_CHECKING:
 __all__ = ["Cost", "Spending", "Work", "check_cost", "drawn_pixels"]
 
 # What costs most of an explanation, most first.
-_COSTLIEST: tuple[Output, ...] = ("overlay", "mask", "heatmap", "regions", "map")
+_COSTLIEST: tuple[Output, ...] = ("overlay", "mask", "heatmap", "regions", "map", "scores")
 # To what a factor may be lowered, where that is not one.
 _LEAST = {"smooth": 0, "max_side": 64}
 # Finding regions takes as long as drawing so many pixels.
 _REGION_PIXELS = 100_000
+_NOT_DRAWN = frozenset({"map", "scores"})
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ class Work:
         outputs: what is drawn or told of each map.
         render: how; None for predictions alone.
         top_k: classes that are listed per picture.
+        mirrored: whether the mirror image of each is explained, too.
     """
 
     info: ModelInfo
@@ -101,6 +103,7 @@ class Work:
     outputs: tuple[Output, ...]
     render: RenderSpec | None
     top_k: int
+    mirrored: bool = False
 
     @classmethod
     def of(cls, todo: Plan, headers: Sequence[Header]) -> Work:
@@ -116,6 +119,7 @@ class Work:
             outputs=tuple(spec.outputs if spec else ()),
             render=spec,
             top_k=todo.top_k,
+            mirrored=todo.mirrored,
         )
 
     @property
@@ -141,6 +145,7 @@ class Work:
         if self.render is None:
             return Cost(float(len(self.images)), decoded, told)
         forward = amount(self.methods, self.layers, self.targets, self.options, self.info.flops)
+        forward *= 2 if self.mirrored else 1
         cells = self._cells
         drawn = [self._maps(header, cells) for header in self.images]
         pixels, sent = sum(each[0] for each in drawn), sum(each[1] for each in drawn)
@@ -210,7 +215,7 @@ class Work:
 
 def drawn_pixels(outputs: Iterable[Output], pixels: int) -> int:
     """Return how many pixels are drawn for one explanation, each picture having ``pixels``."""
-    return sum(_REGION_PIXELS if name == "regions" else pixels for name in outputs if name != "map")
+    return sum(_REGION_PIXELS if name == "regions" else pixels for name in outputs if name not in _NOT_DRAWN)
 
 
 def check_cost(work: Work, most: Cost) -> Cost:

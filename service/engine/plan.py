@@ -15,6 +15,7 @@ from service.engine.amount import LARGE, amount
 from service.engine.messages import Lane
 from service.errors import InvalidOption, MethodNotApplicable, UnknownMethod
 from service.imaging.colormaps import COLORMAPS, colormap
+from service.imaging.comparison import marked_area
 from service.imaging.render import RenderSpec
 from service.options import DEFAULT_COLORMAP, DEFAULT_TOP_K, SIGNED_COLORMAP
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from service.engine.request import Request
+    from service.imaging.comparison import MarkedArea
     from service.models.info import ModelInfo
     from service.vocabulary import Registration
 
@@ -42,7 +44,9 @@ class Plan:
         top_k: how many predictions are listed.
         render: what is drawn; None for predictions alone.
         registration: where layers' cells are drawn.
-        amount: estimated work of each image, in forward passes of the model.
+        certainty: whether the scores of each picture's prediction are told.
+        area: what ``mass_inside`` refers to.
+        amount: estimated work of each image, in forward passes of the model; its mirror image takes as much again.
         client: whose request it is.
         weight: how large the client's share is.
     """
@@ -53,9 +57,16 @@ class Plan:
     top_k: int
     render: RenderSpec | None
     registration: Registration = "measured"
+    certainty: bool = False
+    area: MarkedArea | None = None
     amount: float = 1.0
     client: str = ""
     weight: float = 1.0
+
+    @property
+    def mirrored(self) -> bool:
+        """Whether the mirror image is explained, too, to see whether maps are stable."""
+        return self.render is not None and "scores" in self.render.outputs
 
 
 def plan(request: Request, info: ModelInfo, max_explanations: int) -> Plan:
@@ -76,7 +87,8 @@ def _plan(request: Request, info: ModelInfo, max_explanations: int) -> Plan:
     info = info.head_view(None if request.head is None else str(request.head).strip())
     top_k = _top_k(request, info)
     if request.op == "predict":
-        return Plan(info, Lane(info.key, "predict", head=info.default_head), _NO_TARGETS, top_k, None)
+        lane = Lane(info.key, "predict", head=info.default_head)
+        return Plan(info, lane, _NO_TARGETS, top_k, None, certainty=request.scores)
     methods = tuple(_method(name, request, info) for name in request.methods)
     layers = tuple(_layer(name, methods, info) for name in request.layers)
     if request.fuse is not None and len(set(layers)) < 2:
@@ -100,7 +112,16 @@ def _plan(request: Request, info: ModelInfo, max_explanations: int) -> Plan:
             f"{explanations} explanations per picture are asked for (layers × methods × targets); "
             f"at most {max_explanations} are made in one request."
         )
-    return Plan(info, lane, targets, top_k, _render_spec(request), request.registration)
+    return Plan(
+        info,
+        lane,
+        targets,
+        top_k,
+        _render_spec(request),
+        request.registration,
+        certainty=request.scores or "scores" in request.outputs,
+        area=None if request.region is None else marked_area(request.region),
+    )
 
 
 def _amount_of(made: Plan) -> float:

@@ -70,7 +70,7 @@ async def test_explain(client: httpx.AsyncClient, path: str, model: str) -> None
     assert types(body["model"]) == {"name": str, "version": str}
 
     (result,) = body["results"]
-    assert list(result) == ["image", "view", "predictions", "explanations", "error"]
+    assert list(result) == ["image", "view", "predictions", "scores", "explanations", "error"]
     digest = hashlib.sha256(star()).hexdigest()
     assert result["image"] == {"index": 0, "filename": "star.png", "width": 192, "height": 192, "sha256": digest}
     assert result["view"] == {"left": 0, "top": 0, "right": 192, "bottom": 192}
