@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from service.errors import ServiceError
+    from service.http.examples import ErrorExample
     from service.settings import Scope
 
 __all__ = [
     "EXAMPLE_REQUEST_ID",
     "ErrorBody",
-    "ErrorExample",
     "OpenApiPart",
     "Operation",
     "WireProtocol",
@@ -54,19 +54,6 @@ def declared_scope(endpoint: Callable[..., Any]) -> Scope | None:
     """Return what :func:`key_scope` declared for a route's endpoint; None if nothing."""
     scope: Scope | None = getattr(endpoint, "key_scope", None)
     return scope
-
-
-@dataclass(frozen=True)
-class ErrorExample:
-    """An error that an operation can meet, as the OpenAPI document shows it.
-
-    Attributes:
-        description: when its status is answered.
-        error: one of them.
-    """
-
-    description: str
-    error: ServiceError
 
 
 @dataclass(frozen=True)

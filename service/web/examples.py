@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from service.errors import Forbidden, Overloaded, Unauthorized
-from service.protocols import ErrorExample
+from service.http.examples import ErrorExample
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
     from pydantic import BaseModel
 
-    from service.protocols import ErrorBody, ErrorExample
+    from service.http.examples import ErrorExample
+    from service.protocols import ErrorBody
     from service.settings import Scope
     from service.web.protocol_table import ProtocolTable
 

@@ -13,10 +13,11 @@ from pydantic import TypeAdapter
 
 from service import wire
 from service.cli import main
+from service.http.examples import BODY_ERRORS
 from service.problems import MEDIA_TYPE, STATUS, problem_for, status_of
 from service.protocols import EXAMPLE_REQUEST_ID
 from service.protocols.native.examples import ANSWERS as NATIVE_ANSWERS
-from service.protocols.native.examples import BODY_ERRORS, CONFIGURATION, FORMS, MANAGEMENT_ERRORS, REQUESTS
+from service.protocols.native.examples import CONFIGURATION, FORMS, MANAGEMENT_ERRORS, REQUESTS
 from service.settings import ModelConfig, Settings
 from service.web.app import create_app
 from service.web.examples import ANSWERS as OPERATIONS_ANSWERS

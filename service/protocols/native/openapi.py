@@ -6,15 +6,14 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from service import wire
+from service.http.examples import BODY_ERRORS, READING_ERRORS
 from service.problems import problem_body, status_of
 from service.protocols import EXAMPLE_REQUEST_ID, OpenApiPart
 from service.protocols.native.examples import (
     ANSWERS,
-    BODY_ERRORS,
     CONFIGURATION,
     FORMS,
     MANAGEMENT_ERRORS,
-    READING_ERRORS,
     REQUESTS,
 )
 from service.settings import ModelConfig

@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from starlette.requests import ClientDisconnect
 from starlette.responses import StreamingResponse
 
 from service import wire
 from service.cam.methods import METHODS
 from service.engine.explainer import Explainer
 from service.errors import InvalidOption
+from service.http.requests import accepted_format, unless_gone
 from service.imaging.colormaps import COLORMAPS
 from service.options import DEFAULT_COLORMAP, Options
 from service.protocols import key_scope
-from service.protocols.native.requests import accepted_format, read_request
+from service.protocols.native.requests import read_request
 from service.protocols.native.responses import input_size, json_pieces, layer_entry, model_entry, to_wire
 from service.vocabulary import LayerKind
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine, Iterator
+    from collections.abc import AsyncIterator, Iterator
 
     from pydantic import BaseModel
     from starlette.types import Receive, Scope, Send
 
     from service.engine.answers import Answer
     from service.engine.request import Request as Asked
-
-    T = TypeVar("T")
 
 __all__ = ["Engine", "described", "json_response", "router"]
 
@@ -114,7 +111,7 @@ async def _explain(request: Request, engine: Explainer, model: str | None, versi
     image_format = accepted_format(request)
     if image_format is not None:
         asked = replace(asked, outputs=("overlay",), image_format=image_format)
-    answer = await _unless_gone(request, engine.answer(asked))
+    answer = await unless_gone(request, engine.answer(asked))
     if image_format is not None:
         return _overlay_alone(answer)
     with_maps = "map" in asked.outputs
@@ -144,33 +141,8 @@ class _LargeAnswer(StreamingResponse):
 
 async def _predict(request: Request, engine: Explainer, model: str | None, version: str | None = None) -> Response:
     engine.refuse_early(model, version)
-    answer = await _unless_gone(request, engine.answer(await read_request(request, "predict", model, version)))
+    answer = await unless_gone(request, engine.answer(await read_request(request, "predict", model, version)))
     return json_response(to_wire(answer, request.state.request_id))
-
-
-async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Do ``work``, but give it up if the client goes away: its pictures are then not computed.
-
-    Raises:
-        ClientDisconnect: it went away.
-    """
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_disconnected(request))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-            raise ClientDisconnect
-        return await task
-    finally:
-        gone.cancel()
-        task.cancel()
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 @router.get("/models", tags=["models"], summary="List the models")

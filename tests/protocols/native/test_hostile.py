@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from service.http.base64 import decoded
+from service.http.options import MAX_VALUES
 from service.problems import MEDIA_TYPE
-from service.protocols.native import requests
 from tests.protocols.native.pictures import b64, star, wide
 from tests.toys import png
 
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 EXPLAIN = "/api/v1/explain"
 SMALL = png(size=(32, 32))
-MOST_VALUES = f"{requests._SIGNS_PER_VALUE * requests._MAX_VALUES + requests._SIGNS_PER_IMAGE * 32} values"
+MOST_VALUES = f"{8 * MAX_VALUES + 8 * 32} values"
 
 
 @pytest.fixture(autouse=True)
@@ -337,10 +338,10 @@ async def test_white_space_in_base64_is_no_matter(client: httpx.AsyncClient, enc
 async def test_long_base64_is_decoded_in_pieces() -> None:
     data = np.random.default_rng(0).bytes(3 * 2**20 + 5)
     text = base64.b64encode(data).decode()
-    assert requests._decoded(text) == data
+    assert decoded(text) == data
     for wrong in (text[:100] + "==" + text[100:], text[: 2**20 - 2] + "==" + text[2**20 :], "é" + text, text + "A"):
         with pytest.raises(ValueError, match=r"."):
-            requests._decoded(wrong)
+            decoded(wrong)
 
 
 async def test_a_body_that_says_it_is_as_it_is_is_read(client: httpx.AsyncClient) -> None:

@@ -46,6 +46,7 @@ EXPLANATION = {
     "mask": type(None),
     "map": type(None),
     "regions": type(None),
+    "scores": type(None),
 }
 
 

@@ -1,0 +1,81 @@
+"""Options as they come in: from a query string, a form or JSON, held against their table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import ValidationError
+
+from service.errors import InvalidOption, closest, shorten
+from service.options import OPTIONS
+from service.wire import NativeOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from starlette.requests import Request
+
+
+__all__ = ["MAX_VALUES", "option_error", "query_options", "single", "validated"]
+
+OptionsT = TypeVar("OptionsT", bound=NativeOptions)
+
+MAX_VALUES = 2 * sum(option.about.most or 1 for option in OPTIONS.values())
+"""What all options may have together, each as often as it may be given; and as much again, to say what is wrong."""
+
+_REPEATABLE = {name for name, option in OPTIONS.items() if option.repeatable}
+_MAX_WORDED = 5
+
+
+def query_options(request: Request) -> dict[str, Any]:
+    """Read the query string, unless it has more names and values than all options together."""
+    values = request.scope["query_string"].count(b"&") + 1
+    if values > MAX_VALUES:
+        raise InvalidOption(
+            f"The query string has {values} values; all options together have no more than {MAX_VALUES}. "
+            "Pictures are sent in the body."
+        )
+    query = request.query_params
+    return single({name: query.getlist(name) for name in query})
+
+
+def single(fields: Mapping[str, list[str]]) -> dict[str, Any]:
+    """Turn the lists of options that may not be repeated into their one value."""
+    for name, values in fields.items():
+        if name not in _REPEATABLE and len(values) > 1:
+            raise InvalidOption(
+                f"The option {shorten(name)!r} is given {len(values)} times; it can have one value only."
+            )
+    return {name: values if name in _REPEATABLE else values[0] for name, values in fields.items()}
+
+
+def validated(options_type: type[OptionsT], fields: Mapping[str, Any]) -> OptionsT:
+    """Read options from what a caller gave, by name.
+
+    Raises:
+        InvalidOption: one is unknown or out of range.
+    """
+    try:
+        return options_type.model_validate(fields)
+    except ValidationError as error:
+        raise option_error(error, options_type) from error
+
+
+def option_error(error: ValidationError, options_type: type[NativeOptions]) -> InvalidOption:
+    """Word a validation error: which option, what is wrong, and what was probably meant."""
+    problems = []
+    suggestions: list[str] = []
+    for detail in error.errors(include_url=False, include_context=False, include_input=False)[:_MAX_WORDED]:
+        name = ".".join(str(part) for part in detail["loc"][:1])
+        if detail["type"] == "extra_forbidden":
+            suggestions += closest(name, options_type.model_fields)
+            problems.append(f"there is no option {shorten(name)!r}")
+        else:
+            problems.append(f"{shorten(name)!r}: {lower_first(detail['msg'])}")
+    meant = f" Did you mean {' or '.join(repr(name) for name in suggestions)}?" if suggestions else ""
+    text = "; ".join(dict.fromkeys(problems))
+    return InvalidOption(f"{text[:1].upper()}{text[1:]}.{meant}", suggestions=suggestions)
+
+
+def lower_first(text: str) -> str:
+    return f"{text[:1].lower()}{text[1:]}"
