@@ -20,6 +20,7 @@ from service.engine.spans import Spans
 from service.engine.worker_process import WorkerProcess
 from service.errors import InvalidOption, MethodNotAllowed, NotFound, ServiceError, closest
 from service.metrics import Metrics
+from service.protocols.label_studio.protocol import LABEL_STUDIO
 from service.protocols.native.protocol import NATIVE
 from service.settings import is_loopback
 from service.web import pages
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 __all__ = ["PROTOCOLS", "create_app"]
 
 # What the service speaks, one row each.
-PROTOCOLS: tuple[WireProtocol, ...] = (NATIVE,)
+PROTOCOLS: tuple[WireProtocol, ...] = (NATIVE, LABEL_STUDIO)
 
 # What it has besides, whatever it speaks.
 _ALWAYS = (OPERATIONS, pages.PAGES)
@@ -80,7 +81,12 @@ def create_app(
             at_the_end.push_async_callback(explainer.stop)
             lifecycle.start()
             at_the_end.push_async_callback(lifecycle.drain, delay_s=0)  # a host that ends this sends no more requests
-            yield {**state, "explainer": explainer}
+            shared = {
+                row.name: await at_the_end.enter_async_context(row.resources(settings))
+                for row in table.rows
+                if row.resources is not None
+            }
+            yield {**state, **shared, "explainer": explainer}
 
     app = FastAPI(
         title="camserve",
