@@ -34,7 +34,7 @@ def text_of(options: Iterable[Option]) -> str:
 def _members(option: Option) -> str:
     standard = next(iter(option.default), None) if option.repeatable else option.default
     members: dict[str, Any] = {
-        "kind": "choice" if option.choices else _KINDS[option.type],
+        "kind": "choice" if option.choices else _KINDS.get(option.type, "text"),
         "standard": standard,
         "least": option.about.low,
         "most": option.about.high,

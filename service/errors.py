@@ -6,7 +6,7 @@ The tree, and nothing outside it, may leave the decoder, the engine and the clie
     ├── BadInput          the caller sent something we cannot work with
     │   ├── InvalidImage · NoImage · InvalidRequest · InvalidOption · UnsupportedMediaType
     │   ├── ImageTooLarge · BodyTooLarge · TooManyImages · RequestTooCostly
-    │   ├── NotFound · MethodNotAllowed
+    │   ├── NotFound · MethodNotAllowed · PictureNotFetched
     │   ├── UnknownModel · UnknownLayer · UnknownLabel · UnknownMethod · UnknownColormap
     │   ├── UnknownVersion · UnknownAlias · PathNotAllowed · SourceNotAllowed · ManagementOff
     │   ├── ModelBusy · DefaultModel · NameTaken
@@ -175,6 +175,18 @@ class UnsupportedMediaType(BadInput):
 
     code = "unsupported_media_type"
     title = "Unsupported content type"
+
+
+class PictureNotFetched(BadInput):
+    """A picture that is named by a URL cannot be had, or may not be asked for.
+
+    Attributes:
+        status: HTTP status that its server answered; None where there was no answer.
+    """
+
+    code = "picture_not_fetched"
+    title = "Picture cannot be fetched"
+    status: int | None = None
 
 
 class NotFound(BadInput):

@@ -61,6 +61,12 @@ class Metrics:
             ["part"],
             registry=registry,
         )
+        self.labelling_tasks = Counter(
+            "camserve_labelling_tasks",
+            "Tasks of labelling tools: predicted, failed for good, or put off until the tool asks again.",
+            ["tool", "result"],
+            registry=registry,
+        )
         self.ready = Gauge("camserve_ready", "1 where `/readyz` says 200, else 0.", registry=registry)
         self.model_ready = Gauge(
             "camserve_model_ready", "1 where some worker answers for the model, else 0.", ["model"], registry=registry

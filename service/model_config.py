@@ -41,6 +41,14 @@ def _floats(value: object) -> object:
 Channels = Annotated[tuple[float, ...], BeforeValidator(_floats), Field(min_length=2, max_length=64)]
 
 
+def _label_map(value: object) -> object:
+    """Read a label that means one class as a list of it, and a JSON object as the table."""
+    table = _json_object(value)
+    if not isinstance(table, dict):
+        return table
+    return {label: [classes] if isinstance(classes, str | int) else classes for label, classes in table.items()}
+
+
 def _json_object(value: object) -> object:
     """Read ``{"classes": 7}``."""
     if not isinstance(value, str):
@@ -70,6 +78,11 @@ class ModelConfig(BaseModel):
         None,
         description="A file with the class labels: a line each, or `.csv`, `.json` or `.yaml`. Of a model with several "
         "outputs: a table of one file per head; a file alone is the default head's.",
+    )
+    label_map: Annotated[dict[str, tuple[int | str, ...]], BeforeValidator(_label_map)] = Field(
+        {},
+        description="For labelling tools: what labels of their projects mean, where they are called otherwise than the "
+        "classes. A table from label to class, or to a list of classes; a class is a label or an index.",
     )
     prompts: Word | None = Field(
         None, description="Of a zero-shot model (`clip/…`): the sentence of a class, with `{}` for its label."

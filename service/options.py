@@ -93,6 +93,12 @@ class Options:
             examples=(["red car", "bicycle"],),
         ),
     ] = ()
+    scores: Annotated[
+        bool,
+        About(
+            "Say how sure the model is of each picture, by the entropy and the margin of its prediction.", predict=True
+        ),
+    ] = False
     layers: Annotated[
         tuple[str, ...],
         About("Layers of the catalogue, or `default`.", name="layer", most=64, examples=(["layer4"],)),
@@ -127,6 +133,14 @@ class Options:
     colormap: Annotated[str | None, About("A name from {colormaps}.", shown=DEFAULT_COLORMAP, longest=64)] = None
     alpha: Annotated[float, About("Opacity of the heatmap in the overlay.", low=0, high=1)] = 0.5
     threshold: Annotated[float, About("Share of the map's maximum above which regions are drawn.", low=0, high=1)] = 0.5
+    region: Annotated[
+        str | list[float] | list[list[float]] | None,
+        About(
+            "For `scores`: a box `[left, top, right, bottom]` or a polygon `[[x, y], …]`, as JSON, in pixels of the "
+            "upright picture; `mass_inside` is the share of the map that lies in it.",
+            examples=([230, 150, 381, 311],),
+        ),
+    ] = None
     image_format: Annotated[
         ImageFormat, About("`auto`: palette PNG for heatmaps, grey PNG for masks, JPEG for overlays.")
     ] = "auto"
@@ -147,6 +161,7 @@ class PredictArguments(TypedDict, total=False):
     top_k: int | None
     head: int | str | None
     labels: str | Iterable[str] | None
+    scores: bool | None
 
 
 class ExplainArguments(PredictArguments, total=False):
@@ -162,6 +177,7 @@ class ExplainArguments(PredictArguments, total=False):
     colormap: str | None
     alpha: float | None
     threshold: float | None
+    region: str | list[float] | list[list[float]] | None
     image_format: ImageFormat | None
     max_side: int | None
     signed: bool | None

@@ -66,6 +66,14 @@ class Placement:
         step_x, step_y = input_width / width, input_height / height
         return cls(AxisPlacement(step_x / 2, step_x), AxisPlacement(step_y / 2, step_y), by="stretch")
 
+    def turned_back(self, width: int, input_width: int) -> Placement:
+        """Return where the cells of the mirror image's map look, once it is turned back: in pixels of the input.
+
+        Cell j of ``width`` is the one that looks as far from the right edge of the mirror image as it then does here
+        from the left.
+        """
+        return replace(self, x=replace(self.x, start=input_width - self.x.start - (width - 1) * self.x.step))
+
     def averaged_with_mirror(self, width: int, input_width: int) -> Placement:
         """Return where the cells look on average over a picture and its mirror image, whose map was turned back.
 

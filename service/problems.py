@@ -49,6 +49,7 @@ STATUS: Mapping[str, int] = {
     "layer_not_explainable": 422,
     "method_not_applicable": 422,
     "model_load_failed": 422,
+    "picture_not_fetched": 424,
     "overloaded": 429,
     "rate_limited": 429,
     "headers_too_large": 431,

@@ -18,6 +18,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    SecretStr,
     ValidationError,
     ValidationInfo,
     model_validator,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "KeyConfig",
+    "LabelStudioScore",
     "LogFormat",
     "LogLevel",
     "ModelConfig",
@@ -53,6 +55,7 @@ __all__ = [
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
 Scope = Literal["infer", "metrics", "manage"]
+LabelStudioScore = Literal["probability", "entropy", "margin", "mass_inside", "flip_stability", "layer_agreement"]
 
 
 def _scopes(value: object) -> object:
@@ -332,6 +335,24 @@ class Settings(BaseSettings):
         ("all",),
         description="Protocols to speak besides the native one, apart by spaces: their names in docs/protocols.md; or "
         "`all`, or `none`.",
+    )
+    label_studio_url: str | None = Field(
+        None,
+        pattern="^https?://",
+        description="Where Label Studio is, for pictures that lie in it: the one host of this network that is asked "
+        "for pictures.",
+    )
+    label_studio_token: SecretStr | None = Field(
+        None, description="Personal access token, or legacy token, of a user who sees the projects."
+    )
+    label_studio_score: LabelStudioScore = Field(
+        "probability", description="What the score of a prediction in Label Studio is, by which tasks are sorted there."
+    )
+    label_studio_budget_s: float = Field(
+        60.0,
+        gt=0,
+        le=3600,
+        description="Time for the tasks of one request; beyond, Label Studio is made to ask for them one by one.",
     )
     worker_start_timeout_s: float = Field(600.0, gt=0, description="Time a worker may take to load its models.")
     worker_silence_timeout_s: float = Field(

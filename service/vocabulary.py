@@ -34,7 +34,7 @@ __all__ = [
 Operation = Literal["predict", "explain"]
 """What is done with images."""
 
-Output = Literal["heatmap", "overlay", "mask", "map", "regions"]
+Output = Literal["heatmap", "overlay", "mask", "map", "regions", "scores"]
 """What may be returned of an explanation."""
 
 Size = Literal["picture", "model", "layer"]
@@ -52,7 +52,7 @@ Augment = Literal["none", "flip"]
 Fuse = Literal["max", "mean", "product"]
 """How the maps of several layers become one."""
 
-Protocol = Literal["kserve_v1", "open_inference", "torchserve"]
+Protocol = Literal["kserve_v1", "label_studio", "open_inference", "torchserve"]
 """The protocols besides the native one, which may be switched off."""
 
 # -- what is told ------------------------------------------------------------------------------------------------------

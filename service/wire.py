@@ -65,6 +65,7 @@ __all__ = [
     "Problem",
     "Readiness",
     "RegionData",
+    "ScoreData",
     "Status",
     "Timing",
     "Version",
@@ -243,6 +244,24 @@ class RegionData(_Answer):
     area: float = Field(description="Share of the picture's area.")
 
 
+class ScoreData(_Answer):
+    """What says whether a person should look at a picture; null where there is no such number."""
+
+    entropy: float | None = Field(
+        None,
+        description="Of the prediction, 0–1: 0 is sure, 1 says that all classes are equally likely. Where classes do "
+        "not exclude each other, the mean over them.",
+    )
+    margin: float | None = Field(None, description="Probability of the best class, less that of the second.")
+    mass_inside: float | None = Field(None, description="Share of the map that lies inside the request's `region`.")
+    flip_stability: float | None = Field(
+        None, description="Pearson's r of the map and that of the mirror image, turned back."
+    )
+    layer_agreement: float | None = Field(
+        None, description="Pearson's r of the map and that of the other layer; with more of them, the mean."
+    )
+
+
 class Explanation(_Answer):
     """Where one layer saw evidence for one class, by one method. What was not asked for is null."""
 
@@ -269,6 +288,7 @@ class Explanation(_Answer):
     mask: EncodedPicture | None = None
     map: ArrayData | None = Field(None, description="The method's raw values at the layer's resolution.")
     regions: list[RegionData] | None = None
+    scores: ScoreData | None = None
 
 
 class Problem(BaseModel):
@@ -291,6 +311,9 @@ class PictureResult(_Answer):
     image: ImageInfo
     view: BoxData | None = Field(description="The part of the picture that the model saw.")
     predictions: list[Prediction]
+    scores: ScoreData | None = Field(
+        None, description="Entropy and margin of the prediction; null unless asked for (`scores`)."
+    )
     explanations: list[Explanation]
     error: Problem | None = Field(
         None, description="Why this picture has no answer. The others of the request have theirs."

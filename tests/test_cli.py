@@ -296,6 +296,15 @@ class TestPredict:
         assert answer["predictions"][0]["label"] == "disk"
         assert sum(each["probability"] for each in answer["predictions"]) == pytest.approx(1)
 
+    def test_how_sure_it_is(self) -> None:
+        file = SAMPLES / "00-disk.png"
+        told = run("predict", file, "--scores", "--top-k", "1", "--model", "shapes")
+        listed = run("predict", file, "--scores", "--json", "--model", "shapes")
+
+        scores = json.loads(listed.out)["scores"]
+        assert f", entropy {scores['entropy']:.3f}, margin {scores['margin']:.3f}\n" in told.out
+        assert 0 <= scores["entropy"] < 0.5 < scores["margin"] <= 1
+
     def test_every_picture_has_its_line_however_many_are_computed_at_once(self) -> None:
         files = sorted(SAMPLES.glob("*.png"))[:5]
 

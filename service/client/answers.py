@@ -95,6 +95,11 @@ class ExplanationView(_Evidence):
     maximum: float
     raw: wire.Explanation
 
+    @property
+    def scores(self) -> wire.ScoreData | None:
+        """What says whether a person should look at it (``output="scores"``)."""
+        return self.raw.scores
+
     def __repr__(self) -> str:
         against = f", against={self.against.label!r}" if self.against else ""
         return f"ExplanationView({self.label!r}{against}, layer={self.layer!r}, method={self.method!r})"
@@ -106,12 +111,13 @@ class ExplanationView(_Evidence):
 
 @dataclass(frozen=True, repr=False)
 class Predicted:
-    """One picture's classes, best first."""
+    """One picture's classes, best first; ``scores`` of its prediction if they were asked for (``scores=True``)."""
 
     model: wire.ModelReference
     image: wire.ImageInfo
     view: wire.BoxData | None
     predictions: tuple[wire.Prediction, ...]
+    scores: wire.ScoreData | None
     timing: wire.Timing = field(compare=False)
     cost: wire.RequestCost = field(compare=False)
     request_id: str = field(compare=False)
@@ -132,7 +138,7 @@ class Predicted:
 
 @dataclass(frozen=True, repr=False)
 class Explained(_Evidence, Predicted):
-    """One picture's classes and explanations; ``label``, ``overlay()`` … are those of the first explanation."""
+    """One picture's classes and explanations; ``label``, ``scores``, ``overlay()`` … are those of the first one."""
 
     explanations: tuple[ExplanationView, ...]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -175,6 +176,8 @@ def _post(
 
 def _values(name: str, value: object) -> list[str]:
     """Write an option as the values of a repeated form field. A class's index has its sign: labels may be numbers."""
+    if isinstance(value, list | tuple) and not OPTIONS[name].repeatable:
+        return [json.dumps(value)]
     values = [value] if isinstance(value, str) or not isinstance(value, Iterable) else list(value)
     if not values:
         raise ValueError(f"{name}= is empty: leave it out for the default.")
@@ -248,7 +251,14 @@ def _results(
 
 def _predicted(answer: wire.ExplainResponse, result: wire.PictureResult) -> Predicted:
     return Predicted(
-        answer.model, result.image, result.view, tuple(result.predictions), answer.timing, answer.cost, answer.id
+        answer.model,
+        result.image,
+        result.view,
+        tuple(result.predictions),
+        result.scores,
+        answer.timing,
+        answer.cost,
+        answer.id,
     )
 
 
@@ -257,7 +267,9 @@ def _explained(answer: wire.ExplainResponse, result: wire.PictureResult) -> Expl
         ExplanationView(raw.layer, raw.method, raw.target, raw.against, raw.empty, raw.maximum, raw)
         for raw in result.explanations
     )
-    return Explained(**vars(_predicted(answer, result)), explanations=views)
+    predicted = _predicted(answer, result)
+    scores = (views[0].scores if views else None) or predicted.scores
+    return Explained(**{**vars(predicted), "scores": scores}, explanations=views)
 
 
 def only(results: list[T | Failed]) -> T:

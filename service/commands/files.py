@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from service.engine.request import Request, Upload
     from service.imaging.encode import EncodedImage
     from service.vocabulary import Operation
+    from service.wire import PictureResult
 
 __all__ = ["add"]
 
@@ -127,13 +128,22 @@ async def _predict_files(options: argparse.Namespace, asked: Request) -> int:
             failed += 1
             print(f"{file}: {worded(answer)}", file=sys.stderr)
             continue
-        predictions = to_wire(answer, str(file)).results[0].predictions
+        result = to_wire(answer, str(file)).results[0]
         if options.json:
-            print(json.dumps({"file": str(file), "predictions": [each.model_dump() for each in predictions]}))
+            asked_for = {"predictions", *(("scores",) if result.scores else ())}
+            print(json.dumps({"file": str(file), **result.model_dump(include=asked_for)}))
         else:
-            listed = ", ".join(f"{each.label} {each.probability:.1%}" for each in predictions)
-            print(f"{file}: {listed}")
+            print(f"{file}: {_listed(result)}")
     return 1 if failed else 0
+
+
+def _listed(result: PictureResult) -> str:
+    """Return the classes of a picture in one line, and what its scores are if they were asked for."""
+    parts = [f"{each.label} {each.probability:.1%}" for each in result.predictions]
+    if result.scores is not None:
+        told = result.scores.model_dump(include={"entropy", "margin"})
+        parts += [f"{name} {value:.3f}" for name, value in told.items() if value is not None]
+    return ", ".join(parts)
 
 
 async def _interruptible(work: Coroutine[None, None, int]) -> int:

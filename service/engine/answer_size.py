@@ -23,6 +23,7 @@ _PICTURE_FRAME = 70  # around each drawn picture: its media type and size
 _REGION, _POINT = 200, 16
 # Of an explanation: a few, with some tens of points each.
 _REGIONS = 1000
+_SCORES = 150
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,8 @@ def explanation_bytes(outputs: tuple[Output, ...], image_format: ImageFormat, pi
     for output in outputs:
         if output == "regions":
             total += _REGIONS
+        elif output == "scores":
+            total += _SCORES
         elif output == "map":
             total += _BASE64 * 4 * cells
         else:
@@ -94,4 +97,5 @@ def bytes_of(drawn: MapAnswer, *, with_map: bool) -> float:
     """Count the bytes of an explanation as JSON, all but exactly."""
     regions = drawn.rendered.regions or ()
     encoded = drawn.rendered.bytes + (drawn.raw.nbytes if with_map else 0)
-    return _EXPLANATION + _BASE64 * encoded + sum(_REGION + _POINT * len(region.polygon) for region in regions)
+    told = _EXPLANATION + (0 if drawn.scores is None else _SCORES)
+    return told + _BASE64 * encoded + sum(_REGION + _POINT * len(region.polygon) for region in regions)

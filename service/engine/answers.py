@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from service.models.info import ModelInfo
     from service.placement import Placement
 
-__all__ = ["Answer", "ClassScore", "ImageAnswer", "MapAnswer", "StageTimes"]
+__all__ = ["Answer", "ClassScore", "ImageAnswer", "MapAnswer", "Scores", "StageTimes"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,25 @@ class ClassScore:
     label: str
     probability: float
     logit: float
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What says whether a person should look at a picture; None where there is no such number.
+
+    Attributes:
+        entropy: of the prediction, in 0–1: 0 is sure, 1 says that all classes are equally likely.
+        margin: probability of the best class, less that of the second.
+        mass_inside: share of the map that lies inside the region which the request marks.
+        flip_stability: Pearson's r of the map and that of the mirror image, turned back.
+        layer_agreement: Pearson's r of the map and those of the other layers, on average.
+    """
+
+    entropy: float | None = None
+    margin: float | None = None
+    mass_inside: float | None = None
+    flip_stability: float | None = None
+    layer_agreement: float | None = None
 
 
 @dataclass(frozen=True)
@@ -47,6 +66,7 @@ class MapAnswer:
         note: what to keep in mind with it.
         rendered: how it is drawn.
         placement: where its cells look; None where they cover the model's input evenly.
+        scores: None unless they were asked for.
     """
 
     layer: str
@@ -58,6 +78,7 @@ class MapAnswer:
     note: str | None
     rendered: Rendered
     placement: Placement | None = None
+    scores: Scores | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +110,7 @@ class ImageAnswer:
     geometry: Geometry | None = None
     predictions: tuple[ClassScore, ...] = ()
     explanations: tuple[MapAnswer, ...] = ()
+    scores: Scores | None = None
     times: StageTimes = StageTimes()
     error: ServiceError | None = None
 

@@ -33,11 +33,12 @@ if TYPE_CHECKING:
 __all__ = ["Cost", "Spending", "Work", "check_cost", "check_costs", "drawn_pixels"]
 
 # What costs most of an explanation, most first.
-_COSTLIEST: tuple[Output, ...] = ("overlay", "mask", "heatmap", "regions", "map")
+_COSTLIEST: tuple[Output, ...] = ("overlay", "mask", "heatmap", "regions", "map", "scores")
 # To what a factor may be lowered, where that is not one.
 _LEAST = {"smooth": 0, "max_side": 64}
 # Finding regions takes as long as drawing so many pixels.
 _REGION_PIXELS = 100_000
+_NOT_DRAWN = frozenset({"map", "scores"})
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ class Work:
         top_k: classes that are listed per picture.
         sentences: to encode, once for all pictures.
         told_bytes: of each class that came with the request, longest first: the answer repeats them.
+        mirrored: whether the mirror image of each is explained, too.
     """
 
     info: ModelInfo
@@ -105,6 +107,7 @@ class Work:
     top_k: int
     sentences: int = 0
     told_bytes: tuple[int, ...] = ()
+    mirrored: bool = False
 
     @classmethod
     def of(cls, todo: Plan, headers: Sequence[Header]) -> Work:
@@ -122,6 +125,7 @@ class Work:
             top_k=todo.top_k,
             sentences=todo.encoded,
             told_bytes=tuple(sorted((len(each.encode()) for each in lane.sentences.all), reverse=True)),
+            mirrored=todo.mirrored,
         )
 
     @property
@@ -148,6 +152,7 @@ class Work:
         if self.render is None:
             return Cost(len(self.images) + encoded, decoded, told)
         forward = amount(self.methods, self.layers, self.targets, self.options, self.info.flops)
+        forward *= 2 if self.mirrored else 1
         cells = self._cells
         drawn = [self._maps(header, cells) for header in self.images]
         pixels, sent = sum(each[0] for each in drawn), sum(each[1] for each in drawn)
@@ -227,7 +232,7 @@ class Work:
 
 def drawn_pixels(outputs: Iterable[Output], pixels: int) -> int:
     """Return how many pixels are drawn for one explanation, each picture having ``pixels``."""
-    return sum(_REGION_PIXELS if name == "regions" else pixels for name in outputs if name != "map")
+    return sum(_REGION_PIXELS if name == "regions" else pixels for name in outputs if name not in _NOT_DRAWN)
 
 
 def check_cost(work: Work, most: Cost) -> Cost:

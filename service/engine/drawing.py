@@ -70,13 +70,13 @@ class Drawing:
         summary = summarise(values, signed=self.spec.signed, zero_gradient=raw.zero_gradient)
         # A constant map says nothing about places: drawn, it would be hot everywhere.
         shown = np.zeros_like(values) if summary.reason == "constant" else values
-        placement = self._placement(raw)
+        placement = self.placement(raw)
         drawn = render(shown, self._geometry, self.spec, canvas, placement)
         layer = None if self._options.fuse else self._layers.get(raw.layer)
         note = caveat(raw.method, target.label, target.probability, layer)
         return MapAnswer(raw.layer, raw.method, target, self._against, values, summary, note, drawn, placement)
 
-    def _placement(self, raw: RawMap[NDArray[np.float32]]) -> Placement | None:
+    def placement(self, raw: RawMap[NDArray[np.float32]]) -> Placement | None:
         """Return where the cells of a map look; None where they cover the model's input evenly."""
         if not METHODS[raw.method].uses_layer:
             return None

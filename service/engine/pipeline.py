@@ -12,19 +12,22 @@ import asyncio
 import hashlib
 import time
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from opentelemetry.trace import get_current_span
 
+from service.cam.targets import Targets
 from service.engine.answers import ImageAnswer, StageTimes
 from service.engine.capacity import CapacityLimiter
 from service.engine.cores import available_cores
 from service.engine.drawing import Drawing
 from service.engine.entry import Entry
+from service.engine.map_scores import score_maps
 from service.engine.picture_threads import PictureThreads
-from service.engine.scores import ranking, scores_of
+from service.engine.scores import certainty_of, ranking, scores_of
 from service.errors import ServiceError
 from service.imaging.canvas import KEPT_PIXELS, Canvas
 from service.imaging.decode import DecodeLimits, Header, decode, pixels_to_open, read_header
@@ -35,13 +38,13 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
     from typing import TypeVar
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from service.cam.raw_map import RawMap
-    from service.engine.answers import MapAnswer
+    from service.engine.answers import MapAnswer, Scores
     from service.engine.cost import Spending
     from service.engine.entry import Computed
+    from service.engine.messages import RowAnswer
     from service.engine.plan import Plan
     from service.engine.pool import Pool
     from service.engine.request import Upload
@@ -158,15 +161,22 @@ class Pipeline:
         """
         todo = picture.todo
         opened, decode_s = await self._timed("decode", self._open(picture))
-        computed = await self._compute(picture, opened.prepared.pixels)
-        scores = scores_of(computed.answer.logits, todo.info)
+        computed = await self._compute(picture, opened.prepared.pixels, todo.targets)
+        answer = computed.answer
+        scores = scores_of(answer.logits, todo.info)
+        certainty = certainty_of(answer.logits, todo.info) if todo.certainty else None
+        mirrored = await self._mirrored(picture, opened.prepared.pixels, answer) if todo.mirrored else ()
         explanations: tuple[MapAnswer, ...] = ()
         render_s = 0.0
         if spec := todo.render:
             picture.stage = "render"
             drawing = Drawing(todo, spec, opened.prepared.geometry, scores)
-            drawn = self._draw(picture, opened, drawing, computed.answer.maps)
+            drawn = self._draw(picture, opened, drawing, answer.maps)
             explanations, render_s = await self._timed("render", drawn)
+            if certainty is not None and todo.mirrored:
+                score = partial(score_maps, todo, drawing, opened.prepared.geometry, certainty, answer.maps, mirrored)
+                scored = await self._in_thread(score, 0, todo)
+                explanations = tuple(map(_with_scores, explanations, scored))
         return ImageAnswer(
             index=0,
             filename=picture.upload.filename,
@@ -175,8 +185,9 @@ class Pipeline:
             height=opened.height,
             view=opened.prepared.geometry.view,
             geometry=opened.prepared.geometry,
-            predictions=tuple(scores(index) for index in ranking(computed.answer.logits, todo.top_k)),
+            predictions=tuple(scores(index) for index in ranking(answer.logits, todo.top_k)),
             explanations=explanations,
+            scores=certainty,
             times=StageTimes(decode_s, computed.queue_s, computed.compute_s, render_s, computed.batch_size),
         )
 
@@ -196,12 +207,21 @@ class Pipeline:
         todo, pixels = picture.todo, picture.size.pixels
         return await self._in_thread(partial(_open, picture.upload.data, self._limits, todo), pixels, todo)
 
-    async def _compute(self, picture: Picture, pixels: NDArray[np.uint8]) -> Computed:
+    async def _mirrored(
+        self, picture: Picture, pixels: NDArray[np.uint8], answer: RowAnswer
+    ) -> tuple[RawMap[NDArray[np.float32]], ...]:
+        """Explain the mirror image of a picture for the classes that the picture itself was explained for."""
+        asked = picture.todo.targets
+        classes = asked.resolve(ranking(answer.logits, len(answer.logits)))
+        computed = await self._compute(picture, np.ascontiguousarray(pixels[:, ::-1]), Targets(classes, asked.against))
+        return computed.answer.maps
+
+    async def _compute(self, picture: Picture, pixels: NDArray[np.uint8], targets: Targets) -> Computed:
         todo, future = picture.todo, asyncio.get_running_loop().create_future()
         entry = Entry(
             todo.lane,
             pixels,
-            todo.targets,
+            targets,
             future,
             queued_at=time.perf_counter(),
             client=todo.client,
@@ -272,3 +292,7 @@ def _canvas_of(data: bytes, limits: DecodeLimits, geometry: Geometry, spec: Rend
 
 def _draw(drawing: Drawing, maps: Sequence[RawMap[NDArray[np.float32]]], canvas: Canvas | None) -> list[MapAnswer]:
     return [drawing.draw(raw, canvas) for raw in maps]
+
+
+def _with_scores(drawn: MapAnswer, scores: Scores) -> MapAnswer:
+    return replace(drawn, scores=scores)

@@ -17,6 +17,7 @@ from service.engine.messages import Lane
 from service.engine.wording import Wording
 from service.errors import InvalidOption, MethodNotApplicable, UnknownMethod
 from service.imaging.colormaps import COLORMAPS, colormap
+from service.imaging.comparison import marked_area
 from service.imaging.render import RenderSpec
 from service.options import DEFAULT_COLORMAP, DEFAULT_TOP_K, SIGNED_COLORMAP
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from service.engine.request import Request
+    from service.imaging.comparison import MarkedArea
     from service.models.info import ModelInfo
     from service.vocabulary import Registration
 
@@ -44,7 +46,10 @@ class Plan:
         top_k: how many predictions are listed.
         render: what is drawn; None for predictions alone.
         registration: where layers' cells are drawn.
-        amount: estimated work of each image, in forward passes of the model; its share of ``encoded`` included.
+        certainty: whether the scores of each picture's prediction are told.
+        area: what ``mass_inside`` refers to.
+        amount: estimated work of each image, in forward passes of the model; its mirror image takes as much again, and
+            its share of ``encoded`` is included.
         encoded: sentences to encode, once for all images.
         client: whose request it is.
         weight: how large the client's share is.
@@ -56,10 +61,17 @@ class Plan:
     top_k: int
     render: RenderSpec | None
     registration: Registration = "measured"
+    certainty: bool = False
+    area: MarkedArea | None = None
     amount: float = 1.0
     encoded: int = 0
     client: str = ""
     weight: float = 1.0
+
+    @property
+    def mirrored(self) -> bool:
+        """Whether the mirror image is explained, too, to see whether maps are stable."""
+        return self.render is not None and "scores" in self.render.outputs
 
 
 def plan(request: Request, info: ModelInfo, max_explanations: int, encoded: EncodedSentences | None = None) -> Plan:
@@ -89,7 +101,7 @@ def _plan(request: Request, info: ModelInfo, max_explanations: int) -> Plan:
     top_k = _top_k(request, info)
     if request.op == "predict":
         lane = Lane(info.key, "predict", head=info.default_head, sentences=wording.sentences)
-        return Plan(info, lane, _NO_TARGETS, top_k, None)
+        return Plan(info, lane, _NO_TARGETS, top_k, None, certainty=request.scores)
     methods = tuple(_method(name, request, info) for name in request.methods)
     layers = tuple(_layer(name, methods, info) for name in request.layers)
     if request.fuse is not None and len(set(layers)) < 2:
@@ -113,7 +125,16 @@ def _plan(request: Request, info: ModelInfo, max_explanations: int) -> Plan:
             f"{explanations} explanations per picture are asked for (layers × methods × targets); "
             f"at most {max_explanations} are made in one request."
         )
-    return Plan(info, lane, targets, top_k, _render_spec(request), request.registration)
+    return Plan(
+        info,
+        lane,
+        targets,
+        top_k,
+        _render_spec(request),
+        request.registration,
+        certainty=request.scores or "scores" in request.outputs,
+        area=None if request.region is None else marked_area(request.region),
+    )
 
 
 def _amount_of(made: Plan) -> float:

@@ -44,7 +44,7 @@ class RenderSpec:
     """What to draw.
 
     Attributes:
-        outputs: which fields of ``Rendered`` to fill. "map" is accepted and ignored: the raw map needs no drawing.
+        outputs: which fields of ``Rendered`` to fill. "map" and "scores" are accepted and ignored: nothing is drawn.
         size: the grid of the pictures: the picture's own, the model's input, or the layer's cells.
         colormap: a name from ``COLORMAPS``.
         alpha: opacity of the overlay, 0–1.

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from service.problems import problem_body
 
 if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
     from fastapi import APIRouter
     from pydantic import BaseModel
 
     from service.errors import ServiceError
     from service.http.examples import ErrorExample
-    from service.settings import Scope
+    from service.settings import Scope, Settings
 
 __all__ = [
     "EXAMPLE_REQUEST_ID",
@@ -104,6 +106,9 @@ class WireProtocol:
         prefixes: the paths, with all below them, on which refusals go out in its error body.
         error_body: words an error; as problem+json if not given.
         open_paths: paths that are read without an API key.
+        open_posts: paths that take what anybody posts, without a key: it must count for nothing.
+        basic_keys: whether a key may also come as HTTP Basic, for tools that can send nothing but a URL.
+        resources: makes what its routes share, when the application starts: ``request.state`` has it by the row's name.
         probes: paths that are answered even while the service drains or has too many connections, and that are neither
             traced nor logged but for debugging.
         openapi: its part of the OpenAPI document, or what makes it: nobody needs it before the document is asked for.
@@ -114,6 +119,9 @@ class WireProtocol:
     prefixes: tuple[str, ...] = ()
     error_body: ErrorBody = problem_body
     open_paths: tuple[str, ...] = ()
+    open_posts: tuple[str, ...] = ()
+    basic_keys: bool = False
+    resources: Callable[[Settings], AbstractAsyncContextManager[object]] | None = None
     probes: tuple[str, ...] = ()
     openapi: OpenApiPart | Callable[[], OpenApiPart] = field(default_factory=OpenApiPart)
 

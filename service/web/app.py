@@ -21,6 +21,7 @@ from service.engine.worker_process import WorkerProcess
 from service.errors import InvalidOption, MethodNotAllowed, NotFound, ServiceError, closest
 from service.metrics import Metrics
 from service.protocols.kserve_v1.protocol import KSERVE_V1
+from service.protocols.label_studio.protocol import LABEL_STUDIO
 from service.protocols.native.protocol import NATIVE
 from service.protocols.open_inference.protocol import OPEN_INFERENCE
 from service.protocols.torchserve.protocol import TORCHSERVE
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 __all__ = ["PROTOCOLS", "create_app"]
 
 # What the service speaks, one row each.
-PROTOCOLS: tuple[WireProtocol, ...] = (NATIVE, KSERVE_V1, OPEN_INFERENCE, TORCHSERVE)
+PROTOCOLS: tuple[WireProtocol, ...] = (NATIVE, KSERVE_V1, OPEN_INFERENCE, TORCHSERVE, LABEL_STUDIO)
 
 # What it has besides, whatever it speaks.
 _ALWAYS = (OPERATIONS, pages.PAGES)
@@ -83,7 +84,12 @@ def create_app(
             at_the_end.push_async_callback(explainer.stop)
             lifecycle.start()
             at_the_end.push_async_callback(lifecycle.drain, delay_s=0)  # a host that ends this sends no more requests
-            yield {**state, "explainer": explainer}
+            shared = {
+                row.name: await at_the_end.enter_async_context(row.resources(settings))
+                for row in table.rows
+                if row.resources is not None
+            }
+            yield {**state, **shared, "explainer": explainer}
 
     app = FastAPI(
         title="camserve",

@@ -6,6 +6,7 @@ need, would only cost every request some milliseconds, and strangers could make 
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import math
@@ -68,9 +69,10 @@ class Authentication:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        key = self._known(Headers(scope=scope).getlist("authorization"))
+        path = route_path(scope)
+        key = self._known(Headers(scope=scope).getlist("authorization"), basic=self._table.takes_basic(path))
         scope["state"] |= _facts(key) if key else {"scopes": self._for_all}
-        needed = self._table.scope_needed(scope["method"], route_path(scope)) if self._keys else None
+        needed = self._table.scope_needed(scope["method"], path) if self._keys else None
         if needed is None:
             await self._app(scope, receive, send)
             return
@@ -84,17 +86,30 @@ class Authentication:
         finally:
             admitted.leave()
 
-    def _known(self, headers: list[str]) -> _Key | None:
+    def _known(self, headers: list[str], *, basic: bool) -> _Key | None:
         """Return the key that the header carries. How long it takes does not tell which, or how much of it is right.
 
         Two headers are none: a proxy in front may have looked at the other one.
         """
         scheme, _, token = headers[0].partition(" ") if len(headers) == 1 else ("", "", "")
-        if scheme.lower() != "bearer":
+        if scheme.lower() == "bearer":
+            tokens = [token.strip()]
+        elif scheme.lower() == "basic" and basic:
+            tokens = _user_info(token)
+        else:
             return None
-        digest = digest_of(token.strip())
-        matches = [key for key in self._keys if hmac.compare_digest(key.config.sha256, digest)]
+        digests = [digest_of(each) for each in tokens]
+        matches = [key for key in self._keys for digest in digests if hmac.compare_digest(key.config.sha256, digest)]
         return matches[0] if matches else None
+
+
+def _user_info(encoded: str) -> list[str]:
+    """Return password and user name of HTTP Basic: in a URL, a key may stand in either place."""
+    try:
+        user, _, password = base64.b64decode(encoded.strip(), validate=True).decode().partition(":")
+    except ValueError:
+        return []
+    return [part for part in (password, user) if part]
 
 
 def _facts(key: _Key) -> dict[str, Any]:

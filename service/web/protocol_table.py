@@ -49,6 +49,7 @@ class ProtocolTable:
         by_prefix = [(prefix, row) for row in rows for prefix in row.prefixes]
         self._by_prefix = sorted(by_prefix, key=lambda each: len(each[0]), reverse=True)
         self._open = _patterns(path for row in rows for path in row.open_paths)
+        self._open_posts = _patterns(path for row in rows for path in row.open_posts)
         self._probes = _patterns(path for row in rows for path in row.probes)
         self._guarded = [guarded for row in rows for route in routes_of(row) for guarded in self._guard(route)]
 
@@ -60,6 +61,11 @@ class ProtocolTable:
         """Return what words the errors at ``path``: its protocol, or problem+json for a path of none."""
         row = self.protocol(path)
         return problem_body if row is None else row.error_body
+
+    def takes_basic(self, path: str) -> bool:
+        """Whether a key may come as HTTP Basic at ``path``."""
+        row = self.protocol(path)
+        return row is not None and row.basic_keys
 
     def is_probe(self, path: str) -> bool:
         """Whether supervisors ask ``path``; it is answered whatever state the service is in."""
@@ -82,8 +88,10 @@ class ProtocolTable:
     def _guard(self, route: Route) -> Iterator[_Guarded]:
         declared = declared_scope(route.endpoint)
         for method in route.methods or ():
-            if declared is not None or method not in _READING:
-                scope: Scope | None = declared or "manage"
+            if method == "POST" and _match(self._open_posts, route.path):
+                scope: Scope | None = None
+            elif declared is not None or method not in _READING:
+                scope = declared or "manage"
             else:
                 scope = None if _match(self._open, route.path) else "infer"
             yield _Guarded(method, route.path_regex, scope)

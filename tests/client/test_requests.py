@@ -57,6 +57,8 @@ def test_every_option_is_sent_under_its_own_name(call: Any, server: Any) -> None
         "augment": "flip",
         "registration": "stretch",
         "fuse": "mean",
+        "scores": True,
+        "region": [0, 0.5, 10, 10],
     }
     assert options.keys() == OPTIONS.keys()
     server.answers = [server.answer()]
@@ -81,6 +83,8 @@ def test_every_option_is_sent_under_its_own_name(call: Any, server: Any) -> None
         "augment": ["flip"],
         "registration": ["stretch"],
         "fuse": ["mean"],
+        "scores": ["True"],
+        "region": ["[0, 0.5, 10, 10]"],
     }
     wire.ExplainOptions.model_validate({k: v if len(v) > 1 else v[0] for k, v in server.form.items()})
 

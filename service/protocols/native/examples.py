@@ -32,6 +32,13 @@ _IMAGE = {
 _VIEW = {"left": 106.7, "top": 26.7, "right": 533.3, "bottom": 453.3}
 _TABBY = {"index": 281, "label": "tabby", "probability": 0.61, "logit": 12.3}
 _PREDICTION = {"rank": 1, **_TABBY}
+_CERTAINTY = {
+    "entropy": 0.31,
+    "margin": 0.52,
+    "mass_inside": None,
+    "flip_stability": None,
+    "layer_agreement": None,
+}
 _TIMING = {
     "total_ms": 31.4,
     "decode_ms": 4.1,
@@ -120,6 +127,7 @@ _EXPLANATION = {
             "area": 0.08,
         }
     ],
+    "scores": {**_CERTAINTY, "mass_inside": 0.74, "flip_stability": 0.93},
 }
 
 
@@ -132,6 +140,7 @@ def _answer(*explanations: Any) -> dict[str, Any]:
                 "image": _IMAGE,
                 "view": _VIEW,
                 "predictions": [_PREDICTION],
+                "scores": _CERTAINTY,
                 "explanations": list(explanations),
                 "error": None,
             }
@@ -163,7 +172,8 @@ REQUESTS: Mapping[str, Any] = {
         "images": _IMAGES,
         "layer": ["layer4"],
         "target": ["predicted", "tiger cat"],
-        "output": ["heatmap", "map", "regions"],
+        "output": ["heatmap", "map", "regions", "scores"],
+        "region": [230, 150, 381, 311],
     },
     "PredictRequest": {"images": _IMAGES, "top_k": 3},
 }

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from service.cam.layers import Layer
-    from service.engine.answers import Answer, ClassScore, ImageAnswer, MapAnswer
+    from service.engine.answers import Answer, ClassScore, ImageAnswer, MapAnswer, Scores
     from service.engine.registry import ModelStatus, VersionStatus
     from service.imaging.encode import EncodedImage
     from service.imaging.geometry import Box
@@ -104,6 +104,7 @@ def _result(image: ImageAnswer, request_id: str, *, with_maps: bool = False) -> 
             )
             for rank, score in enumerate(image.predictions, start=1)
         ],
+        scores=_scores(image.scores),
         explanations=[_explanation(each, with_map=with_maps) for each in image.explanations],
         error=None if image.error is None else problem_for(image.error, request_id),
     )
@@ -134,7 +135,12 @@ def _explanation(answer: MapAnswer, *, with_map: bool) -> wire.Explanation:
             wire.RegionData(box=_box(region.box), polygon=list(region.polygon), score=region.score, area=region.area)
             for region in rendered.regions
         ],
+        scores=_scores(answer.scores),
     )
+
+
+def _scores(scores: Scores | None) -> wire.ScoreData | None:
+    return None if scores is None else wire.ScoreData(**vars(scores))
 
 
 def _map(answer: MapAnswer) -> wire.ArrayData:

@@ -47,6 +47,8 @@ GOOD: dict[str, list[Any]] = {
     "augment": ["none", "flip"],
     "registration": ["measured", "stretch"],
     "fuse": [None],
+    "scores": [True, "false"],
+    "region": [None, [0, 0, 5, 5.5], [[0, 0], [4, 0], [0, 4]], "[0, 0, 5, 5]", "[[0, 0], [4, 0], [0, 4]]"],
 }
 BAD: dict[str, list[Any]] = {
     "layer": ["layer9", "", "LAYER4", [], None, 4, True, "x" * 100_000, ["layer4"] * 65],
@@ -70,6 +72,8 @@ BAD: dict[str, list[Any]] = {
     "augment": ["", "Flip", "rotate", None, 1, True, ["flip"]],
     "registration": ["", "Measured", "stretched", None, 1, True, ["stretch"]],
     "fuse": ["", "sum", "Max", 1, True, ["max"], "max"],
+    "scores": ["", "maybe", 2, None, [True]],
+    "region": ["", "here", [], [1, 2, 3], [4, 0, 3, 5], "[0, 0, 0, 5]", [[0, 0], [1, 1]], 1, True, {}, ["a"] * 4],
 }
 
 

@@ -46,6 +46,7 @@ EXPLANATION = {
     "mask": type(None),
     "map": type(None),
     "regions": type(None),
+    "scores": type(None),
 }
 
 
@@ -70,7 +71,7 @@ async def test_explain(client: httpx.AsyncClient, path: str, model: str) -> None
     assert types(body["model"]) == {"name": str, "version": str}
 
     (result,) = body["results"]
-    assert list(result) == ["image", "view", "predictions", "explanations", "error"]
+    assert list(result) == ["image", "view", "predictions", "scores", "explanations", "error"]
     digest = hashlib.sha256(star()).hexdigest()
     assert result["image"] == {"index": 0, "filename": "star.png", "width": 192, "height": 192, "sha256": digest}
     assert result["view"] == {"left": 0, "top": 0, "right": 192, "bottom": 192}

@@ -1,0 +1,63 @@
+"""What a backend's address names: a model, a layer and a method; and what its predictions are known by."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from service.options import Options
+
+if TYPE_CHECKING:
+    from service.engine.explainer import Explainer
+    from service.models.info import ModelInfo
+    from service.settings import LabelStudioScore
+
+__all__ = ["Place", "model_version", "other_layer"]
+
+_LONGEST_LAYER = 80
+
+
+@dataclass(frozen=True)
+class Place:
+    """What the path of a backend says; what it leaves out is the default."""
+
+    model: str | None = None
+    layer: str = "default"
+    method: str = Options.methods[0]
+
+
+def model_version(engine: Explainer, place: Place, threshold: float, score: LabelStudioScore) -> str:
+    """Return what predictions are known by: it differs where they would.
+
+    While nothing is known of the model yet, it says so instead of keeping Label Studio waiting.
+
+    Raises:
+        UnknownModel: there is none of that name.
+        UnknownLayer, LayerNotExplainable: the model has no such layer.
+    """
+    status = engine.model(place.model)
+    info = status.info or status.known
+    name = status.config.name
+    version = f"{info.version}-{info.digest[:12]}" if info is not None else status.state
+    layer = place.layer if info is None else info.layer(place.layer).name
+    parts = [
+        name,
+        version,
+        _short(layer),
+        place.method,
+        f"t{threshold:g}",
+        *(() if score == "probability" else (score,)),
+    ]
+    return "/".join(parts)
+
+
+def _short(layer: str) -> str:
+    if len(layer) <= _LONGEST_LAYER:
+        return layer
+    return f"{layer[:_LONGEST_LAYER]}-{hashlib.sha256(layer.encode()).hexdigest()[:8]}"
+
+
+def other_layer(info: ModelInfo, layer: str) -> str | None:
+    """Return the layer that a layer is compared with: another one worth trying."""
+    return next((name for name in info.recommended if name != info.layer(layer).name), None)
