@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from service.errors import ServiceError
     from service.http.examples import ErrorExample
-    from service.settings import Scope
+    from service.settings import Network, Scope
 
 __all__ = [
     "EXAMPLE_REQUEST_ID",
@@ -106,6 +106,8 @@ class WireProtocol:
         open_paths: paths that are read without an API key.
         probes: paths that are answered even while the service drains or has too many connections, and that are neither
             traced nor logged but for debugging.
+        addresses: from where its paths are asked, without a key; nobody else is answered, whatever key is sent. None
+            where keys decide.
         openapi: its part of the OpenAPI document.
     """
 
@@ -115,4 +117,5 @@ class WireProtocol:
     error_body: ErrorBody = problem_body
     open_paths: tuple[str, ...] = ()
     probes: tuple[str, ...] = ()
+    addresses: tuple[Network, ...] | None = None
     openapi: OpenApiPart = field(default_factory=OpenApiPart)

@@ -20,6 +20,7 @@ from service.engine.spans import Spans
 from service.engine.worker_process import WorkerProcess
 from service.errors import InvalidOption, MethodNotAllowed, NotFound, ServiceError, closest
 from service.metrics import Metrics
+from service.protocols.cvat.protocol import CVAT, at_root
 from service.protocols.native.protocol import NATIVE
 from service.settings import is_loopback
 from service.web import pages
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 __all__ = ["PROTOCOLS", "create_app"]
 
 # What the service speaks, one row each.
-PROTOCOLS: tuple[WireProtocol, ...] = (NATIVE,)
+PROTOCOLS: tuple[WireProtocol, ...] = (NATIVE, CVAT)
 
 # What it has besides, whatever it speaks.
 _ALWAYS = (OPERATIONS, pages.PAGES)
@@ -61,7 +62,7 @@ def create_app(
         launch: makes workers.
         protocols: what it speaks.
     """
-    table = ProtocolTable((*protocols, *_ALWAYS))
+    table = ProtocolTable((*protocols, *at_root(settings), *_ALWAYS))
     metrics, lifecycle = Metrics(), Lifecycle(settings.drain_delay_s, settings.drain_timeout_s)
     provider = _tracer_provider(settings)
     state = {"settings": settings, "metrics": metrics, "lifecycle": lifecycle, "protocols": table}

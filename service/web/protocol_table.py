@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from service.protocols import ErrorBody, WireProtocol
-    from service.settings import Scope
+    from service.settings import Network, Scope
 
 __all__ = ["ProtocolTable"]
 
@@ -60,6 +60,11 @@ class ProtocolTable:
         """Return what words the errors at ``path``: its protocol, or problem+json for a path of none."""
         row = self.protocol(path)
         return problem_body if row is None else row.error_body
+
+    def addresses(self, path: str) -> tuple[Network, ...] | None:
+        """Return from where alone ``path`` is asked, and then without a key; None where keys decide."""
+        row = self.protocol(path)
+        return None if row is None else row.addresses
 
     def is_probe(self, path: str) -> bool:
         """Whether supervisors ask ``path``; it is answered whatever state the service is in."""

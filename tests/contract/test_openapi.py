@@ -242,7 +242,13 @@ def test_what_needs_a_key_says_so(document: dict[str, Any]) -> None:
     for (_, path), operation in operations(document).items():
         managed = operation["operationId"] in MANAGEMENT
         scope = (
-            "manage" if managed else "infer" if path.startswith("/api/") else "metrics" if path == "/metrics" else None
+            "manage"
+            if managed
+            else "infer"
+            if path.startswith(("/api/", "/integrations/"))
+            else "metrics"
+            if path == "/metrics"
+            else None
         )
         assert operation.get("security") == ([{"key": [scope]}, {}] if scope else None)
         assert ({"401", "403", "429"} <= set(operation["responses"])) == (scope is not None)
@@ -289,8 +295,8 @@ def test_examples_of_requests(document: dict[str, Any], name: str) -> None:
     assert form.pop("image")
     REQUEST_MODELS[name].model_validate({"images": [], **form})
     for (_, path), operation in operations(document).items():
-        managed = operation["operationId"] in MANAGEMENT
-        if "requestBody" in operation and not managed and ("predict" in path) == (name == "PredictRequest"):
+        native = path.startswith("/api/v1/") and operation["operationId"] not in MANAGEMENT
+        if "requestBody" in operation and native and ("predict" in path) == (name == "PredictRequest"):
             content = operation["requestBody"]["content"]
             assert content["application/json"]["example"] == REQUESTS[name]
             assert content["multipart/form-data"]["example"] == FORMS[name]
