@@ -3,7 +3,8 @@
 The mask says exactly where the map reaches a threshold, holes included; the region's outline, which is simplified, says
 which part of that is one area. Labelling tools want both: a mask for each area, on the picture's own pixels.
 
-Needs Pillow and NumPy, and nothing else of this package: protocols, clients and exports all use it.
+``Clicks`` selects among areas. Needs Pillow and NumPy, and nothing else of this package: protocols, clients and exports
+all use it.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
-__all__ = ["Area", "area_of", "levels_of"]
+__all__ = ["Area", "Clicks", "area_of", "levels_of"]
+
+Point = tuple[float, float]
 
 # How far a region's outline may run from the exact one, as a share of the picture's longer side; and rounding.
 _TOLERANCE, _ROUNDING = 0.0025, 1.5
@@ -107,3 +110,59 @@ def _trimmed(left: int, top: int, bits: NDArray[np.bool_]) -> Area | None:
     first_row, first_column = int(rows[0]), int(columns[0])
     kept = bits[first_row : int(rows[-1]) + 1, first_column : int(columns[-1]) + 1]
     return Area(left + first_column, top + first_row, kept)
+
+
+@dataclass(frozen=True)
+class Clicks:
+    """Where somebody clicked, in pixels of the picture.
+
+    Attributes:
+        wanted: on what should be masked.
+        unwanted: on what should not.
+        box: left, top, right and bottom of a box that the mask stays in.
+    """
+
+    wanted: Sequence[Point]
+    unwanted: Sequence[Point] = ()
+    box: tuple[float, float, float, float] | None = None
+
+    def under(self, areas: Iterable[Area]) -> list[Area]:
+        """Return those areas that a wanted click lies on."""
+        return [area for area in areas if any(area.covers(x, y) for x, y in self.wanted)]
+
+    def lowest(self, levels: NDArray[np.uint8]) -> int:
+        """Return the least level (0 to 255) of a map under the wanted clicks; those beside the picture count as 0."""
+        height, width = levels.shape
+        places = [(math.floor(x), math.floor(y)) for x, y in self.wanted]
+        return min(int(levels[y, x]) if 0 <= x < width and 0 <= y < height else 0 for x, y in places)
+
+    def cut(self, areas: Sequence[Area], width: int, height: int) -> NDArray[np.bool_]:
+        """Return the mask (height, width) of the areas, less what the box and the unwanted clicks take away."""
+        mask = np.zeros((height, width), np.bool_)
+        for area in areas:
+            rows, columns = slice(area.top, area.bottom + 1), slice(area.left, area.right + 1)
+            mask[rows, columns] |= area.bits & self._kept(area)
+        if self.box is not None:
+            left, top, right, bottom = self.box
+            mask[:, : max(0, math.floor(left))] = False
+            mask[:, max(0, math.ceil(right)) :] = False
+            mask[: max(0, math.floor(top))] = False
+            mask[max(0, math.ceil(bottom)) :] = False
+        return mask
+
+    def _kept(self, area: Area) -> NDArray[np.bool_]:
+        """Return which pixels of an area's box lie no nearer to an unwanted click than to a wanted one."""
+        if not self.unwanted:
+            return np.ones_like(area.bits)
+        return _distance(area, self.wanted) <= _distance(area, self.unwanted)
+
+
+def _distance(area: Area, points: Sequence[Point]) -> NDArray[np.float32]:
+    """Return the square of the distance of each pixel of an area's box from the nearest point."""
+    height, width = area.bits.shape
+    xs = np.arange(width, dtype=np.float32) + np.float32(area.left + 0.5)
+    ys = np.arange(height, dtype=np.float32) + np.float32(area.top + 0.5)
+    nearest = np.full((height, width), np.inf, np.float32)
+    for x, y in points:
+        np.minimum(nearest, (xs - np.float32(x)) ** 2 + ((ys - np.float32(y)) ** 2)[:, None], out=nearest)
+    return nearest

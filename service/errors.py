@@ -460,6 +460,9 @@ class InternalError(ServiceError):
     title = "Internal error"
 
 
+OF_A_PICTURE = (InvalidImage, ImageTooLarge, BodyTooLarge, RequestTooCostly, ModelOutputError)
+"""What is wrong with one picture, while the next one may be answered; everything else is wrong with all of them."""
+
 # Names that are compared with one that is not known.
 _COMPARED = 2000
 

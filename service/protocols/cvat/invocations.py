@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from service.areas import Clicks
 from service.engine.request import Request, Upload
 from service.errors import BodyTooLarge, InvalidOption, InvalidRequest, shorten
 from service.http.base64 import picture_of
 from service.http.options import lower_first
 from service.http.requests import client_of
 from service.options import Options
-from service.protocols.cvat.clicks import Clicks
 from service.protocols.cvat.shapes import areas, levels, mask_answer, shapes, tags
 
 if TYPE_CHECKING:
