@@ -32,6 +32,7 @@ def running_server(
     log: Path | None = None,
     headers: Mapping[str, str] | None = None,
     program: Sequence[str] = ("service.cli",),
+    python: str = sys.executable,
 ) -> Iterator[Server]:
     """Start ``camserve serve`` with ``arguments`` on a free port; stop it at the end.
 
@@ -41,8 +42,9 @@ def running_server(
         log: a file for what it says on standard error.
         headers: what it takes to be told of models, where there are keys.
         program: the module that is run, and arguments that it has before the command.
+        python: runs it.
     """
-    command = [sys.executable, "-m", *program, "serve", "--port", "0", *arguments]
+    command = [python, "-m", *program, "serve", "--port", "0", *arguments]
     with (
         nullcontext() if log is None else log.open("w") as stderr,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, env={**os.environ}) as process,
