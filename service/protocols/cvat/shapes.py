@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from service.areas import area_of, levels_of
+from service.errors import RequestTooCostly
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -26,6 +27,8 @@ __all__ = ["areas", "levels", "mask_answer", "shapes", "tags"]
 
 # A mask of more pixels is sent as its own part of the picture, with bounds.
 _WHOLE_PIXELS = 2**22
+# Of the masks of one class: each takes two bytes.
+_MOST_BITS = 2**25
 
 
 def tags(found: Sequence[tuple[str, float]]) -> bytes:
@@ -34,7 +37,11 @@ def tags(found: Sequence[tuple[str, float]]) -> bytes:
 
 
 def shapes(image: ImageAnswer, kind: Kind, threshold: float) -> bytes:
-    """Write every region of every explanation as a shape."""
+    """Write every region of every explanation as a shape.
+
+    Raises:
+        RequestTooCostly: the masks have more pixels than one answer may.
+    """
     return (
         b"[" + b",".join(shape for each in image.explanations for shape in _shapes(image, each, kind, threshold)) + b"]"
     )
@@ -44,7 +51,14 @@ def _shapes(image: ImageAnswer, explanation: MapAnswer, kind: Kind, threshold: f
     target = explanation.target
     item = _item(target.label, target.probability, kind)
     if kind == "mask":
+        bits = 0
         for area, polygon in areas(image, explanation, threshold):
+            bits += area.bits.size
+            if bits > _MOST_BITS:
+                raise RequestTooCostly(
+                    f"The masks of this picture have more than {_MOST_BITS:,} pixels, and CVAT takes each as a number. "
+                    "Send a smaller picture, or call the function for polygons."
+                )
             yield _mask(item | {"points": _flat(polygon)}, area)
         return
     for region in explanation.rendered.regions or ():

@@ -13,6 +13,7 @@ import pytest_asyncio
 from PIL import Image
 
 from service.problems import STATUS
+from service.protocols.cvat import shapes as written
 from tests.protocols.cvat.calls import HEADERS, PREFIX, call, called, mask_of, read_functions
 from tests.protocols.native.pictures import SAMPLES, explain, star, wide
 from tests.toys import encode
@@ -147,6 +148,14 @@ async def test_a_picture_without_areas_has_no_shapes(client: httpx.AsyncClient) 
     for kind in ("mask", "rectangle", "polygon"):
         shapes = await called(client, f"shapes-{kind}", encode(Image.new("RGB", (64, 48)), "PNG"), threshold=0.99)
         assert shapes == []
+
+
+async def test_masks_of_too_many_pixels_are_refused(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(written, "_MOST_BITS", 1000)
+    response = await call(client, "shapes-mask")
+    assert (response.status_code, response.json()["code"]) == (413, "request_too_costly")
+    assert "polygons" in response.json()["error"]
+    assert await called(client, "shapes-polygon")
 
 
 # -- the interactor ---------------------------------------------------------------------------------------------------
