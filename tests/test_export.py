@@ -23,6 +23,7 @@ from PIL import Image
 from service import cli
 from service.areas import area_of, levels_of
 from service.commands import export as command
+from service.commands import pictures
 from service.errors import InvalidOption, Unavailable
 from service.export.journal import Journal
 from service.export.label_studio import brush_rle, config
@@ -280,7 +281,7 @@ def test_a_server_gives_the_same(folder: Path, tmp_path: Path) -> None:
 def _limited(monkeypatch: pytest.MonkeyPatch, limit: int | None) -> list[str]:
     """Let no more than so many pictures be asked for; return the names of those that are."""
     asked: list[str] = []
-    real = command.explained
+    real = pictures.explained
 
     async def counted(explainer: Any, request: Any, file: Path) -> Any:
         if limit is not None and len(asked) >= limit:

@@ -95,7 +95,8 @@ def add_explanations(
 
 def _with_bar(samples: Any) -> Iterable[Any]:
     iter_samples = getattr(samples, "iter_samples", None)
-    return samples if iter_samples is None else iter_samples(progress=True)
+    with_bar: Iterable[Any] = samples if iter_samples is None else iter_samples(progress=True)
+    return with_bar
 
 
 def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

@@ -140,7 +140,8 @@ async def test_where_there_are_keys_one_is_needed() -> None:
 async def asked(application: Application, path: str, address: str | None = "127.0.0.1", **headers: str) -> Exchange:
     """One request from an address, as a server tells of it."""
     body = b'{"image":"' + _b64(png()).encode() + b'"}' if path.endswith("invocations") else b""
-    exchange = Exchange(path, body, host="camserve.test", x_nuclio_function_name="pets-tag", **headers)
+    sent: dict[str, Any] = {"host": "camserve.test", "x_nuclio_function_name": "pets-tag", **headers}
+    exchange = Exchange(path, body, **sent)
     exchange.scope["method"] = "POST" if body else "GET"
     exchange.scope["client"] = None if address is None else (address, 4242)
     await exchange.start(application)
