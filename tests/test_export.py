@@ -266,7 +266,15 @@ def test_a_server_gives_the_same(folder: Path, tmp_path: Path) -> None:
         )
         two = ("--model", "shapes", "--model", "shapes-shortcut")
         many = run("export", "coco", folder, "--out", tmp_path / "x.json", "--server", server.url, *two)
-    assert there == named == here
+    for answer in (there, named):
+        assert {key: answer[key] for key in ("info", "categories", "images")} == {
+            key: here[key] for key in ("info", "categories", "images")
+        }
+        for one, other in zip(answer["annotations"], here["annotations"], strict=True):
+            assert (one["image_id"], one["category_id"]) == (other["image_id"], other["category_id"])
+            assert one["score"] == pytest.approx(other["score"], abs=1e-5)
+            differ = decoded(one["segmentation"]) != decoded(other["segmentation"])
+            assert differ.sum() <= 2, "in batches of other pictures, the last bits of a map are others"
     assert other["annotations"] != here["annotations"]
     assert (wrong.code, "layer4" in wrong.err) == (1, True)
     assert (many.code, "--model once" in many.err) == (1, True)
