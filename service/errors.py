@@ -8,10 +8,10 @@ The tree, and nothing outside it, may leave the decoder, the engine and the clie
     │   ├── ImageTooLarge · BodyTooLarge · TooManyImages · RequestTooCostly
     │   ├── NotFound · MethodNotAllowed · PictureNotFetched
     │   ├── UnknownModel · UnknownLayer · UnknownLabel · UnknownMethod · UnknownColormap
-    │   ├── UnknownVersion · UnknownAlias · PathNotAllowed · SourceNotAllowed · ManagementOff
+    │   ├── UnknownVersion · UnknownAlias · UnknownFunction · PathNotAllowed · SourceNotAllowed · ManagementOff
     │   ├── ModelBusy · DefaultModel · NameTaken
     │   ├── UnknownHead · LayerNotExplainable · MethodNotApplicable · HeadersTooLarge
-    │   └── Unauthorized · Forbidden · HostNotAllowed · OriginNotAllowed
+    │   └── Unauthorized · Forbidden · HostNotAllowed · OriginNotAllowed · AddressNotAllowed
     ├── Unavailable       try again later
     │   ├── Overloaded · RateLimited · NotReady
     └── RequestTimeout · DeadlineExceeded · ModelLoadError · ModelOutputError · InternalError
@@ -231,6 +231,13 @@ class OriginNotAllowed(BadInput):
     title = "Origin not allowed"
 
 
+class AddressNotAllowed(BadInput):
+    """What is asked for here without a key is answered to some addresses only, and not to this one."""
+
+    code = "address_not_allowed"
+    title = "Address not allowed"
+
+
 class ManagementOff(BadInput):
     """Models may not be changed over HTTP here."""
 
@@ -324,6 +331,14 @@ class UnknownAlias(UnknownName):
     code = "unknown_alias"
     title = "Unknown alias"
     kind = "alias"
+
+
+class UnknownFunction(UnknownName):
+    """There is no function of that name."""
+
+    code = "unknown_function"
+    title = "Unknown function"
+    kind = "function"
 
 
 class UnknownLayer(UnknownName):
@@ -456,6 +471,9 @@ class InternalError(ServiceError):
     code = "internal_error"
     title = "Internal error"
 
+
+OF_A_PICTURE = (InvalidImage, ImageTooLarge, BodyTooLarge, RequestTooCostly, ModelOutputError)
+"""What is wrong with one picture, while the next one may be answered; everything else is wrong with all of them."""
 
 # Names that are compared with one that is not known.
 _COMPARED = 2000

@@ -45,6 +45,7 @@ __all__ = [
     "LogFormat",
     "LogLevel",
     "ModelConfig",
+    "Network",
     "Scope",
     "Settings",
     "environment",
@@ -141,6 +142,19 @@ def _lowered(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name.lower().strip("[]") for name in names)
 
 
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def _check_networks(networks: tuple[Any, ...]) -> tuple[Network, ...]:
+    try:
+        return tuple(ipaddress.ip_network(each) for each in networks)
+    except ValueError as error:
+        raise ValueError(f"{error}: write an address, or a network as 172.16.0.0/12") from error
+
+
+Networks = Annotated[
+    tuple[Network, ...], NoDecode, BeforeValidator(_check_networks), BeforeValidator(_split)
+]  # validators that come before run from the last to the first
 Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_check_origins)]
 
 
@@ -353,6 +367,16 @@ class Settings(BaseSettings):
         gt=0,
         le=3600,
         description="Time for the tasks of one request; beyond, Label Studio is made to ask for them one by one.",
+    )
+    cvat_root: bool = Field(
+        False,
+        description="Whether CVAT's calls are answered at `/api/functions` and `/api/function_invocations`, too, "
+        "without a key: a CVAT server knows the host and port of its functions, no path and no key.",
+    )
+    cvat_allow: Networks = Field(
+        (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1")),
+        description="Addresses or networks, apart by spaces, from which `cvat_root` lets calls in; others are refused, "
+        "and so is what came through a proxy.",
     )
     worker_start_timeout_s: float = Field(600.0, gt=0, description="Time a worker may take to load its models.")
     worker_silence_timeout_s: float = Field(

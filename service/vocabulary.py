@@ -52,7 +52,7 @@ Augment = Literal["none", "flip"]
 Fuse = Literal["max", "mean", "product"]
 """How the maps of several layers become one."""
 
-Protocol = Literal["kserve_v1", "label_studio", "open_inference", "torchserve"]
+Protocol = Literal["cvat", "kserve_v1", "label_studio", "open_inference", "torchserve"]
 """The protocols besides the native one, which may be switched off."""
 
 # -- what is told ------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from docs import make_tables
 from scripts import page_options
 from service import cli
 from service.client.calls import explain_call, predict_call
-from service.commands import files
+from service.commands.pictures import request_of
 from service.engine.request import Request
 from service.options import OPTIONS, ExplainArguments, Option, PredictArguments
 from service.protocols.native.requests import read_request
@@ -78,7 +78,7 @@ async def read(sent: httpx.Request, op: Operation) -> Request:
 
 
 def parsed(op: Operation, flags: Iterable[str]) -> Request:
-    return files._request(cli.make_parser().parse_args([op, "file.png", *flags]), op)
+    return request_of(cli.make_parser().parse_args([op, "file.png", *flags]), op)
 
 
 @pytest.mark.parametrize("name", OPTIONS)

@@ -4,32 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import json
-import signal
-import socket
 import sys
-from collections import Counter
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from service.commands.flags import add_command, add_options, add_settings, find_own_code, settings_of, worded
-from service.errors import InvalidImage, ServiceError
-from service.options import OPTIONS, attributes_of
+from service.commands.flags import add_command, add_options, add_settings, settings_of, worded
+from service.commands.pictures import explained, find_images, in_order, interruptible, loaded, request_of
+from service.errors import ServiceError
+from service.options import OPTIONS
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+    from collections.abc import AsyncIterator
 
     from service.engine.answers import Answer, MapAnswer
-    from service.engine.explainer import Explainer
-    from service.engine.request import Request, Upload
+    from service.engine.request import Request
     from service.imaging.encode import EncodedImage
-    from service.vocabulary import Operation
     from service.wire import PictureResult
 
 __all__ = ["add"]
-
-_TIMEOUT_S = 3600.0  # of one image: nobody waits for others behind it
 
 
 def add(commands: Any) -> None:
@@ -50,23 +44,9 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", nargs="+", metavar="FILE", help="picture, folder or glob pattern")
 
 
-def _request(options: argparse.Namespace, op: Operation) -> Request:
-    """Make a request of the flags, without images yet.
-
-    Raises:
-        pydantic.ValidationError: a value is out of range.
-    """
-    from service.engine.request import Request  # noqa: PLC0415
-    from service.wire import ExplainOptions, PredictOptions  # noqa: PLC0415
-
-    model = ExplainOptions if op == "explain" else PredictOptions
-    given = {name: value for name in model.model_fields if (value := getattr(options, name)) is not None}
-    return Request(op=op, timeout_s=_TIMEOUT_S, **attributes_of(model.model_validate(given).given()))
-
-
 def _explain(options: argparse.Namespace) -> int:
     options.output = options.output or ["overlay", "regions"]
-    return asyncio.run(_interruptible(_explain_files(options, _request(options, "explain"))))
+    return asyncio.run(interruptible(_explain_files(options, request_of(options, "explain"))))
 
 
 async def _explain_files(options: argparse.Namespace, asked: Request) -> int:
@@ -116,7 +96,7 @@ def _stem(file: Path, number: int, explanation: dict[str, Any]) -> str:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    return asyncio.run(_interruptible(_predict_files(options, _request(options, "predict"))))
+    return asyncio.run(interruptible(_predict_files(options, request_of(options, "predict"))))
 
 
 async def _predict_files(options: argparse.Namespace, asked: Request) -> int:
@@ -146,98 +126,11 @@ def _listed(result: PictureResult) -> str:
     return ", ".join(parts)
 
 
-async def _interruptible(work: Coroutine[None, None, int]) -> int:
-    """Do ``work``; Ctrl-C ends it whenever it comes.
-
-    ``asyncio.run`` alone does not see one that comes just before the loop falls asleep, or in another thread, until
-    something else wakes the loop: here, a model that has loaded.
-    """
-    loop = asyncio.get_running_loop()
-    receiver, sender = socket.socketpair()
-    with receiver, sender:
-        receiver.setblocking(False)
-        sender.setblocking(False)
-        loop.add_reader(receiver, receiver.recv, 4096)
-        before = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
-        try:
-            return await work
-        finally:
-            signal.set_wakeup_fd(before)
-            loop.remove_reader(receiver)
-
-
 async def _answers(options: argparse.Namespace, asked: Request) -> AsyncIterator[tuple[Path, Answer | ServiceError]]:
     """Answer the files in order, several at a time, with a progress bar where there are several."""
-    from tqdm import tqdm  # noqa: PLC0415
-
-    from service.engine.explainer import Explainer  # noqa: PLC0415
-    from service.engine.workers.in_process import InProcessWorker  # noqa: PLC0415
-    from service.metrics import Metrics  # noqa: PLC0415
-
     settings = settings_of(options)
-    files = list(_find_images(options.files))
-    find_own_code()
-    # The first model alone is asked; the others need not be loaded, nor by more than one worker per device.
-    chosen = settings.model_copy(update={"models": settings.models[:1], "workers": 1})
-    explainer = Explainer(chosen, Metrics(), launch=InProcessWorker)
-    await explainer.start()
-    try:
-        await explainer.settled()
-        explainer.check(asked)  # a wrong option is wrong for every file: it is said once
-        step = settings.max_batch_size
-        with tqdm(total=len(files), unit="picture", disable=len(files) < 2) as bar:
-            for begin in range(0, len(files), step):
-                chunk = files[begin : begin + step]
-                answers = await asyncio.gather(*(_one(explainer, file, asked) for file in chunk))
-                bar.update(len(chunk))
-                for file, answer in zip(chunk, answers, strict=True):
-                    yield file, answer
-    finally:
-        await explainer.stop()
-
-
-async def _one(explainer: Explainer, file: Path, asked: Request) -> Answer | ServiceError:
-    try:
-        return await explainer.answer(replace(asked, images=[_read(file)]))
-    except ServiceError as error:
-        return error
-
-
-def _read(file: Path) -> Upload:
-    from service.engine.request import Upload  # noqa: PLC0415
-
-    try:
-        return Upload(file.read_bytes(), file.name)
-    except OSError as error:
-        raise InvalidImage(f"The file cannot be read: {error.strerror}.") from error
-
-
-def _find_images(patterns: Sequence[str]) -> Iterator[Path]:
-    for pattern in patterns:
-        path = Path(pattern)
-        if path.is_dir():
-            yield from _images_in(path)
-        elif path.is_file():
-            yield path
-        else:
-            matches = path.parent.glob(path.name) if any(mark in path.name for mark in "*?[") else ()
-            files = sorted(file for file in matches if not file.is_dir())
-            if not files:
-                raise FileNotFoundError(f"there is no picture {pattern}")
-            yield from files
-
-
-def _images_in(folder: Path) -> list[Path]:
-    """Return the files below a folder whose names are those of pictures that can be read; say what is left out."""
-    from service.imaging.formats import suffixes  # noqa: PLC0415
-
-    known = suffixes()
-    files = sorted(file for file in folder.rglob("*") if not file.is_dir())
-    left_out = (file for file in files if file.suffix.lower() not in known)
-    kinds = Counter(file.suffix.lower() or "without a suffix" for file in left_out)
-    if kinds:
-        listed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-        print(
-            f"{folder}: skipped {sum(kinds.values())}, not named as pictures that are read: {listed}", file=sys.stderr
-        )
-    return [file for file in files if file.suffix.lower() in known]
+    files = list(find_images(options.files))
+    async with loaded(settings, asked) as explainer:
+        one = partial(explained, explainer, asked)
+        async for file, answer in in_order(files, one, settings.max_batch_size, total=len(files)):
+            yield file, answer

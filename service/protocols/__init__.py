@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from service.errors import ServiceError
     from service.http.examples import ErrorExample
-    from service.settings import Scope, Settings
+    from service.settings import Network, Scope, Settings
 
 __all__ = [
     "EXAMPLE_REQUEST_ID",
@@ -112,6 +112,8 @@ class WireProtocol:
         probes: paths that are answered even while the service drains or has too many connections, and that are neither
             traced nor logged but for debugging.
         openapi: its part of the OpenAPI document, or what makes it: nobody needs it before the document is asked for.
+        addresses: from where its paths are asked, without a key; nobody else is answered, whatever key is sent. None
+            where keys decide.
     """
 
     name: str
@@ -123,6 +125,7 @@ class WireProtocol:
     basic_keys: bool = False
     resources: Callable[[Settings], AbstractAsyncContextManager[object]] | None = None
     probes: tuple[str, ...] = ()
+    addresses: tuple[Network, ...] | None = None
     openapi: OpenApiPart | Callable[[], OpenApiPart] = field(default_factory=OpenApiPart)
 
     @property

@@ -20,6 +20,7 @@ from service.engine.spans import Spans
 from service.engine.worker_process import WorkerProcess
 from service.errors import InvalidOption, MethodNotAllowed, NotFound, ServiceError, closest
 from service.metrics import Metrics
+from service.protocols.cvat.protocol import CVAT, at_root
 from service.protocols.kserve_v1.protocol import KSERVE_V1
 from service.protocols.label_studio.protocol import LABEL_STUDIO
 from service.protocols.native.protocol import NATIVE
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
 __all__ = ["PROTOCOLS", "create_app"]
 
 # What the service speaks, one row each.
-PROTOCOLS: tuple[WireProtocol, ...] = (NATIVE, KSERVE_V1, OPEN_INFERENCE, TORCHSERVE, LABEL_STUDIO)
+PROTOCOLS: tuple[WireProtocol, ...] = (NATIVE, KSERVE_V1, OPEN_INFERENCE, TORCHSERVE, LABEL_STUDIO, CVAT)
 
 # What it has besides, whatever it speaks.
 _ALWAYS = (OPERATIONS, pages.PAGES)
@@ -65,7 +66,8 @@ def create_app(
         launch: makes workers.
         protocols: what it can speak; the settings may leave out some.
     """
-    table = ProtocolTable((*_spoken(settings, protocols), *_ALWAYS))
+    spoken = _spoken(settings, protocols)
+    table = ProtocolTable((*spoken, *(at_root(settings) if CVAT in spoken else ()), *_ALWAYS))
     metrics, lifecycle = Metrics(), Lifecycle(settings.drain_delay_s, settings.drain_timeout_s)
     provider = _tracer_provider(settings)
     state = {"settings": settings, "metrics": metrics, "lifecycle": lifecycle, "protocols": table}

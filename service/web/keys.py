@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import ipaddress
 import math
 import secrets
 import time
@@ -19,7 +20,7 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 
 from service import settings
-from service.errors import Forbidden, RateLimited, ServiceError, Unauthorized
+from service.errors import AddressNotAllowed, Forbidden, RateLimited, ServiceError, Unauthorized
 from service.web.middleware import error_response, route_path
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Authentication", "digest_of", "make_key"]
 
+# What a proxy adds to a request, by custom or by RFC 7239.
+_PROXIED = ("forwarded", "via", "x-forwarded-for", "x-real-ip")
 _ALL: frozenset[settings.Scope] = frozenset(typing.get_args(settings.Scope))
 
 
@@ -70,6 +73,9 @@ class Authentication:
             await self._app(scope, receive, send)
             return
         path = route_path(scope)
+        if (networks := self._table.addresses(path)) is not None:
+            await self._by_address(networks, scope, receive, send)
+            return
         key = self._known(Headers(scope=scope).getlist("authorization"), basic=self._table.takes_basic(path))
         scope["state"] |= _facts(key) if key else {"scopes": self._for_all}
         needed = self._table.scope_needed(scope["method"], path) if self._keys else None
@@ -85,6 +91,16 @@ class Authentication:
             await self._app(scope, receive, send)
         finally:
             admitted.leave()
+
+    async def _by_address(
+        self, networks: Sequence[settings.Network], scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        scope["state"] |= {"scopes": frozenset({"infer"})}
+        if reason := _why_not_from_here(networks, scope):
+            error = AddressNotAllowed(f"This is answered without a key, to few: {reason}.")
+            await error_response(Request(scope), error)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
 
     def _known(self, headers: list[str], *, basic: bool) -> _Key | None:
         """Return the key that the header carries. How long it takes does not tell which, or how much of it is right.
@@ -110,6 +126,24 @@ def _user_info(encoded: str) -> list[str]:
     except ValueError:
         return []
     return [part for part in (password, user) if part]
+
+
+def _why_not_from_here(networks: Sequence[settings.Network], scope: Scope) -> str | None:
+    """Say why a caller is not let in by its address, or None where it is."""
+    headers = Headers(scope=scope)
+    if any(name in headers for name in _PROXIED):
+        return "the request came through a proxy, whose address says nothing. Ask directly"
+    if "origin" in headers:
+        return "a page in a browser asks. Ask with a key, below /integrations"
+    shown = scope["client"][0] if scope.get("client") else "none"
+    try:
+        address = ipaddress.ip_address(shown)
+    except ValueError:
+        return f"the caller's address, {shown!r}, is none"
+    address = getattr(address, "ipv4_mapped", None) or address
+    if any(address in network for network in networks):
+        return None
+    return f"{address} is not among its addresses. Add it to the setting cvat_allow"
 
 
 def _facts(key: _Key) -> dict[str, Any]:

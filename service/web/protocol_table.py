@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from service.protocols import ErrorBody, WireProtocol
-    from service.settings import Scope
+    from service.settings import Network, Scope
 
 __all__ = ["ProtocolTable"]
 
@@ -66,6 +66,11 @@ class ProtocolTable:
         """Whether a key may come as HTTP Basic at ``path``."""
         row = self.protocol(path)
         return row is not None and row.basic_keys
+
+    def addresses(self, path: str) -> tuple[Network, ...] | None:
+        """Return from where alone ``path`` is asked, and then without a key; None where keys decide."""
+        row = self.protocol(path)
+        return None if row is None else row.addresses
 
     def is_probe(self, path: str) -> bool:
         """Whether supervisors ask ``path``; it is answered whatever state the service is in."""

@@ -293,9 +293,8 @@ def test_examples_of_requests(document: dict[str, Any], name: str) -> None:
     assert form.pop("image")
     REQUEST_MODELS[name].model_validate({"images": [], **form})
     for (_, path), operation in operations(document).items():
-        managed = operation["operationId"] in MANAGEMENT
-        native = path.startswith("/api/v1")
-        if native and "requestBody" in operation and not managed and ("predict" in path) == (name == "PredictRequest"):
+        native = path.startswith("/api/v1/") and operation["operationId"] not in MANAGEMENT
+        if "requestBody" in operation and native and ("predict" in path) == (name == "PredictRequest"):
             content = operation["requestBody"]["content"]
             assert content["application/json"]["example"] == REQUESTS[name]
             assert content["multipart/form-data"]["example"] == FORMS[name]

@@ -92,9 +92,14 @@ def cases(draw: st.DrawFn, operation: Any, version: str) -> Any:
     much = operation.label.endswith("/explain") and "/api/" in operation.label and draw(st.integers(0, 3)) == 0
     if case.path_parameters and (much or draw(st.booleans())):
         there = {"model": "extra" if operation.label in CHANGES else "shapes", "version": version, "alias": "steady"}
+        there["name"] = "shapes-mask"
         case.path_parameters.update({name: there[name] for name in case.path_parameters if name in there})
         if operation.label in CHANGES and operation.label.startswith("PUT"):
             case.body = dict(EXTRA) if "model" in case.path_parameters else {"model": "shapes", "version": version}
+    if operation.label.endswith("/function_invocations"):
+        case.headers["X-Nuclio-Invoke-Timeout"] = "60s"
+        if draw(st.booleans()):
+            case.headers["x-nuclio-function-name"] = f"shapes-{draw(st.sampled_from(['tag', 'mask', 'click']))}"
     if operation.label not in CHANGES and (much or draw(st.booleans())):
         _put_in_picture(case)
     if str(case.headers.get("X-Request-Timeout-Ms", "")).isdecimal() and int(case.headers["X-Request-Timeout-Ms"]) >= 1:
@@ -121,7 +126,11 @@ def _put_in_picture(case: Any) -> None:
     if case.operation.path.startswith(("/v1/", "/v2/", "/predictions/", "/explanations/")):
         _put_in_theirs(case)
     elif case.media_type == "application/json" and isinstance(case.body, dict):
-        case.body["images"] = [{"b64": base64.b64encode(star()).decode()}]
+        encoded = base64.b64encode(star()).decode()
+        if case.path.startswith("/integrations/"):
+            case.body["image"] = encoded
+        else:
+            case.body["images"] = [{"b64": encoded}]
     elif case.media_type == "multipart/form-data" and isinstance(case.body, dict):
         case.body["image"] = [star()]
     elif isinstance(case.body, bytes):

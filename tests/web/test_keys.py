@@ -38,6 +38,7 @@ SCOPES = {
     ("POST", "/api/v1/models/pets/predict"): "infer",
     ("POST", "/api/v1/models/pets/versions/1/explain"): "infer",
     ("POST", "/api/v1/models/pets/versions/1/predict"): "infer",
+    ("POST", "/integrations/cvat/api/function_invocations"): "infer",
 }
 LABELS = [f"/integrations/label-studio{place}" for place in ("", "/pets", "/pets/conv1", "/pets/conv1/gradcam")]
 SCOPES |= {("POST", f"{place}/{name}"): "infer" for place in LABELS for name in ("setup", "predict")}

@@ -122,6 +122,8 @@ NOT_OVER_HTTP = {
     "default_model": "only where models may be changed: tests/web/test_management.py",
     "name_taken": "only where models may be changed: tests/web/test_management.py",
     "unknown_alias": "only where models may be changed: tests/web/test_management.py",
+    "unknown_function": "only where there are functions: tests/protocols/cvat/test_functions.py",
+    "address_not_allowed": "only where addresses decide: tests/protocols/cvat/test_states.py",
     "unauthorized": "only where there are keys: tests/web/test_keys.py",
     "forbidden": "only where there are keys: tests/web/test_keys.py",
     "rate_limited": "only where there are keys: tests/web/test_keys.py",
