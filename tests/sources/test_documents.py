@@ -32,7 +32,7 @@ def test_what_is_shown_runs(library: str, workdir: Path) -> None:
 
     code = "from service.models import torchvision_adapter\n" + made.text
     subprocess.run(["python", "-c", code], check=True, timeout=120)
-    ran = subprocess.run(["bash", "-euc", shown.text], check=True, timeout=120, capture_output=True, text=True)
+    ran = subprocess.run(["bash", "-euc", shown.text], check=True, timeout=300, capture_output=True, text=True)
 
     assert ran.stdout.count("* the default layer of birds") == shown.text.count("camserve layers")
     if library == "clip":
