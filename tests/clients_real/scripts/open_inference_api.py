@@ -6,7 +6,8 @@ import base64
 import sys
 
 from open_inference.openapi.client import OpenInferenceClient
-from open_inference.openapi.errors import BadRequestError, NotFoundError
+from open_inference.openapi.core.api_error import ApiError
+from open_inference.openapi.errors import BadRequestError
 from open_inference.openapi.types import InferenceRequest, RequestInput, RequestOutput
 
 url, file = sys.argv[1], sys.argv[2]
@@ -36,7 +37,7 @@ def ask(data: str, model: str = "shapes") -> dict[str, object]:
 found = ask(text)
 assert "star" in str(found["label"]), found
 
-for data, model, expected in (("no base64!", "shapes", BadRequestError), (text, "nothing", NotFoundError)):
+for data, model, expected in (("no base64!", "shapes", BadRequestError), (text, "nothing", ApiError)):
     try:
         ask(data, model)
     except expected as error:
