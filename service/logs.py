@@ -24,7 +24,7 @@ __all__ = ["JsonFormatter", "about", "configure", "request_id"]
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 
 # Libraries that write what is in pictures and bodies: tags at debug, every oddity of a form as a warning.
-_TALKATIVE = ("PIL", "python_multipart")
+_TALKATIVE = ("PIL", "httpcore", "httpx", "python_multipart")
 
 # Lines that wait to be written, at most, and for how long the end of the process waits for them.
 _MAX_WAITING = 10_000

@@ -72,7 +72,8 @@ def test_the_health_check_finds_the_service_on_its_port_and_behind_a_proxy() -> 
 
 def test_settings_named_in_the_container_files_exist() -> None:
     named = set(re.findall(r"CAMSERVE_([A-Z_]+)", DOCKERFILE + COMPOSE))
-    assert named == {"HOST", "PORT", "CACHE_DIR", "MODELS", "KEYS", "EXPOSE_WITHOUT_KEYS"}
+    label_studio = {"LABEL_STUDIO_URL", "LABEL_STUDIO_TOKEN"}
+    assert named == {"HOST", "PORT", "CACHE_DIR", "MODELS", "KEYS", "EXPOSE_WITHOUT_KEYS"} | label_studio
     assert {name.lower() for name in named} <= set(Settings.model_fields)
 
 

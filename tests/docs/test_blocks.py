@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from service.cli import make_parser
+from service.protocols.label_studio.config import parse_config
 from service.settings import load_settings
 from tests.docs.documents import ALL_BLOCKS, ROOT, Block
 from tests.docs.shapes import differences
+from tests.protocols.label_studio import wire
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -52,11 +54,20 @@ BASH = [block for block in ALL_BLOCKS if block.language == "bash" and not block.
 def test_every_block_is_run_or_says_why_not(block: Block) -> None:
     if "not run" in block.comment:
         assert block.not_run, f"{block}: a reason is missing"
-    assert block.language in {"bash", "python", "toml", "json", "text"} or block.not_run, f"{block}: not checked"
+    assert block.language in {"bash", "python", "toml", "json", "text", "xml"} or block.not_run, f"{block}: not checked"
     if block.language == "bash" and not block.not_run:
         assert _kind(block) != "unknown", f"{block}: nothing in it can be checked; mark it as not run"
     if block.language == "json" and not block.not_run:
         assert block.command is not None, f"{block}: whose answer is it?"
+
+
+@pytest.mark.parametrize("block", [block for block in ALL_BLOCKS if block.language == "xml"], ids=str)
+def test_labelling_configurations_can_be_filled_in_by_the_embedded_model(block: Block) -> None:
+    """Whole ones, and controls that stand beside the picture of another."""
+    read = parse_config(block.text if "<Image" in block.text else wire.config(block.text))
+    known = set((ROOT / "service/demo/labels.txt").read_text(encoding="utf-8").split())
+    assert read.controls
+    assert {label.value for control in read.controls for label in control.labels} <= known
 
 
 def _run(block: Block, url: str) -> subprocess.CompletedProcess[str]:

@@ -39,6 +39,10 @@ SCOPES = {
     ("POST", "/api/v1/models/pets/versions/1/explain"): "infer",
     ("POST", "/api/v1/models/pets/versions/1/predict"): "infer",
 }
+LABELS = [f"/integrations/label-studio{place}" for place in ("", "/pets", "/pets/conv1", "/pets/conv1/gradcam")]
+SCOPES |= {("POST", f"{place}/{name}"): "infer" for place in LABELS for name in ("setup", "predict")}
+# What anybody may post, since it counts for nothing.
+OPEN_POSTS = {f"{place}/webhook" for place in LABELS}
 
 
 def key(name: str, **options: Any) -> KeyConfig:
@@ -91,6 +95,7 @@ def addresses() -> list[tuple[str, str]]:
     for route in registered(create_app(Settings()).routes):
         path = f"{route.path}/x" if isinstance(route, Mount) else route.path
         path = path.replace("{model}", "pets").replace("{name}", "x").replace("{alias}", "x").replace("{version}", "1")
+        path = path.replace("{layer}", "conv1").replace("{method}", "gradcam")
         assert "{" not in path
         found += [(verb, path) for verb in (["GET", "POST"] if isinstance(route, Mount) else route.methods or ())]
     return sorted(found)
@@ -102,7 +107,7 @@ def addresses() -> list[tuple[str, str]]:
 @pytest.mark.parametrize(("verb", "path"), addresses())
 async def test_every_route_needs_a_key_but_those_that_are_open(client: httpx.AsyncClient, verb: str, path: str) -> None:
     response = await client.request(verb, path)
-    if path in OPEN or path.startswith("/static/"):
+    if path in OPEN or path.startswith("/static/") or path in OPEN_POSTS:
         assert response.status_code != 401
     else:
         assert response.status_code == 401
@@ -114,7 +119,7 @@ async def test_every_route_needs_the_scope_that_it_declares(
     client: httpx.AsyncClient, verb: str, path: str, token: str, has: str
 ) -> None:
     response = await client.request(verb, path, headers=bearer(token))
-    is_open = path in OPEN or path.startswith("/static/")
+    is_open = path in OPEN or path.startswith("/static/") or path in OPEN_POSTS
     needs = SCOPES.get((verb, path), "infer" if verb in READING else "manage")
     assert (response.status_code == 403) == (not is_open and needs != has)
 

@@ -60,7 +60,7 @@ class Pointed:
         """Return the pixels (h, w) that it covers: of a point, the one that it lies in."""
         covered = np.zeros((size.height, size.width), np.bool_)
         if self.type.startswith("brush"):
-            return decode(self.value.get("rle") or [], size.height, size.width)
+            return decode(self.value.get("rle"), size.height, size.width)
         if self.type.startswith("rectangle"):
             left, top = self._pixels("x", size.width), self._pixels("y", size.height)
             right, bottom = left + self._pixels("width", size.width), top + self._pixels("height", size.height)

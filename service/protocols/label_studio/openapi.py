@@ -56,8 +56,20 @@ _ERRORS = (
 )
 
 
+_PARTS = {
+    "model": "Name of a model, or an alias.",
+    "layer": "A layer of its catalogue, or `default`.",
+    "method": "A name from `GET /api/v1/methods`.",
+}
+
+
 def _complete(operation: Operation) -> None:
     name = operation.path.rpartition("/")[2]
+    operation.fields["parameters"] = [
+        {"name": part, "in": "path", "required": True, "description": text, "schema": {"type": "string"}}
+        for part, text in _PARTS.items()
+        if f"{{{part}}}" in operation.path
+    ]
     responses = operation.fields["responses"]
     responses["200"]["content"]["application/json"]["example"] = _ANSWERS[name]
     if name == "webhook":

@@ -50,13 +50,14 @@ def _run(length: int, value: int) -> str:
     return f"{longest}1{which:02b}{rest - 1:0{_SIZES[which]}b}{value:08b}"
 
 
-def decode(rle: Sequence[Any], height: int, width: int) -> NDArray[np.bool_]:
+def decode(rle: Any, height: int, width: int) -> NDArray[np.bool_]:
     """Read the run lengths of a mask (height, width): True where it is not transparent.
 
     Raises:
         InvalidOption: they are none, or of another size.
     """
-    if not (1 <= len(rle) <= _MAX_BYTES and all(isinstance(byte, int) and 0 <= byte < 256 for byte in rle)):
+    known = isinstance(rle, list) and 1 <= len(rle) <= _MAX_BYTES
+    if not (known and all(isinstance(byte, int) and 0 <= byte < 256 for byte in rle)):
         raise InvalidOption(f"A brush's 'rle' is a list of up to {_MAX_BYTES} bytes.")
     stream = _Bits(bytes(rle))
     count = height * width * _CHANNELS

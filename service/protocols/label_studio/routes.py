@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NAME", "PREFIX", "WEBHOOKS", "PredictBody", "SetupBody", "router"]
 
-NAME = "label-studio"
+NAME = "label_studio"
 PREFIX = "/integrations/label-studio"
 _PLACES = {"": "", "/{model}": "_with", "/{model}/{layer}": "_at", "/{model}/{layer}/{method}": "_by"}
 WEBHOOKS = tuple(f"{PREFIX}{place}/webhook" for place in _PLACES)

@@ -39,7 +39,8 @@ def value_of_task(tag: ImageTag, task: Mapping[str, Any]) -> Any:
 
 def pointed_image(labelling: Labelling, context: Mapping[str, Any]) -> tuple[ImageTag | None, int | None]:
     """Return the picture that somebody marked something in, and which one of a list it is."""
-    for result in context.get("result") or ():
+    results = context.get("result")
+    for result in results if isinstance(results, list) else ():
         if isinstance(result, dict) and (image := labelling.images.get(str(result.get("to_name")))) is not None:
             item = result.get("item_index")
             return image, item if isinstance(item, int) and item >= 0 else 0 if image.several else None

@@ -74,11 +74,11 @@ def test_bytes_as_they_are() -> None:
     assert (decode(rle, 1, 2) == [[False, True]]).all()
 
 
-HOSTILE: list[list[Any]] = [[], [0, 0, 0, 8], [256] * 8, ["a"] * 8, [0.5] * 8, [255] * 100, [0] * 2_000_000]
+HOSTILE: list[Any] = [None, 5, "rle", [], [0, 0, 0, 8], [256] * 8, ["a"] * 8, [0.5] * 8, [255] * 100, [0] * 2_000_000]
 
 
 @pytest.mark.parametrize("rle", HOSTILE, ids=lambda rle: str(rle)[:20])
-def test_hostile(rle: list[Any]) -> None:
+def test_hostile(rle: Any) -> None:
     with pytest.raises(InvalidOption, match="brush"):
         decode(rle, 4, 4)
 

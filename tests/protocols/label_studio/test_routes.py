@@ -380,7 +380,10 @@ class TestInteractive:
         (result,) = (await self.part(client, click(58, 58, None)))["result"]
         assert result["value"]["brushlabels"] == ["star"]
 
-    @pytest.mark.parametrize("context", [{}, {"result": []}, {"result": None}, {"result": [1, {"type": "x"}]}])
+    @pytest.mark.parametrize(
+        "context",
+        [{}, {"result": []}, {"result": None}, {"result": 5}, {"result": "x"}, {"result": [1, {"type": "x"}]}],
+    )
     async def test_nothing_was_marked(self, client: httpx.AsyncClient, context: Any) -> None:
         (prediction,) = await predicted(client, task(1, uri(STAR)), label_config=SMART, context=context)
         assert prediction["result"] == []
