@@ -270,10 +270,10 @@ def test_a_server_gives_the_same(folder: Path, tmp_path: Path) -> None:
         assert {key: answer[key] for key in ("info", "categories", "images")} == {
             key: here[key] for key in ("info", "categories", "images")
         }
-        for one, other in zip(answer["annotations"], here["annotations"], strict=True):
-            assert (one["image_id"], one["category_id"]) == (other["image_id"], other["category_id"])
-            assert one["score"] == pytest.approx(other["score"], abs=1e-5)
-            differ = decoded(one["segmentation"]) != decoded(other["segmentation"])
+        for one, same in zip(answer["annotations"], here["annotations"], strict=True):
+            assert (one["image_id"], one["category_id"]) == (same["image_id"], same["category_id"])
+            assert one["score"] == pytest.approx(same["score"], abs=1e-5)
+            differ = decoded(one["segmentation"]) != decoded(same["segmentation"])
             assert differ.sum() <= 2, "in batches of other pictures, the last bits of a map are others"
     assert other["annotations"] != here["annotations"]
     assert (wrong.code, "layer4" in wrong.err) == (1, True)
