@@ -38,7 +38,7 @@ class Asked:
         page.route(re.compile(r"/explain$"), self._see)
 
     def _see(self, route: Route) -> None:
-        self.forms.append(_form(route.request))
+        self.forms.append(form_of(route.request))
         if self.hold:
             self._held.append(route)
         else:
@@ -60,7 +60,8 @@ class Asked:
             self._page.wait_for_timeout(10)
 
 
-def _form(request: Request) -> dict[str, list[str]]:
+def form_of(request: Request) -> dict[str, list[str]]:
+    """Return the fields of a request by name; the names of its pictures under ``image``."""
     form: dict[str, list[str]] = {}
     for name, _, filename, value in _FIELD.findall(request.post_data_buffer or b""):
         form.setdefault(name.decode(), []).append((filename or value).decode())

@@ -6,11 +6,12 @@ import io
 import re
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
-from tests.browser.asked import SAMPLES, Asked
+from tests.browser.asked import SAMPLES, Asked, form_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -181,6 +182,38 @@ def test_any_class_can_be_compared_with(explained: Page) -> None:
     expect(explained.locator("#sentence")).to_contain_text("rather than “crescent”")
 
 
+def test_a_sentence_is_explained_where_the_classes_are_sentences(open_page: Callable[..., Page]) -> None:
+    """The embedded model's answer, as a zero-shot model would give it."""
+
+    def zero_shot(route: Route) -> None:
+        body = httpx.get(route.request.url).json()
+        body["models"][0]["prompts"] = "a photo of a {}"
+        route.fulfill(json=body)
+
+    def with_sentence(route: Route) -> None:
+        asked.append(form_of(route.request)["target"])
+        body = (route.request.post_data_buffer or b"").replace(b"text:a red star", b"star")
+        headers = {"Content-Type": route.request.headers["content-type"]}
+        answer = httpx.post(route.request.url, content=body, headers=headers).json()
+        for explanation in answer["results"][0]["explanations"]:
+            explanation["target"] = {"index": 12, "label": "a red star", "probability": 0.25, "logit": 1.0}
+        route.fulfill(json=answer)
+
+    asked: list[list[str]] = []
+    page = open_page("/?sample=03-star.png", before=lambda page: page.route(re.compile(r"/models$"), zero_shot))
+    expect(page.locator("#sentence")).to_contain_text("finds evidence for “star”")
+    page.route(re.compile(r"/explain$"), with_sentence)
+    page.locator("#target").click()
+    search(page).fill("a red star")
+    expect(options(page)).to_have_text(["“a red star”explained as one more class"])
+    search(page).press("Enter")
+
+    expect(page.locator("#target")).to_have_text("a red star")
+    assert asked == [["text:a red star"]]
+    expect(class_row(page, "a red star")).to_have_attribute("aria-pressed", "true")
+    assert "target=text%3Aa+red+star" in page.url
+
+
 def test_layers_are_grouped_and_say_what_they_are(explained: Page) -> None:
     asked = Asked(explained)
     explained.get_by_role("button", name="Layer").click()
@@ -236,7 +269,7 @@ def test_the_model_has_a_card(explained: Page) -> None:
     expect(explained.locator("#sentence")).to_contain_text("Where shapes-shortcut finds evidence")
     explained.get_by_text("About the model").click()
     card = explained.locator("#card")
-    for text in ("shapes-shortcut", "96 × 96 px", "the centre is cut out", "12", "layer4", "ready", "cpu"):
+    for text in ("shapes-shortcut", "96 × 96 px", "the centre is cut out", "12", "layer4", "embedded", "cpu"):
         expect(card).to_contain_text(text)
 
 

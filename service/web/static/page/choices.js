@@ -106,3 +106,12 @@ export function classGroups({ classes, total }, predictions, query) {
     { title: `${listed}${more}`, options: classes.map(option) },
   ];
 }
+
+/** What was typed, as a sentence to explain, where a model's classes are sentences. */
+export function sentenceGroup(model, query) {
+  if (!model?.prompts || !query) return [];
+  return [{
+    title: "Any sentence",
+    options: [{ value: `text:${query}`, name: `“${query}”`, note: "explained as one more class" }],
+  }];
+}

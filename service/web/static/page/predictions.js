@@ -2,8 +2,8 @@
 
 import { make } from "../shared/elements.js";
 import { percent } from "../shared/numbers.js";
-import { searchClasses } from "./catalogue.js";
-import { classGroups } from "./choices.js";
+import { modelNamed, searchClasses } from "./catalogue.js";
+import { classGroups, sentenceGroup } from "./choices.js";
 import { $, refill } from "./dom.js";
 import { Picker } from "./picker.js";
 import { change, state } from "./state.js";
@@ -13,22 +13,28 @@ let shown = null; // the explanation on screen
 
 /** Connect the two class pickers; called once. */
 export function control() {
-  const groups = async (query) => classGroups(await searchClasses(state, query), listed, query);
-  new Picker($("target"), { title: "Class to explain", groups, chosen: () => [String(shown?.target.index)], choose: explain });
+  const groups = async (query) => [
+    ...classGroups(await searchClasses(state, query), listed, query), ...sentenceGroup(modelNamed(state.model), query),
+  ];
+  new Picker($("target"), { title: "Class to explain", groups, chosen: () => [explained()], choose: explain });
   new Picker($("against"), { title: "Class to compare with", groups, chosen: () => [state.against], choose: contrast });
   $("no-against").addEventListener("click", () => contrast(""));
 }
 
-function explain(index) {
-  const target = listed.length && index === String(listed[0].index) ? "" : index; // the first is what is predicted
-  change({ target, ...(index === state.against && { against: "" }) });
+/** A class as the state names it: its index, or the sentence that came with the request and has none of the model's. */
+const named = ({ index, label }) => (index < (modelNamed(state.model)?.classes ?? Infinity) ? String(index) : `text:${label}`);
+
+const explained = () => (shown ? named(shown.target) : "");
+
+function explain(asked) {
+  const target = listed.length && asked === named(listed[0]) && !asked.startsWith("text:") ? "" : asked; // the first is what is predicted
+  change({ target, ...(asked === state.against && { against: "" }) });
 }
 
-function contrast(index) {
-  const same = index === state.against; // pressed again: no more
-  const explained = shown ? String(shown.target.index) : "";
-  if (index === explained) return;
-  change({ against: same ? "" : index });
+function contrast(asked) {
+  const same = asked === state.against; // pressed again: no more
+  if (asked === explained()) return;
+  change({ against: same ? "" : asked });
 }
 
 /** Show the predictions of an answer and what of them was explained. */
@@ -43,16 +49,17 @@ export function show(predictions, explanation) {
   refill($("predictions"), [...predictions, ...others].map((one) => row(one, target, against)));
 }
 
-function row({ index, label, probability }, target, against) {
-  const explained = index === target.index;
+function row(one, target, against) {
+  const { index, label, probability } = one;
+  const [asked, isExplained] = [named(one), index === target.index];
   const button = make("button", {
-    type: "button", className: "class", ariaPressed: String(explained), onclick: () => explain(String(index)),
+    type: "button", className: "class", ariaPressed: String(isExplained), onclick: () => explain(asked),
   }, make("span", {}, label), make("span", {}, percent(probability)));
   button.style.setProperty("--share", `${probability * 100}%`);
   button.dataset.key = `class-${index}`;
   const rather = make("button", {
-    type: "button", className: "versus", ariaPressed: String(index === against?.index), disabled: explained,
-    title: `Why ${target.label} rather than ${label}?`, onclick: () => contrast(String(index)),
+    type: "button", className: "versus", ariaPressed: String(index === against?.index), disabled: isExplained,
+    title: `Why ${target.label} rather than ${label}?`, onclick: () => contrast(asked),
   }, "vs", make("span", { className: "unseen" }, ` ${label}`));
   rather.dataset.key = `versus-${index}`;
   return make("li", {}, button, rather);

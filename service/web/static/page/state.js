@@ -11,7 +11,7 @@ const DEFAULTS = {
   head: "", // of a model with several outputs
   layer: "",
   method: "",
-  target: "", // a class index
+  target: "", // a class index, or text: and a sentence
   against: "",
   signed: REQUEST.signed.standard,
   smooth: REQUEST.smooth.standard,
