@@ -59,6 +59,7 @@ def test_every_option_is_sent_under_its_own_name(call: Any, server: Any) -> None
         "fuse": "mean",
         "scores": True,
         "region": [0, 0.5, 10, 10],
+        "labels": ["red car", "bicycle"],
     }
     assert options.keys() == OPTIONS.keys()
     server.answers = [server.answer()]
@@ -85,6 +86,7 @@ def test_every_option_is_sent_under_its_own_name(call: Any, server: Any) -> None
         "fuse": ["mean"],
         "scores": ["True"],
         "region": ["[0, 0.5, 10, 10]"],
+        "labels": ["red car", "bicycle"],
     }
     wire.ExplainOptions.model_validate({k: v if len(v) > 1 else v[0] for k, v in server.form.items()})
 
