@@ -47,6 +47,7 @@ GOOD: dict[str, list[Any]] = {
     "augment": ["none", "flip"],
     "registration": ["measured", "stretch"],
     "fuse": [None],
+    "labels": [[]],
     "scores": [True, "false"],
     "region": [None, [0, 0, 5, 5.5], [[0, 0], [4, 0], [0, 4]], "[0, 0, 5, 5]", "[[0, 0], [4, 0], [0, 4]]"],
 }
@@ -72,6 +73,7 @@ BAD: dict[str, list[Any]] = {
     "augment": ["", "Flip", "rotate", None, 1, True, ["flip"]],
     "registration": ["", "Measured", "stretched", None, 1, True, ["stretch"]],
     "fuse": ["", "sum", "Max", 1, True, ["max"], "max"],
+    "labels": ["", "red car", ["red car", "bicycle"], [""], [1], [None], None, True, "x" * 1001, ["red"] * 257],
     "scores": ["", "maybe", 2, None, [True]],
     "region": ["", "here", [], [1, 2, 3], [4, 0, 3, 5], "[0, 0, 0, 5]", [[0, 0], [1, 1]], 1, True, {}, ["a"] * 4],
 }

@@ -208,7 +208,7 @@ async def test_a_large_answer_is_the_same_in_pieces(
     query = {"target": "top-3", "output": ["overlay", "map", "regions"]}
     the_same = {"X-Request-ID": "mine"}
     at_once = await client.post("/api/v1/explain", params=query, files=files, headers=the_same)
-    monkeypatch.setattr(routes, "_AT_ONCE_BYTES", 0)
+    monkeypatch.setattr(routes, "AT_ONCE_BYTES", 0)
     in_pieces = await client.post("/api/v1/explain", params=query, files=files, headers=the_same)
     assert "content-length" in at_once.headers
     assert "content-length" not in in_pieces.headers
