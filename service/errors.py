@@ -178,15 +178,11 @@ class UnsupportedMediaType(BadInput):
 
 
 class PictureNotFetched(BadInput):
-    """A picture that is named by a URL cannot be had, or may not be asked for.
-
-    Attributes:
-        status: HTTP status that its server answered; None where there was no answer.
-    """
+    """A picture that is named by a URL cannot be had, or may not be asked for."""
 
     code = "picture_not_fetched"
     title = "Picture cannot be fetched"
-    status: int | None = None
+    status: int | None = None  # what its server answered; None where there was no answer
 
 
 class NotFound(BadInput):

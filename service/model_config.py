@@ -79,7 +79,7 @@ class ModelConfig(BaseModel):
         description="A file with the class labels: a line each, or `.csv`, `.json` or `.yaml`. Of a model with several "
         "outputs: a table of one file per head; a file alone is the default head's.",
     )
-    label_map: Annotated[dict[str, tuple[int | str, ...]], BeforeValidator(_label_map)] = Field(
+    label_map: Annotated[dict[Word, tuple[int | Word, ...]], BeforeValidator(_label_map)] = Field(
         {},
         description="For labelling tools: what labels of their projects mean, where they are called otherwise than the "
         "classes. A table from label to class, or to a list of classes; a class is a label or an index.",

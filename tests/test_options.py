@@ -114,7 +114,7 @@ class TestEveryOption:
 
     def test_in_the_openapi_document(self, name: str, document: dict[str, Any]) -> None:
         for path, operations in document["paths"].items():
-            if "post" not in operations or not path.endswith(("/explain", "/predict")):
+            if "post" not in operations or not path.startswith("/api/") or not path.endswith(("/explain", "/predict")):
                 continue
             operation = operations["post"]
             there = OPTIONS[name].about.predict or path.endswith("explain")

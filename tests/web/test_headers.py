@@ -76,7 +76,8 @@ async def test_pages_keep_to_the_policy(client: httpx.AsyncClient, path: str) ->
     page = (await client.get(path)).text
     assert not re.search(r"<script(?![^>]*\bsrc=)", page), "an inline script would not run"
     assert not re.search(r"<style\b|<[^>]+\s(style|on[a-z]+)=", page), "an inline style or handler would be ignored"
-    assert not re.search(r"<(base|form|object|embed|iframe)\b", page)
+    assert not re.search(r"<(base|object|embed|iframe)\b", page)
+    assert not re.search(r"<(form|button|input)\b[^>]*\s(action|formaction)=", page), "no form is sent anywhere"
     for address in LOADED.findall(page):
         assert not re.match(r"[a-z+]+:", address), "nothing is loaded from elsewhere"
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 EXPLAIN = "/api/v1/explain"
 OPEN = {"/", "/docs", "/embed", "/errors", "/openapi.json", "/livez", "/readyz", "/version"}
+OPEN |= {"/ping", "/v2/health/live", "/v2/health/ready"}
 READING = {"GET", "HEAD"}
 # What a route needs that is neither open nor read with the scope "infer".
 SCOPES = {
@@ -39,6 +40,15 @@ SCOPES = {
     ("POST", "/api/v1/models/pets/versions/1/explain"): "infer",
     ("POST", "/api/v1/models/pets/versions/1/predict"): "infer",
     ("POST", "/integrations/cvat/api/function_invocations"): "infer",
+}
+PETS = [f"pets{version}" for version in ("", "/versions/1")]
+SCOPES |= {("POST", f"/v1/models/{pets}:{verb}"): "infer" for pets in PETS for verb in ("predict", "explain")}
+SCOPES |= {("POST", f"/v2/models/{pets}/infer"): "infer" for pets in PETS} | {("POST", "/v2/repository/index"): "infer"}
+SCOPES |= {
+    (method, f"/{verb}/{pets}"): "infer"
+    for method in ("POST", "PUT")
+    for verb in ("predictions", "explanations")
+    for pets in ("pets", "pets/1")
 }
 LABELS = [f"/integrations/label-studio{place}" for place in ("", "/pets", "/pets/conv1", "/pets/conv1/gradcam")]
 SCOPES |= {("POST", f"{place}/{name}"): "infer" for place in LABELS for name in ("setup", "predict")}

@@ -458,6 +458,7 @@ async def test_files_that_have_changed_while_the_service_was_down_are_said(folde
         await client.put("/api/v1/aliases/stable", json={"model": "birds", "version": "one"})
         await put(client, version="two")
         assert await warned(client) == []
+        await until(lambda: '"two"' in (tmp_path / "data" / "models.json").read_text(encoding="utf-8"))
     async with faked(known=after, **allowed) as again, again.client() as client:
         await until(partial(_all_ready, again))
         assert await warned(client) == []

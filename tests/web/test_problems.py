@@ -125,6 +125,7 @@ NOT_OVER_HTTP = {
     "unknown_function": "only where there are functions: tests/protocols/cvat/test_functions.py",
     "address_not_allowed": "only where addresses decide: tests/protocols/cvat/test_states.py",
     "unauthorized": "only where there are keys: tests/web/test_keys.py",
+    "picture_not_fetched": "only where tools name pictures by their URLs: tests/protocols/label_studio",
     "forbidden": "only where there are keys: tests/web/test_keys.py",
     "rate_limited": "only where there are keys: tests/web/test_keys.py",
 }

@@ -1,66 +1,70 @@
-"""The rows of CVAT in the table of protocols: below a path of its own, and at the root, since CVAT knows no path."""
+"""The rows of CVAT in the table of protocols: below a path of its own, and at the root, since CVAT knows no path.
+
+What answers is imported by the first request.
+"""
 
 from __future__ import annotations
 
 import json
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from service.engine.versions import ModelStatus
-from service.errors import UnknownFunction
-from service.http.examples import BODY_ERRORS, READING_ERRORS, ErrorExample
-from service.model_config import ModelConfig
-from service.protocols import OpenApiPart, WireProtocol
-from service.protocols.cvat.functions import Function, described
-from service.protocols.cvat.invocations import Invocation
-from service.protocols.cvat.routes import FUNCTIONS, INVOCATIONS, make_router
+from fastapi import APIRouter, Request, Response
+
+from service.protocols import OpenApiPart, WireProtocol, key_scope
 
 if TYPE_CHECKING:
     from service.errors import ServiceError
-    from service.protocols import Operation
     from service.settings import Settings
 
 __all__ = ["CVAT", "at_root"]
 
 PREFIX = "/integrations/cvat"
+FUNCTIONS, INVOCATIONS = "/api/functions", "/api/function_invocations"
 
-_DESCRIPTION = """\
-A CVAT server that is told `/integrations/cvat` as the host of its functions has those of every model: as tags,
-rectangles, polygons, masks and as a tool that is clicked with. See docs/cvat.md."""
 
-_ERROR: dict[str, Any] = {
-    "type": "object",
-    "properties": {"error": {"type": "string"}, "code": {"type": "string"}, "request_id": {"type": "string"}},
-    "required": ["error", "code", "request_id"],
-}
-_NUMBER, _POINTS = {"type": "number"}, {"type": "array", "items": {"type": "number"}}
-_BITS = {"type": "array", "items": {"type": "integer"}}
-_SHAPE = {
-    "type": "object",
-    "properties": {
-        "confidence": {"type": "string", "description": "Probability of the class."},
-        "label": {"type": "string"},
-        "type": {"enum": ["tag", "rectangle", "polygon", "mask"]},
-        "points": {**_POINTS, "description": "x and y by turns; of a rectangle, two corners."},
-        "mask": {**_BITS, "description": "Bits of a box, row by row; then left, top, right and bottom, inclusive."},
-    },
-    "required": ["confidence", "label", "type"],
-}
-_MASK = {
-    "type": "object",
-    "properties": {
-        "mask": {"type": "array", "items": _BITS, "description": "Rows of bits."},
-        "bounds": {**_BITS, "description": "Where the mask lies, if it is not that of the whole picture."},
-    },
-    "required": ["mask"],
-}
-_ANSWER = {"anyOf": [{"type": "array", "items": _SHAPE}, _MASK]}
-_TAGS = [{"confidence": "0.9100", "label": "tabby", "type": "tag"}]
-_EXAMPLE = described(
-    Function("resnet50", "mask"), ModelStatus(ModelConfig(name="resnet50", architecture="resnet50"), "ready")
-)
-_UNKNOWN = ErrorExample(
-    "There is no such function.", UnknownFunction.among("resnet50-masks", ["resnet50-mask", "resnet50-tag"])
-)
+async def cvat_functions(request: Request) -> dict[str, Any]:
+    """Five functions of every model, by name: tag, rectangle, polygon, mask, and the interactor click."""
+    from service.protocols.cvat.functions import listed  # noqa: PLC0415  # adds nothing to the start
+
+    return listed(request.state.explainer.models())
+
+
+async def cvat_function(name: str, request: Request) -> dict[str, Any]:
+    """One function, as the list has it."""
+    from service.protocols.cvat.functions import described, find  # noqa: PLC0415  # adds nothing to the start
+
+    return described(*find(name, request.state.explainer.models()))
+
+
+@key_scope("infer")
+async def cvat_invoke(request: Request) -> Response:
+    """Call the function that the header `x-nuclio-function-name` names.
+
+    A detector answers a list of tags or shapes, an interactor a mask. Coordinates are pixels of the upright picture.
+    """
+    from service.protocols.cvat.verbs import invoke  # noqa: PLC0415  # adds nothing to the start
+
+    return await invoke(request)
+
+
+def _make_router(prefix: str, names: str = "") -> APIRouter:
+    """Return the routes below ``prefix``; ``names`` ends the names of the operations, which must differ."""
+    router = APIRouter(prefix=prefix, tags=["cvat"])
+    router.add_api_route(
+        FUNCTIONS, cvat_functions, methods=["GET"], name=f"cvat_functions{names}", summary="List the functions for CVAT"
+    )
+    router.add_api_route(
+        f"{FUNCTIONS}/{{name}}",
+        cvat_function,
+        methods=["GET"],
+        name=f"cvat_function{names}",
+        summary="Describe a function for CVAT",
+    )
+    router.add_api_route(
+        INVOCATIONS, cvat_invoke, methods=["POST"], name=f"cvat_invoke{names}", summary="Call a function from CVAT"
+    )
+    return router
 
 
 def _error_body(error: ServiceError, request_id: str) -> tuple[bytes, str]:
@@ -69,53 +73,15 @@ def _error_body(error: ServiceError, request_id: str) -> tuple[bytes, str]:
     return json.dumps(body, ensure_ascii=False).encode(), "application/json"
 
 
-def _complete(operation: Operation) -> None:
-    content = operation.fields["responses"]["200"]["content"]
-    if operation.method == "get":
-        operation.fields["responses"].pop("422", None)
-        one = operation.path.endswith("}")
-        schema = {"type": "object"}
-        example = _EXAMPLE if one else {"resnet50-mask": _EXAMPLE}
-        content["application/json"] = {"schema": schema, "example": example}
-        return
-    content["application/json"] = {"schema": _ANSWER, "example": _TAGS}
-    operation.fields["requestBody"] = {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": {"$ref": "#/components/schemas/Invocation"},
-                "example": {"image": "/9j/4AAQSkZJRgABAQ…", "threshold": 0.5},
-            }
-        },
-    }
-    operation.fields["parameters"] = [
-        {
-            "name": "x-nuclio-function-name",
-            "in": "header",
-            "required": True,
-            "description": "The function, such as `resnet50-mask`.",
-            "schema": {"type": "string"},
-        },
-        {
-            "name": "X-Nuclio-Invoke-Timeout",
-            "in": "header",
-            "required": False,
-            "description": "Time allowed for the answer, such as `120s`.",
-            "schema": {"type": "string", "pattern": "^[0-9]{1,6}s$"},
-        },
-    ]
+@cache
+def _openapi() -> OpenApiPart:
+    from service.protocols.cvat.openapi import OPENAPI  # noqa: PLC0415  # adds nothing to the start
 
+    return OPENAPI
 
-_OPENAPI = OpenApiPart(
-    description=_DESCRIPTION,
-    models=(Invocation,),
-    errors={"post": (*BODY_ERRORS, _UNKNOWN), "get": (*READING_ERRORS, _UNKNOWN)},
-    error_schema=_ERROR,
-    complete=_complete,
-)
 
 CVAT = WireProtocol(
-    name="cvat", router=make_router(PREFIX), prefixes=(PREFIX,), error_body=_error_body, openapi=_OPENAPI
+    name="cvat", router=_make_router(PREFIX), prefixes=(PREFIX,), error_body=_error_body, openapi=_openapi
 )
 
 
@@ -125,10 +91,10 @@ def at_root(settings: Settings) -> tuple[WireProtocol, ...]:
         return ()
     row = WireProtocol(
         name="cvat at the root",
-        router=make_router("", "_at_root"),
+        router=_make_router("", "_at_root"),
         prefixes=(FUNCTIONS, INVOCATIONS),
         error_body=_error_body,
         addresses=settings.cvat_allow,
-        openapi=_OPENAPI,
+        openapi=_openapi,
     )
     return (row,)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from service.errors import InvalidRequest, PictureNotFetched
 from service.http.examples import BODY_ERRORS, READING_ERRORS, ErrorExample
 from service.protocols import OpenApiPart
-from service.protocols.label_studio.routes import PredictBody, SetupBody
+from service.protocols.label_studio.verbs import PredictBody, SetupBody
 
 if TYPE_CHECKING:
     from service.protocols import Operation

@@ -1,54 +1,35 @@
-"""The routes that a CVAT server calls, as Nuclio's dashboard has them."""
+"""What answers a CVAT server that calls a function."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING
 
-from fastapi import APIRouter, Depends, Request, Response
+from starlette.responses import Response
 
-from service.engine.explainer import Explainer
 from service.errors import InvalidRequest
 from service.http.requests import body_of, read_in_thread, refuse_encoded, unless_gone
-from service.protocols import key_scope
-from service.protocols.cvat.functions import described, find, listed
+from service.protocols.cvat.functions import find
 from service.protocols.cvat.invocations import read_invocation, run
 
 if TYPE_CHECKING:
+    from starlette.requests import Request
     from starlette.types import Receive, Scope, Send
 
     from service.engine.answers import Answer
+    from service.engine.explainer import Explainer
 
-__all__ = ["FUNCTIONS", "INVOCATIONS", "make_router"]
+__all__ = ["invoke"]
 
-FUNCTIONS, INVOCATIONS = "/api/functions", "/api/function_invocations"
 _NAME_HEADER = "x-nuclio-function-name"
 
 
-async def _explainer(request: Request) -> Explainer:
-    explainer: Explainer = request.state.explainer
-    return explainer
-
-
-Engine = Annotated[Explainer, Depends(_explainer)]
-
-
-async def cvat_functions(engine: Engine) -> dict[str, Any]:
-    """Five functions of every model, by name: tag, rectangle, polygon, mask, and the interactor click."""
-    return listed(engine.models())
-
-
-async def cvat_function(name: str, engine: Engine) -> dict[str, Any]:
-    """One function, as the list has it."""
-    return described(*find(name, engine.models()))
-
-
-@key_scope("infer")
-async def cvat_invoke(request: Request, engine: Engine) -> Response:
+async def invoke(request: Request) -> Response:
     """Call the function that the header `x-nuclio-function-name` names.
 
     A detector answers a list of tags or shapes, an interactor a mask. Coordinates are pixels of the upright picture.
     """
+    engine: Explainer = request.state.explainer
     refuse_encoded(request)
     name = request.headers.get(_NAME_HEADER)
     if name is None:
@@ -76,22 +57,3 @@ class _Written(Response):
         """Send it."""
         with self._engine.sending(self._answer):
             await super().__call__(scope, receive, send)
-
-
-def make_router(prefix: str, names: str = "") -> APIRouter:
-    """Return the routes below ``prefix``; ``names`` ends the names of the operations, which must differ."""
-    router = APIRouter(prefix=prefix, tags=["cvat"])
-    router.add_api_route(
-        FUNCTIONS, cvat_functions, methods=["GET"], name=f"cvat_functions{names}", summary="List the functions for CVAT"
-    )
-    router.add_api_route(
-        f"{FUNCTIONS}/{{name}}",
-        cvat_function,
-        methods=["GET"],
-        name=f"cvat_function{names}",
-        summary="Describe a function for CVAT",
-    )
-    router.add_api_route(
-        INVOCATIONS, cvat_invoke, methods=["POST"], name=f"cvat_invoke{names}", summary="Call a function from CVAT"
-    )
-    return router

@@ -1,40 +1,33 @@
-"""The routes that Label Studio asks, below any of the addresses that a project may have for its backend."""
+"""What answers Label Studio, below any of the addresses that a project may have for its backend."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from service.cam.methods import METHODS
 from service.errors import BodyTooLarge, InvalidRequest, UnknownMethod
 from service.http.requests import body_of, client_of, read_in_thread, refuse_encoded, unless_gone
 from service.options import Options
-from service.protocols import key_scope
-from service.protocols.label_studio.backend import Backend, Question
+from service.protocols.label_studio.backend import Question
 from service.protocols.label_studio.pictures import Credentials
 from service.protocols.label_studio.place import Place
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import TypeVar
 
+    from starlette.requests import Request
+
     from service.engine.explainer import Explainer
+    from service.protocols.label_studio.backend import Backend
 
     BodyT = TypeVar("BodyT", bound=BaseModel)
 
-__all__ = ["NAME", "PREFIX", "WEBHOOKS", "PredictBody", "SetupBody", "router"]
-
-NAME = "label_studio"
-PREFIX = "/integrations/label-studio"
-_PLACES = {"": "", "/{model}": "_with", "/{model}/{layer}": "_at", "/{model}/{layer}/{method}": "_by"}
-WEBHOOKS = tuple(f"{PREFIX}{place}/webhook" for place in _PLACES)
+__all__ = ["PredictBody", "SetupBody", "health", "predict", "setup", "versions"]
 
 # What a body may hold, counted by its signs: parsed, an empty list takes a hundred times the room of its two bytes.
 _MAX_SIGNS = 1_000_000
-
-router = APIRouter(prefix=PREFIX, tags=["label studio"])
 
 
 def _text(value: object) -> object:
@@ -113,11 +106,11 @@ def _place(request: Request) -> Place:
 
 
 def _shared(request: Request) -> tuple[Backend, Explainer]:
-    return getattr(request.state, NAME), request.state.explainer
+    return request.state.label_studio.backend, request.state.explainer
 
 
 async def health(request: Request) -> dict[str, Any]:
-    """Up, whatever state the model is in: `state` tells."""
+    """Tell that the backend is up, whatever state the model is in."""
     _, engine = _shared(request)
     place = _place(request)
     status = engine.model(place.model)
@@ -125,9 +118,8 @@ async def health(request: Request) -> dict[str, Any]:
     return {"status": "UP", "model_class": title, "model": status.config.name, "state": status.state}
 
 
-@key_scope("infer")
 async def setup(request: Request) -> dict[str, str]:
-    """The version that predictions are known by. Does not wait for the model."""
+    """Tell the version that predictions are known by, without waiting for the model."""
     backend, engine = _shared(request)
     place, body = _place(request), await _parsed(request, SetupBody)
     version = backend.version(engine, place, body.label_config)
@@ -135,9 +127,8 @@ async def setup(request: Request) -> dict[str, str]:
     return {"model_version": version}
 
 
-@key_scope("infer")
 async def predict(request: Request) -> dict[str, list[dict[str, Any]]]:
-    """A prediction for each task; exactly one for several tasks makes Label Studio ask for them one by one."""
+    """Predict each task, or give exactly one prediction, which makes Label Studio ask for the tasks one by one."""
     backend, engine = _shared(request)
     place, body = _place(request), await _parsed(request, PredictBody)
     params = body.params or Parameters()
@@ -149,31 +140,6 @@ async def predict(request: Request) -> dict[str, list[dict[str, Any]]]:
 
 
 async def versions(request: Request) -> dict[str, list[str]]:
-    """The version of predictions for a project that sets no threshold."""
+    """List the version of predictions for a project that sets no threshold."""
     backend, engine = _shared(request)
     return {"versions": [backend.version(engine, _place(request))]}
-
-
-async def webhook() -> Response:
-    """Taken note of, and no more: nothing is trained here. Its body is not read, so that anybody may send it."""
-    return Response("{}", media_type="application/json")
-
-
-_ROUTES: tuple[tuple[str, str, Callable[..., Any], str], ...] = (
-    ("GET", "health", health, "Label Studio asks whether the backend is there"),
-    ("POST", "setup", setup, "A project of Label Studio introduces itself"),
-    ("POST", "predict", predict, "Predict tasks of Label Studio"),
-    ("GET", "versions", versions, "List the versions of predictions"),
-    ("POST", "webhook", webhook, "Take note of what happens in Label Studio"),
-)
-_BODIES = {"setup": SetupBody, "predict": PredictBody}
-
-for _path, _suffix in _PLACES.items():
-    for _method, _name, _endpoint, _summary in _ROUTES:
-        router.add_api_route(
-            f"{_path}/{_name}",
-            _endpoint,
-            methods=[_method],
-            name=f"label_studio_{_name}{_suffix}",
-            summary=_summary,
-        )
