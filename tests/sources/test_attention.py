@@ -184,6 +184,7 @@ def test_of_an_exported_program(fused: bool, tmp_path: Path) -> None:
     assert_maps_are(host, by_timm(own, normalised(PIXELS, host.info.preprocess), [0], 3), 3)
 
 
+@pytest.mark.filterwarnings("ignore")  # exporters use what they have deprecated themselves
 def test_of_an_onnx_graph(tmp_path: Path) -> None:
     """Its operators are in no blocks, so that there is attention rollout alone."""
     need("onnx2torch", "onnx")
