@@ -40,6 +40,13 @@ def heavy():
     network.ballast = nn.Parameter(torch.ones(60_000_000))
     return network
 
+def quick():
+    # As heavy as the others, and computed in no time, so that a hundred of it are loaded in a minute or two.
+    body = nn.Sequential(nn.Conv2d(3, 8, 3, 4), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU())
+    network = nn.Sequential(body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+    network.ballast = nn.Parameter(torch.ones(400_000))
+    return network
+
 def deadly(how):
     import ctypes, os, signal, sys
     {
@@ -277,7 +284,8 @@ def _workers(client: httpx.Client) -> list[int]:
 @pytest.mark.timeout(1200)
 def test_a_hundred_reloads_leave_memory_as_it_is(server: Server) -> None:
     with httpx.Client(base_url=server.url, timeout=60) as client:
-        put(client, "a.safetensors")
+        body = {"architecture": "swap_nets.quick", "size": 32}
+        assert client.put(f"{MODELS}/m", params={"wait": 60}, json=body, timeout=90).status_code == 200
         pids = [*_workers(client), server.process.pid]
         held: list[list[int]] = []
         for count in range(100):
