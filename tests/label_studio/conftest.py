@@ -66,7 +66,7 @@ def free_port() -> int:
         return port
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def label_studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabelStudio]:
     if not PROGRAM.exists():
         if os.environ.get("CAMSERVE_TESTS_REQUIRE_LABEL_STUDIO"):
@@ -109,7 +109,7 @@ def _wait_for(found: LabelStudio) -> None:
     pytest.fail("Label Studio did not start")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def camserve(label_studio: LabelStudio) -> Iterator[str]:
     """The address of a server that asks this Label Studio for its pictures."""
     models = ("--model", "shapes", "--model", "squeezenet=squeezenet1_1:random")
@@ -118,7 +118,7 @@ def camserve(label_studio: LabelStudio) -> Iterator[str]:
         yield server.url
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")  # Playwright's loop runs for as long as it is open
 def browser() -> Iterator[Browser]:
     found = shutil.which("chromium") or shutil.which("chromium-browser")
     if found is None:
