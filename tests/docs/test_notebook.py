@@ -9,6 +9,7 @@ import shlex
 import subprocess
 from typing import TYPE_CHECKING
 
+import pytest
 from PIL import Image
 
 from tests.docs.documents import ROOT, blocks
@@ -18,11 +19,10 @@ from tests.server import running_server
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import pytest
-
 MARK = "tests/docs/test_notebook.py runs it"
 
 
+@pytest.mark.slow
 def test_a_notebooks_model_is_trained_checked_served_and_asked(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CAMSERVE_DEVICE", "cpu")
     document = blocks(ROOT / "docs" / "from-notebook-to-service.md")
