@@ -108,11 +108,11 @@ def _loaded(config: ModelConfig, device: str, downloads: Downloads, tell: Tell, 
         loaded = source.load(config, downloads)
     observer.read(loaded)
     place = torch.device(device)
-    module = in_eval_mode(loaded.module).to(place, dtype=getattr(torch, config.dtype))
+    module = in_eval_mode(loaded.module).to(place, dtype=getattr(torch, config.precision))
     observer.begins("preprocessing")
     spec, assumed = input_spec(config, loaded.preprocess)
     tell(0.3, "checking")
-    output, probe = first_output(module, Probe(spec, place, getattr(torch, config.dtype)))
+    output, probe = first_output(module, Probe(spec, place, getattr(torch, config.precision)))
     observer.begins("labels")
     heads, head = _heads(config, output, len(probe.noise))
     bare: dict[str | None, Network] = {name: EagerNetwork(module, name, loaded.hidden) for name in heads or [None]}
@@ -143,7 +143,7 @@ def _loaded(config: ModelConfig, device: str, downloads: Downloads, tell: Tell, 
         preprocess=spec,
         layers=placed[head],
         default_layer=_default_layer(config, loaded, placed[head], module),
-        dtype=config.dtype,
+        dtype=config.precision,
         device=str(place),
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         memory=_bytes_of(module),

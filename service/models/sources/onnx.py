@@ -119,7 +119,7 @@ class _Input:
             raise UnusableGraph(f"takes an input of shape {sizes}, where pictures (N, C, H, W) have 4 axes")
         if tensor.elem_type not in {_FLOAT, _UINT8}:
             raise UnusableGraph(
-                "computes in another type than float32. Export it in float32; the option dtype changes it"
+                "computes in another type than float32. Export it in float32; the option precision changes it"
             )
         batch, *rest = sizes
         last = rest[2] in {1, 3} and rest[0] not in {1, 3}
