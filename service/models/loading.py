@@ -18,7 +18,7 @@ from service.cam.catalogue import probe_layers
 from service.cam.derivatives import cause_of
 from service.cam.eager import EagerNetwork
 from service.cam.heads import find_heads, is_ranking
-from service.errors import ModelLoadError, ModelOutputError, ServiceError
+from service.errors import ModelLoadError, ModelOutputError, ServiceError, first_line
 from service.models.defaults import default_layer, recommended
 from service.models.digests import digest_of_model, digest_of_weights
 from service.models.first_run import first_output
@@ -93,9 +93,8 @@ def load_model(
         ) from error
     except Exception as error:  # the code of a model may raise anything
         log.exception("model %s: what was not expected", config.name)
-        first = (str(error).splitlines() or [""])[0].removesuffix(".")
         raise ModelLoadError(
-            f"Loading failed unexpectedly, with {type(error).__name__}: {first}. The log has more."
+            f"Loading failed unexpectedly, with {type(error).__name__}: {first_line(error)}. The log has more."
         ) from error
 
 
