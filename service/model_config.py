@@ -16,12 +16,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from service.vocabulary import Activation, ChannelOrder, Fitting, Preset
 
-__all__ = ["NAME_PATTERN", "ModelConfig", "NoPath", "parse_option"]
+__all__ = ["NAME_PATTERN", "ModelConfig", "NoPath", "parse_option", "whole_device"]
 
 log = logging.getLogger("camserve.models")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 NAME_PATTERN = f"^{_NAME.pattern}$"
+_DEVICE = r"^(cpu|cuda(:[0-9]{1,3})?|mps)$"
 
 
 class NoPath:
@@ -132,6 +133,12 @@ class ModelConfig(BaseModel):
     )
     std: Channels | None = Field(None, description="Per-channel standard deviation, likewise.")
     precision: Literal["float32", "bfloat16", "float16"] = Field("float32", description="What the model computes in.")
+    device: Word | None = Field(
+        None,
+        json_schema_extra={"pattern": _DEVICE},
+        description="Where its workers compute: `cpu`, `cuda`, `cuda:1`, `mps`; on the service's own devices if left "
+        "out.",
+    )
     head: Word | None = Field(None, description="Of a model with several outputs: which one answers by default.")
     multi_label: bool = Field(False, description="Classes do not exclude each other: probabilities are sigmoids.")
     activation: Literal["auto", Activation] | dict[str, Literal["auto", Activation]] = Field(
@@ -170,6 +177,8 @@ class ModelConfig(BaseModel):
             raise ValueError(f"model name {self.name!r} may hold letters, digits, '.', '_' and '-' only")
         if self.size is not None and (self.height is not None or self.width is not None):
             raise ValueError("size is height and width in one: give size alone, or height and width")
+        if self.device is not None and not re.search(_DEVICE, self.device):
+            raise ValueError(f"device must be cpu, cuda, cuda:1 (or another number) or mps, not {self.device!r}")
         for key in ("mean", "std"):
             numbers = len(getattr(self, key) or ())
             if numbers == 2 != self.channels:
@@ -177,6 +186,12 @@ class ModelConfig(BaseModel):
                     f"{key} must be one number, or one for each of {self.channels} channels, not {numbers}"
                 )
         return self
+
+
+def whole_device(device: str) -> str:
+    """Return a device with its number: ``cuda`` is ``cuda:0``, and cuda:01 is cuda:1."""
+    kind, _, number = device.partition(":")
+    return f"cuda:{int(number or 0)}" if kind == "cuda" else device
 
 
 @cache

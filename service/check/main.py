@@ -91,7 +91,7 @@ def _check(job: Job, teller: _Teller) -> None:
 def _load(job: Job, teller: _Teller) -> ModelHost | None:
     """Load the model; None where it cannot be, which was told."""
     downloads = Downloads(job.cache_dir, job.allow_download, job.weights_mirror)
-    device = devices_for(job.device)[0]
+    device = devices_for(job.config.device or job.device)[0]
     try:
         require_device(device)
         return load_model(job.config, device, downloads, observer=teller)

@@ -283,7 +283,8 @@ class Explainer:
 
     def _expected_s(self, cost: Cost, info: ModelInfo) -> float:
         """Return how long some work should take, nothing else being done."""
-        return cost.forward * info.pass_s / max(1, len(self.pool.supervisor.slots)) + cost.pixels * _SECONDS_PER_PIXEL
+        workers = sum(self.pool.registry.holds(slot.number, info.key) for slot in self.pool.supervisor.slots)
+        return cost.forward * info.pass_s / max(1, workers) + cost.pixels * _SECONDS_PER_PIXEL
 
     async def _images(self, pictures: Sequence[Picture]) -> tuple[ImageAnswer, ...]:
         async with asyncio.TaskGroup() as group:

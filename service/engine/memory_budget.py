@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+from collections import Counter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -59,16 +60,18 @@ class MemoryBudget:
         """Put out what is too much, with room for a model that is about to be loaded."""
         if self._limit is None:
             return
-        held = self._registry.idle_or_not()
         self._used = {key: when for key, when in self._used.items() if self._registry.version(key)}
-        total = sum(self.size(info) for info, _ in held.values()) + (self.size(coming) if coming else 0)
-        idle = [key for key, (_, idle) in held.items() if idle]
+        totals = Counter({coming.device: self.size(coming)} if coming else {})
+        held = self._registry.held()
+        for version in held.values():
+            totals.update(dict.fromkeys(version.devices, self.size(version.info)))
+        idle = [key for key, version in held.items() if version.idle]
         for key in sorted(idle, key=lambda key: (self._used.get(key, 0), -key.revision)):
-            if total <= self._limit:
-                return
-            info = held[key][0]
-            total -= self.size(info)
-            log.info("model %s is put out: its %d bytes are needed", key.name, self.size(info))
+            size, devices = self.size(held[key].info), held[key].devices
+            if all(totals[device] <= self._limit for device in devices):
+                continue
+            totals.subtract(dict.fromkeys(devices, size))
+            log.info("model %s is put out: its %d bytes are needed", key.name, size)
             self._metrics.models_put_out.labels("budget").inc()
             self._put_out(key)
 

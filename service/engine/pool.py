@@ -211,7 +211,7 @@ class Pool:
             UnknownModel, UnknownVersion: there is none.
         """
         status = self.registry.status(name, label)
-        if status.state == "loading" and (last_exit := self.supervisor.keeps_dying()):
+        if status.state == "loading" and (last_exit := self.supervisor.keeps_dying(status.config)):
             reason = (
                 f"its worker process keeps dying; last time: {last_exit}. It is started again within half a minute."
             )
@@ -303,7 +303,8 @@ class Pool:
             return "waiting"
         if self.registry.missing(slot.number):
             return "loading"
-        return "failed" if self.registry.failed_on(slot.number) or not self.registry.unloaded_names() else "ready"
+        lacks = self.supervisor.wanted(slot) and not self.registry.unloaded_names()
+        return "failed" if self.registry.failed_on(slot.number) or lacks else "ready"
 
     def is_busy(self, number: int) -> bool:
         """Whether a batch was handed to the worker of this number and is not answered."""

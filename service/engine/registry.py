@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from service.engine.versions import Labels, ModelStatus, Version, VersionStatus
+from service.engine.versions import HeldVersion, Labels, ModelStatus, Version, VersionStatus
 from service.errors import NameTaken, NotReady, UnknownAlias, UnknownModel, UnknownVersion
 from service.models.info import ModelKey
 
@@ -272,6 +272,10 @@ class Registry:
         """Return what the versions of a model that are there or on their way are loaded from, oldest first."""
         return [version.config for version in self._of(name)]
 
+    def every_config(self) -> list[ModelConfig]:
+        """Return what all versions are loaded from, of whatever model and in whatever state."""
+        return [version.config for version in self._versions.values()]
+
     def version(self, key: ModelKey) -> VersionStatus | None:
         """Tell how a version is; None once it is forgotten."""
         version = self._versions.get(key)
@@ -286,13 +290,17 @@ class Registry:
         version = self._versions.get(key)
         return version is None or version.draining or not (version.loading or version.state == "loading")
 
-    def idle_or_not(self) -> dict[ModelKey, tuple[ModelInfo, bool]]:
-        """Return every version that some worker holds, and whether it could be put out: nobody needs or loads it."""
+    def held(self) -> dict[ModelKey, HeldVersion]:
+        """Return every version that some worker holds."""
         return {
-            key: (version.info, not (version.leases or version.loading or version.draining or key not in self._named()))
+            key: HeldVersion(version.info, version.devices, idle=self._is_idle(version))
             for key, version in self._versions.items()
             if version.info is not None
         }
+
+    def _is_idle(self, version: Version) -> bool:
+        needed = version.leases or version.loading or version.draining
+        return not needed and version.key in self._named()
 
     def unloaded_names(self) -> list[str]:
         """Return the models that are loaded when somebody asks for them."""

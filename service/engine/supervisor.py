@@ -6,6 +6,7 @@ Runs in the front process.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections import Counter
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from service.engine.cores import available_cores
 from service.engine.messages import Hello, ModelFailed, ModelLoaded, ModelProgress, ModelUnloaded, Ran, Start
 from service.engine.trial import TRIAL, Trials
 from service.engine.worker import Listener, WorkerSpec
+from service.model_config import whole_device
 from service.models.sources.source import Downloads
 
 if TYPE_CHECKING:
@@ -43,12 +45,14 @@ class Slot:
 
     Attributes:
         worker: the one that is there now, or waits to be started.
+        own: whether its device is one of the service's own, not of models that name another.
         deaths: how many before it died in a row without having been of use.
         last_exit: how the one before it ended.
         useful: whether it has answered a batch.
     """
 
     worker: Worker
+    own: bool = True
     deaths: int = 0
     last_exit: str | None = None
     useful: bool = False
@@ -57,6 +61,11 @@ class Slot:
     def number(self) -> int:
         """The place's number, which replacements keep."""
         return self.worker.snapshot.number
+
+    def takes(self, config: ModelConfig) -> bool:
+        """Whether a model is loaded here: on the device that it names, or on each of the service's own."""
+        device = self.worker.snapshot.device
+        return self.own if config.device is None else whole_device(device) == whole_device(config.device)
 
 
 class BusyListener(Listener, Protocol):
@@ -101,6 +110,7 @@ class Supervisor:
         self._backoff_s = backoff_s
         self._tasks: set[asyncio.Task[None]] = set()
         self._spread = settings.device != "auto"
+        self._numbers = itertools.count()
         # Model → how many workers died while they loaded it: at all, and with other models loaded before.
         self._deadly: Counter[ModelKey] = Counter()
         self._fatal: Counter[ModelKey] = Counter()
@@ -114,8 +124,9 @@ class Supervisor:
 
     async def start(self) -> None:
         """Launch the first workers; models load while this returns."""
-        for number in range(self._settings.workers):
-            self._open(number, self._settings.device)
+        for _ in range(self._settings.workers):
+            self._open(self._settings.device)
+        self._open_for([config for _, config in self._registry.wanted()])
 
     async def stop(self) -> None:
         """End the workers."""
@@ -125,9 +136,10 @@ class Supervisor:
         await asyncio.gather(self._trials.stop(), *(slot.worker.stop(timeout_s=5.0) for slot in self.slots))
 
     def load(self, key: ModelKey, config: ModelConfig) -> None:
-        """Have every worker load a model; those that cannot be told yet load what is wanted when they have started."""
+        """Have every worker of its device load a model; one that cannot be told yet does when it has started."""
+        self._open_for([config])
         for slot in self.slots:
-            if slot.worker.snapshot.connected:
+            if slot.worker.snapshot.connected and slot.takes(config):
                 self._load(slot.worker, [(key, config)])
 
     def load_if_it_can_be(self, key: ModelKey, config: ModelConfig) -> None:
@@ -158,19 +170,24 @@ class Supervisor:
         """Return the worker that has a place now."""
         return next(slot.worker for slot in self.slots if slot.number == number)
 
-    def keeps_dying(self) -> str | None:
-        """Tell how workers end, where all of them keep dying without having been of use; None where they do not."""
-        if self.slots and all(slot.deaths >= KEEPS_DYING for slot in self.slots):
-            return self.slots[0].last_exit
+    def keeps_dying(self, config: ModelConfig) -> str | None:
+        """Tell how the workers of a model end, where all keep dying without having been of use; None where not."""
+        slots = [slot for slot in self.slots if slot.takes(config)] or self.slots
+        if slots and all(slot.deaths >= KEEPS_DYING for slot in slots):
+            return slots[0].last_exit
         return None
+
+    def wanted(self, slot: Slot) -> list[tuple[ModelKey, ModelConfig]]:
+        """Return what a worker is to hold, whether it has been told so or not."""
+        return [(key, config) for key, config in self._registry.wanted() if slot.takes(config)]
 
     # -- life and death -----------------------------------------------------------------------------------------------
 
-    def _open(self, number: int, device: str) -> None:
+    def _open(self, device: str, *, own: bool = True) -> None:
         """Open another place for a worker."""
-        slot = Slot(self._make(number, device))
+        slot = Slot(self._make(next(self._numbers), device), own)
         self.slots.append(slot)
-        self._spawn(self._start(slot.worker, 0.0))
+        self._spawn(self._start(slot, 0.0))
 
     def _make(self, number: int, device: str) -> Worker:
         return self._launch(WorkerSpec(number, self._how(device), self._settings.worker_silence_timeout_s), self)
@@ -188,8 +205,9 @@ class Supervisor:
             expendable=expendable,
         )
 
-    async def _start(self, worker: Worker, delay_s: float) -> None:
-        """Start a worker, after a delay, and have it load what is wanted."""
+    async def _start(self, slot: Slot, delay_s: float) -> None:
+        """Start the worker of a place, after a delay, and have it load what is wanted."""
+        worker = slot.worker
         await asyncio.sleep(delay_s)
         try:
             await worker.start()
@@ -197,9 +215,7 @@ class Supervisor:
             log.error("a worker for %s cannot be started: %s", worker.snapshot.device, error)
             self.on_exit(worker)
             return
-        wanted = [
-            each for each in self._registry.wanted() if each[0] not in self._refused and not self._is_tried(each[0])
-        ]
+        wanted = self._loadable(slot)
         # A suspect goes last: if it is to blame, the others are loaded first, which proves it.
         wanted.sort(key=lambda each: self._deadly[each[0]])
         suspects = [each for each in wanted if self._deadly[each[0]]]
@@ -208,6 +224,14 @@ class Supervisor:
                 self._try(key, config)
             wanted = wanted[: -len(suspects) or None]
         self._load(worker, wanted)
+
+    def _loadable(self, slot: Slot) -> list[tuple[ModelKey, ModelConfig]]:
+        """Return what a worker is to hold, was not told to load, and nothing speaks against."""
+        return [
+            (key, config)
+            for key, config in self.wanted(slot)
+            if slot.number not in self._registry.involved(key) and key not in self._refused and not self._is_tried(key)
+        ]
 
     def _load(self, worker: Worker, models: Sequence[tuple[ModelKey, ModelConfig]]) -> None:
         """Have a worker load models, and give up what it has not loaded in time."""
@@ -247,6 +271,7 @@ class Supervisor:
         match message:
             case Hello(_, devices):
                 self._spread_over(devices)
+                self._load_what_names_its_device(self._slot_of(worker))
             case ModelProgress(key, fraction) if key in self._tried:
                 self._registry.progressed(number, key, 0.5 + fraction / 2, "taking over")
             case ModelProgress(key, fraction, stage):
@@ -260,6 +285,7 @@ class Supervisor:
                 self._registry.failed(number, key, reason)
             case ModelUnloaded(key):
                 self._registry.unloaded(number, key)
+                self._close_if_idle(self._slot_of(worker))
             case Ran():
                 self._slot_of(worker).useful = True
         self._pool.on_message(worker, message)
@@ -271,7 +297,26 @@ class Supervisor:
         self._spread = True
         for device in devices[1:]:
             for _ in range(self._settings.workers):
-                self._open(len(self.slots), device)
+                self._open(device)
+        self._open_for([config for _, config in self._registry.wanted()])
+
+    def _open_for(self, configs: Sequence[ModelConfig]) -> None:
+        """Bring workers for devices that models name and no worker has, once it is known which the service has."""
+        for config in configs if self._spread else ():
+            if config.device is not None and not any(slot.takes(config) for slot in self.slots):
+                for _ in range(self._settings.workers):
+                    self._open(whole_device(config.device), own=False)
+
+    def _close_if_idle(self, slot: Slot) -> None:
+        """End the worker of a device that is none of the service's own and that no model names any more."""
+        if not (slot.own or any(slot.takes(config) for config in self._registry.every_config())):
+            self.slots.remove(slot)
+            self._spawn(slot.worker.stop(timeout_s=5.0))
+
+    def _load_what_names_its_device(self, slot: Slot) -> None:
+        """Have a worker that has just said which device it took load what waited for that."""
+        if waited := self._loadable(slot):
+            self._load(slot.worker, waited)
 
     def on_exit(self, worker: Worker) -> None:
         """Put another worker in the place of one that has ended: at once if it was of use, else later and later."""
@@ -286,7 +331,7 @@ class Supervisor:
             self._metrics.worker_restarts.labels(state.ending).inc()
             slot.worker = self._make(slot.number, state.device)
             self._leave_out_refused(slot)
-            self._spawn(self._start(slot.worker, delay_s))
+            self._spawn(self._start(slot, delay_s))
         self._pool.on_exit(worker)
 
     # -- models that kill ---------------------------------------------------------------------------------------------
@@ -306,7 +351,7 @@ class Supervisor:
             self._refused[key] = _killed(slot.worker.snapshot.last_exit)
 
     def _leave_out_refused(self, slot: Slot) -> None:
-        for key, _ in self._registry.wanted():
+        for key, _ in self.wanted(slot):
             if key in self._refused:
                 self._registry.failed(slot.number, key, self._refused[key])
 

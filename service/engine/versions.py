@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from service.settings import ModelConfig
     from service.vocabulary import LoadingStage, ModelState, VersionState
 
-__all__ = ["Labels", "ModelStatus", "Version", "VersionStatus"]
+__all__ = ["HeldVersion", "Labels", "ModelStatus", "Version", "VersionStatus"]
 
 _REMEMBERED = 1000
 
@@ -65,6 +65,21 @@ class VersionStatus:
     stage: LoadingStage | None = None
     current: bool = False
     aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class HeldVersion:
+    """One version that some worker holds.
+
+    Attributes:
+        info: what is known of it.
+        devices: where it is held.
+        idle: whether it could be put out: nobody needs or loads it.
+    """
+
+    info: ModelInfo
+    devices: frozenset[str]
+    idle: bool
 
 
 @dataclass(eq=False)
@@ -121,6 +136,11 @@ class Version:
     def info(self) -> ModelInfo | None:
         """What the workers that hold it found out; None if none does."""
         return next(iter(self.infos.values()), None)
+
+    @property
+    def devices(self) -> frozenset[str]:
+        """Where the workers that hold it compute."""
+        return frozenset(info.device for info in self.infos.values())
 
     @property
     def label(self) -> str | None:

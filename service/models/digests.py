@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["digest_of_files", "digest_of_model", "digest_of_weights"]
 
-# Names alone, and where the files are whose content counts.
-_WITHOUT_EFFECT = {"name", "version", "weights", "labels"}
+# Names alone, where the files are whose content counts, and where it is computed.
+_WITHOUT_EFFECT = {"name", "version", "weights", "labels", "device"}
 
 
 def digest_of_model(config: ModelConfig, content: str, labels: Sequence[Sequence[str]]) -> str:

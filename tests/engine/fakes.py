@@ -79,7 +79,7 @@ class FakeWorker:
         self._listener.on_message(self, message)
 
     def greet(self, *devices: str) -> None:
-        devices = devices or ("cpu",)
+        devices = devices or ("cpu" if self.snapshot.device == "auto" else self.snapshot.device,)
         self.snapshot = replace(self.snapshot, greeted=True, device=devices[0])
         self.say(Hello(devices[0], devices))
 

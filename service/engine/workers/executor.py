@@ -40,6 +40,7 @@ from service.engine.messages import (
 from service.engine.workers.give_way import GiveWay
 from service.engine.workers.isolation import run_isolated
 from service.errors import InternalError, ModelLoadError, ServiceError, first_line
+from service.model_config import whole_device
 from service.models.host import HowTo
 from service.models.loading import load_model
 
@@ -134,7 +135,9 @@ class Executor:
         self._tell(self._loaded(message))
 
     def _loaded(self, load: Load) -> ModelLoaded | ModelFailed:
-        name, device, began = load.config.name, self._devices[0], time.monotonic()
+        name, began = load.config.name, time.monotonic()
+        # Workers are given what belongs on their device; the process that tries models is given any.
+        device = whole_device(load.config.device or self._devices[0])
         try:
             require_device(device)
             before = _allocated(device)
