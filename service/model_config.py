@@ -177,7 +177,7 @@ class ModelConfig(BaseModel):
             raise ValueError(f"model name {self.name!r} may hold letters, digits, '.', '_' and '-' only")
         if self.size is not None and (self.height is not None or self.width is not None):
             raise ValueError("size is height and width in one: give size alone, or height and width")
-        if self.device is not None and not re.search(_DEVICE, self.device):
+        if self.device is not None and not re.fullmatch(_DEVICE, self.device):
             raise ValueError(f"device must be cpu, cuda, cuda:1 (or another number) or mps, not {self.device!r}")
         for key in ("mean", "std"):
             numbers = len(getattr(self, key) or ())

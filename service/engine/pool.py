@@ -178,7 +178,7 @@ class Pool:
             UnknownModel, UnknownVersion: there is none.
         """
         if woken := self.registry.wake(name, label):
-            self.supervisor.load(*woken)
+            self.supervisor.load_if_it_can_be(*woken, same_code=True)
 
     def _on_drained(self, key: ModelKey) -> None:
         self.supervisor.unload(key)

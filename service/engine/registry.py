@@ -354,6 +354,7 @@ class Registry:
     def _status_of(self, version: Version) -> VersionStatus:
         return VersionStatus(
             version.key,
+            version.config,
             version.label,
             "draining" if version.draining else version.state,
             version.reason,

@@ -124,6 +124,7 @@ class Supervisor:
 
     async def start(self) -> None:
         """Launch the first workers; models load while this returns."""
+        await self._trials.spare(self._registry.wanted())
         for _ in range(self._settings.workers):
             self._open(self._settings.device)
         self._open_for([config for _, config in self._registry.wanted()])
@@ -142,10 +143,16 @@ class Supervisor:
             if slot.worker.snapshot.connected and slot.takes(config):
                 self._load(slot.worker, [(key, config)])
 
-    def load_if_it_can_be(self, key: ModelKey, config: ModelConfig) -> None:
-        """Try a model in a process of its own, if workers are processes, and have every worker load it then."""
+    def load_if_it_can_be(self, key: ModelKey, config: ModelConfig, *, same_code: bool = False) -> None:
+        """Try a model in a process of its own, if workers are processes, and have every worker load it then.
+
+        Args:
+            key: of the model.
+            config: what it is loaded from; what could be loaded before is not tried again.
+            same_code: whether a function of the user's is what it was.
+        """
         if any(slot.worker.separate for slot in self.slots):
-            self._try(key, config)
+            self._try(key, config, same_code=same_code)
         else:
             self.load(key, config)
 
@@ -280,6 +287,7 @@ class Supervisor:
                 self._acquit(key)
                 self._metrics.model_loads.labels("loaded").inc()
                 self._registry.loaded(number, key, info)
+                self._trials.loaded(key, info)
             case ModelFailed(key, reason):
                 self._metrics.model_loads.labels("failed").inc()
                 self._registry.failed(number, key, reason)
@@ -347,7 +355,12 @@ class Supervisor:
         key = missing[0]
         self._deadly[key] += 1
         self._fatal[key] += bool(self._registry.held_by(slot.number))
-        if self._fatal[key] >= KEEPS_DYING:
+        version = self._registry.version(key)
+        if version is not None:
+            self._trials.doubt(version.config)
+        # A replacement that could be loaded aside and not here takes what answers along: once is enough.
+        aside = key in self._tried and version is not None and not version.current
+        if self._fatal[key] >= (1 if aside else KEEPS_DYING):
             self._refused[key] = _killed(slot.worker.snapshot.last_exit)
 
     def _leave_out_refused(self, slot: Slot) -> None:
@@ -365,10 +378,10 @@ class Supervisor:
         start = self._how(self._settings.device, expendable=True)
         return self._launch(WorkerSpec(TRIAL, start, self._settings.worker_silence_timeout_s), listener)
 
-    def _try(self, key: ModelKey, config: ModelConfig) -> None:
+    def _try(self, key: ModelKey, config: ModelConfig, *, same_code: bool = False) -> None:
         if not self._is_tried(key):
             self._registry.told(TRIAL, [key])
-            self._trials.begin(key, config)
+            self._trials.begin(key, config, same_code=same_code)
 
     def _is_tried(self, key: ModelKey) -> bool:
         """Whether a model is being tried, waits for it, or will be tried once more."""

@@ -12,14 +12,18 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING, Protocol
 
+from service.engine.file_marks import files_of
 from service.engine.messages import ModelFailed, ModelLoaded, ModelProgress, ModelUnloaded
+from service.engine.proven import Proven
+from service.models.info import ModelInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from service.engine.file_marks import Mark
     from service.engine.messages import FromWorker
     from service.engine.worker import Listener, Worker
-    from service.models.info import ModelInfo, ModelKey
+    from service.models.info import ModelKey
     from service.settings import ModelConfig
 
     Outcome = ModelInfo | ModelFailed | str  # the last is how the process ended
@@ -65,6 +69,10 @@ class Trials:
         self._judge = judge
         self._limit_s = limit_s
         self._waiting: dict[ModelKey, ModelConfig] = {}
+        self._same_code: set[ModelKey] = set()
+        self._proven = Proven()
+        # Of what workers load at the start, without a trial: the mark of its files before they did.
+        self._at_start: dict[ModelKey, tuple[ModelConfig, Mark]] = {}
         self._now: ModelKey | None = None
         self._info: ModelInfo | None = None
         self._worker: Worker | None = None
@@ -72,9 +80,31 @@ class Trials:
         self._task: asyncio.Task[None] | None = None
         self._news = asyncio.Event()
 
-    def begin(self, key: ModelKey, config: ModelConfig) -> None:
-        """Try a model, after those that wait."""
+    async def spare(self, models: Sequence[tuple[ModelKey, ModelConfig]]) -> None:
+        """Prepare for models that workers are to load without a trial: what loads there need not be tried later."""
+        for key, config in models:
+            self._at_start[key] = config, await asyncio.to_thread(self._proven.mark, config)
+
+    def loaded(self, key: ModelKey, info: ModelInfo) -> None:
+        """Take note that a worker has loaded a model."""
+        if key in self._at_start:
+            self._proven.add(*self._at_start.pop(key), info)
+
+    def doubt(self, config: ModelConfig) -> None:
+        """Try a model again, though it was loaded before: it may have ended a worker."""
+        self._proven.forget(config)
+
+    def begin(self, key: ModelKey, config: ModelConfig, *, same_code: bool = False) -> None:
+        """Try a model, after those that wait, unless it is what was loaded before.
+
+        Args:
+            key: of the model.
+            config: what it is loaded from.
+            same_code: whether a function of the user's is what it was, as where workers have imported it.
+        """
         self._waiting[key] = config
+        if same_code:
+            self._same_code.add(key)
         self._news.set()
         if self._task is None or self._task.done():
             self._task = asyncio.ensure_future(self._try_all())
@@ -111,8 +141,13 @@ class Trials:
     async def _try_next(self) -> None:
         key, config = next(iter(self._waiting.items()))
         self._now, self._info = key, None
-        outcome = await self._try(key, config)
+        files = await asyncio.to_thread(self._proven.mark, config) if files_of(config) else ()
+        known = self._proven.info(config, files, same_code=key in self._same_code)
+        outcome = known or await self._try(key, config)
+        if isinstance(outcome, ModelInfo):
+            self._proven.add(config, files, outcome)
         self._now = None
+        self._same_code.discard(key)
         if self._waiting.pop(key, None) is not None:
             self._tell(key, config, outcome)
 

@@ -48,6 +48,7 @@ class VersionStatus:
 
     Attributes:
         key: how front and workers call it.
+        config: what it is loaded from.
         version: its label; None until some worker has read the weights.
         state: how far it is.
         reason: why it failed.
@@ -58,6 +59,7 @@ class VersionStatus:
     """
 
     key: ModelKey
+    config: ModelConfig
     version: str | None
     state: VersionState
     reason: str | None = None

@@ -8,7 +8,6 @@ Runs in the front process.
 
 from __future__ import annotations
 
-import os
 import tomllib
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -17,14 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from service.engine.file_marks import Mark, files_of, mark, texts_in
 from service.engine.permitted import permitted
 from service.errors import ServiceError
 from service.models.file_kinds import CHECKPOINT, OLD_CHECKPOINT, SAFETENSORS, kind_of
 from service.settings import ModelConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
     from service.settings import Settings
 
 __all__ = ["Found", "Mark", "read_folder"]
@@ -34,10 +32,6 @@ _ARTEFACTS |= {".tflite"}
 _LABELS = {".txt", ".names", ".csv", ".tsv", ".json", ".yaml", ".yml"}
 # What programs call a file that they have not finished.
 _UNFINISHED = {".tmp", ".temp", ".part", ".partial", ".filepart", ".crdownload", ".download", ".new", ".swp", ".lock"}
-_MOST_FILES = 10_000  # of a folder that is a model
-
-Mark = tuple[tuple[str, int, int, int], ...]
-"""Path, inode, bytes and time of change of each file of a model: whatever changes in them, it differs."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +71,7 @@ def read_folder(folder: Path, settings: Settings) -> dict[str, Found]:
     settings = settings.model_copy(update={"model_dirs": (folder, *settings.model_dirs)})
     models = {name: parts for name, parts in _by_stem(folder).items() if parts.artefacts or parts.options}
     options = {name: _options(parts.options) for name, parts in models.items()}
-    named = {text for keys in options.values() if isinstance(keys, dict) for text in _texts(keys)}
+    named = {text for keys in options.values() if isinstance(keys, dict) for text in texts_in(keys)}
     found = {}
     for name, parts in models.items():
         if parts.options is None and all(artefact.name in named for artefact in parts.artefacts):
@@ -114,28 +108,19 @@ def _options(file: Path | None) -> dict[str, Any] | str:
         return f"{file.name} cannot be read: {error}."
 
 
-def _texts(value: object) -> Iterator[str]:
-    """Return every text in a table, however deep."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for each in value.values():
-            yield from _texts(each)
-
-
 def _found(name: str, parts: _Parts, options: dict[str, Any] | str, settings: Settings) -> Found:
     files = [*parts.artefacts, *parts.labels, *([parts.options] if parts.options else [])]
     try:
         anything = ModelConfig(name=name, architecture=str(files[0]))
     except ValidationError:
-        return Found(None, _mark(files), "A model's name may hold letters, digits, '.', '_' and '-' only.")
+        return Found(None, mark(files), "A model's name may hold letters, digits, '.', '_' and '-' only.")
     try:
         config = permitted(_config(name, parts, options), settings)
     except _ProblemError as problem:
-        return Found(anything, _mark(files), str(problem))
+        return Found(anything, mark(files), str(problem))
     except ServiceError as error:
-        return Found(anything, _mark(files), error.message)
-    return Found(config, _mark([*files, *_files_of(config)]))
+        return Found(anything, mark(files), error.message)
+    return Found(config, mark([*files, *files_of(config), *_named_alike(config)]))
 
 
 class _ProblemError(Exception):
@@ -185,38 +170,11 @@ def _of_artefact(artefact: Path, options: dict[str, Any]) -> dict[str, str]:
     return {"architecture": str(artefact)}
 
 
-def _files_of(config: ModelConfig) -> list[Path]:
-    """Return the files that a configuration names, and those whose names go on after the artefact's (ONNX's data)."""
-    labels = config.labels.values() if isinstance(config.labels, dict) else [config.labels]
-    named = [Path(text) for text in (config.architecture, config.weights, *labels) if text and Path(text).is_absolute()]
-    return [*named, *(beside for path in named[:1] for beside in path.parent.glob(f"{_escaped(path.name)}?*"))]
+def _named_alike(config: ModelConfig) -> list[Path]:
+    """Return the files whose names go on after the artefact's: what is being written beside it belongs to it."""
+    artefact = Path(config.architecture)
+    return list(artefact.parent.glob(f"{_escaped(artefact.name)}?*")) if artefact.is_absolute() else []
 
 
 def _escaped(name: str) -> str:
     return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
-
-
-def _mark(files: Iterable[Path]) -> Mark:
-    stats = []
-    for file in {each for path in files for each in _within(path)}:
-        try:
-            stat = file.stat()
-        except OSError:  # it has just gone, or leads nowhere
-            stats.append((str(file), 0, 0, 0))
-        else:
-            stats.append((str(file), stat.st_ino, stat.st_size, stat.st_mtime_ns))
-    return tuple(sorted(stats))
-
-
-def _within(path: Path) -> Iterator[Path]:
-    """Return a file, or the files in a folder."""
-    if not path.is_dir():
-        yield path
-        return
-    count = 0
-    for folder, _, names in os.walk(path):
-        for name in names:
-            yield Path(folder, name)
-            count += 1
-            if count == _MOST_FILES:
-                return

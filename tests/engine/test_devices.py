@@ -111,7 +111,7 @@ async def test_a_device_whose_workers_keep_dying_fails_its_models_alone() -> Non
         assert "keeps dying; last time: killed by SIGSEGV" in str(pool.status("b").reason)
 
 
-@pytest.mark.parametrize("device", ["auto", "gpu", "cuda:", "cuda:x", "/dev/null", ""])
+@pytest.mark.parametrize("device", ["auto", "gpu", "cuda:", "cuda:x", "/dev/null", "", "cpu\n"])
 def test_what_is_no_device_is_refused(device: str) -> None:
     with pytest.raises(ValidationError, match="device must be cpu, cuda, "):
         ModelConfig(architecture="toy", device=device)

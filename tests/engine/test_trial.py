@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
-from service.engine.messages import ModelProgress
+from service.engine.messages import ModelLoaded, ModelProgress
 from service.engine.trial import TRIAL
 from service.settings import ModelConfig
-from tests.engine.fakes import FakedPool, FakeLauncher, FakeWorker, entry, number_of, settings, settle
+from tests.engine.fakes import FakedPool, FakeLauncher, FakeWorker, entry, info, number_of, settings, settle
 from tests.web.application import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from service.models.info import ModelKey
 
-NEW = ModelConfig(name="m", architecture="toy", version="2")
+NEW = ModelConfig(name="m", architecture="toy", version="2", size=64)
 OTHER = ModelConfig(name="other", architecture="toy")
 
 
@@ -271,3 +273,99 @@ async def test_where_nothing_can_be_loaded_a_suspect_is_tried_again_and_again(su
     (await tried(suspicious)).die()
     await settle()
     assert suspicious.status("deadly").state == "failed"
+
+
+# -- what was loaded before -------------------------------------------------------------------------------------------
+
+
+def loads_of(pool: FakedPool, name: str) -> list[int]:
+    """How often each worker was told to load a model, and last the process in which they are tried."""
+    count = [len([key for key in worker.loads if key.name == name]) for worker in pool.workers]
+    aside = [key for worker in pool.launched if worker.spec.number == TRIAL for key in worker.loads]
+    return [*count, len([key for key in aside if key.name == name])]
+
+
+async def passes(pool: FakedPool) -> None:
+    """Have the process find that the model can be loaded."""
+    trial = await tried(pool)
+    trial.load_done("other")
+    trial.unload_done()
+    await settle()
+
+
+async def test_what_was_loaded_at_the_start_is_not_tried_when_it_is_reloaded_or_asked_for(pool: FakedPool) -> None:
+    pool.load(ModelConfig(name="m", architecture="toy"))
+    await settle()
+    assert loads_of(pool, "m") == [2, 2, 0]
+    for worker in pool.workers:
+        worker.load_done("m")
+    pool.put_out(pool.workers[0].key("m"))
+    pool.wake("m")
+    await settle()
+    assert loads_of(pool, "m") == [3, 3, 0]
+
+
+async def test_what_was_tried_is_not_tried_again_unless_a_file_of_it_has_changed(
+    pool: FakedPool, tmp_path: Path
+) -> None:
+    weights = tmp_path / "w.safetensors"
+    weights.write_bytes(b"1")
+    config = OTHER.model_copy(update={"weights": str(weights)})
+    pool.load(config)
+    await until(lambda: loads_of(pool, "other") == [0, 0, 1])
+    await passes(pool)
+    pool.load(config)
+    await until(lambda: loads_of(pool, "other") == [2, 2, 1])
+
+    weights.write_bytes(b"12")
+    pool.load(config)
+    await until(lambda: loads_of(pool, "other") == [2, 2, 2])
+
+
+async def test_what_is_put_out_is_tried_when_its_file_has_changed_meanwhile(pool: FakedPool, tmp_path: Path) -> None:
+    weights = tmp_path / "w.safetensors"
+    weights.write_bytes(b"1")
+    pool.load(OTHER.model_copy(update={"weights": str(weights)}))
+    await until(lambda: loads_of(pool, "other") == [0, 0, 1])
+    await passes(pool)
+    for worker in pool.workers:
+        worker.load_done("other")
+    pool.put_out(pool.workers[0].key("other"))
+    weights.write_bytes(b"12")
+    pool.wake("other")
+    await until(lambda: loads_of(pool, "other") == [1, 1, 2])
+
+
+async def test_functions_are_tried_again_when_they_are_reloaded_but_not_when_they_are_asked_for(
+    pool: FakedPool,
+) -> None:
+    key = pool.load(OTHER)
+    trial = await tried(pool)
+    await settle()
+    for worker in (trial, *pool.workers):
+        worker.greet()
+        worker.say(ModelLoaded(key, replace(info("other"), source="python", revision=key.revision)))
+        trial.unload_done()
+        await settle()
+    pool.put_out(key)
+    pool.wake("other")
+    await settle()
+    assert loads_of(pool, "other") == [2, 2, 1]
+    pool.load(OTHER)
+    await settle()
+    assert loads_of(pool, "other") == [2, 2, 2]
+
+
+async def test_a_replacement_that_loads_aside_and_ends_a_worker_is_given_up_at_once(pool: FakedPool) -> None:
+    key = pool.load(NEW)
+    trial = await tried(pool)
+    trial.load_done("m")
+    trial.unload_done()
+    await settle()
+    for number in range(2):
+        pool.workers[number].die("killed by SIGKILL")
+        await settle()
+        assert key not in pool.workers[number].loads
+        pool.workers[number].load_done("m")
+    assert states(pool) == ["ready", "failed"]
+    assert reason(pool, key).startswith("Loading it ends the process: killed by SIGKILL.")
