@@ -200,7 +200,7 @@ class Registry:
             else:
                 known = version.known if version.known and version.known.digest == info.digest else None
                 label = known.version if known else self._labels.label(info)
-                version.known = version.infos[worker] = version.warned(replace(info, version=label))
+                version.known = version.infos[worker] = replace(info, version=label)
                 version.failures.pop(worker, None)
                 version.on_demand = False
             self._take_over(key.name)
@@ -258,7 +258,9 @@ class Registry:
             UnknownModel, UnknownVersion: there is none of that name, or no version of it has that label.
         """
         found = self.find(name, label)
-        return ModelStatus(found.config, found.state, found.reason, found.info, found.known, found.on_demand)
+        return ModelStatus(
+            found.config, found.state, found.reason, found.info, found.warned(found.known), found.on_demand
+        )
 
     def statuses(self) -> list[ModelStatus]:
         """Tell how every model is, in the order in which they were added; the first is the default."""

@@ -137,7 +137,7 @@ class Version:
     @property
     def info(self) -> ModelInfo | None:
         """What the workers that hold it found out; None if none does."""
-        return next(iter(self.infos.values()), None)
+        return self.warned(next(iter(self.infos.values()), None))
 
     @property
     def devices(self) -> frozenset[str]:
@@ -170,8 +170,10 @@ class Version:
             return "waiting" if self.state == "loading" else None
         return self.stages.get(min(self.loading, key=self.loading.__getitem__), "waiting")
 
-    def warned(self, info: ModelInfo) -> ModelInfo:
+    def warned(self, info: ModelInfo | None) -> ModelInfo | None:
         """Return ``info`` with a warning for each name that pointed to other weights before."""
+        if info is None or not self.expected:
+            return info
         warnings = [
             ModelWarning(
                 "changed_while_away",

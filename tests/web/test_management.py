@@ -457,6 +457,7 @@ async def test_files_that_have_changed_while_the_service_was_down_are_said(folde
     async with faked(known=after, **allowed) as changed, changed.client() as client:
         await until(partial(_all_ready, changed))
         await client.put("/api/v1/aliases/stable", json={"model": "birds", "version": "one"})
+        assert await warned(client) == ["birds"], "of the alias, at once"
         await put(client, version="two")
         assert await warned(client) == []
     async with faked(known=after, **allowed) as again, again.client() as client:
