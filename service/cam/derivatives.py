@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from torch.autograd.graph import GradientEdge
 
-__all__ = ["TwiceDifferentiable", "cause_of", "differentiate"]
+__all__ = ["TwiceDifferentiable", "attend_in_full", "cause_of", "differentiate"]
 
 _IN_PLACE = (
     "the model changes in place what the backward pass needs, as x += y or an activation with inplace=True does; make "
@@ -104,7 +104,7 @@ def _attend(*args: Any, need_weights: bool = True, **kwargs: Any) -> tuple[Tenso
     return mixed, weights if need_weights else None
 
 
-def _attend_scaled(  # noqa: PLR0913  # PyTorch's own signature
+def attend_in_full(  # noqa: PLR0913  # PyTorch's own signature
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -113,12 +113,16 @@ def _attend_scaled(  # noqa: PLR0913  # PyTorch's own signature
     is_causal: bool = False,
     scale: float | None = None,
     enable_gqa: bool = False,
-) -> Tensor:
-    """``scaled_dot_product_attention``: PyTorch's own implementation that is not fused."""
-    mixed: Tensor = torch.ops.aten._scaled_dot_product_attention_math(  # it has no public name
+) -> tuple[Tensor, Tensor]:
+    """``scaled_dot_product_attention``, with its weights: PyTorch's own implementation that is not fused."""
+    mixed, weights = torch.ops.aten._scaled_dot_product_attention_math(  # it has no public name
         query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
-    )[0]
-    return mixed
+    )
+    return mixed, weights
+
+
+def _attend_scaled(*args: Any, **kwargs: Any) -> Tensor:
+    return attend_in_full(*args, **kwargs)[0]
 
 
 def _hard_sigmoid(x: Tensor, inplace: bool = False) -> Tensor:

@@ -11,6 +11,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from service.cam.derivatives import attend_in_full
 from service.cam.layers import LayerCall
 from service.errors import ModelOutputError
 
@@ -99,21 +100,8 @@ class AttentionRecorder(TorchFunctionMode):
             return mixed, None
         return mixed, weights.mean(-3) if average_attn_weights else weights
 
-    def _attend_scaled(  # noqa: PLR0913  # PyTorch's own signature
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attn_mask: Tensor | None = None,
-        dropout_p: float = 0.0,
-        is_causal: bool = False,
-        scale: float | None = None,
-        enable_gqa: bool = False,
-    ) -> Tensor:
-        mixed: Tensor
-        mixed, weights = torch.ops.aten._scaled_dot_product_attention_math(  # it has no public name
-            query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
-        )
+    def _attend_scaled(self, *args: Any, **kwargs: Any) -> Tensor:
+        mixed, weights = attend_in_full(*args, **kwargs)
         self.calls.append(Attention(weights, _edge_of(weights)))
         return mixed
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from service.check.report import Step
     from service.check.subject import Subject
     from service.engine.answers import MapAnswer
     from service.engine.plan import Plan
@@ -47,10 +48,7 @@ _RUNS, _LONG_ENOUGH_S = 5, 2.0
 def batch_row(subject: Subject) -> Row:
     """Compare answers for eight pictures together with those for each alone."""
     apart = rows_apart(subject.host.network(), subject.host.normalise(subject.pixels))
-    found = f"eight pictures together and alone: logits differ by {apart:.1g} of the largest"
-    if apart <= TOLERANCE[getattr(torch, subject.info.dtype)]:
-        return row_with_warnings(subject.info, "batch", found)
-    return Row("batch", "failed", found, (_ROWS,))
+    return _compared(subject, "batch", "eight pictures together and alone", apart, _ROWS)
 
 
 _ROWS = (
@@ -62,16 +60,20 @@ _ROWS = (
 def determinism_row(subject: Subject) -> Row:
     """Compare two answers for the same pictures."""
     apart = runs_apart(subject.host.network(), subject.host.normalise(subject.pixels))
-    found = f"two runs: logits differ by {apart:.1g} of the largest"
-    if apart <= TOLERANCE[getattr(torch, subject.info.dtype)]:
-        return row_with_warnings(subject.info, "determinism", found)
-    return Row("determinism", "failed", found, (_RUNS_DIFFER,))
+    return _compared(subject, "determinism", "two runs", apart, _RUNS_DIFFER)
 
 
 _RUNS_DIFFER = (
     "The same pictures get other answers the second time, though noise did not when the model was loaded. Look for "
     "random numbers, and for what the model keeps from one pass to the next."
 )
+
+
+def _compared(subject: Subject, step: Step, what: str, apart: float, note: str) -> Row:
+    found = f"{what}: logits differ by {apart:.1g} of the largest"
+    if apart <= TOLERANCE[getattr(torch, subject.info.dtype)]:
+        return row_with_warnings(subject.info, step, found)
+    return Row(step, "failed", found, (note,))
 
 
 # -- explanations -----------------------------------------------------------------------------------------------------
