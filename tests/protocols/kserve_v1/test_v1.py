@@ -109,6 +109,7 @@ INSTANCES = {
     "b64": {"b64": B64},
     "base64 alone": B64,
     "a data URI": f"data:image/png;base64,{B64}",
+    "a data URI in capitals": f"DATA:image/png;BASE64,{B64}",
     "pixels": np.asarray(Image.open(io.BytesIO(PICTURE)).convert("RGB")).tolist(),
     "pixels, by name": {"data": np.asarray(Image.open(io.BytesIO(PICTURE)).convert("RGB")).tolist()},
 }
