@@ -170,6 +170,21 @@ async def test_what_is_asked_for_is_there(client: httpx.AsyncClient) -> None:
     assert attribution["regions"][0]["score"] == 1.0
 
 
+async def test_scores_are_there_where_they_are_asked_for(client: httpx.AsyncClient) -> None:
+    boxes = [[0, 0, 1000, 1000], [[0, 0], [1000, 0], [1000, 1000]], "[0, 0, 1000, 1000]"]
+    instances = [{"b64": B64, "region": region} for region in boxes]
+    answer = await ask(client, EXPLAIN, *instances, instances[0], {"b64": B64}, output=["scores"])
+    found = [each["attributions"][0]["scores"] for each in answer["explanations"]]
+    assert [found[index]["mass_inside"] for index in (0, 2, 3)] == 3 * [pytest.approx(1)]
+    assert 0 < found[1]["mass_inside"] < 1
+    assert found[4]["mass_inside"] is None
+    assert answer["predictions"][0]["scores"]["margin"] == pytest.approx(found[0]["margin"])
+    (prediction,) = (await ask(client, PREDICT, B64, scores=True))["predictions"]
+    best, second = prediction["confidences"][:2]
+    assert prediction["scores"]["margin"] == pytest.approx(best - second)
+    assert "scores" not in (await ask(client, PREDICT, B64))["predictions"][0]
+
+
 async def test_vertex_ais_parameters_are_understood(client: httpx.AsyncClient) -> None:
     answer = await ask(client, PREDICT, B64, maxPredictions=2, confidenceThreshold=0.5)
     assert answer["predictions"][0]["displayNames"] == ["dog"]
