@@ -18,8 +18,6 @@ from tests.toys import png
 from tests.web.application import Exchange, faked, until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     import httpx
 
     from tests.web.application import Application
@@ -27,18 +25,6 @@ if TYPE_CHECKING:
 PICTURE = png()
 B64 = base64.b64encode(PICTURE).decode()
 PREDICT, EXPLAIN = "/v1/models/pets:predict", "/v1/models/pets:explain"
-
-
-@pytest.fixture
-async def application() -> AsyncIterator[Application]:
-    async with faked(max_images=8) as application:
-        yield application
-
-
-@pytest.fixture
-async def client(application: Application) -> AsyncIterator[httpx.AsyncClient]:
-    async with application.client() as client:
-        yield client
 
 
 async def ask(client: httpx.AsyncClient, path: str, *instances: Any, **parameters: Any) -> dict[str, Any]:

@@ -18,8 +18,6 @@ from tests.toys import png
 from tests.web.application import faked, until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     import httpx
 
     from service.engine.request import Request
@@ -29,18 +27,6 @@ PICTURE = png(size=(60, 40))
 B64 = base64.b64encode(PICTURE).decode()
 INFER = "/v2/models/pets/infer"
 LENGTH = "Inference-Header-Content-Length"
-
-
-@pytest.fixture
-async def application() -> AsyncIterator[Application]:
-    async with faked(max_images=8) as application:
-        yield application
-
-
-@pytest.fixture
-async def client(application: Application) -> AsyncIterator[httpx.AsyncClient]:
-    async with application.client() as client:
-        yield client
 
 
 def image(*data: Any, **fields: Any) -> dict[str, Any]:

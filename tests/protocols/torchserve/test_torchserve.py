@@ -17,8 +17,6 @@ from tests.toys import png
 from tests.web.application import PETS, faked, until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     import httpx
 
     from tests.web.application import Application
@@ -27,18 +25,6 @@ PICTURE = png(size=(60, 40))
 B64 = base64.b64encode(PICTURE).decode()
 PREDICT, EXPLAIN = "/predictions/pets", "/explanations/pets"
 MAP = np.arange(16).reshape(4, 4).tolist()
-
-
-@pytest.fixture
-async def application() -> AsyncIterator[Application]:
-    async with faked() as application:
-        yield application
-
-
-@pytest.fixture
-async def client(application: Application) -> AsyncIterator[httpx.AsyncClient]:
-    async with application.client() as client:
-        yield client
 
 
 def says(response: httpx.Response, status: int, kind: str, *words: str) -> None:
