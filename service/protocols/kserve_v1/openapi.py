@@ -11,11 +11,11 @@ from service.protocols import EXAMPLE_REQUEST_ID, OpenApiPart
 if TYPE_CHECKING:
     from service.protocols import Operation
 
-__all__ = ["ANSWERS", "OPENAPI", "REQUEST"]
+__all__ = ["ANSWERS", "OPENAPI", "REQUEST", "complete"]
 
 _DESCRIPTION = """\
-KServe's V1 protocol (`/v1/models/{model}:predict` and `:explain`) is spoken for its clients, and for those of Vertex AI
-and TensorFlow Serving; errors are `{"error": "…"}`."""
+KServe's V1 protocol (`/v1/models/{model}:predict` and `:explain`) is spoken for its clients, and for those of
+TensorFlow Serving; errors are `{"error": "…"}`."""
 
 _PICTURE = {
     "description": 'A picture\'s file in base64 (a data URI is accepted), as `{"b64": "…"}` or as it is; or its '
@@ -173,7 +173,11 @@ ANSWERS = {
 
 def _complete(operation: Operation) -> None:
     name = operation.fields["operationId"].removesuffix("_version")
-    name = "v1_version" if name == "v1" else name
+    complete(operation, "v1_version" if name == "v1" else name)
+
+
+def complete(operation: Operation, name: str) -> None:
+    """Give an operation the bodies of the one that is called ``name`` here."""
     answer = operation.fields["responses"]["200"].setdefault("content", {}).setdefault("application/json", {})
     answer |= {"schema": _SCHEMAS[name], "example": ANSWERS[name]}
     if operation.method != "post":
