@@ -133,14 +133,7 @@ def _parameters(parameters: Any) -> tuple[dict[str, Any], float]:
 
 def _named(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return options by their names here; null is the same as left out."""
-    return {_ALSO_CALLED.get(name, name): _whole(value) for name, value in options.items() if value is not None}
-
-
-def _whole(value: Any) -> Any:
-    """Return 281 for 281.0, also in lists: Google's library knows no other numbers, and classes have whole ones."""
-    if isinstance(value, list):
-        return [_whole(each) for each in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    return {_ALSO_CALLED.get(name, name): value for name, value in options.items() if value is not None}
 
 
 def _attributes(options: Mapping[str, Any]) -> dict[str, Any]:
