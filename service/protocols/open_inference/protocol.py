@@ -28,12 +28,14 @@ async def v2_server() -> Any:
     return {"name": "camserve", "version": __version__, "extensions": _EXTENSIONS}
 
 
+@router.head("/health/live", include_in_schema=False)
 @router.get("/health/live", response_model=None, summary="Is the process alive? (V2)")
 async def v2_live() -> Any:
     """200 as long as the process answers."""
     return {"live": True}
 
 
+@router.head("/health/ready", include_in_schema=False)
 @router.get("/health/ready", summary="Can requests be answered? (V2)")
 async def v2_ready(request: Request) -> Response:
     """200 if some model can answer and the service is not draining, else 503."""

@@ -192,7 +192,7 @@ def _options(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 def _outputs(given: Any, *, in_binary: bool) -> dict[str, bool]:
     """Return the outputs that are asked for, and whether each is sent in binary."""
-    if not given:
+    if given is None or given == []:
         return dict.fromkeys(_BY_DEFAULT, in_binary)
     if not isinstance(given, list):
         raise InvalidRequest("'outputs' is not a list.")
@@ -205,7 +205,7 @@ def _outputs(given: Any, *, in_binary: bool) -> dict[str, bool]:
             raise InvalidRequest(f"There is no output {shorten(repr(name))}.{meant}")
         if name in outputs:
             raise InvalidRequest(f"Output {name!r} is asked for twice.")
-        parameters = each.get("parameters") or {}
+        parameters = {} if each.get("parameters") is None else each["parameters"]
         if not isinstance(parameters, dict):
             raise InvalidRequest(f"The parameters of output {name!r} are not an object.")
         for unread, instead in {"classification": "class_id, score and label", "shared_memory_region": "it"}.items():

@@ -20,6 +20,7 @@ __all__ = ["TORCHSERVE"]
 router = APIRouter(tags=["TorchServe"])
 
 
+@router.head("/ping", include_in_schema=False)
 @router.get("/ping", summary="Is the service healthy? (TorchServe)")
 async def torchserve_ping(request: Request) -> Response:
     """200 and Healthy if some model can answer and the service is not draining, else 500 as TorchServe has it."""
