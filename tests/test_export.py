@@ -254,6 +254,7 @@ def test_fiftyone(folder: Path, explained: dict[str, Any], tmp_path: Path) -> No
 # -- from a server ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_server_gives_the_same(folder: Path, tmp_path: Path) -> None:
     here = exported("coco", folder, tmp_path / "here.json", "--masks", "--target", "top-2", "--threshold", "0.4")
     with running_server("--log-level", "error") as server:
