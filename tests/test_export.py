@@ -26,8 +26,9 @@ from service.commands import export as command
 from service.commands import pictures
 from service.errors import InvalidOption, Unavailable
 from service.export.journal import Journal
-from service.export.label_studio import brush_rle, config
+from service.export.label_studio import config
 from service.export.records import Record
+from service.labelling.rle import encode
 from tests.server import running_server
 from tests.test_cli import run
 
@@ -201,7 +202,7 @@ def test_label_studio(shapes: str, folder: Path, explained: dict[str, Any], tmp_
 def test_brushes_are_read_as_they_were(shape: tuple[int, int]) -> None:
     random = np.random.default_rng(1).random(shape) > 0.7
     for mask in (random, np.zeros(shape, np.bool_), np.ones(shape, np.bool_)):
-        alpha = brush_mask(brush_rle(mask), shape[1], shape[0])
+        alpha = brush_mask(encode(mask), shape[1], shape[0])
         assert (alpha == 255 * mask).all()
 
 

@@ -58,9 +58,9 @@ def test_brushes_are_the_maps_own_pixels(url: str, export: Export) -> None:
 
 
 def test_our_brushes_are_theirs_byte_for_byte_where_they_are_read(export: Export) -> None:
-    from service.export.label_studio import brush_rle
+    from service.labelling.rle import encode
 
     mask = np.random.default_rng(2).random((60, 40)) > 0.6
-    ours = brush.decode_rle(brush_rle(mask)).reshape(60, 40, 4)
+    ours = brush.decode_rle(encode(mask)).reshape(60, 40, 4)
     theirs = brush.decode_rle(brush.mask2rle(mask.astype(np.uint8) * 255)).reshape(60, 40, 4)
     assert (ours[..., 3] == theirs[..., 3]).all()

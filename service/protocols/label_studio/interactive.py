@@ -9,7 +9,7 @@ import numpy as np
 
 from service.errors import InvalidOption
 from service.labelling.masks import bounds_of, nearer_to, parts_at, peak_of
-from service.protocols.label_studio.rle import decode
+from service.labelling.rle import decode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

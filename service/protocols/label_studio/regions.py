@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from service.labelling.masks import alpha_png, levels_of
-from service.protocols.label_studio.rle import encode
+from service.labelling.rle import encode
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

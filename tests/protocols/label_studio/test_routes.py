@@ -340,7 +340,7 @@ class TestInteractive:
         assert 76 <= rows.min() <= rows.max() < 174
 
     async def test_a_brush_stroke(self, client: httpx.AsyncClient) -> None:
-        from service.protocols.label_studio.rle import encode as run_lengths
+        from service.labelling.rle import encode as run_lengths
 
         stroke = np.zeros((192, 192), np.bool_)
         stroke[108:112, 100:120] = True
