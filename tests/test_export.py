@@ -377,6 +377,21 @@ def test_a_journal_without_records_is_begun_anew(content: bytes, tmp_path: Path)
         Journal(path, {"format": "fiftyone"})
 
 
+def test_two_exports_do_not_write_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.journal"
+    with Journal(path, {"format": "coco"}) as journal:
+        journal.add(Record(file="a.png"), (1, 2))
+        before = path.read_bytes()
+        with pytest.raises(InvalidOption, match="Another export is writing this file"):
+            Journal(path, {"format": "coco"})
+        assert path.read_bytes() == before
+        journal.add(Record(file="b.png"), (1, 2))
+        assert [each.file for each in journal.records(["b.png", "a.png"])] == ["b.png", "a.png"]
+        journal.remove()
+        with Journal(path, {"format": "fiftyone"}) as other:
+            assert not other.has("a.png", (1, 2)), "what is removed holds nobody up"
+
+
 @pytest.mark.slow
 def test_a_killed_process_loses_nothing(tmp_path: Path) -> None:
     photos = tmp_path / "photos"
