@@ -23,8 +23,8 @@ _PORTS = {"http": 80, "https": 443}
 
 
 def origin_of(url: httpx.URL) -> tuple[str, str, int]:
-    """Return scheme, host and port."""
-    return url.scheme, url.host.lower(), url.port or _PORTS.get(url.scheme, 0)
+    """Return scheme, host as it stands in DNS, and port."""
+    return url.scheme, url.raw_host.decode("ascii").lower(), url.port or _PORTS.get(url.scheme, 0)
 
 
 class Fetcher:

@@ -61,6 +61,7 @@ async def fetcher(server: Server) -> AsyncIterator[Fetcher]:
         ("::", False),
         ("fe80::1%eth0", False),
         ("fd00::1", False),
+        ("fec0::1", False),
         ("ff02::1", False),
         ("::ffff:127.0.0.1", False),
         ("64:ff9b::7f00:1", False),
@@ -159,6 +160,15 @@ class TestElsewhere:
         with pytest.raises(PictureNotFetched, match="machine or its network"):
             await fetcher.get(f"{site.url}/a.png")
         assert site.heads == []
+
+    async def test_the_name_that_the_server_hears_is_the_one_that_is_looked_up(
+        self, fetcher: Fetcher, site: Server, names: dict[str, list[str]]
+    ) -> None:
+        """Python's own look-up would take ``faß`` for ``fass``, another host."""
+        names["xn--fa-hia.example"], names["fass.example"] = ["127.0.0.2"], ["127.0.0.1"]
+        port = site.url.rpartition(":")[2]
+        assert await fetcher.get(f"http://FAß.example:{port}/a.png") == PICTURE
+        assert f"host: xn--fa-hia.example:{port}" in site.heads[0].lower()
 
     async def test_credentials_do_not_go_where_it_redirects_to(
         self, fetcher: Fetcher, server: Server, site: Server, names: dict[str, list[str]]
