@@ -97,7 +97,8 @@ class TestPlaces:
     async def test_below_a_path(self, server: Server) -> None:
         server.answers[f"/ls{UPLOAD}"] = response(200, PICTURE)
         pictures = Pictures(Settings(label_studio_url=f"{server.url}/ls/"))
-        assert await pictures.get(UPLOAD, 7, NOBODY) == PICTURE
+        for value in (UPLOAD, f"/ls{UPLOAD}"):
+            assert await pictures.get(value, 7, NOBODY) == PICTURE
         await pictures.close()
 
     async def test_clouds_are_asked_of_label_studio(self, server: Server) -> None:
