@@ -207,7 +207,7 @@ class Backend:
             controls = [each for each in asking.labelling.about(image.name) if not each.interactive_only]
             if not controls:
                 continue
-            region = marked_region(task, image.name)
+            region = marked_region(task, image.name) if asking.score == "mass_inside" else None
             looked = [
                 await look(asking, controls, data, item, region)
                 for item, data in await self._data(image, task, question)

@@ -104,13 +104,14 @@ class _Tag:
         """Return an attribute, whatever its case; empty where it is not given."""
         return next((value for key, value in self.attributes.items() if key.lower() == name), "")
 
-    def walk(self) -> Iterator[_Tag]:
-        """Yield it and all that is inside, in document order."""
+    def walk(self, *, into_controls: bool = True) -> Iterator[_Tag]:
+        """Yield it and all that is inside, in document order; perhaps not what is inside of controls further down."""
         left = [self]
         while left:
             tag = left.pop()
             yield tag
-            left.extend(reversed(tag.inside))
+            if into_controls or tag is self or tag.name not in _CONTROLS:
+                left.extend(reversed(tag.inside))
 
 
 def parse_config(text: str) -> Labelling:
@@ -140,7 +141,9 @@ def _control(tag: _Tag, images: dict[str, ImageTag]) -> Control | None:
     about = next((image for part in tag.get("toname").split(",") if (image := part.strip()) in images), None)
     if not name or about is None or _is_on(tag, "perregion") or "{{" in name:
         return None
-    labels = [_label(each) for each in tag.walk() if each.name == _CONTROLS[tag.name] and each.get("value")]
+    labels = [
+        _label(each) for each in tag.walk(into_controls=False) if each.name == _CONTROLS[tag.name] and each.get("value")
+    ]
     return Control(
         tag.name,
         name,
