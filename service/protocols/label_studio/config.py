@@ -5,6 +5,7 @@ It is XML that strangers write: a document type, and with it every entity, is re
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from xml.parsers import expat
@@ -81,11 +82,13 @@ class Labelling:
         images: its pictures, by name.
         controls: those about a picture, in their order.
         threshold: share of the map's maximum above which regions lie.
+        digest: of its text.
     """
 
     images: dict[str, ImageTag] = field(default_factory=dict)
     controls: tuple[Control, ...] = ()
     threshold: float = Options.threshold
+    digest: str = ""
 
     def about(self, image: str) -> tuple[Control, ...]:
         """Return the controls about a picture."""
@@ -127,7 +130,8 @@ def parse_config(text: str) -> Labelling:
     controls = [control for tag in tags if tag.name in _CONTROLS and (control := _control(tag, images)) is not None]
     drawn = [tag for tag in tags if tag.name == "image" or (tag.name in _CONTROLS and tag.name != "choices")]
     thresholds = [share for tag in drawn if (share := _share(tag)) is not None]
-    return Labelling(images, tuple(controls), thresholds[0] if thresholds else Options.threshold)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return Labelling(images, tuple(controls), thresholds[0] if thresholds else Options.threshold, digest)
 
 
 def _image(tag: _Tag) -> ImageTag | None:

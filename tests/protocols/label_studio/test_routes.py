@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -275,6 +276,13 @@ class TestTasksThatFail:
 
     async def test_nothing_to_predict(self, client: httpx.AsyncClient) -> None:
         assert await predicted(client) == []
+
+
+async def test_numbers_of_any_length(client: httpx.AsyncClient) -> None:
+    data = f'{{"image": "{uri(STAR)}", "n": {"9" * 5000}}}'
+    body = f'{{"tasks": [{{"id": 1, "data": {data}}}], "label_config": {json.dumps(config(BRUSH))}}}'
+    response = await client.post(f"{PREFIX}/predict", content=body)
+    assert response.status_code in {200, 400}, response.text
 
 
 HOSTILE = {
