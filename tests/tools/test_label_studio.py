@@ -47,7 +47,8 @@ def test_brushes_are_the_maps_own_pixels(url: str, export: Export) -> None:
             explained = client.explain(SAMPLES / name, output=["mask", "regions"], image_format="png")
         drawn = explained.explanations[0].raw.mask
         assert drawn is not None
-        reached = np.asarray(Image.open(io.BytesIO(base64.b64decode(drawn.data)))) >= 128
+        with Image.open(io.BytesIO(base64.b64decode(drawn.data))) as image:
+            reached = np.asarray(image) >= 128
         together = np.zeros(reached.shape, bool)
         for region in task["predictions"][0]["result"][1:]:
             assert (region["original_height"], region["original_width"]) == reached.shape
