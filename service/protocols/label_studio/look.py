@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from service.areas import levels_of
 from service.engine.request import Request, Upload
 from service.errors import InvalidOption, Overloaded, RateLimited, shorten
 from service.labelling.labels import meanings
-from service.labelling.masks import levels_of
 from service.protocols.label_studio.interactive import answering_control, part_pointed_at, pointed_at, value_of
 from service.protocols.label_studio.place import other_layer
 from service.protocols.label_studio.regions import (
@@ -262,7 +262,7 @@ def _part(  # what a part of a map follows from
     """Return what lies where somebody pointed, as a result of a control; nothing where nothing speaks for it there."""
     if drawn.summary.reason is not None or drawn.rendered.mask is None:
         return []
-    levels = levels_of(drawn.rendered.mask.data)
+    levels = levels_of(drawn.rendered.mask.data, size.width, size.height)
     mask = part_pointed_at(levels, marks, size, threshold)
     if not mask.any():
         return []

@@ -358,6 +358,10 @@ class TestInteractive:
         mark["value"] = {"format": "rle", "rle": run_lengths(stroke), "brushlabels": ["star"]}
         (result,) = (await self.part(client, mark))["result"]
         assert mask_of(result)[110, 110]
+        erased = {**mark, "value": {**mark["value"], "rle": run_lengths(np.zeros_like(stroke))}}
+        assert (await self.part(client, erased))["result"] == []
+        (same,) = (await self.part(client, mark, {**erased, "is_positive": False}))["result"]
+        assert same["value"] == result["value"], "a stroke of which nothing is left cuts nothing"
 
     @pytest.mark.parametrize("type_", ["rectanglelabels", "polygonlabels", "keypointlabels", "bitmasklabels"])
     async def test_other_controls_answer_too(self, client: httpx.AsyncClient, type_: str) -> None:
@@ -408,6 +412,7 @@ class TestInteractive:
             ([click(58, 58, "whale")], config(BRUSH.replace("gear", "whale")), "no class for the label 'whale'"),
             ([{**click(1, 1), "value": {"x": "a", "y": 1, "keypointlabels": ["star"]}}], SMART, "no number"),
             ([{**click(1, 1), "type": "brushlabels", "value": {"rle": [1], "brushlabels": ["star"]}}], SMART, "brush"),
+            ([click(58, 58)] * 101, SMART, "101 places are marked"),
         ],
     )
     async def test_what_cannot_be_answered_says_why(
