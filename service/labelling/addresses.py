@@ -51,7 +51,7 @@ async def public_addresses(host: str, port: int) -> list[str]:
     if not all(is_public(address) for address in found):
         raise PictureNotFetched(
             f"{host!r} is an address of this machine or its network, which is not asked for pictures. Only the host of "
-            "label_studio_url may be."
+            "label_studio_url may be, and those of label_studio_storage."
         )
     return found
 

@@ -62,7 +62,7 @@ class Pictures:
     def __init__(self, settings: Settings) -> None:
         self._base = (settings.label_studio_url or "").rstrip("/")
         self._max_bytes = settings.max_image_bytes
-        self._fetcher = Fetcher(self._base or None, settings.max_image_bytes)
+        self._fetcher = Fetcher(self._base or None, settings.max_image_bytes, storage=settings.label_studio_storage)
         token = settings.label_studio_token
         self._token = _Token(self._base, token.get_secret_value() if token else "", self._fetcher)
 
