@@ -103,6 +103,7 @@ SLOW = pytest.mark.slow  # a process each: some tell of all in every run
         pytest.param("grey", "preprocessing", "set channels=1", marks=SLOW),
         ("exits", "model", "it exited with code 0. The model's code must not end the process"),
         pytest.param("ends_python", "model", "SystemExit", marks=SLOW),
+        ("raises_what_cannot_be_written", "model", "RuntimeError: \\ud83d \\x1b[31mxxx"),
         pytest.param("crashes", "model", "it was killed by SIGSEGV.", marks=SLOW),
         pytest.param(
             "is_killed_later", "batch", "it was killed by SIGKILL. Too little memory, most likely.", marks=SLOW
@@ -127,6 +128,14 @@ def test_what_is_wrong_is_said_in_its_row(model: str, step: str, words: str) -> 
     first = next(row for row in rows.values() if row["result"] == "failed")
     assert first["step"] == step
     assert words in " ".join(first["notes"])
+
+
+@pytest.mark.slow
+def test_what_a_model_writes_into_what_it_did_not_open_is_no_result() -> None:
+    code, (report,) = check("writes_into_what_it_did_not_open")
+
+    assert (code, report["result"]) == (0, "ok")
+    assert rows_of(report)["labels"]["found"] == "3 classes (class 0, class 1, class 2), softmax"
 
 
 def test_what_was_passed_before_a_failure_is_said_and_what_comes_after_was_not_reached() -> None:
