@@ -123,8 +123,10 @@ def test_addresses_are_read_with_care(page: Page, query: str, name: str, value: 
 def test_keys_of_a_model_are_read_as_lines_or_as_json(page: Page) -> None:
     lines = """
         # as in a [[models]] table
-        size = 224
-        mode = "crop"
+        size = 224 # px
+        mode = "crop"  # "centre"
+        description = 'no. # 3' # a comment
+        constructor.x = 1
         interpolation = bilinear
         version = 'a "b"'
         multi_label = true
@@ -134,7 +136,8 @@ def test_keys_of_a_model_are_read_as_lines_or_as_json(page: Page) -> None:
         labels.side = sides.txt
     """
     keys = {
-        "size": 224, "mode": "crop", "interpolation": "bilinear", "version": 'a "b"', "multi_label": True,
+        "size": 224, "mode": "crop", "description": "no. # 3", "constructor": {"x": 1},
+        "interpolation": "bilinear", "version": 'a "b"', "multi_label": True,
         "mean": [0.5, 0.5, 0.5], "factory_args": {"classes": 7, "width": 8}, "labels": {"side": "sides.txt"},
     }  # fmt: skip
     assert call(page, "model-keys", f"module.parsed({json.dumps(lines)})") == keys
@@ -148,6 +151,8 @@ def test_keys_of_a_model_are_read_as_lines_or_as_json(page: Page) -> None:
         ("size: 224", "Line 1 of the further keys is not of the form key = value: size: 224"),
         ("size = 3\nsize = 4", "Line 2 of the further keys gives size once more."),
         ("mean = 3\nmean.x = 4", "Line 2 of the further keys gives mean.x once more."),
+        ("mean = 3\nmean.x.y = 4", "Line 2 of the further keys gives mean.x.y once more."),
+        ("mean = [0.5,\n0.5]", "a list stands in one line"),
         ("factory_args = {classes = 7}", "Write tables as JSON."),
         ("size =", "not of the form key = value"),
         ('{"size": }', "begin as a JSON object and are none"),
