@@ -8,7 +8,7 @@ import { $ } from "./dom.js";
 import { read } from "./layers.js";
 import { displayable, find } from "./pictures.js";
 import { show as showPredictions } from "./predictions.js";
-import { drawing, modelName, question, sentence } from "./questions.js";
+import { DEFAULTS, drawing, modelName, question, sentence } from "./questions.js";
 import { state } from "./state.js";
 import { Task } from "./task.js";
 import { paint } from "./viewing.js";
@@ -17,7 +17,6 @@ const LARGEST = 1024; // a map is smooth: finer pictures of it cost time and sho
 
 let onScreen = null; // {picture, question, key, answer}; null before the first answer
 
-const forget = { head: "", layer: "", method: "", target: "", against: "", signed: false, smooth: 0, flip: false, fuse: "", model: "" };
 let task;
 let tell;
 let visible = ""; // the id of the picture in the viewer
@@ -25,7 +24,7 @@ let visible = ""; // the id of the picture in the viewer
 /** Called once; `answered()` is called after every answer. */
 export function control(answered) {
   tell = answered;
-  task = new Task($("scene"), $("explain-problems"), update, { defaults: forget });
+  task = new Task($("scene"), $("explain-problems"), update, { defaults: DEFAULTS });
 }
 
 /** Explain the picture that the state names, as the state says. */

@@ -9,7 +9,7 @@ import { $, refill } from "./dom.js";
 import { howRead, reader } from "./expected.js";
 import { ofOne, read } from "./layers.js";
 import { find } from "./pictures.js";
-import { colormap, modelName, variant } from "./questions.js";
+import { colormap, DEFAULTS, modelName, variant } from "./questions.js";
 import { save } from "./save.js";
 import { change, state } from "./state.js";
 import { csv, record } from "./table.js";
@@ -32,7 +32,7 @@ export function asked() {
 /** Called once; `answered()` is called after every answer, `samples` promises the names of the samples. */
 export function control(answered, samples) {
   tell = answered;
-  task = new Task($("gallery-problems"), $("gallery-problems"), update);
+  task = new Task($("gallery-problems"), $("gallery-problems"), update, { defaults: DEFAULTS });
   sampleNames = samples;
   $("gallery-samples").addEventListener("click", () => change({ samples: true, tab: "gallery" }));
   $("sort").addEventListener("change", () => change({ sort: $("sort").value }, { replace: true }));

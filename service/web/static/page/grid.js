@@ -11,7 +11,7 @@ import { $, refill } from "./dom.js";
 import { Picker } from "./picker.js";
 import { areFused, ofSeveral, read, several, toggled } from "./layers.js";
 import { find } from "./pictures.js";
-import { classAsked, colormap, modelName, variant } from "./questions.js";
+import { classAsked, colormap, DEFAULTS, modelName, variant } from "./questions.js";
 import { change, state } from "./state.js";
 import { Task } from "./task.js";
 
@@ -29,8 +29,7 @@ export const asked = () => onScreen;
 /** Called once; `answered()` is called after every answer. */
 export function control(answered) {
   tell = answered;
-  const forget = { row: [], column: [], against: "", signed: false, fuse: "" };
-  task = new Task($("grid-problems"), $("grid-problems"), update, { defaults: forget });
+  task = new Task($("grid-problems"), $("grid-problems"), update, { defaults: DEFAULTS });
   new Picker($("columns"), {
     title: "Columns of the grid", multiple: true, chosen: columns, groups: columnGroups,
     choose: (value) => change({ column: toggled(columns(), value) }),
