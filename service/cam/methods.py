@@ -30,7 +30,7 @@ class Work:
         backward: backward passes. Many that go through a part of the network each, and together through all of it, are
             one.
         forward_per_channel: whole forward passes per channel of the layer.
-        tail_per_channel: passes through what comes behind the layer, per channel, and one per chunk of them.
+        tail_per_channel: passes through what comes behind the layer, per channel; ``work`` counts more beside them.
     """
 
     shared_backward: bool = False

@@ -60,21 +60,24 @@ def ablationcam(context: LayerContext) -> Tensor:
 
     One error of the whole score is an error of every weight: times the sum of many channels it would show in the map
     what was computed together. So all scores are those of the row alone, and every chunk is compared with the whole
-    activations beside it, which are rounded as the chunk is.
+    activations beside it, which are rounded as the chunk is; a chunk of one with the whole activations alone.
     """
     rows, channels, height, width = context.activations.shape
     weights = torch.empty(rows, channels)
     for row in range(rows):
         context.checkpoint(row * channels, rows * channels)
         logits, activations = _alone(context, row)
+        # A copy, as whatever follows the layer may write into it.
+        whole = context.scores(context.resume(row, activations.clone()), row).cpu()  # (1,)
         for chunk in context.chunks(channels, channels * height * width, row * channels, rows * channels):
-            ablated = activations.repeat(1 + chunk.stop - chunk.start, 1, 1, 1)  # (1 + M, C, h, w)
-            ablated[range(1, len(ablated)), range(chunk.start, chunk.stop)] = 0
-            whole, *without = context.scores(context.resume(row, ablated), row).cpu()
-            weights[row, chunk] = whole - torch.stack(without)
+            size = chunk.stop - chunk.start
+            beside = min(size - 1, 1)
+            ablated = activations.repeat(beside + size, 1, 1, 1)  # (M, C, h, w)
+            ablated[range(beside, len(ablated)), range(chunk.start, chunk.stop)] = 0
+            scores = context.scores(context.resume(row, ablated), row).cpu()
+            weights[row, chunk] = (scores[:1] if beside else whole) - scores[beside:]
         greatest = max(float(each.abs().amax()) for each in (weights[row], logits))
-        score = context.scores(logits, row).cpu()
-        weights[row] /= score.abs().clamp(min=max(_LEAST_SCORE * greatest, 1e-12))
+        weights[row] /= whole.abs().clamp(min=max(_LEAST_SCORE * greatest, 1e-12))
     return weighted_sum(weights.to(context.activations.device), context.activations)
 
 

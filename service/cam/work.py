@@ -100,12 +100,24 @@ def _own(method: Method, sizes: Sequence[_Size], targets: int) -> Passes:
 def _at(method: Method, size: _Size) -> Passes:
     work = method.work
     whole = Passes(work.forward + work.forward_per_channel * size.channels, backward=work.backward)
-    changed = work.tail_per_channel * size.channels
-    # A chunk has a row more, with unchanged activations, which is the one that what comes before the layer is for.
-    chunks = ceil(changed / rows_at_once(size.channels, size.channels * size.cells))
+    return whole + _resumed(work.tail_per_channel * size.channels, size)
+
+
+def _resumed(changed: int, size: _Size) -> Passes:
+    """Count what follows the layer for ``changed`` activations, and for those that they are compared with.
+
+    These are the unchanged ones, once alone and once in every chunk that has more than one row.
+    """
+    if not changed:
+        return Passes()
+    most = rows_at_once(size.channels, size.channels * size.cells)
+    chunks = ceil(changed / most)
+    of_one = chunks if most == 1 else int(changed % most == 1)
+    rows = 1 + changed + chunks - of_one
     if not size.on_every_path:
-        return whole + Passes(forward=chunks + changed)
-    return whole + Passes(forward=chunks, tail=changed)
+        return Passes(forward=rows)
+    # What comes before the layer is computed once per chunk, for the first of its rows.
+    return Passes(forward=1 + chunks, tail=rows - 1 - chunks)
 
 
 def _sum(parts: Iterable[Passes]) -> Passes:

@@ -159,6 +159,6 @@ def test_the_known_amounts() -> None:
     assert passes_together(["eigencam"], [DEEP], targets=3) == Passes(forward=1)
     assert passes_together(["scorecam"], [DEEP]) == Passes(forward=2050)
     chunks = -(-2048 // (32 * 2**20 // (2048 * 49)))
-    assert passes_together(["ablationcam"], [DEEP]) == Passes(forward=2 + chunks, tail=2048)
-    assert passes_together(["ablationcam"], [replace(DEEP, on_every_path=False)]) == Passes(forward=2050 + chunks)
+    assert passes_together(["ablationcam"], [DEEP]) == Passes(forward=3 + chunks, tail=2048)
+    assert passes_together(["ablationcam"], [replace(DEEP, on_every_path=False)]) == Passes(forward=2051 + chunks)
     assert passes_together(["smoothgradcam++"], [DEEP], targets=2) == Passes(forward=17, backward=16)
