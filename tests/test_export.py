@@ -22,8 +22,7 @@ from PIL import Image
 
 from service import cli
 from service.areas import area_of, levels_of
-from service.commands import export as command
-from service.commands import pictures
+from service.commands import asking, pictures
 from service.errors import InvalidOption, Unavailable
 from service.export.journal import Journal
 from service.export.label_studio import config
@@ -301,7 +300,7 @@ def _limited(monkeypatch: pytest.MonkeyPatch, limit: int | None) -> list[str]:
         asked.append(file.name)
         return await real(explainer, request, file)
 
-    monkeypatch.setattr(command, "explained", counted)
+    monkeypatch.setattr(asking, "explained", counted)
     return asked
 
 
