@@ -22,6 +22,7 @@ The tree, and nothing outside it, may leave the decoder, the engine and the clie
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -31,13 +32,17 @@ if TYPE_CHECKING:
     from typing import Self
 
 
+_LONGEST = 4000  # characters of a message, whatever a model's code says
+_NO_TEXT = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
 class ServiceError(Exception):
     """Root of the tree.
 
     Attributes:
         code: stable, machine-readable, one per class.
         title: what this kind of error is, the same for every occurrence.
-        message: one sentence, safe to show, that says what to do.
+        message: one sentence, safe to show, that says what to do; whatever it was made of, it can be written.
         details: further members for the response, JSON-serialisable.
     """
 
@@ -45,8 +50,8 @@ class ServiceError(Exception):
     title: ClassVar[str] = "Internal error"
 
     def __init__(self, message: str, **details: Any) -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = shorten(writable(message), _LONGEST)
+        super().__init__(self.message)
         self.details = details
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -484,6 +489,17 @@ def closest(name: str, known: Iterable[str], limit: int = 3) -> list[str]:
         compared = list(islice((each for each in by_folded if each.startswith(folded[:2])), _COMPARED))
     matches = difflib.get_close_matches(folded, compared, n=limit, cutoff=0.6)
     return [by_folded[match] for match in matches]
+
+
+def writable(text: str) -> str:
+    r"""Write as ``\x1b`` what no text holds: UTF-8 has no lone surrogates, and terminals obey control characters."""
+    return _NO_TEXT.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an exception says, without its full stop; its kind where it says nothing."""
+    line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return shorten(writable(line.rstrip()), 300).removesuffix(".")
 
 
 def shorten(text: str, limit: int = 80) -> str:

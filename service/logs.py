@@ -10,6 +10,7 @@ import time
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from logging.handlers import MemoryHandler
 from queue import Full, Queue
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from service.settings import LogFormat, LogLevel
 
-__all__ = ["JsonFormatter", "about", "configure", "request_id"]
+__all__ = ["JsonFormatter", "about", "configure", "kept_back", "request_id"]
 
 # Whose request the current task, or the current picture of a worker, is about; "" for none.
 request_id: ContextVar[str] = ContextVar("request_id", default="")
@@ -113,6 +114,22 @@ class _Writer(logging.Handler):
 def _to_standard_error(text: str) -> None:
     # Not by sys.stderr, which would try again at the end of the process what it could not write.
     os.write(2, text.encode(errors="backslashreplace"))
+
+
+@contextmanager
+def kept_back() -> Iterator[None]:
+    """Keep lines of the front that are written meanwhile, until the block has said how the log looks."""
+    early = MemoryHandler(_MAX_WAITING, flushLevel=logging.CRITICAL + 1)
+    logger = logging.getLogger("camserve")
+    logger.addHandler(early)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.propagate = True
+        logger.removeHandler(early)
+    for record in early.buffer:
+        logging.getLogger(record.name).handle(record)
 
 
 def configure(level: LogLevel, log_format: LogFormat) -> None:

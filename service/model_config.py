@@ -6,7 +6,9 @@ Reads no environment and no file.
 from __future__ import annotations
 
 import json
+import logging
 import re
+from functools import cache
 from pathlib import Path  # noqa: TC003  # pydantic reads the annotations
 from typing import Annotated, Any, Literal
 
@@ -15,6 +17,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from service.vocabulary import Activation, ChannelOrder, Fitting, Preset
 
 __all__ = ["NAME_PATTERN", "ModelConfig", "NoPath", "parse_option"]
+
+log = logging.getLogger("camserve.models")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 NAME_PATTERN = f"^{_NAME.pattern}$"
@@ -127,7 +131,7 @@ class ModelConfig(BaseModel):
         None, description="Per-channel mean of the input, of pixels times `scale`, in `order`."
     )
     std: Channels | None = Field(None, description="Per-channel standard deviation, likewise.")
-    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="What the model computes in.")
+    precision: Literal["float32", "bfloat16", "float16"] = Field("float32", description="What the model computes in.")
     head: Word | None = Field(None, description="Of a model with several outputs: which one answers by default.")
     multi_label: bool = Field(False, description="Classes do not exclude each other: probabilities are sigmoids.")
     activation: Literal["auto", Activation] | dict[str, Literal["auto", Activation]] = Field(
@@ -152,6 +156,9 @@ class ModelConfig(BaseModel):
     @classmethod
     def _parse(cls, value: Any) -> Any:
         fields = _parse_model(value) if isinstance(value, str) else value
+        if isinstance(fields, dict) and "dtype" in fields and "precision" not in fields:
+            _say_that_it_is_old()
+            fields = {"precision" if key == "dtype" else key: each for key, each in fields.items()}
         if isinstance(fields, dict) and not fields.get("name") and fields.get("architecture"):
             # Of a path, which is none, its last part: the error to come is about the file and not about its name.
             return {**fields, "name": str(fields["architecture"]).rstrip("/").rpartition("/")[2]}
@@ -170,6 +177,12 @@ class ModelConfig(BaseModel):
                     f"{key} must be one number, or one for each of {self.channels} channels, not {numbers}"
                 )
         return self
+
+
+@cache
+def _say_that_it_is_old() -> None:
+    """Say it once, however often a configuration is read."""
+    log.warning("dtype is the old name of the option precision of a model: write precision instead")
 
 
 def _parse_model(text: str) -> dict[str, Any]:

@@ -6,7 +6,14 @@ import pickle
 
 import pytest
 
-from service.errors import LayerNotExplainable, UnknownColormap, UnknownLayer, UnknownName
+from service.errors import (
+    LayerNotExplainable,
+    ModelLoadError,
+    UnknownColormap,
+    UnknownLayer,
+    UnknownName,
+    first_line,
+)
 
 ERROR = UnknownLayer.among("layer5", ["layer3", "layer4"], model="m")
 
@@ -34,3 +41,17 @@ def test_an_error_of_a_worker_arrives_whole(error: UnknownName | LayerNotExplain
     assert str(copy) == str(error)
     assert vars(copy) == vars(error)
     assert copy.model == "m"
+
+
+def test_a_message_can_be_written_whatever_it_was_made_of() -> None:
+    message = ModelLoadError("a \ud83d and \x1b[31m\n" + "x" * 1_000_000).message
+    assert message.encode().startswith(b"a \\ud83d and \\x1b[31m\nxxx")
+    assert len(message) == 4000
+
+
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [("", "ValueError"), ("\n first. \nsecond", "first"), ("\ud83d", "\\ud83d"), ("y" * 999, "y" * 299 + "…")],
+)
+def test_the_first_line_of_what_an_exception_says(said: str, line: str) -> None:
+    assert first_line(ValueError(said)) == line

@@ -22,8 +22,7 @@ from PIL import Image
 
 from service import cli
 from service.areas import area_of, levels_of
-from service.commands import export as command
-from service.commands import pictures
+from service.commands import asking, pictures
 from service.errors import InvalidOption, Unavailable
 from service.export.journal import Journal
 from service.export.label_studio import config
@@ -257,6 +256,7 @@ def test_fiftyone(folder: Path, explained: dict[str, Any], tmp_path: Path) -> No
 # -- from a server ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_server_gives_the_same(folder: Path, tmp_path: Path) -> None:
     here = exported("coco", folder, tmp_path / "here.json", "--masks", "--target", "top-2", "--threshold", "0.4")
     with running_server("--log-level", "error") as server:
@@ -300,7 +300,7 @@ def _limited(monkeypatch: pytest.MonkeyPatch, limit: int | None) -> list[str]:
         asked.append(file.name)
         return await real(explainer, request, file)
 
-    monkeypatch.setattr(command, "explained", counted)
+    monkeypatch.setattr(asking, "explained", counted)
     return asked
 
 

@@ -208,6 +208,16 @@ def test_a_real_log_has_every_request_and_no_secret(tmp_path: Path, log_format: 
     assert any(line["message"].endswith(url) for line in lines), "where it listens"
 
 
+def test_what_settings_have_to_say_is_a_line_like_others() -> None:
+    """They are read before it is known how lines look."""
+    command = [sys.executable, "-m", "service.cli", "check", "--image", "nowhere.png", "--log-format", "json"]
+    command += ["--model", "shapes,dtype=float16"]
+    said = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120).stderr
+    line = json.loads(said[said.index("{") : said.index("}") + 1])  # what is wrong with the picture stands around it
+    assert (line["logger"], line["level"]) == ("camserve.models", "warning")
+    assert "precision" in line["message"]
+
+
 def test_no_answer_says_what_software_it_is() -> None:
     with running_server("--device", "cpu", wait=False) as server, httpx.Client(base_url=server.url) as client:
         for path in ("/", "/livez", "/nowhere", "/static/page/main.js", "/api/v1/models"):

@@ -9,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 import service
+from service.model_config import _say_that_it_is_old
 from service.settings import ModelConfig, Settings, load_settings
 
 if TYPE_CHECKING:
@@ -32,7 +33,9 @@ def reasons(caught: pytest.ExceptionInfo[ValidationError]) -> dict[str, str]:
 
 class TestModelGrammar:
     def test_everything_at_once(self) -> None:
-        birds = model("birds=mobilenet_v3_small:birds.safetensors,labels=birds.txt,mean=0.5,size=128,dtype=bfloat16")
+        birds = model(
+            "birds=mobilenet_v3_small:birds.safetensors,labels=birds.txt,mean=0.5,size=128,precision=bfloat16"
+        )
 
         assert birds == ModelConfig(
             name="birds",
@@ -41,7 +44,7 @@ class TestModelGrammar:
             labels=Path("birds.txt"),
             mean=(0.5, 0.5, 0.5),
             size=128,
-            dtype="bfloat16",
+            precision="bfloat16",
         )
 
     @pytest.mark.parametrize(
@@ -130,7 +133,8 @@ class TestModelGrammar:
             ("shapes,resize=0", "resize", "greater than or equal to 1"),
             ("shapes,mode=stretch", "mode", "'crop', 'squash' or 'pad'"),
             ("shapes,interpolation=lanczos", "interpolation", "'nearest', 'bilinear', 'plain_bilinear' or 'bicubic'"),
-            ("shapes,dtype=int8", "dtype", "'float32', 'bfloat16' or 'float16'"),
+            ("shapes,precision=int8", "precision", "'float32', 'bfloat16' or 'float16'"),
+            ("shapes,precision=float16,dtype=float16", "dtype", "Extra inputs are not permitted"),
             ("shapes,activation=tanh", "activation", "'softmax', 'sigmoid' or 'none'"),
             ("shapes,order=GRB", "order", "'RGB' or 'BGR'"),
             ("shapes,factory_args=7", "factory_args", "valid dictionary"),
@@ -147,6 +151,15 @@ class TestModelGrammar:
             model(text)
 
         assert any(place.startswith(where) and why in reason for place, reason in reasons(caught).items())
+
+    def test_the_old_name_of_an_option_is_said_once(self, caplog: pytest.LogCaptureFixture) -> None:
+        _say_that_it_is_old.cache_clear()
+
+        assert model("shapes,dtype=float16").precision == "float16"
+        assert ModelConfig.model_validate({"architecture": "shapes", "dtype": "bfloat16"}).precision == "bfloat16"
+
+        (line,) = caplog.messages
+        assert "write precision" in line
 
     @pytest.mark.parametrize("name", ["resnet50", "a.b_c-1", "7", "x" * 100])
     def test_good_names(self, name: str) -> None:

@@ -12,7 +12,7 @@ import selectors
 import signal
 import subprocess
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from service.check.report import STEPS, Report, Row, complete
 from service.engine.worker_process import python_command, words_for_exit
@@ -64,14 +64,22 @@ def _heard(
     """Collect the rows; return the last step that was begun, and whether the process said that it is done."""
     step: Step = "model"
     for line in _lines(process, pipe, until):
-        told = json.loads(line)
-        if told.get("done"):
-            return step, True
-        if "begins" in told:
-            step = told["begins"]
-        else:
-            rows[told["step"]] = Row(told["step"], told["result"], told["found"], tuple(told["notes"]))
+        match _told(line):
+            case {"done": True}:
+                return step, True
+            case {"begins": begun} if begun in STEPS:
+                step = begun
+            case {"step": about, "result": result, "found": found, "notes": notes} if about in STEPS:
+                rows[about] = Row(about, result, found, tuple(notes))
     return step, False
+
+
+def _told(line: bytes) -> Any:
+    """Read a line; None where a model's code has written into what it did not open."""
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
 
 
 def _lines(process: subprocess.Popen[bytes], pipe: Iterator[bytes], until: float) -> Iterator[bytes]:

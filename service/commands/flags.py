@@ -75,8 +75,9 @@ def settings_of(options: argparse.Namespace) -> Settings:
         tomllib.TOMLDecodeError: the settings file is not TOML.
     """
     given = {name: value for name in Settings.model_fields if (value := getattr(options, name, None)) is not None}
-    settings = load_settings(options.config, **given)
-    logs.configure(settings.log_level, settings.log_format)
+    with logs.kept_back():
+        settings = load_settings(options.config, **given)
+        logs.configure(settings.log_level, settings.log_format)
     return settings
 
 

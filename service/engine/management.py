@@ -48,6 +48,9 @@ class Management:
         self._registry = pool.registry
         self._at_run_time = set(at_the_start.at_run_time)
         self._tasks: set[asyncio.Task[None]] = set()
+        # What is finished whoever stops waiting for it; of models that are to be remembered, what does so.
+        self._writes: set[asyncio.Task[None]] = set()
+        self._remembering: dict[ModelKey, asyncio.Task[None]] = {}
         self._writing = asyncio.Lock()
         self._budget = MemoryBudget(settings.memory_budget, settings.workers, self._registry, pool.put_out, metrics)
         pool.before_load = self._budget.keep
@@ -62,9 +65,9 @@ class Management:
     def start(self) -> None:
         """Begin to keep to the memory budget, and to watch the folder."""
         if self._watch is not None:
-            self._spawn(self._watch.run())
+            self._spawn(self._watch.run(), self._tasks)
         if self._settings.memory_budget is not None:
-            self._spawn(self._keep_to_budget())
+            self._spawn(self._keep_to_budget(), self._tasks)
 
     async def _keep_to_budget(self) -> None:
         while not self._pool.lifecycle.over:
@@ -80,10 +83,11 @@ class Management:
         self._budget.keep(self._pool.status(name, label).known)
 
     async def stop(self) -> None:
-        """End what runs beside the requests."""
+        """End what runs beside the requests; models that have proved to be some are still remembered."""
         for task in list(self._tasks):
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._pool.end()
+        await asyncio.gather(*self._tasks, *self._writes, return_exceptions=True)
 
     @property
     def is_on(self) -> bool:
@@ -113,12 +117,7 @@ class Management:
             NameTaken: an alias is called so.
         """
         self.check()
-        config = permitted(config, self._settings)
-        self._check_idle(config.name)
-        key = self._pool.load(config)
-        self._budget.used(key)
-        self._spawn(self._remember(key))
-        return key
+        return self._load(permitted(config, self._settings), lasting=True)
 
     def reload(self, name: str) -> ModelKey:
         """Load what a model is configured as once more, because its file has changed.
@@ -128,11 +127,17 @@ class Management:
         """
         self.check()
         config = self._registry.find(name).config
-        if config.name in self._at_run_time:
+        lasting = config.name in self._at_run_time
+        if lasting:
             config = permitted(config, self._settings)  # a link may lead elsewhere by now
+        return self._load(config, lasting=lasting)
+
+    def _load(self, config: ModelConfig, *, lasting: bool) -> ModelKey:
         self._check_idle(config.name)
         key = self._pool.load(config)
         self._budget.used(key)
+        if lasting:
+            self._remembering[key] = self._spawn(self._remember(key), self._writes)
         return key
 
     async def remove(self, name: str) -> None:
@@ -223,6 +228,8 @@ class Management:
             raise ModelLoadError("The model was removed, or replaced by another version, before it was ready.")
         if version.state == "failed":
             raise ModelLoadError(self._failure(version))
+        if key in self._remembering:
+            await asyncio.shield(self._remembering[key])
         return True
 
     def _failure(self, version: VersionStatus) -> str:
@@ -233,13 +240,20 @@ class Management:
 
     async def _remember(self, key: ModelKey) -> None:
         """Remember a model once it has proved to be one."""
-        await self._pool.until(lambda: self._registry.settled(key))
-        version = self._registry.version(key)
-        if version is not None and version.state == "ready":
-            self._at_run_time.add(key.name)
-            await self._write()
+        try:
+            await self._pool.until(lambda: self._registry.settled(key))
+            version = self._registry.version(key)
+            if self._registry.settled(key) and version is not None and version.state == "ready":
+                self._at_run_time.add(key.name)
+                await self._write_now()
+        finally:
+            del self._remembering[key]
 
     async def _write(self) -> None:
+        """Write down what is to be remembered; a caller who is cancelled does not cut it off."""
+        await asyncio.shield(self._spawn(self._write_now(), self._writes))
+
+    async def _write_now(self) -> None:
         folder = self._settings.data_dir
         if folder is None:
             return
@@ -253,7 +267,8 @@ class Management:
             except OSError as error:
                 log.error("models made at run time cannot be remembered in %s: %s", folder, error)
 
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+    def _spawn(self, work: Coroutine[None, None, None], tasks: set[asyncio.Task[None]]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+        return task

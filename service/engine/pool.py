@@ -127,10 +127,14 @@ class Pool:
         """Launch the first workers; models load while this returns."""
         await self.supervisor.start()
 
-    async def stop(self) -> None:
-        """End the workers. Entries without an answer, running or waiting, fail with NotReady."""
+    def end(self) -> None:
+        """Let go on who waits for models or workers, while there still are some."""
         self.lifecycle.end()
         self._changed.set()
+
+    async def stop(self) -> None:
+        """End the workers. Entries without an answer, running or waiting, fail with NotReady."""
+        self.end()
         unanswered = [entry for batch in self._running.values() for entry in batch.entries]
         while waiting := self._batcher.next_batch(lambda _lane: True):
             unanswered += waiting

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from service.errors import ModelLoadError
+from service.errors import ModelLoadError, first_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,7 +45,7 @@ def _run(module: nn.Module, images: Tensor) -> object:
 
 def _why(module: nn.Module, images: Tensor, error: Exception) -> str:
     """Say what a model takes instead, where it can be found out by trying."""
-    reason = (str(error).splitlines() or [""])[0].removesuffix(".") or type(error).__name__
+    reason = first_line(error)
     if _works(lambda: _run(module, images[:1])):
         return (
             f"The model computes one picture at a time, but not two: {reason}. Let forward() take the number of "

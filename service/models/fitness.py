@@ -17,7 +17,7 @@ from service.cam.derivatives import cause_of
 from service.cam.explain import explain, predict
 from service.cam.methods import METHODS
 from service.cam.targets import Targets
-from service.errors import MethodNotApplicable, ModelLoadError, ModelOutputError
+from service.errors import MethodNotApplicable, ModelLoadError, ModelOutputError, first_line
 from service.models.info import ModelWarning
 
 if TYPE_CHECKING:
@@ -236,8 +236,7 @@ def _cause(error: Exception) -> str:
 
 
 def _words(error: Exception) -> str:
-    first = (str(error).splitlines() or [""])[0].removesuffix(".")
-    return f"{type(error).__name__}: {first}"
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 # -- warnings ---------------------------------------------------------------------------------------------------------

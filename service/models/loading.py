@@ -18,7 +18,7 @@ from service.cam.catalogue import probe_layers
 from service.cam.derivatives import cause_of
 from service.cam.eager import EagerNetwork
 from service.cam.heads import find_heads, is_ranking
-from service.errors import ModelLoadError, ModelOutputError, ServiceError
+from service.errors import ModelLoadError, ModelOutputError, ServiceError, first_line
 from service.models.defaults import default_layer, recommended
 from service.models.digests import digest_of_model, digest_of_weights
 from service.models.first_run import first_output
@@ -93,9 +93,8 @@ def load_model(
         ) from error
     except Exception as error:  # the code of a model may raise anything
         log.exception("model %s: what was not expected", config.name)
-        first = (str(error).splitlines() or [""])[0].removesuffix(".")
         raise ModelLoadError(
-            f"Loading failed unexpectedly, with {type(error).__name__}: {first}. The log has more."
+            f"Loading failed unexpectedly, with {type(error).__name__}: {first_line(error)}. The log has more."
         ) from error
 
 
@@ -108,11 +107,11 @@ def _loaded(config: ModelConfig, device: str, downloads: Downloads, tell: Tell, 
         loaded = source.load(config, downloads)
     observer.read(loaded)
     place = torch.device(device)
-    module = in_eval_mode(loaded.module).to(place, dtype=getattr(torch, config.dtype))
+    module = in_eval_mode(loaded.module).to(place, dtype=getattr(torch, config.precision))
     observer.begins("preprocessing")
     spec, assumed = input_spec(config, loaded.preprocess)
     tell(0.3, "checking")
-    output, probe = first_output(module, Probe(spec, place, getattr(torch, config.dtype)))
+    output, probe = first_output(module, Probe(spec, place, getattr(torch, config.precision)))
     observer.begins("labels")
     heads, head = _heads(config, output, len(probe.noise))
     bare: dict[str | None, Network] = {name: EagerNetwork(module, name, loaded.hidden) for name in heads or [None]}
@@ -143,7 +142,7 @@ def _loaded(config: ModelConfig, device: str, downloads: Downloads, tell: Tell, 
         preprocess=spec,
         layers=placed[head],
         default_layer=_default_layer(config, loaded, placed[head], module),
-        dtype=config.dtype,
+        dtype=config.precision,
         device=str(place),
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         memory=_bytes_of(module),

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from service.cam.binary import BinaryNetwork
-from service.errors import ModelLoadError, ModelOutputError
+from service.errors import ModelLoadError, ModelOutputError, writable
 from service.models.info import Head, ModelWarning
 from service.models.labels import read_labels
 from service.models.probabilities import activation_for, doubts, examine
@@ -111,7 +111,8 @@ def _given_labels(
             has = "one output: give one file" if None in heads else f"the heads {', '.join(map(str, heads))}"
             raise ModelLoadError(f"Model {config.name!r} has no head {name!r} to give labels to; it has {has}.")
     given = {} if labels is None else {default: _Labels(labels)}
-    return given | {name: _Labels(read_labels(file), file.name, from_file=True) for name, file in files.items()}
+    given |= {name: _Labels(read_labels(file), file.name, from_file=True) for name, file in files.items()}
+    return {name: replace(known, names=tuple(map(writable, known.names))) for name, known in given.items()}
 
 
 def _labels(config: ModelConfig, outputs: int, given: _Labels | None) -> tuple[str, ...]:

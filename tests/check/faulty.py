@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -91,6 +92,17 @@ def closes_what_it_did_not_open() -> nn.Module:
     os.closerange(3, 256)
     time.sleep(600)
     return Net()
+
+
+def writes_into_what_it_did_not_open() -> nn.Module:
+    for descriptor in range(3, 64):
+        with contextlib.suppress(OSError):
+            os.write(descriptor, b'\xff\xfe nonsense\n[1, 2]\n{"begins": "nothing"}\n{"step": "nothing"}\n')
+    return Net()
+
+
+def raises_what_cannot_be_written() -> nn.Module:
+    raise RuntimeError("\ud83d \x1b[31m" + "x" * 1_000_000)
 
 
 def exits() -> nn.Module:

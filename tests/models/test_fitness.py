@@ -210,9 +210,9 @@ class TestNoFalseAlarm:
     def test_a_network_that_writes_into_its_input(self, load_toy: LoadToy) -> None:
         self.check(load_toy(Net(lambda net, x: net.all(x.mul_(2))), SPEC))
 
-    @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-    def test_half_precision(self, dtype: str, load_toy: LoadToy) -> None:
-        self.check(load_toy(Net(), SPEC, dtype=dtype))
+    @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+    def test_half_precision(self, precision: str, load_toy: LoadToy) -> None:
+        self.check(load_toy(Net(), SPEC, precision=precision))
 
 
 def test_a_transformer_in_half_precision_keeps_its_methods(load_toy: LoadToy) -> None:
@@ -223,7 +223,7 @@ def test_a_transformer_in_half_precision_keeps_its_methods(load_toy: LoadToy) ->
     )
     nn.init.normal_(vit.heads[0].weight)
 
-    assert not load_toy(vit, SPEC, dtype="bfloat16").info.refused_methods
+    assert not load_toy(vit, SPEC, precision="bfloat16").info.refused_methods
 
 
 def test_a_default_layer_without_gradient_says_nothing_of_other_layers(load_toy: LoadToy) -> None:

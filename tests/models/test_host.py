@@ -310,7 +310,8 @@ class TestReducedPrecision:
         self, dtype: Any, tolerance: float, star: NDArray[np.uint8], offline: Downloads
     ) -> None:
         full, reduced = (
-            load_model(ModelConfig(architecture="shapes", dtype=kind), "cpu", offline) for kind in ("float32", dtype)
+            load_model(ModelConfig(architecture="shapes", precision=kind), "cpu", offline)
+            for kind in ("float32", dtype)
         )
 
         (expected,), (answer,) = (
@@ -521,6 +522,6 @@ def test_embedded_models_take_no_other_weights(offline: Downloads, tmp_path: Pat
 
 
 def test_every_dtype_has_a_tolerance_for_the_check_of_rows() -> None:
-    dtypes = ModelConfig.model_fields["dtype"].annotation.__args__  # type: ignore[union-attr]
+    dtypes = ModelConfig.model_fields["precision"].annotation.__args__  # type: ignore[union-attr]
 
     assert {getattr(torch, name) for name in dtypes} == set(capture.TOLERANCE) - {torch.float64}

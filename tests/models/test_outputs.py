@@ -173,7 +173,7 @@ class TestProbabilities:
     )
     @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
     def test_that_sum_to_one_are_noticed(self, read: Callable[[Tensor], Tensor], dtype: str, load_toy: LoadToy) -> None:
-        info = load_toy(Toy(read), dtype=dtype).info
+        info = load_toy(Toy(read), precision=dtype).info
 
         assert info.activation == "none"
         (warning,) = info.warnings

@@ -184,7 +184,7 @@ def test_weights_that_code_draws_at_random_are_the_same_whenever_and_wherever_it
 @pytest.mark.parametrize(("dtype", "size"), [("float32", 4), ("bfloat16", 2)])
 def test_what_a_model_takes_is_counted_from_its_weights_and_buffers(offline: Downloads, dtype: str, size: int) -> None:
     def take(architecture: str) -> tuple[int, int]:
-        config = ModelConfig.model_validate({"name": "m", "architecture": architecture, "size": 32, "dtype": dtype})
+        config = ModelConfig.model_validate({"name": "m", "architecture": architecture, "size": 32, "precision": dtype})
         info = load_model(config, "cpu", offline).info
         return info.memory, info.parameters
 

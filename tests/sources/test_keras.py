@@ -185,8 +185,8 @@ class TestOptions:
             load(files["functional"], size=64)
 
     def test_the_precision_is_the_files(self, files: dict[str, Path], load: Any) -> None:
-        with pytest.raises(ModelLoadError, match="computes in float32, as its file says: set dtype=float32"):
-            load(files["functional"], dtype="bfloat16")
+        with pytest.raises(ModelLoadError, match="computes in float32, as its file says: set precision=float32"):
+            load(files["functional"], precision="bfloat16")
 
     @pytest.mark.parametrize(
         ("preset", "order", "mean"), [("caffe", "BGR", (103.939, 116.779, 123.68)), ("tf", "RGB", (1.0, 1.0, 1.0))]
@@ -221,7 +221,7 @@ class TestOptions:
         ]
         keras.Sequential(layers).save(tmp_path / "m.keras")
 
-        assert load(tmp_path / "m.keras", dtype="bfloat16", preset="tf").info.dtype == "bfloat16"
+        assert load(tmp_path / "m.keras", precision="bfloat16", preset="tf").info.dtype == "bfloat16"
         with pytest.raises(ModelLoadError, match="computes in bfloat16"):
             load(tmp_path / "m.keras")
 

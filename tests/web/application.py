@@ -120,12 +120,13 @@ class AnsweringWorker(FakeWorker):
         held: while True, batches stay unanswered until :meth:`finish`.
         running: batches that it was given and has not answered.
         outcome: what a picture's answer is.
+        known: what is found out about every model, but for its name and version.
         load_outcome: what is said of a model that is to be loaded; None leaves it loading.
     """
 
     def __init__(self, spec: WorkerSpec, listener: Listener, known: ModelInfo | None = None) -> None:
         super().__init__(spec, listener)
-        self._known = known or PETS
+        self.known = known or PETS
         self.held = False
         self.load_outcome: Callable[[ModelKey, ModelConfig], FromWorker | None] = self.loaded
         self.outcome: Outcome = answer_row
@@ -142,8 +143,8 @@ class AnsweringWorker(FakeWorker):
 
     def loaded(self, key: ModelKey, config: ModelConfig) -> FromWorker | None:
         """Say that a model is loaded, in the version that its configuration names, if it names one."""
-        version = config.version or self._known.version
-        return ModelLoaded(key, replace(self._known, name=key.name, revision=key.revision, version=version))
+        version = config.version or self.known.version
+        return ModelLoaded(key, replace(self.known, name=key.name, revision=key.revision, version=version))
 
     def unload(self, key: ModelKey) -> None:
         super().unload(key)

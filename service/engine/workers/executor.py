@@ -39,7 +39,7 @@ from service.engine.messages import (
 )
 from service.engine.workers.give_way import GiveWay
 from service.engine.workers.isolation import run_isolated
-from service.errors import InternalError, ModelLoadError, ServiceError
+from service.errors import InternalError, ModelLoadError, ServiceError, first_line
 from service.models.host import HowTo
 from service.models.loading import load_model
 
@@ -301,6 +301,6 @@ def require_device(device: str) -> None:
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        words = str(error).splitlines()[0]
+        words = first_line(error)
         found = f"{torch.cuda.device_count()} CUDA devices"
         raise ModelLoadError(f"The device {device!r} cannot be used; this machine has {found}. ({words})") from error

@@ -15,7 +15,7 @@ import torch
 from torch.export.unflatten import InterpreterModule, UnflattenedModule
 from torch.fx.node import map_aggregate
 
-from service.errors import ModelLoadError
+from service.errors import ModelLoadError, first_line
 from service.models.digests import digest_of_files
 from service.models.file_kinds import EXPORTED, kind_of
 from service.models.programs import read_program
@@ -84,10 +84,9 @@ def _unflattened(program: Program, file: Path) -> nn.Module:
             module = torch.export.unflatten(torch.export.load(program.archive))
     except Exception as error:  # a graph may be wrong in any way
         log.info("%s could not be loaded", file.name, exc_info=error)
-        reason = (str(error).splitlines() or [""])[0][:200]
         raise ModelLoadError(
-            f"{file.name} cannot be loaded by this torch ({torch.__version__}): {type(error).__name__}: {reason}. "
-            "Export it again with a current one."
+            f"{file.name} cannot be loaded by this torch ({torch.__version__}): {type(error).__name__}: "
+            f"{first_line(error)}. Export it again with a current one."
         ) from error
     for part in module.modules():
         if isinstance(part, InterpreterModule):

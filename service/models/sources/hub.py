@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from service.errors import ModelLoadError
+from service.errors import ModelLoadError, first_line
 from service.models.sources.libraries import library
 
 if TYPE_CHECKING:
@@ -62,6 +62,5 @@ def _snapshot(repository: str, files: tuple[str, ...], downloads: Downloads, ins
     except errors.RepositoryNotFoundError as error:
         raise ModelLoadError(f"There is no {repository} on the hub, or it is not public. {instead}") from error
     except Exception as error:  # whatever the network does
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ModelLoadError(f"{repository} cannot be fetched: {reason} {instead}") from error
+        raise ModelLoadError(f"{repository} cannot be fetched: {first_line(error)}. {instead}") from error
     return Path(found)

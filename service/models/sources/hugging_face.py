@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
-from service.errors import ModelLoadError
+from service.errors import ModelLoadError, first_line
 from service.models.digests import digest_of_files
 from service.models.file_kinds import HUGGING_FACE, TIMM, kind_of
 from service.models.info import ModelWarning
@@ -149,8 +149,7 @@ def _from_pretrained(folder: Path, described: dict[str, Any]) -> nn.Module:
                 dtype=torch.float32,
             )
         except Exception as error:  # whatever a description or weights provoke
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ModelLoadError(f"transformers cannot load {name}: {reason}") from error
+            raise ModelLoadError(f"transformers cannot load {name}: {first_line(error)}") from error
     _check_whole(name, found)
     return cast("nn.Module", module)
 

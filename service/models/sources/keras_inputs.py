@@ -72,9 +72,9 @@ def _check_size(name: str, config: ModelConfig, height: int | None, width: int |
 def check_precision(name: str, config: ModelConfig, model: Any) -> None:
     """Refuse another precision than that of the file: every layer brings what it gets to its own."""
     computed = {layer.compute_dtype for layer in layers_within(model) if layer.weights}
-    precision = next((dtype for dtype in ("bfloat16", "float16") if dtype in computed), "float32")
-    if config.dtype != precision:
-        raise ModelLoadError(f"{name} computes in {precision}, as its file says: set dtype={precision}.")
+    precision = next((kind for kind in ("bfloat16", "float16") if kind in computed), "float32")
+    if config.precision != precision:
+        raise ModelLoadError(f"{name} computes in {precision}, as its file says: set precision={precision}.")
 
 
 # -- preprocessing ----------------------------------------------------------------------------------------------------

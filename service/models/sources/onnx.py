@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from service.errors import ModelLoadError
+from service.errors import ModelLoadError, first_line
 from service.models.digests import digest_of_files
 from service.models.file_kinds import ONNX, kind_of
 from service.models.info import ModelWarning
@@ -119,7 +119,7 @@ class _Input:
             raise UnusableGraph(f"takes an input of shape {sizes}, where pictures (N, C, H, W) have 4 axes")
         if tensor.elem_type not in {_FLOAT, _UINT8}:
             raise UnusableGraph(
-                "computes in another type than float32. Export it in float32; the option dtype changes it"
+                "computes in another type than float32. Export it in float32; the option precision changes it"
             )
         batch, *rest = sizes
         last = rest[2] in {1, 3} and rest[0] not in {1, 3}
@@ -145,8 +145,7 @@ def _converted(model: Any) -> fx.GraphModule:
         raise UnusableGraph(f"cannot be converted to torch: {error}") from error
     except Exception as error:  # whatever a graph makes of the converter
         log.info("an ONNX graph could not be converted", exc_info=error)
-        reason = (str(error).splitlines() or [""])[0][:200]
-        raise UnusableGraph(f"cannot be converted to torch: {type(error).__name__}: {reason}") from error
+        raise UnusableGraph(f"cannot be converted to torch: {type(error).__name__}: {first_line(error)}") from error
     for part in module.modules():
         if isinstance(part, nn.LayerNorm):  # taken from inferred shapes, where sizes that depend on others are missing
             part.normalized_shape = tuple(part.weight.shape)
@@ -172,7 +171,7 @@ def _check_batches(module: nn.Module, file: Path, taken_in: _Input, spec: Prepro
         with torch.inference_mode():
             outputs = module.eval()(_noise(spec, 3))
     except Exception as error:  # whatever the shapes of a graph lead to
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        reason = first_line(error)
         if taken_in.batch is None:
             raise ModelLoadError(
                 f"{file.name} cannot compute pictures of {spec.height}×{spec.width}: {reason}"
@@ -214,8 +213,7 @@ def _compared(
         session = runtime.InferenceSession(original, options, providers=["CPUExecutionProvider"])
         expected = [torch.from_numpy(each).float() for each in session.run(None, {taken_in.name: fed})]
     except Exception as error:  # its own classes
-        reason = (str(error).splitlines() or [""])[0][:200]
-        raise ModelLoadError(f"{file.name} cannot be computed by onnxruntime: {reason}") from error
+        raise ModelLoadError(f"{file.name} cannot be computed by onnxruntime: {first_line(error)}") from error
     apart = [
         float((mine - theirs).abs().max() / theirs.abs().max().clamp(min=1e-6))
         for mine, theirs in _pairs(found, expected)

@@ -57,6 +57,7 @@ _CLASS = {
     "required": ["index", "label", "probability", "logit"],
     "properties": {"index": {"type": "integer"}, "label": _STRING, "probability": _NUMBER, "logit": _NUMBER},
 }
+_SCORES = {"description": "Where `scores` are asked for.", "$ref": "#/components/schemas/ScoreData"}
 _PREDICTION = {
     "anyOf": [
         {
@@ -67,6 +68,7 @@ _PREDICTION = {
                 "ids": {"type": "array", "items": _STRING},
                 "displayNames": {"type": "array", "items": _STRING},
                 "confidences": {"type": "array", "items": _NUMBER},
+                "scores": _SCORES,
                 "key": {},
             },
         },
@@ -95,6 +97,7 @@ _ATTRIBUTION = {
         "method": _STRING,
         "target": _CLASS,
         "against": {"anyOf": [_CLASS, {"type": "null"}]},
+        "scores": _SCORES,
     },
 }
 _EXPLANATION = {

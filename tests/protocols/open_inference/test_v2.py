@@ -194,6 +194,21 @@ async def test_each_picture_may_have_its_target(
     assert asked[0] in {(0,), (2,)}
 
 
+async def test_lists_stand_in_one_text(client: httpx.AsyncClient) -> None:
+    fused = body("heatmap", parameters={"layer": " conv1, conv2 ", "fuse": "max"})
+    assert np.shape(tensors(await client.post(INFER, json=fused))["heatmap"]) == (1, 4, 4)
+    says(await client.post(INFER, json=body(parameters={"labels": "a red car, a bus"})), 422, "such as 'a red car'")
+
+
+async def test_how_sure_the_model_is_of_each_picture(application: Application, client: httpx.AsyncClient) -> None:
+    fields = body("score", "entropy", "margin", "error", inputs=[image(B64, "QUJD")])
+    found = tensors(await client.post(INFER, json=fields))
+    shares = np.array(found["score"][0])
+    assert found["margin"] == [pytest.approx(shares[0] - shares[1], rel=1e-5), 0]
+    assert found["entropy"] == [pytest.approx(-(shares * np.log(shares)).sum() / np.log(3), rel=1e-5), 0]
+    assert application.metric("camserve_batch_size_count", model="pets", op="explain") == 0
+
+
 async def test_without_maps_there_is_no_gradient_work(application: Application, client: httpx.AsyncClient) -> None:
     await client.post(INFER, json=body("class_id", "score", "label", parameters={"layer": "conv1", "target": "cat"}))
     assert application.metric("camserve_batch_size_count", model="pets", op="predict") == 1
@@ -389,6 +404,8 @@ WRONG: dict[str, tuple[dict[str, Any], int, str]] = {
     "the best three": (body(parameters={"target": "top-3"}), 422, "one map"),
     "an unknown layer": (body(parameters={"layer": "conv3"}), 422, "conv2"),
     "an output as a parameter": (body(parameters={"output": "mask"}), 422, "'outputs'"),
+    "scores as a parameter": (body(parameters={"scores": True}), 422, "'entropy'"),
+    "a region": (body(parameters={"region": "[0, 0, 9, 9]"}), 422, "/api/v1"),
     "a huge alpha": (body(parameters={"alpha": 1e300}), 422, "alpha"),
     "a timeout of text": (body(parameters={"timeout": "1"}), 422, "'timeout'"),
     "a negative timeout": (body(parameters={"timeout": -1}), 422, "'timeout'"),
