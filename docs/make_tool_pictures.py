@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from service.client import Client
-from service.client.cvat import create
+from service.client.cvat import DetectionFunction, create
 from service.imaging.colormaps import COLORMAPS
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def cvat(url: str, name: str) -> Image.Image:
     drawn = picture
     for threshold, colour in ((0.3, ORANGE), (0.7, GREEN)):
         function = create(url, kind="mask", region_threshold=threshold)
+        assert isinstance(function, DetectionFunction)
         for shape in function.detect(Context(frame_name=name, conf_threshold=None), picture):
             mask = decode_mask(shape.points, image_width=picture.width, image_height=picture.height)
             drawn = tinted(drawn, mask, colour)
