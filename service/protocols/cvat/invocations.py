@@ -6,10 +6,10 @@ import math
 import re
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from service.areas import Clicks
 from service.engine.request import Request, Upload
@@ -44,7 +44,7 @@ _SECONDS = re.compile(r"(\d{1,6})s")
 _MAX_SIDE = 8192
 
 Point = tuple[float, float]
-_Points = list[Point]
+_Points = Annotated[list[Point], BeforeValidator(lambda value: [] if value is None else value)]
 
 
 class Invocation(BaseModel):

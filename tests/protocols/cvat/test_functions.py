@@ -206,6 +206,19 @@ async def test_a_box_bounds_the_mask(client: httpx.AsyncClient) -> None:
     assert ys.max() <= y + 8
 
 
+async def test_a_box_alone_is_a_click_in_its_middle(client: httpx.AsyncClient) -> None:
+    x, y = await peak(client, star())
+    box = [[x + 20, y + 20], [x - 20, y - 20]]
+    given: list[dict[str, Any]] = [
+        {"pos_points": None, "neg_points": None},
+        {"pos_points": []},
+        {"pos_points": [[x, y]]},
+    ]
+    answers = [await called(client, "shapes-click", star(), obj_bbox=box, **clicks) for clicks in given]
+    assert np.array(answers[0]["mask"]).any()
+    assert answers[0] == answers[1] == answers[2]
+
+
 async def test_a_click_beside_the_area_finds_the_one_that_begins_there(client: httpx.AsyncClient) -> None:
     result = await explain(client, star(), output=["mask"], image_format="png", target=["top-3"])
     grids = []
