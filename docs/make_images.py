@@ -1,4 +1,4 @@
-"""Draw the pictures of the README from the embedded scenes: ``.venv/bin/python docs/make_images.py``.
+"""Draw pictures of these documents from the embedded scenes: ``.venv/bin/python docs/make_images.py``.
 
 Everything shown comes out of the engine, as a request would get it; this script only lays it out.
 """
@@ -9,18 +9,25 @@ import asyncio
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from service.engine.explainer import Explainer
 from service.engine.request import Request, Upload
+from service.golden.difference import draw_difference
 from service.metrics import Metrics
 from service.settings import Settings
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 HERE = Path(__file__).parent
 SAMPLES = HERE.parent / "service" / "demo" / "samples"
 SHEET = ("02-triangle", "03-star", "07-hourglass", "08-heart", "09-arrow", "11-gear")
 WATERMARKED = "watermark-star"
+MOVED, MOVED_CLASS = "watermark-disk", "disk"
 WIDTH, GAP, MARGIN, CAPTION = 900, 12, 12, 26
 PAPER, INK = (255, 255, 255), (60, 60, 60)
 
@@ -42,6 +49,17 @@ async def explained(explainer: Explainer, name: str, model: str) -> Tile:
     assert drawn is not None
     best = picture.predictions[0]
     return Tile(Image.open(io.BytesIO(drawn.data)), f"{model}: {best.label} {best.probability:.0%}")
+
+
+async def levels(explainer: Explainer, name: str, model: str, target: str) -> NDArray[np.uint8]:
+    """Return a sample's map for a class, (h, w), 0 to 255."""
+    upload = Upload((SAMPLES / f"{name}.png").read_bytes(), name)
+    asked = Request(
+        [upload], outputs=("mask",), image_format="png", model=model, targets=(target,), max_side=64, size="picture"
+    )
+    mask = (await explainer.answer(asked)).images[0].explanations[0].rendered.mask
+    assert mask is not None
+    return np.asarray(Image.open(io.BytesIO(mask.data)))
 
 
 def original(name: str) -> Tile:
@@ -80,7 +98,7 @@ def _square(picture: Image.Image, side: int) -> Image.Image:
 
 
 async def main() -> None:
-    """Start the engine with the embedded models, and draw both pictures."""
+    """Start the engine with the embedded models, and draw the pictures."""
     explainer = Explainer(Settings(device="cpu"), Metrics())
     await explainer.start()
     try:
@@ -91,6 +109,8 @@ async def main() -> None:
         _save(sheet([[original(name) for name in SHEET], names]), "samples.jpg")
         honest, fooled = [await explained(explainer, WATERMARKED, model) for model in ("shapes", "shapes-shortcut")]
         _save(sheet([[Tile(original(WATERMARKED).picture, "the picture"), honest, fooled]]), "shortcut.jpg")
+        was, now = [await levels(explainer, MOVED, model, MOVED_CLASS) for model in ("shapes", "shapes-shortcut")]
+        _save(draw_difference(original(MOVED).picture, was, now, "turbo"), "golden.jpg")
     finally:
         await explainer.stop()
 

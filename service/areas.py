@@ -3,8 +3,8 @@
 The mask says exactly where the map reaches a threshold, holes included; the region's outline, which is simplified, says
 which part of that is one area. Labelling tools want both: a mask for each area, on the picture's own pixels.
 
-``Clicks`` selects among areas. Needs Pillow and NumPy, and nothing else of this package: protocols, clients and exports
-all use it.
+``Clicks`` selects the part of a map that somebody pointed at. Needs Pillow and NumPy, and nothing else of this package:
+protocols, clients and exports all use it.
 """
 
 from __future__ import annotations
@@ -12,22 +12,26 @@ from __future__ import annotations
 import io
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
-__all__ = ["Area", "Clicks", "area_of", "levels_of"]
+    Levels = NDArray[np.uint8]
+    Mask = NDArray[np.bool_]
+
+__all__ = ["Area", "Clicks", "area_of", "levels_of", "parts_at"]
 
 Point = tuple[float, float]
 
 # How far a region's outline may run from the exact one, as a share of the picture's longer side; and rounding.
 _TOLERANCE, _ROUNDING = 0.0025, 1.5
+_ROWS_AT_ONCE = 256  # so that distances take little memory
 
 
 @dataclass(frozen=True)
@@ -53,12 +57,6 @@ class Area:
     def bottom(self) -> int:
         """The last row, which is part of it."""
         return int(self.top + self.bits.shape[0] - 1)
-
-    def covers(self, x: float, y: float) -> bool:
-        """Whether the pixel at a place of the picture belongs to it."""
-        column, row = math.floor(x) - self.left, math.floor(y) - self.top
-        height, width = self.bits.shape
-        return 0 <= row < height and 0 <= column < width and bool(self.bits[row, column])
 
     def on_picture(self, width: int, height: int) -> NDArray[np.bool_]:
         """Return it as a mask of the whole picture, (height, width)."""
@@ -99,8 +97,12 @@ def area_of(levels: NDArray[np.uint8], polygon: Sequence[Sequence[float]], thres
     draw = ImageDraw.Draw(near)
     draw.polygon(outline, fill=1)
     draw.line([*outline, outline[0]], fill=1, width=2 * margin + 1)
-    lowest = max(1, math.floor(255 * threshold + 0.5))  # as levels are rounded
-    return _trimmed(left, top, np.asarray(near) & (levels[top:bottom, left:right] >= lowest))
+    return _trimmed(left, top, np.asarray(near) & (levels[top:bottom, left:right] >= _least(threshold)))
+
+
+def _least(threshold: float) -> int:
+    """Return the least level that reaches a fraction of the map's maximum: levels are rounded. Zero never does."""
+    return max(1, math.floor(255 * threshold + 0.5))
 
 
 def _trimmed(left: int, top: int, bits: NDArray[np.bool_]) -> Area | None:
@@ -126,43 +128,106 @@ class Clicks:
     unwanted: Sequence[Point] = ()
     box: tuple[float, float, float, float] | None = None
 
-    def under(self, areas: Iterable[Area]) -> list[Area]:
-        """Return those areas that a wanted click lies on."""
-        return [area for area in areas if any(area.covers(x, y) for x, y in self.wanted)]
+    def best_part(self, maps: Sequence[Levels], threshold: float) -> Mask:
+        """Return what lies under the wanted clicks of the first map that has something there, as (h, w).
 
-    def lowest(self, levels: NDArray[np.uint8]) -> int:
-        """Return the least level (0 to 255) of a map under the wanted clicks; those beside the picture count as 0."""
-        height, width = levels.shape
-        places = [(math.floor(x), math.floor(y)) for x, y in self.wanted]
-        return min(int(levels[y, x]) if 0 <= x < width and 0 <= y < height else 0 for x, y in places)
+        Where none has, it is the part of the first map that begins at the clicks.
 
-    def cut(self, areas: Sequence[Area], width: int, height: int) -> NDArray[np.bool_]:
-        """Return the mask (height, width) of the areas, less what the box and the unwanted clicks take away."""
-        mask = np.zeros((height, width), np.bool_)
-        for area in areas:
-            rows, columns = slice(area.top, area.bottom + 1), slice(area.left, area.right + 1)
-            mask[rows, columns] |= area.bits & self._kept(area)
+        Args:
+            maps: on the picture's pixels, each (h, w), 255 its maximum; at least one.
+            threshold: of what counts, as a fraction of the maximum.
+        """
+        seeds = self.pixels(maps[0].shape)
+        for levels in maps:
+            if (part := self.part(levels, seeds, _least(threshold))).any():
+                return part
+        begins = maps[0][seeds & (maps[0] > 0)]
+        return self.part(maps[0], seeds, int(begins.min())) if begins.size else np.zeros_like(seeds)
+
+    def pixels(self, shape: tuple[int, ...]) -> Mask:
+        """Return the pixels (h, w) under the wanted clicks; those beside the picture have none."""
+        found = np.zeros(shape, np.bool_)
+        for x, y in self.wanted:
+            if 0 <= x < shape[1] and 0 <= y < shape[0]:
+                found[math.floor(y), math.floor(x)] = True
+        return found
+
+    def part(self, levels: Levels, seeds: Mask, least: float) -> Mask:
+        """Return what reaches a level, hangs together with a pixel of ``seeds`` and is not cut off, as (h, w).
+
+        Cut off is what lies outside the box, or nearer to an unwanted click than to a wanted one. Zero reaches none.
+        """
+        mask = levels >= max(1.0, least)
+        self._bound(mask)
+        if self.unwanted:
+            self._cut(mask)
+        return parts_at(mask, seeds)
+
+    def _bound(self, mask: Mask) -> None:
         if self.box is not None:
             left, top, right, bottom = self.box
             mask[:, : max(0, math.floor(left))] = False
             mask[:, max(0, math.ceil(right)) :] = False
             mask[: max(0, math.floor(top))] = False
             mask[max(0, math.ceil(bottom)) :] = False
-        return mask
 
-    def _kept(self, area: Area) -> NDArray[np.bool_]:
-        """Return which pixels of an area's box lie no nearer to an unwanted click than to a wanted one."""
-        if not self.unwanted:
-            return np.ones_like(area.bits)
-        return _distance(area, self.wanted) <= _distance(area, self.unwanted)
+    def _cut(self, mask: Mask) -> None:
+        for top in range(0, len(mask), _ROWS_AT_ONCE):
+            some = mask[top : top + _ROWS_AT_ONCE]
+            rows, columns = np.nonzero(some)
+            middles = columns.astype(np.float32) + np.float32(0.5), rows.astype(np.float32) + np.float32(top + 0.5)
+            some[rows, columns] = _distance(*middles, self.wanted) <= _distance(*middles, self.unwanted)
 
 
-def _distance(area: Area, points: Sequence[Point]) -> NDArray[np.float32]:
-    """Return the square of the distance of each pixel of an area's box from the nearest point."""
-    height, width = area.bits.shape
-    xs = np.arange(width, dtype=np.float32) + np.float32(area.left + 0.5)
-    ys = np.arange(height, dtype=np.float32) + np.float32(area.top + 0.5)
-    nearest = np.full((height, width), np.inf, np.float32)
+def _distance(xs: NDArray[np.float32], ys: NDArray[np.float32], points: Sequence[Point]) -> NDArray[np.float32]:
+    """Return the square of the distance of each place from the nearest point; infinite without points."""
+    nearest = np.full(xs.shape, np.inf, np.float32)
     for x, y in points:
-        np.minimum(nearest, (xs - np.float32(x)) ** 2 + ((ys - np.float32(y)) ** 2)[:, None], out=nearest)
+        np.minimum(nearest, (xs - np.float32(x)) ** 2 + (ys - np.float32(y)) ** 2, out=nearest)
     return nearest
+
+
+def parts_at(mask: Mask, seeds: Mask) -> Mask:
+    """Return those connected parts of ``mask`` (h, w) that hold a pixel of ``seeds``; corners do not connect."""
+    stride = mask.shape[1] + 1  # a column that is in no part ends the runs of a row
+    padded = np.zeros((mask.shape[0], stride), np.bool_)
+    padded[:, :-1] = mask
+    edges = np.flatnonzero(np.diff(padded.reshape(-1), prepend=False))
+    begins, ends = edges[::2], edges[1::2]
+    kept = np.zeros_like(mask)
+    if not begins.size:
+        return kept
+    padded[:, :-1] &= seeds
+    seeded = np.logical_or.reduceat(padded.reshape(-1), begins)
+    rows, starts = np.divmod(begins, stride)
+    stops = ends - rows * stride
+    parent = list(range(len(rows)))
+
+    def root(run: int) -> int:
+        while parent[run] != run:
+            parent[run] = parent[parent[run]]
+            run = parent[run]
+        return run
+
+    for upper, lower in _touching(rows, starts, stops):
+        parent[root(lower)] = root(upper)
+    found = {root(run) for run in np.flatnonzero(seeded).tolist()}
+    for run, (row, start, stop) in enumerate(zip(rows.tolist(), starts.tolist(), stops.tolist(), strict=True)):
+        if root(run) in found:
+            kept[row, start:stop] = True
+    return kept
+
+
+def _touching(rows: NDArray[Any], starts: NDArray[Any], stops: NDArray[Any]) -> Iterator[tuple[int, int]]:
+    """Yield the pairs of runs that lie one above the other."""
+    bounds = np.searchsorted(rows, np.arange(rows[0], rows[-1] + 2)).tolist()
+    begin, end = starts.tolist(), stops.tolist()
+    for upper, lower, last in zip(bounds, bounds[1:], bounds[2:], strict=False):
+        above, below = upper, lower
+        while above < lower and below < last:
+            if begin[above] < end[below] and begin[below] < end[above]:
+                yield above, below
+            if end[above] < end[below]:
+                above += 1
+            else:
+                below += 1

@@ -247,6 +247,12 @@ OPTIONS: Mapping[str, Option] = table_of(Options)
 
 
 def attributes_of(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn options by name, as callers give them, into the attributes of ``Options``; lists become tuples."""
-    rows = ((OPTIONS[name], value) for name, value in given.items())
-    return {row.attribute: tuple(value) if row.repeatable else value for row, value in rows}
+    """Turn options by name, as callers give them, into the attributes of ``Options``.
+
+    Lists become tuples, at any depth: options are compared and hashed.
+    """
+    return {OPTIONS[name].attribute: _frozen(value) for name, value in given.items()}
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(each) for each in value) if isinstance(value, list) else value

@@ -86,16 +86,22 @@ def problem_for(error: ServiceError, request_id: str) -> Problem:
         "title": error.title,
         "status": status_of(error),
         "code": error.code,
-        "detail": _detail(error),
+        "detail": detail_of(error),
         "request_id": request_id,
     }
     return Problem.model_validate({**error.details, **members})
 
 
-def _detail(error: ServiceError) -> str:
-    """Return the message, followed by where the native API lists what could have been asked for."""
-    if isinstance(error, UnknownName) and error.name is not None and error.code in _LISTED:
-        return f"{error.message} {_LISTED[error.code].format(model=error.model)}"
+def detail_of(error: ServiceError, listed: Mapping[str, str] | None = None) -> str:
+    """Return the message, followed by where one finds what could have been asked for.
+
+    Args:
+        error: what is worded.
+        listed: by code, where another protocol than the native one lists such names; ``{model}`` is the model's.
+    """
+    where = {**_LISTED, **(listed or {})}
+    if isinstance(error, UnknownName) and error.name is not None and error.code in where:
+        return f"{error.message} {where[error.code].format(model=error.model)}"
     if isinstance(error, LayerNotExplainable) and error.model is not None:
         return f"{error.message.removesuffix('.')}, or GET /api/v1/models/{error.model}/layers?explainable=true."
     return error.message

@@ -155,6 +155,18 @@ def _check_networks(networks: tuple[Any, ...]) -> tuple[Network, ...]:
 Networks = Annotated[
     tuple[Network, ...], NoDecode, BeforeValidator(_check_networks), BeforeValidator(_split)
 ]  # validators that come before run from the last to the first
+_HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?")
+
+
+def _check_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
+    for host in hosts:
+        found = _HOST.fullmatch(host)
+        if found is None or int((found[2] or ":1")[1:]) > 65535:
+            raise ValueError(f"{host!r} is no host such as minio:9000, which has neither scheme nor path")
+    return hosts
+
+
+Hosts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_check_hosts)]
 Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_check_origins)]
 
 
@@ -354,7 +366,12 @@ class Settings(BaseSettings):
         None,
         pattern="^https?://",
         description="Where Label Studio is, for pictures that lie in it: the one host of this network that is asked "
-        "for pictures.",
+        "for pictures, besides `label_studio_storage`.",
+    )
+    label_studio_storage: Hosts = Field(
+        (),
+        description="Hosts in this network that tasks may have pictures on, such as `minio:9000`, apart by spaces; "
+        "without a port, the usual one. Whoever may ask for predictions can have any picture there looked at.",
     )
     label_studio_token: SecretStr | None = Field(
         None, description="Personal access token, or legacy token, of a user who sees the projects."

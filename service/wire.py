@@ -75,7 +75,7 @@ __all__ = [
 
 def _listed(value: object) -> object:
     """Accept one value where a list of them is meant."""
-    return [value] if isinstance(value, str | int) else value
+    return [value] if isinstance(value, str | int | float) else value
 
 
 def _not_boolean(value: object) -> object:

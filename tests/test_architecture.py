@@ -173,5 +173,17 @@ class TestImports:
 
         assert python("-c", script).stdout.split() == ["False", "True"]
 
+    def test_a_picture_is_explained_without_torchs_compiler(self, tmp_path: Path) -> None:
+        """Torch and torchvision would import it, a second or two of every worker's start, where it is easily spared."""
+        star, out = "service/demo/samples/03-star.png", str(tmp_path / "out")
+        script = (
+            "import sys; from service.cli import main; "
+            f"main(['explain', {star!r}, '--model', 'shapes', '--out', {out!r}, "
+            "'--method', 'gradcam', '--method', 'scorecam', '--method', 'gradcam++', '--device', 'cpu']); "
+            "print([name for name in ('torch._dynamo', 'sympy', 'torchvision') if name in sys.modules])"
+        )
+
+        assert python("-c", script).stdout.splitlines()[-1] == "['torchvision']"
+
     def test_the_measure_sees_what_is_loaded(self) -> None:
         assert {"torch", "numpy"} <= loaded_by("service.models.host")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from service.areas import Area, area_of, levels_of
+from service.areas import Area, Clicks, area_of, levels_of, parts_at
 from service.imaging.geometry import Geometry
 from service.imaging.render import RenderSpec, render
 from service.placement import Placement
@@ -56,9 +60,6 @@ def test_an_area_knows_its_pixels() -> None:
     assert area is not None
     assert (area.left, area.top, area.right, area.bottom, int(area.bits.sum())) == (4, 3, 8, 5, 15)
     assert (area.on_picture(20, 10) == (levels > 0)).all()
-    inside = {(x, y) for x in range(20) for y in range(10) if area.covers(x + 0.5, y + 0.5)}
-    assert inside == {(x, y) for x in range(4, 9) for y in range(3, 6)}
-    assert not area.covers(-1, -1)
 
 
 def test_another_area_is_not_part_of_it() -> None:
@@ -95,3 +96,99 @@ def test_a_smaller_mask_is_enlarged() -> None:
 def test_it_is_a_value() -> None:
     area = Area(1, 2, np.ones((1, 1), np.bool_))
     assert (area.right, area.bottom) == (1, 2)
+
+
+# -- what hangs together, and what somebody pointed at ----------------------------------------------------------------
+
+
+def drawn(*rows: str) -> Any:
+    return np.array([[cell == "#" for cell in row] for row in rows])
+
+
+SHAPE = drawn(
+    "##..#",
+    "#..##",
+    "..#..",
+    "##..#",
+)
+
+
+def at(x: int, y: int) -> Any:
+    seeds = np.zeros(SHAPE.shape, np.bool_)
+    seeds[y, x] = True
+    return seeds
+
+
+class TestParts:
+    def test_the_part_at_a_place(self) -> None:
+        assert (parts_at(SHAPE, at(0, 1)) == drawn("##...", "#....", ".....", ".....")).all()
+        assert (parts_at(SHAPE, at(4, 0)) == drawn("....#", "...##", ".....", ".....")).all()
+
+    def test_several_places(self) -> None:
+        assert (parts_at(SHAPE, at(2, 2) | at(4, 3)) == drawn(".....", ".....", "..#..", "....#")).all()
+
+    def test_a_place_outside(self) -> None:
+        assert not parts_at(SHAPE, at(2, 0)).any()
+
+    def test_nothing_at_all(self) -> None:
+        assert not parts_at(np.zeros((3, 3), np.bool_), np.ones((3, 3), np.bool_)).any()
+
+    @given(arrays.arrays(np.bool_, st.tuples(st.integers(1, 9), st.integers(1, 9))), st.data())
+    def test_it_is_what_one_can_walk_to(self, mask: Any, data: st.DataObject) -> None:
+        row, column = (data.draw(st.integers(0, side - 1)) for side in mask.shape)
+        seeds = np.zeros_like(mask)
+        seeds[row, column] = True
+        reached = seeds & mask
+        while True:
+            wider = reached.copy()
+            wider[1:] |= reached[:-1]
+            wider[:-1] |= reached[1:]
+            wider[:, 1:] |= reached[:, :-1]
+            wider[:, :-1] |= reached[:, 1:]
+            wider &= mask
+            if (wider == reached).all():
+                break
+            reached = wider
+        assert (parts_at(mask, seeds) == reached).all()
+
+
+class TestClicks:
+    """Two areas, 200 and 100 high, with a bridge of 50 between them."""
+
+    LEVELS = np.array([[200, 200, 50, 100, 100], [200, 200, 0, 100, 255]], np.uint8)
+    OTHER = np.array([[0, 0, 255, 0, 0], [0, 0, 255, 0, 0]], np.uint8)
+
+    def part(self, *wanted: tuple[float, float], threshold: float = 0.5, **more: Any) -> Any:
+        return Clicks(wanted, **more).best_part([self.LEVELS, self.OTHER], threshold)
+
+    def test_it_is_what_hangs_together_under_them(self) -> None:
+        assert (self.part((0.5, 1.5)) == drawn("##...", "##...")).all()
+        assert (self.part((0, 0), (4.9, 1.9)) == drawn("##...", "##..#")).all()
+        assert (self.part((0, 0), threshold=0.1) == drawn("#####", "##.##")).all()
+
+    def test_the_next_map_has_it_where_the_first_has_nothing(self) -> None:
+        assert (self.part((2.5, 1.5)) == drawn("..#..", "..#..")).all()
+
+    def test_where_none_has_it_begins_at_the_clicks(self) -> None:
+        assert (self.part((3.5, 0.5)) == drawn("...##", "...##")).all()
+        assert (Clicks([(2.5, 0.5), (3.5, 0.5)]).best_part([self.LEVELS], 0.9) == drawn("#####", "##.##")).all()
+
+    def test_clicks_on_nothing_and_beside_the_picture(self) -> None:
+        for wanted in ([(2.5, 1.5)], [(-1.0, 0.0)], [(5.0, 0.0)], [(0.0, 2.0)], []):
+            assert not Clicks(wanted).best_part([self.LEVELS], 0.5).any()
+
+    def test_a_box_and_unwanted_clicks_cut(self) -> None:
+        assert (self.part((0.5, 0.5), box=(0, 0, 1, 9)) == drawn("#....", "#....")).all()
+        assert (self.part((0.5, 0.5), threshold=0.1, unwanted=[(4.5, 0.5)]) == drawn("###..", "##...")).all()
+        assert not self.part((0.5, 0.5), box=(3, 0, 5, 2)).any(), "a click outside the box"
+
+    def test_what_is_cut_apart_does_not_come_back(self) -> None:
+        row = np.full((1, 9), 255, np.uint8)
+        cut = Clicks([(0.5, 0.5)], [(4.5, 0.5)]).best_part([row], 0.5)
+        assert (cut == drawn("###......")).all(), "behind what is not meant, there is nothing that hangs together"
+
+    def test_large_pictures_are_cut_as_small_ones(self) -> None:
+        large = np.full((1000, 3), 9, np.uint8)
+        cut = Clicks([(1.5, 100.5)], [(1.5, 900.5)]).part(large, Clicks([(1.5, 100.5)]).pixels((1000, 3)), 1)
+        assert cut[:501].all()
+        assert not cut[501:].any()

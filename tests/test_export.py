@@ -22,12 +22,12 @@ from PIL import Image
 
 from service import cli
 from service.areas import area_of, levels_of
-from service.commands import export as command
-from service.commands import pictures
+from service.commands import asking, pictures
 from service.errors import InvalidOption, Unavailable
 from service.export.journal import Journal
-from service.export.label_studio import brush_rle, config
+from service.export.label_studio import config
 from service.export.records import Record
+from service.labelling.rle import encode
 from tests.server import running_server
 from tests.test_cli import run
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 SAMPLES = Path(cli.__file__).parent / "demo" / "samples"
 NAMES = ("00-disk.png", "03-star.png", "05-ring.png", "sub folder/11-gear.png")
 WIDE = (256, 192)
+ALONE = ("--max-batch-size", "1")  # in batches of other pictures, the last bits of a map are others
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +70,7 @@ def explained(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     """What ``camserve explain`` says of the pictures, by file."""
     out = tmp_path_factory.mktemp("explained")
     flags = ("--output", "mask", "--output", "regions", "--image-format", "png", "--max-side", "8192")
-    run("explain", folder, "--out", out, *flags)
+    run("explain", folder, "--out", out, *flags, *ALONE)
     results = json.loads((out / "explanations.json").read_text(encoding="utf-8"))
     for result in results:
         (explanation,) = result["explanations"]
@@ -92,7 +93,7 @@ def decoded(segmentation: dict[str, Any]) -> NDArray[np.bool_]:
 
 @pytest.mark.parametrize("shapes", ["boxes", "regions", "masks"])
 def test_coco(shapes: str, folder: Path, explained: dict[str, Any], tmp_path: Path) -> None:
-    coco = exported("coco", folder, tmp_path / "coco.json", f"--{shapes}")
+    coco = exported("coco", folder, tmp_path / "coco.json", f"--{shapes}", *ALONE)
     assert set(coco) == {"info", "licenses", "categories", "images", "annotations"}
     categories = {each["id"]: each["name"] for each in coco["categories"]}
     assert list(categories) == list(range(1, 13))
@@ -154,7 +155,8 @@ def brush_mask(rle: list[int], width: int, height: int) -> NDArray[np.uint8]:
 
 @pytest.mark.parametrize("shapes", ["boxes", "regions", "masks"])
 def test_label_studio(shapes: str, folder: Path, explained: dict[str, Any], tmp_path: Path) -> None:
-    tasks = exported("label-studio", folder, tmp_path / "tasks.json", f"--{shapes}", "--image-url", "/data/upload/")
+    flags = (f"--{shapes}", "--image-url", "/data/upload/", *ALONE)
+    tasks = exported("label-studio", folder, tmp_path / "tasks.json", *flags)
     controls = {
         each.attrib["name"]: (each.tag, {label.attrib["value"] for label in each})
         for each in ElementTree.parse(tmp_path / "tasks-config.xml").getroot()  # our own
@@ -201,7 +203,7 @@ def test_label_studio(shapes: str, folder: Path, explained: dict[str, Any], tmp_
 def test_brushes_are_read_as_they_were(shape: tuple[int, int]) -> None:
     random = np.random.default_rng(1).random(shape) > 0.7
     for mask in (random, np.zeros(shape, np.bool_), np.ones(shape, np.bool_)):
-        alpha = brush_mask(brush_rle(mask), shape[1], shape[0])
+        alpha = brush_mask(encode(mask), shape[1], shape[0])
         assert (alpha == 255 * mask).all()
 
 
@@ -221,7 +223,7 @@ def unpacked(value: dict[str, Any]) -> NDArray[Any]:
 
 def test_fiftyone(folder: Path, explained: dict[str, Any], tmp_path: Path) -> None:
     layers = ("--layer", "layer3", "--layer", "layer4")
-    samples = exported("fiftyone", folder, tmp_path / "dataset", "--masks", *layers)["samples"]
+    samples = exported("fiftyone", folder, tmp_path / "dataset", "--masks", *layers, *ALONE)["samples"]
     assert [sample["filepath"] for sample in samples] == [str(folder / name) for name in NAMES]
     for sample, name in zip(samples, NAMES, strict=True):
         result = explained[name]
@@ -254,6 +256,7 @@ def test_fiftyone(folder: Path, explained: dict[str, Any], tmp_path: Path) -> No
 # -- from a server ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_server_gives_the_same(folder: Path, tmp_path: Path) -> None:
     here = exported("coco", folder, tmp_path / "here.json", "--masks", "--target", "top-2", "--threshold", "0.4")
     with running_server("--log-level", "error") as server:
@@ -297,15 +300,14 @@ def _limited(monkeypatch: pytest.MonkeyPatch, limit: int | None) -> list[str]:
         asked.append(file.name)
         return await real(explainer, request, file)
 
-    monkeypatch.setattr(command, "explained", counted)
+    monkeypatch.setattr(asking, "explained", counted)
     return asked
 
 
 def test_what_was_ended_goes_on(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # One at a time: in batches of other pictures, the last bits of a map are others.
-    whole = exported("coco", folder, tmp_path / "whole.json", "--max-batch-size", "1")
+    whole = exported("coco", folder, tmp_path / "whole.json", *ALONE)
     out, journal = tmp_path / "coco.json", tmp_path / "coco.json.journal"
-    flags = ("export", "coco", folder, "--out", out, "--max-batch-size", "1")
+    flags = ("export", "coco", folder, "--out", out, *ALONE)
     with monkeypatch.context() as patch:
         asked = _limited(patch, 3)
         ended = run(*flags)
@@ -346,7 +348,7 @@ def test_other_options_do_not_go_on(folder: Path, tmp_path: Path, monkeypatch: p
 def test_a_file_that_changed_is_asked_for_again(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     photos = tmp_path / "photos"
     shutil.copytree(folder, photos, symlinks=True)
-    flags = ("export", "coco", photos, "--out", tmp_path / "coco.json", "--max-batch-size", "1")
+    flags = ("export", "coco", photos, "--out", tmp_path / "coco.json", *ALONE)
     with monkeypatch.context() as patch:
         asked = _limited(patch, 2)
         run(*flags)
@@ -376,6 +378,21 @@ def test_a_journal_without_records_is_begun_anew(content: bytes, tmp_path: Path)
         Journal(path, {"format": "fiftyone"})
 
 
+def test_two_exports_do_not_write_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.journal"
+    with Journal(path, {"format": "coco"}) as journal:
+        journal.add(Record(file="a.png"), (1, 2))
+        before = path.read_bytes()
+        with pytest.raises(InvalidOption, match="Another export is writing this file"):
+            Journal(path, {"format": "coco"})
+        assert path.read_bytes() == before
+        journal.add(Record(file="b.png"), (1, 2))
+        assert [each.file for each in journal.records(["b.png", "a.png"])] == ["b.png", "a.png"]
+        journal.remove()
+        with Journal(path, {"format": "fiftyone"}) as other:
+            assert not other.has("a.png", (1, 2)), "what is removed holds nobody up"
+
+
 @pytest.mark.slow
 def test_a_killed_process_loses_nothing(tmp_path: Path) -> None:
     photos = tmp_path / "photos"
@@ -383,7 +400,7 @@ def test_a_killed_process_loses_nothing(tmp_path: Path) -> None:
     for number in range(40):
         with Image.open(SAMPLES / "03-star.png") as image:
             image.convert("RGB").resize((1200, 1200)).rotate(number).save(photos / f"{number:02}.jpg")
-    flags = ["export", "coco", str(photos), "--masks", "--out", str(tmp_path / "coco.json"), "--max-batch-size", "1"]
+    flags = ["export", "coco", str(photos), "--masks", "--out", str(tmp_path / "coco.json"), *ALONE]
     journal = tmp_path / "coco.json.journal"
     environment = {**os.environ, "CAMSERVE_THREADS": "1"}
     process = subprocess.Popen([sys.executable, "-m", "service.cli", *flags], env=environment)

@@ -24,6 +24,7 @@ from service.options import OPTIONS, ExplainArguments, Option, PredictArguments
 from service.protocols.native.requests import read_request
 from service.settings import Settings
 from service.web.app import create_app
+from tests.documents import inlined
 from tests.toys import png
 
 if TYPE_CHECKING:
@@ -162,7 +163,7 @@ class TestEveryOption:
 
 @pytest.fixture(scope="module")
 def document() -> dict[str, Any]:
-    return create_app(Settings()).openapi()
+    return inlined(create_app(Settings()).openapi())
 
 
 def test_no_other_arguments_are_offered() -> None:

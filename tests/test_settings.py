@@ -429,6 +429,17 @@ class TestValues:
         with pytest.raises(ValidationError, match="weights_mirror"):
             load_settings(weights_mirror=mirror)
 
+    @pytest.mark.parametrize("host", ["minio", "minio:9000", "10.0.0.7:9000", "[fd00::7]:9000", "my_store.local"])
+    def test_a_storage_is_a_host(self, host: str) -> None:
+        assert load_settings(label_studio_storage=f"{host} other").label_studio_storage == (host, "other")
+
+    @pytest.mark.parametrize(
+        "host", ["http://minio:9000", "minio:9000/photos", "minio:", "minio:999999", "a@minio", "fd00::7", "*", ""]
+    )
+    def test_a_storage_is_nothing_else(self, host: str) -> None:
+        with pytest.raises(ValidationError, match="label_studio_storage"):
+            load_settings(label_studio_storage=[host])
+
     def test_log_levels_are_names(self) -> None:
         with pytest.raises(ValidationError, match="log_level"):
             load_settings(log_level="loud")

@@ -53,6 +53,7 @@ def test_any_of_these_is_enough(nobody: str, tmp_path: Path, where: str) -> None
     assert (ended.returncode, ended.stdout[:1]) == (0, "{"), ended.stderr
 
 
+@pytest.mark.slow  # it is measured where the cells of its model look
 def test_a_picture_needs_no_more_than_that(nobody: str, tmp_path: Path) -> None:
     ended = bash(f"{COMMAND} predict {STAR}", PYTHONPATH=nobody, XDG_CACHE_HOME=str(tmp_path / "folder"))
     assert (ended.returncode, ended.stdout.split(": ")[1].split()[0]) == (0, "star"), ended.stderr

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from torch.utils.flop_counter import FlopCounterMode
+from service.cam.flops import counting_flops
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -40,7 +40,7 @@ def arithmetic_of(network: Network, image: Tensor, layers: Sequence[Layer]) -> A
     Branches count as they are computed, one after the other. A network without any such operation counts by its layers.
     """
     before: dict[tuple[str, int], int] = {}
-    with FlopCounterMode(display=False) as counter:
+    with counting_flops() as counter:
 
         def note(call: LayerCall, _output: object, _node: object) -> None:
             before[call.module, call.call] = counter.get_total_flops()

@@ -74,9 +74,10 @@ def differentiate(
         MethodNotApplicable: the network cannot be differentiated here; the message carries the cause.
     """
     try:
-        return torch.autograd.grad(
-            logits, inputs, logit_weights.to(logits), retain_graph=True, create_graph=create_graph, allow_unused=True
-        )
+        # Weights given as grad_outputs would have their shapes compared by torch's symbolic algebra, whose import is a
+        # second of a worker's start. This derivative is the same to the bit.
+        weighted = (logits * logit_weights.to(logits)).sum()
+        return torch.autograd.grad(weighted, inputs, retain_graph=True, create_graph=create_graph, allow_unused=True)
     except RuntimeError as error:
         cause = cause_of(error)
         if cause is None:

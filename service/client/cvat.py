@@ -18,7 +18,9 @@ from service.client.clients import Client
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import numpy as np
     import PIL.Image
+    from numpy.typing import NDArray
 
     from service import wire
     from service.areas import Area
@@ -96,15 +98,22 @@ class _Server:
         drawn: Any = {"output": ("regions", "mask"), "image_format": "png", "max_side": _MOST_SIDE}
         return self.client.explain(image, model=self.entry.name, target=target, **self._options, **drawn)
 
+    def levels(self, explained: Explained, explanation: ExplanationView) -> NDArray[np.uint8]:
+        """Return a map on the picture's pixels, (h, w), 0 to 255."""
+        from service.areas import levels_of  # noqa: PLC0415  # needs NumPy and Pillow
+
+        drawn = explanation.raw.mask
+        assert drawn is not None, "the mask was asked for"
+        return levels_of(base64.b64decode(drawn.data), explained.image.width, explained.image.height)
+
     def areas(self, explained: Explained, explanation: ExplanationView) -> Iterator[Area]:
         """Yield what each region covers."""
-        from service.areas import area_of, levels_of  # noqa: PLC0415  # needs NumPy and Pillow
+        from service.areas import area_of  # noqa: PLC0415
 
-        drawn, regions = explanation.raw.mask, explanation.regions
-        if drawn is None or not regions:
+        if not explanation.regions:
             return
-        levels = levels_of(base64.b64decode(drawn.data), explained.image.width, explained.image.height)
-        for region in regions:
+        levels = self.levels(explained, explanation)
+        for region in explanation.regions:
             if area := area_of(levels, region.polygon, self.threshold):
                 yield area
 
@@ -176,7 +185,7 @@ class InteractionFunction:
         return cvataa.InteractionFunctionSpec(min_pos_points=1, min_neg_points=0, min_bounding_boxes=0)
 
     def detect(self, _context: Any, pp_image: PIL.Image.Image, prompts: Any) -> list[Any]:
-        """Return the mask of the area under the clicks, of the best class that has one there; nothing if none has."""
+        """Return the mask under the clicks, of the best class that has something there; nothing where it is empty."""
         import cvat_sdk.auto_annotation as cvataa  # noqa: PLC0415
         from cvat_sdk.masks import encode_mask  # noqa: PLC0415
 
@@ -186,9 +195,8 @@ class InteractionFunction:
         clicks = Clicks(prompts.pos_points, prompts.neg_points, None if box is None else (*box[0], *box[1]))
         classes = min(_CLASSES_UNDER_A_CLICK, self._server.entry.classes or 1)
         explained = self._server.explain(pp_image, f"top-{classes}")
-        for explanation in explained.explanations:
-            under = clicks.under(self._server.areas(explained, explanation))
-            mask = clicks.cut(under, explained.image.width, explained.image.height)
-            if mask.any():
-                return [cvataa.InteractionResultShape(type="mask", points=encode_mask(mask))]
-        return []
+        maps = [self._server.levels(explained, each) for each in explained.explanations if not each.empty]
+        mask = clicks.best_part(maps, self._server.threshold) if maps else None
+        if mask is None or not mask.any():
+            return []
+        return [cvataa.InteractionResultShape(type="mask", points=encode_mask(mask))]

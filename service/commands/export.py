@@ -8,29 +8,22 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from service.commands.flags import add_command, add_options, add_settings, settings_of, worded
-from service.commands.pictures import explained, images_in, in_order, interruptible, loaded, request_of
-from service.errors import OF_A_PICTURE, InvalidImage, ServiceError
+from service.commands.asking import add_server, asked_model
+from service.commands.flags import add_command, add_options, add_settings, worded
+from service.commands.pictures import images_in, in_order, interruptible
+from service.errors import OF_A_PICTURE, ServiceError
 from service.options import OPTIONS
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from service import wire
-    from service.engine.explainer import Explainer
-    from service.engine.request import Request
+    from service.commands.asking import Answered, AskedModel
     from service.export.about import About
     from service.export.journal import Journal
     from service.export.records import Record
-
-    Asking = Callable[[Path], Awaitable["_Answered | ServiceError"]]
 
 __all__ = ["add"]
 
@@ -52,7 +45,6 @@ _ASKED = (
     "fuse",
 )
 _MOST_SIDE, _HEAT_SIDE = 8192, 256
-_AT_ONCE = 4  # requests to a server
 
 
 def add(commands: Any) -> None:
@@ -74,8 +66,7 @@ def add(commands: Any) -> None:
     export.add_argument(
         "--image-url", default=_LOCAL_FILES, metavar="URL", help="Label Studio: what stands before a picture's path"
     )
-    export.add_argument("--server", metavar="URL", help="ask a running server; --model is then the name of its model")
-    export.add_argument("--api-key-file", type=Path, metavar="FILE", help="file that holds a key of the server")
+    add_server(export)
     add_options(export, [OPTIONS[name] for name in _ASKED])
     add_settings(export)
 
@@ -91,93 +82,12 @@ def _export(options: argparse.Namespace) -> int:
     return asyncio.run(interruptible(_exported(options)))
 
 
-# -- answers, from this process or from a server ----------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Answered:
-    """What a record is made of."""
-
-    image: wire.ImageInfo
-    predictions: list[wire.Prediction]
-    explanations: list[wire.Explanation]
-
-
-@dataclass(frozen=True)
-class _Model:
-    """What is asked: a model, and how."""
-
-    name: str
-    version: str
-    digest: str
-    layer: str
-    labels: tuple[str, ...]
-    ask: Asking
-    at_once: int
-
-
 def _drawn(options: argparse.Namespace) -> dict[str, Any]:
     """Return what has to be drawn for a record: masks, and for FiftyOne heatmaps."""
     heat = options.format == "fiftyone"
     masks = options.shapes == "masks"
     outputs = ("regions", "mask") if masks or heat else ("regions",)
     return {"output": outputs, "image_format": "png", "max_side": _MOST_SIDE if masks else _HEAT_SIDE}
-
-
-@asynccontextmanager
-async def _here(options: argparse.Namespace) -> AsyncIterator[_Model]:
-    """Load the model in this process."""
-    for name, value in _drawn(options).items():
-        setattr(options, name, value)
-    settings, asked = settings_of(options), request_of(options, "explain")
-    async with loaded(settings, asked) as explainer:
-        info = explainer.ready_info().head_view(None if asked.head is None else str(asked.head))
-        ask = partial(_ask_here, explainer, asked)
-        yield _Model(
-            info.name, info.version, info.digest, info.default_layer, info.labels, ask, settings.max_batch_size
-        )
-
-
-async def _ask_here(explainer: Explainer, asked: Request, file: Path) -> _Answered | ServiceError:
-    from service.protocols.native.responses import to_wire  # noqa: PLC0415
-
-    answer = await explained(explainer, asked, file)
-    if isinstance(answer, ServiceError):
-        return answer
-    (result,) = to_wire(answer, str(file)).results
-    return _Answered(result.image, result.predictions, result.explanations)
-
-
-@asynccontextmanager
-async def _there(options: argparse.Namespace) -> AsyncIterator[_Model]:
-    """Ask a running server."""
-    from service.client import AsyncClient  # noqa: PLC0415
-
-    if len(options.models or ()) > 1:
-        raise ServiceError(
-            "A server is asked for one model: give --model once, with the name that the server has for it."
-        )
-    key = options.api_key_file.read_text(encoding="utf-8").strip() if options.api_key_file else None
-    asked = {name: value for name in _ASKED if (value := getattr(options, name)) is not None} | _drawn(options)
-    async with AsyncClient(options.server, api_key=key, timeout=600.0) as client:
-        entry = await client.model(options.models[0] if options.models else (await client.models()).default)
-        found = await client.classes("", model=entry.name, head=options.head, limit=100_000)
-        labels = tuple(each.label for each in found.classes)
-
-        async def ask(file: Path) -> _Answered | ServiceError:
-            try:
-                answer = await client.explain(file, model=entry.name, **asked)
-            except OSError as error:
-                return InvalidImage(f"The file cannot be read: {error.strerror}.")
-            except ServiceError as error:
-                return error
-            return _Answered(answer.image, list(answer.predictions), [each.raw for each in answer.explanations])
-
-        version, digest, layer = entry.version or "", entry.digest or "", entry.default_layer or ""
-        yield _Model(entry.name, version, digest, layer, labels, ask, _AT_ONCE)
-
-
-# -- the export -------------------------------------------------------------------------------------------------------
 
 
 async def _exported(options: argparse.Namespace) -> int:
@@ -187,7 +97,7 @@ async def _exported(options: argparse.Namespace) -> int:
     if not files:
         raise FileNotFoundError(f"there is no picture in {options.folder}")
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    async with (_there if options.server else _here)(options) as model:
+    async with asked_model(options, _ASKED, _drawn(options)) as model:
         with Journal(options.out.with_name(f"{options.out.name}.journal"), _asked(options, model)) as journal:
             await _add_records(options, model, journal, files)
             return _write(options, model, journal, list(files))
@@ -198,14 +108,16 @@ def _name(file: Path, folder: Path) -> str:
     return os.fsencode(file.relative_to(folder).as_posix()).decode(errors="replace")
 
 
-def _asked(options: argparse.Namespace, model: _Model) -> dict[str, Any]:
+def _asked(options: argparse.Namespace, model: AskedModel) -> dict[str, Any]:
     """Return what an export is of: one that was begun with other values is not gone on with."""
     asked = {name: getattr(options, name) for name in _ASKED}
     about = {"format": options.format, "shapes": options.shapes, "folder": str(options.folder.absolute())}
     return {**about, "model": model.name, "version": model.version, "digest": model.digest, **asked}
 
 
-async def _add_records(options: argparse.Namespace, model: _Model, journal: Journal, files: dict[str, Path]) -> None:
+async def _add_records(
+    options: argparse.Namespace, model: AskedModel, journal: Journal, files: dict[str, Path]
+) -> None:
     """Ask for what the journal does not have yet.
 
     Raises:
@@ -225,7 +137,7 @@ async def _add_records(options: argparse.Namespace, model: _Model, journal: Jour
         journal.add(_record(options, names[file], answer), stamps[names[file]])
 
 
-def _record(options: argparse.Namespace, name: str, answer: _Answered | ServiceError) -> Record:
+def _record(options: argparse.Namespace, name: str, answer: Answered | ServiceError) -> Record:
     from service.export.records import Record, record_of  # noqa: PLC0415
 
     if isinstance(answer, ServiceError):
@@ -236,7 +148,7 @@ def _record(options: argparse.Namespace, name: str, answer: _Answered | ServiceE
     return record_of(name, answer.image, answer.predictions, answer.explanations, masks=masks, heat=heat)
 
 
-def _write(options: argparse.Namespace, model: _Model, journal: Journal, names: list[str]) -> int:
+def _write(options: argparse.Namespace, model: AskedModel, journal: Journal, names: list[str]) -> int:
     from service.export import coco, fiftyone, label_studio  # noqa: PLC0415
 
     failed = {record.file: record.error for record in journal.records(names) if record.error is not None}
@@ -250,7 +162,7 @@ def _write(options: argparse.Namespace, model: _Model, journal: Journal, names: 
     return 1 if failed else 0
 
 
-def _about(options: argparse.Namespace, model: _Model) -> About:
+def _about(options: argparse.Namespace, model: AskedModel) -> About:
     from service.export.about import About  # noqa: PLC0415
 
     layers = "+".join(model.layer if name == "default" else name for name in options.layer or ("default",))

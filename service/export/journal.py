@@ -6,8 +6,10 @@ the process cut off is dropped.
 
 from __future__ import annotations
 
+import fcntl
 import json
-from typing import TYPE_CHECKING, Any
+import os
+from typing import IO, TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -41,7 +43,7 @@ class Journal:
         asked: what the export is of; JSON. One that was begun with other values is not gone on with.
 
     Raises:
-        InvalidOption: there is a journal of another export.
+        InvalidOption: there is a journal of another export, or another process adds to it.
         OSError: it cannot be written.
     """
 
@@ -49,28 +51,32 @@ class Journal:
         self.path = path
         self._places: dict[str, tuple[Stamp, int]] = {}
         header = json.loads(json.dumps(asked))
-        end = self._read(header) if path.exists() else 0
-        self._file = path.open("r+b" if end else "wb")
-        self._file.truncate(end)
-        self._file.seek(end)
-        if not end:
-            self._write(header)
+        self._file = _locked(path)
+        try:
+            end = self._read(header)
+            self._file.truncate(end)
+            self._file.seek(end)
+            if not end:
+                self._write(header)
+        except BaseException:
+            self._file.close()
+            raise
 
     def _read(self, asked: dict[str, Any]) -> int:
         """Find the records that there are; return where the last whole line ends, 0 to begin anew."""
         there: Any = None
         end = 0
-        with self.path.open("rb") as file:
-            for number, line in enumerate(file):
-                try:
-                    entry = json.loads(line) if line.endswith(b"\n") else {}
-                    if number == 0:
-                        there = entry
-                    else:
-                        self._places[entry["record"]["file"]] = (tuple(entry["stamp"]), end)
-                except (ValueError, KeyError, TypeError):
-                    break
-                end += len(line)
+        self._file.seek(0)
+        for number, line in enumerate(self._file):
+            try:
+                entry = json.loads(line) if line.endswith(b"\n") else {}
+                if number == 0:
+                    there = entry
+                else:
+                    self._places[entry["record"]["file"]] = (tuple(entry["stamp"]), end)
+            except (ValueError, KeyError, TypeError):
+                break
+            end += len(line)
         if self._places and there != asked:
             raise InvalidOption(self._differs(there, asked))
         return end if self._places else 0
@@ -115,5 +121,23 @@ class Journal:
 
     def remove(self) -> None:
         """Remove the journal: its export is written."""
-        self._file.close()
         self.path.unlink()
+        self._file.close()
+
+
+def _locked(path: Path) -> IO[bytes]:
+    """Open a journal that nobody else adds to, and nobody else will until it is closed.
+
+    Raises:
+        InvalidOption: somebody does.
+    """
+    while True:
+        file = path.open("a+b")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise InvalidOption(f"Another export is writing this file; {path} is its journal. Wait for it.") from None
+        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            return file
+        file.close()  # whoever had it has removed it

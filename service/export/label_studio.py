@@ -10,19 +10,16 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
-import numpy as np
-
 from service.export.about import category_ids, replaced, write_list
+from service.labelling.rle import encode
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
     from service.export.about import About, Records, Shapes
     from service.export.records import Record, Shape
 
-__all__ = ["brush_rle", "config", "write"]
+__all__ = ["config", "write"]
 
 _CONTROLS: dict[Shapes, tuple[str, str, str]] = {
     # name of the control, its tag, and what regions of it are called
@@ -30,8 +27,6 @@ _CONTROLS: dict[Shapes, tuple[str, str, str]] = {
     "regions": ("polygon", "PolygonLabels", "polygonlabels"),
     "masks": ("mask", "BrushLabels", "brushlabels"),
 }
-# Of the bit stream: bits of a value, and of the four lengths that a run may be written in.
-_WORD, _LENGTHS = 8, (3, 4, 8, 16)
 
 
 def write(out: Path, records: Records, about: About) -> list[Path]:
@@ -90,7 +85,7 @@ def _place(shape: Shape, record: Record, shapes: Shapes) -> dict[str, Any]:
     to_x, to_y = 100 / record.width, 100 / record.height
     area = shape.area() if shapes == "masks" else None
     if area is not None:
-        return {"format": "rle", "rle": brush_rle(area.on_picture(record.width, record.height))}
+        return {"format": "rle", "rle": encode(area.on_picture(record.width, record.height))}
     if shapes == "regions":
         return {"points": [[_percent(x * to_x), _percent(y * to_y)] for x, y in shape.polygon], "closed": True}
     edges = {"x": left * to_x, "y": top * to_y, "width": (right - left) * to_x, "height": (bottom - top) * to_y}
@@ -99,26 +94,3 @@ def _place(shape: Shape, record: Record, shapes: Shapes) -> dict[str, Any]:
 
 def _percent(value: float) -> float:
     return round(min(100.0, max(0.0, value)), 4)
-
-
-def brush_rle(mask: NDArray[np.bool_]) -> list[int]:
-    """Write a mask (h, w) as Label Studio's brushes are: the run lengths of ``@thi.ng/rle-pack``, of RGBA pixels.
-
-    It is a stream of bits: 32 of the number of values, 5 of the bits of a value less one, four times 4 of the bits of a
-    length less one; then runs: a one, two bits that say which of the four, the length less one, the value.
-    """
-    values = np.repeat(mask.ravel(), 4)
-    changes = np.flatnonzero(values[1:] != values[:-1]) + 1
-    starts = [0, *changes.tolist()]
-    lengths = np.diff(starts, append=values.size).tolist()
-    bits = [f"{values.size:032b}", f"{_WORD - 1:05b}", *(f"{length - 1:04b}" for length in _LENGTHS)]
-    longest = 2 ** _LENGTHS[-1]
-    for start, length in zip(starts, lengths, strict=True):
-        value = 255 if values[start] else 0
-        for begin in range(0, length, longest):
-            some = min(length - begin, longest)
-            kind = next(place for place, width in enumerate(_LENGTHS) if some <= 2**width)
-            bits.append(f"1{kind:02b}{some - 1:0{_LENGTHS[kind]}b}{value:08b}")
-    stream = "".join(bits)
-    stream += "0" * (-len(stream) % 8)
-    return list(int(stream, 2).to_bytes(len(stream) // 8, "big"))

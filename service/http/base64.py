@@ -11,7 +11,7 @@ from service.errors import InvalidImage
 __all__ = ["decoded", "picture_of"]
 
 _CHUNK = 2**20  # a multiple of four
-_DATA_URI = re.compile(r"data:[^,]{0,200};base64,")
+_DATA_URI = re.compile(r"data:[^,]{0,200};base64,", re.IGNORECASE)
 
 
 def picture_of(text: str, where: str) -> bytes:

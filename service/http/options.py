@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
 
-__all__ = ["MAX_VALUES", "option_error", "query_options", "single", "validated"]
+__all__ = ["MAX_VALUES", "check_one_map", "option_error", "query_options", "refuse", "single", "validated"]
 
 OptionsT = TypeVar("OptionsT", bound=NativeOptions)
 
@@ -59,6 +59,34 @@ def validated(options_type: type[OptionsT], fields: Mapping[str, Any]) -> Option
         return options_type.model_validate(fields)
     except ValidationError as error:
         raise option_error(error, options_type) from error
+
+
+def refuse(given: Mapping[str, Any], instead: Mapping[str, str]) -> None:
+    """Refuse options that a protocol's answers have no place for.
+
+    Args:
+        given: options by name.
+        instead: by name, how the same is said there.
+
+    Raises:
+        InvalidOption: one of them is given.
+    """
+    for name in given:
+        if name in instead:
+            raise InvalidOption(f"{name!r} is no option here: {instead[name]}.")
+
+
+def check_one_map(attributes: Mapping[str, Any]) -> None:
+    """Refuse what makes several maps of a picture, where an answer holds one; ``top-K`` is known when it is computed.
+
+    Raises:
+        InvalidOption: there are several layers that are not fused, methods or targets.
+    """
+    layers = 1 if attributes.get("fuse") else len(attributes.get("layers", "1"))
+    if layers * len(attributes.get("methods", "1")) * len(attributes.get("targets", "1")) != 1:
+        raise InvalidOption(
+            "The answer holds one map for each picture: ask for one layer, method and target, or fuse the layers."
+        )
 
 
 def option_error(error: ValidationError, options_type: type[NativeOptions]) -> InvalidOption:

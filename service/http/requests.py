@@ -6,9 +6,10 @@ import asyncio
 import re
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from pydantic_core import from_json
 from starlette.requests import ClientDisconnect
 
-from service.errors import InvalidOption, UnsupportedMediaType, shorten
+from service.errors import BodyTooLarge, InvalidOption, InvalidRequest, UnsupportedMediaType, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
@@ -24,6 +25,7 @@ __all__ = [
     "accepted_format",
     "body_of",
     "client_of",
+    "json_object",
     "read_in_thread",
     "refuse_encoded",
     "timeout_of",
@@ -44,6 +46,29 @@ _QUALITY = re.compile(r"q\s*=\s*(0(?:\.\d*)?|1(?:\.0*)?)")
 async def body_of(request: Request) -> bytes:
     """Read the body. ``request.body()`` would hold on to it until the answer is sent, beside the pictures in it."""
     return b"".join([chunk async for chunk in request.stream()])
+
+
+def json_object(body: bytes, most: int, example: str) -> dict[str, Any]:
+    """Read a body that is a JSON object.
+
+    Args:
+        body: as it came.
+        most: how many values it may have; more take long to read.
+        example: of what to send.
+
+    Raises:
+        BodyTooLarge: it has more values.
+        InvalidRequest: it is something else.
+    """
+    if sum(body.count(sign) for sign in (b",", b"[", b"{")) > most:
+        raise BodyTooLarge(f"The JSON has more than {most:,} values. Send pictures as files, not as numbers.")
+    try:
+        fields = from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise InvalidRequest(f"The body is not JSON: {error}. Send an object such as {example}.") from None
+    if not isinstance(fields, dict):
+        raise InvalidRequest(f"The body is not a JSON object such as {example}.")
+    return fields
 
 
 def refuse_encoded(request: Request) -> None:

@@ -14,15 +14,18 @@ from service.errors import InvalidOption
 from service.imaging.sampling import resample
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from service.imaging.geometry import Geometry
     from service.placement import Placement
 
-__all__ = ["MarkedArea", "PlacedMap", "correlation", "marked_area", "mass_inside"]
+__all__ = ["MAX_POINTS", "MarkedArea", "PlacedMap", "correlation", "marked_area", "mass_inside"]
 
 _SAMPLES = 256  # along the longer side of the view
-_MAX_POINTS = 1000
+MAX_POINTS = 1000
+_MAX_CROSSING = 100  # points of a polygon that crosses itself: it may have as many parts as their square
 _CONSTANT = 1e-6  # of the greatest magnitude: what is no more than rounding
 
 
@@ -109,24 +112,47 @@ def mass_inside(evidence: PlacedMap, geometry: Geometry, area: MarkedArea) -> fl
     return float((values * area.covers(xs, ys)).sum() / values.sum())
 
 
-def marked_area(region: str | list[Any]) -> MarkedArea:
+def marked_area(region: str | Sequence[Any]) -> MarkedArea:
     """Read a box ``[left, top, right, bottom]`` or a polygon ``[[x, y], …]``, in pixels of the upright picture.
 
     A polygon that crosses itself is what it encloses.
 
     Raises:
-        InvalidOption: it is neither, or has no area.
+        InvalidOption: it is neither, has no area, or crosses itself and has very many points.
     """
-    corners = _corners(_parsed(region))
-    shape = shapely.make_valid(shapely.Polygon(corners))
-    parts = [part for part in shapely.get_parts(shape) if part.geom_type in {"Polygon", "MultiPolygon"}]
-    shape = shapely.unary_union(parts)
+    shape = _enclosed(_corners(_parsed(region)))
     if not shape.area > 0:
         raise InvalidOption("'region' has no area. Send a box with left < right and top < bottom, or a polygon.")
     return MarkedArea(shape)
 
 
-def _parsed(region: str | list[Any]) -> Any:
+def _enclosed(corners: list[tuple[float, float]]) -> Any:
+    """Return what a polygon encloses; ``shapely.make_valid`` would take minutes for one that often crosses itself."""
+    shape = shapely.Polygon(corners)
+    if shape.is_valid:
+        return shape
+    if len(corners) > _MAX_CROSSING:
+        raise InvalidOption(
+            f"'region' is a polygon of {len(corners)} points that crosses itself; such a one may have {_MAX_CROSSING}. "
+            "Send its outline."
+        )
+    lines = shapely.unary_union(shapely.LineString([*corners, corners[0]]))
+    parts = shapely.get_parts(shapely.polygonize([lines]))
+    windings = _windings(shapely.get_coordinates(shapely.point_on_surface(parts)), np.array(corners))
+    return shapely.coverage_union_all(parts[windings != 0])
+
+
+def _windings(points: NDArray[np.float64], corners: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return how often a polygon (n, 2) goes round each point (m, 2): (m,); 0 in a hole that a slit leads to."""
+    x, y = points[:, :1], points[:, 1:]
+    (x1, y1), (x2, y2) = corners.T, np.roll(corners, -1, axis=0).T
+    left = (x2 - x1) * (y - y1) - (x - x1) * (y2 - y1) > 0
+    up, down = (y1 <= y) & (y < y2) & left, (y2 <= y) & (y < y1) & ~left
+    windings: NDArray[np.int64] = up.sum(axis=1) - down.sum(axis=1)
+    return windings
+
+
+def _parsed(region: str | Sequence[Any]) -> Any:
     if not isinstance(region, str):
         return region
     try:
@@ -136,20 +162,24 @@ def _parsed(region: str | list[Any]) -> Any:
 
 
 def _corners(region: Any) -> list[tuple[float, float]]:
-    if isinstance(region, list) and len(region) == 4 and all(_is_number(value) for value in region):
+    if isinstance(region, list | tuple) and len(region) == 4 and all(_is_number(value) for value in region):
         left, top, right, bottom = region
         if left < right and top < bottom:
             return [(left, top), (right, top), (right, bottom), (left, bottom)]
-    elif isinstance(region, list) and 3 <= len(region) <= _MAX_POINTS and all(_is_point(point) for point in region):
+    elif (
+        isinstance(region, list | tuple)
+        and 3 <= len(region) <= MAX_POINTS
+        and all(_is_point(point) for point in region)
+    ):
         return [(x, y) for x, y in region]
     raise InvalidOption(
         "'region' is none: send JSON, a box [left, top, right, bottom] with left < right and top < bottom, or a "
-        f"polygon [[x, y], …] of 3 to {_MAX_POINTS} points, in pixels of the upright picture."
+        f"polygon [[x, y], …] of 3 to {MAX_POINTS} points, in pixels of the upright picture."
     )
 
 
 def _is_point(point: Any) -> bool:
-    return isinstance(point, list) and len(point) == 2 and all(_is_number(value) for value in point)
+    return isinstance(point, list | tuple) and len(point) == 2 and all(_is_number(value) for value in point)
 
 
 def _is_number(value: Any) -> bool:

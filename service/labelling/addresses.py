@@ -27,7 +27,8 @@ def is_public(text: str) -> bool:
 def _is_global(address: Address) -> bool:
     if isinstance(address, ipaddress.IPv6Address) and (address in _NAT64 or address.ipv4_mapped):
         return True  # as what it stands for
-    return address.is_global and not (address.is_multicast or address.is_reserved or address.is_unspecified)
+    local = isinstance(address, ipaddress.IPv6Address) and address.is_site_local  # global, to ``ipaddress``
+    return address.is_global and not (local or address.is_multicast or address.is_reserved or address.is_unspecified)
 
 
 def _inside(address: Address) -> ipaddress.IPv4Address | None:
@@ -50,7 +51,7 @@ async def public_addresses(host: str, port: int) -> list[str]:
     if not all(is_public(address) for address in found):
         raise PictureNotFetched(
             f"{host!r} is an address of this machine or its network, which is not asked for pictures. Only the host of "
-            "label_studio_url may be."
+            "label_studio_url may be, and those of label_studio_storage."
         )
     return found
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from service.errors import ImageTooLarge, PictureNotFetched, shorten
 from service.labelling.addresses import public_addresses, resolved
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import httpx
 
@@ -23,21 +24,25 @@ _PORTS = {"http": 80, "https": 443}
 
 
 def origin_of(url: httpx.URL) -> tuple[str, str, int]:
-    """Return scheme, host and port."""
-    return url.scheme, url.host.lower(), url.port or _PORTS.get(url.scheme, 0)
+    """Return scheme, host as it stands in DNS, and port."""
+    return url.scheme, url.raw_host.decode("ascii").lower(), url.port or _PORTS.get(url.scheme, 0)
 
 
 class Fetcher:
     """Gets files over HTTP.
 
     Args:
-        trusted: URL of the one server that may be in this network; None if there is none.
+        trusted: URL of a server that may be in this network; None if there is none.
+        storage: other hosts that may be, as ``host`` or ``host:port``.
         max_bytes: of a file.
         timeout_s: for all of it, redirects included.
     """
 
-    def __init__(self, trusted: str | None, max_bytes: int, timeout_s: float = 20.0) -> None:
+    def __init__(
+        self, trusted: str | None, max_bytes: int, timeout_s: float = 20.0, storage: Sequence[str] = ()
+    ) -> None:
         self._trusted_url, self._max_bytes, self._timeout_s = trusted, max_bytes, timeout_s
+        self._storage = frozenset((split.hostname, split.port) for split in (urlsplit(f"//{host}") for host in storage))
         self._client: httpx.AsyncClient | None = None
         self._starting = asyncio.Lock()
 
@@ -155,7 +160,10 @@ class Fetcher:
         raise PictureNotFetched(f"{_shown(str(url))} cannot be reached: {failed}.")
 
     def _is_trusted(self, url: httpx.URL) -> bool:
-        return self._trusted_url is not None and origin_of(url) == origin_of(_parsed(self._trusted_url))
+        origin = scheme, host, port = origin_of(url)
+        if self._trusted_url is not None and origin == origin_of(_parsed(self._trusted_url)):
+            return True
+        return (host, port) in self._storage or ((host, None) in self._storage and port == _PORTS[scheme])
 
     async def _started(self) -> httpx.AsyncClient:
         """Return the client, made when it is first needed: it takes as long as some requests, and many need none."""

@@ -13,8 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch.utils.flop_counter import FlopCounterMode
-
+from service.cam.flops import counting_flops
 from service.cam.layers import LayerCall
 from service.cam.measurement import Finding, apply, measure
 from service.placement import AxisPlacement, Placement
@@ -41,7 +40,7 @@ _MOST_IMAGES = 4
 
 def images_to_measure(network: Network, images: Tensor) -> int:
     """Return how many images to measure a network with: the fewer operations one takes, the more, 2 to 5."""
-    with FlopCounterMode(display=False) as counter:
+    with counting_flops() as counter:
         network.observe(images[:1], (), lambda *_: None)  # counting needs gradients where a model asks for them itself
     operations = max(1, counter.get_total_flops())
     return 1 + max(1, min(_MOST_IMAGES, int(_OPERATIONS / operations)))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from service.problems import problem_body
@@ -111,7 +112,8 @@ class WireProtocol:
         resources: makes what its routes share, when the application starts: ``request.state`` has it by the row's name.
         probes: paths that are answered even while the service drains or has too many connections, and that are neither
             traced nor logged but for debugging.
-        openapi: its part of the OpenAPI document, or what makes it: nobody needs it before the document is asked for.
+        openapi: its part of the OpenAPI document; or the module that has it as ``OPENAPI``, which is imported when the
+            document is asked for.
         addresses: from where its paths are asked, without a key; nobody else is answered, whatever key is sent. None
             where keys decide.
     """
@@ -126,9 +128,12 @@ class WireProtocol:
     resources: Callable[[Settings], AbstractAsyncContextManager[object]] | None = None
     probes: tuple[str, ...] = ()
     addresses: tuple[Network, ...] | None = None
-    openapi: OpenApiPart | Callable[[], OpenApiPart] = field(default_factory=OpenApiPart)
+    openapi: OpenApiPart | str = field(default_factory=OpenApiPart)
 
     @property
     def openapi_part(self) -> OpenApiPart:
         """Its part of the OpenAPI document."""
-        return self.openapi if isinstance(self.openapi, OpenApiPart) else self.openapi()
+        if isinstance(self.openapi, OpenApiPart):
+            return self.openapi
+        part: OpenApiPart = import_module(self.openapi).OPENAPI
+        return part

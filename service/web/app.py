@@ -22,6 +22,7 @@ from service.errors import InvalidOption, MethodNotAllowed, NotFound, ServiceErr
 from service.metrics import Metrics
 from service.protocols.cvat.protocol import CVAT, at_root
 from service.protocols.kserve_v1.protocol import KSERVE_V1
+from service.protocols.kserve_v1.vertex_ai import VERTEX_AI
 from service.protocols.label_studio.protocol import LABEL_STUDIO
 from service.protocols.native.protocol import NATIVE
 from service.protocols.open_inference.protocol import OPEN_INFERENCE
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
 __all__ = ["PROTOCOLS", "create_app"]
 
 # What the service speaks, one row each.
-PROTOCOLS: tuple[WireProtocol, ...] = (NATIVE, KSERVE_V1, OPEN_INFERENCE, TORCHSERVE, LABEL_STUDIO, CVAT)
+PROTOCOLS: tuple[WireProtocol, ...] = (NATIVE, KSERVE_V1, VERTEX_AI, OPEN_INFERENCE, TORCHSERVE, LABEL_STUDIO, CVAT)
 
 # What it has besides, whatever it speaks.
 _ALWAYS = (OPERATIONS, pages.PAGES)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fastapi.openapi.utils import get_openapi
@@ -15,7 +17,7 @@ from service.web.examples import KEY_ERRORS
 from service.wire import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from fastapi import FastAPI
     from pydantic import BaseModel
@@ -29,8 +31,10 @@ __all__ = ["document"]
 
 _DESCRIPTION = "Top-k predictions and class activation maps for your own image classifiers."
 
-_REQUEST_ID = {"description": "The caller's, if sent and sane.", "schema": {"type": "string"}}
-_RETRY_AFTER = {"description": "Seconds after which a new try makes sense.", "schema": {"type": "integer"}}
+_HEADERS = {
+    "X-Request-ID": {"description": "The caller's, if sent and sane.", "schema": {"type": "string"}},
+    "Retry-After": {"description": "Seconds after which a new try makes sense.", "schema": {"type": "integer"}},
+}
 
 _KEY = {
     "type": "http",
@@ -53,7 +57,7 @@ def document(app: FastAPI, table: ProtocolTable) -> dict[str, Any]:
     for path, operations in openapi["paths"].items():
         for method, fields in operations.items():
             _complete(Operation(method, path, fields, schemas), table)
-    openapi["components"]["securitySchemes"] = {"key": _KEY}
+    openapi["components"] |= {"securitySchemes": {"key": _KEY}, "headers": _HEADERS, **_shared(openapi["paths"], table)}
     return openapi
 
 
@@ -95,6 +99,51 @@ def _describe_errors(
 
 def _describe_headers(operation: Operation) -> None:
     for status, response in operation.fields["responses"].items():
-        response["headers"] = {"X-Request-ID": _REQUEST_ID}
-        if status in {"429", "503"}:
-            response["headers"]["Retry-After"] = _RETRY_AFTER
+        names = ["X-Request-ID", "Retry-After"] if status in {"429", "503"} else ["X-Request-ID"]
+        response["headers"] = {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where something stands in the document that several operations may have.
+
+    Attributes:
+        names: what it may be called among the components, best first.
+        holder: what holds it.
+        key: under which.
+    """
+
+    names: tuple[str, ...]
+    holder: Any
+    key: Any
+
+
+def _shared(paths: Mapping[str, Any], table: ProtocolTable) -> dict[str, dict[str, Any]]:
+    """Return, by kind and name, what several operations have, and leave references in its places."""
+    places: dict[tuple[str, str], list[_Place]] = defaultdict(list)
+    for path, operations in paths.items():
+        row = table.protocol(path)
+        for fields in operations.values():
+            for kind, place in _places(fields, "service" if row is None else row.name):
+                places[kind, json.dumps(place.holder[place.key], sort_keys=True)].append(place)
+    components: dict[str, dict[str, Any]] = defaultdict(dict)
+    repeated = [(kind, group) for (kind, _), group in places.items() if len(group) > 1]
+    for kind, group in sorted(repeated, key=lambda each: -len(each[1])):  # what is commonest has the best name
+        name = next(name for place in group for name in place.names if name not in components[kind])
+        components[kind][name] = group[0].holder[group[0].key]
+        for place in group:
+            place.holder[place.key] = {"$ref": f"#/components/{kind}/{name}"}
+    return components
+
+
+def _places(fields: dict[str, Any], protocol: str) -> Iterator[tuple[str, _Place]]:
+    """Yield the kinds and places of what an operation may have in common with others."""
+    operation, parameters, responses = fields["operationId"], fields.get("parameters", []), fields["responses"]
+    for number, parameter in enumerate(parameters):
+        name = parameter["name"]
+        yield "parameters", _Place((f"{protocol}.{name}", f"{operation}.{name}"), parameters, number)
+    if "requestBody" in fields:
+        yield "requestBodies", _Place((operation,), fields, "requestBody")
+    for status in responses:
+        names = (f"{protocol}.{status}", f"{operation}.{status}") if status >= "400" else (f"{operation}.{status}",)
+        yield "responses", _Place(names, responses, status)

@@ -81,6 +81,14 @@ def test_right_beside_wrong_shows_a_shortcut(open_page: Callable[..., Page]) -> 
     page.get_by_label("Sort by").select_option("least")
     assert [share(text) for text in thumbs(page).all_inner_texts()] == sure[::-1]
 
+    for score, sign in (("entropy", -1), ("margin", 1)):
+        page.get_by_label("Sort by").select_option(score)
+        shown = [
+            sign * float(text) for text in re.findall(rf"{score} ([\d.]+)", "".join(thumbs(page).all_inner_texts()))
+        ]
+        assert len(shown) == len(sure)
+        assert shown == sorted(shown)
+
 
 def share(text: str) -> float:
     found = re.search(r"([\d.]+)%", text)
@@ -137,5 +145,7 @@ def test_results_are_saved_as_a_table_and_as_json(page: Page, folder: Path) -> N
     wrong = rows["set/heart/photo-of-heart.png"]
     assert (wrong["expected"], wrong["predicted"], wrong["as_expected"]) == ("heart", "cross", "false")
     assert records["set/heart/photo-of-heart.png"]["probability"] == pytest.approx(float(wrong["probability"]))
+    assert float(wrong["margin"]) == records["set/heart/photo-of-heart.png"]["margin"]
+    assert 0 < records["set/heart/photo-of-heart.png"]["entropy"] < 1
     assert "known format" in rows["set/heart/broken.png"]["error"]
     assert records["set/star/photo-of-star.png"]["error"] is None

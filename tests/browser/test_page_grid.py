@@ -67,3 +67,12 @@ def test_a_cell_leads_to_the_single_view_and_back(open_page: Callable[..., Page]
     page.go_back()
     expect(page.get_by_role("button", name="layer2, Grad-CAM, cross")).to_be_visible()
     assert len(asked.forms) == 1, "the grid was still there"
+
+
+def test_a_link_that_asks_for_no_class_of_the_model_is_got_rid_of(open_page: Callable[..., Page]) -> None:
+    page = open_page("/?tab=grid&sample=03-star.png&target=text:a+red+star", expect_errors=True)
+    expect(page.get_by_role("alert")).to_contain_text("the sentence 'a red star' cannot be looked for")
+    page.get_by_role("button", name="Use the defaults").click()
+    expect(page.locator("#grid-caption")).to_contain_text("“star”")
+    page.go_back()
+    expect(page.get_by_role("alert")).to_contain_text("the sentence 'a red star' cannot be looked for")

@@ -48,6 +48,12 @@ def test_another_head_is_explained_and_its_classes_are_searched(open_page: Calla
     expect(page.locator("#target")).to_have_text("class 6")
     assert asked.forms[-1]["head"] == ["fine"]
 
+    (number, *_) = [
+        each for each in range(3, 7) if page.locator(f"[data-key=class-{each}][aria-pressed=false]").count()
+    ]
+    page.locator(f"[data-key=class-{number}]").click()  # more than the other head has
+    expect(page.locator("#target")).to_have_text(f"class {number}")
+
 
 def test_the_head_is_in_links_and_commands_and_in_every_view(open_page: Callable[..., Page], two_heads: str) -> None:
     permissions = ["clipboard-read", "clipboard-write"]

@@ -93,7 +93,8 @@ def test_everybody_reads_what_is_served_and_how_it_may_be_changed(open_page: Cal
         "Source": "embedded",
         "Precision": "float32",
         "Default layer": "layer4",
-        "Parameters": "401,148, 1.6 MB of memory",
+        "Parameters": "401,148",
+        "Memory": "1.61 MB with each worker",
     }.items():
         row = shapes.locator(".facts > div").filter(has=page.get_by_text(term, exact=True))
         expect(row.get_by_role("definition")).to_have_text(text)
@@ -163,6 +164,15 @@ def test_a_model_is_added_and_what_is_wrong_is_said_where_it_was_typed(
     expect(state(page, "birds")).to_have_text("Ready")
     expect(page.get_by_role("heading", name="birds")).to_be_focused()
     expect(page.get_by_label("Name", exact=True)).to_be_hidden()
+
+
+def test_what_is_typed_of_the_next_model_stays(open_page: Callable[..., Page], managed: str) -> None:
+    page = open_page(f"{managed}/?tab=models")
+    fill(page, "first", "tests.user_models.slow", "size = 32\nfactory_args.seconds = 0.5")
+    page.get_by_label("Name", exact=True).fill("second")
+    expect(page.locator("#models-said")).to_have_text("first is ready.")
+    expect(page.locator("#add-said")).to_be_empty()
+    expect(page.get_by_label("Name", exact=True)).to_have_value("second")
 
 
 def test_a_model_that_was_put_out_says_how_far_it_is_when_it_is_asked(
@@ -257,6 +267,12 @@ def test_a_model_is_removed_once_that_is_confirmed(open_page: Callable[..., Page
     put(managed, "gone")
     page = open_page(f"{managed}/?tab=models", expect_errors=True)
     button = card(page, "gone").get_by_role("button", name="Remove…")
+    for tab in ("Gallery", "Models"):
+        page.get_by_role("link", name=tab).click()
+    button.click()
+    page.go_back()
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    page.go_forward()
     button.click()
     expect(page.get_by_role("button", name="Keep it")).to_be_focused()
     page.keyboard.press("Escape")
@@ -279,7 +295,14 @@ def test_a_model_is_removed_once_that_is_confirmed(open_page: Callable[..., Page
 def test_a_model_that_is_reloaded_answers_meanwhile(open_page: Callable[..., Page], managed: str) -> None:
     put(managed, "again", **slowly(2))
     page = open_page(f"{managed}/?tab=models")
-    card(page, "again").get_by_role("button", name="Reload").click()
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(request.url) if request.method == "POST" else None)
+    button = card(page, "again").get_by_role("button", name="Reload")
+    button.click()
+    button.click()
+    expect(button).to_be_disabled()
+    button.click(force=True)
+    assert len(sent) == 1
     expect(state(page, "again")).to_contain_text("Ready; the next version is on its way: ")
     expect(state(page, "again")).to_have_text("Ready")
 
@@ -393,6 +416,26 @@ def test_the_models_are_accessible(
     card(page, "sure").get_by_role("button", name="Remove…").click()
     expect(page.get_by_role("dialog")).to_be_visible()
     check(page, "removing")
+
+
+def test_the_longest_names_find_room(open_page: Callable[..., Page]) -> None:
+    long = "v" * 100
+
+    def change(body: dict[str, Any]) -> None:
+        model = body["models"][0]
+        version = {**model["versions"][0], "version": long, "aliases": ["a" * 100, *(f"alias-{n}" for n in range(30))]}
+        failed = {"version": None, "state": "failed", "reason": "/r" * 300, "current": False, "aliases": []}
+        warning = {"code": "c" * 100, "text": "w" * 400}
+        body["management"] = "allowed"
+        body["models"][0] = {
+            **model, "name": "n" * 100, "architecture": "/x" * 200, "default_layer": "l" * 200, "version": long,
+            "heads": {"h" * 100: 3, "k" * 100: 2}, "warnings": [warning], "versions": [version, {**version, **failed}],
+        }  # fmt: skip
+
+    page = open_page("/?tab=models", viewport=PHONE, before=lambda page: told(page, change))
+    page.get_by_text("Point an alias to a version").first.click()
+    expect(page.get_by_role("button", name="Point it here").first).to_be_visible()
+    assert page.evaluate("document.scrollingElement.scrollWidth - innerWidth") <= 0
 
 
 def test_what_is_on_its_way_is_accessible(open_page: Callable[..., Page]) -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import http.server
 import io
 import json
+import re
 import shlex
+import subprocess
+import threading
 from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
@@ -14,6 +19,7 @@ from service.vocabulary import LoadingStage, ModelState, VersionState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from playwright.sync_api import Browser, Page
 
@@ -120,11 +126,73 @@ def test_addresses_are_read_with_care(page: Page, query: str, name: str, value: 
     assert call(page, "state", f"module.read('?{query}').{name}") == value
 
 
+def test_a_command_sends_a_sentence_as_it_is(page: Page, tmp_path: Path) -> None:
+    """Curl reads ; and what a value begins with, and shells read much more."""
+    sentences = ["text:a star; type=x", "@file", "<file", '"quoted"', "text:it's $HOME, `x` \\ #3 🌟", "plain"]
+    asked = {
+        "base": "http://127.0.0.1:9/",
+        "model": "m",
+        "options": [["target", text] for text in sentences],
+        "pictures": [{"name": "p.png"}],
+    }
+    command = call(page, "commands", f"module.curl({json.dumps(asked)})")
+    (tmp_path / "p.png").write_bytes(b"")
+    with listening() as (address, received):
+        subprocess.run(["bash", "-c", command.replace("127.0.0.1:9", address)], cwd=tmp_path, check=False)
+    assert re.findall(r'name="target"\r\n\r\n(.*?)\r\n--', received[0].decode()) == sentences
+
+
+@contextlib.contextmanager
+def listening() -> Iterator[tuple[str, list[bytes]]]:
+    """A server that keeps the bodies that it is sent."""
+    received: list[bytes] = []
+
+    class Keep(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            received.append(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Keep) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"127.0.0.1:{server.server_port}", received
+        server.shutdown()
+        thread.join()
+
+
+def test_a_class_is_named_by_its_index_and_a_further_sentence_by_itself(page: Page) -> None:
+    zero_shot, fixed = {"prompts": "a {}", "classes": 3}, {"prompts": None, "classes": 3}
+    for model, index, named in ((zero_shot, 2, "2"), (zero_shot, 3, "text:a #3"), (fixed, 5, "5"), (None, 5, "5")):
+        one = {"index": index, "label": "a #3", "probability": 0.5}
+        assert call(page, "choices", f"module.classNamed({json.dumps(model)}, {json.dumps(one)})") == named
+        groups = f"module.classGroups({json.dumps(model)}, {{classes: [], total: 3}}, [{json.dumps(one)}], '')"
+        assert call(page, "choices", groups)[0]["options"][0]["value"] == named
+    assert call(page, "choices", "module.classGroups({prompts: null}, {classes: [], total: 3}, [], 'a star')")[2] == {
+        "title": "Any sentence",
+        "options": [],
+    }
+
+
+def test_scores_have_words_also_where_there_is_no_number(page: Page) -> None:
+    said = call(page, "scores", "module.sureness({entropy: 0.126, margin: 0.5})")
+    assert said.startswith("Entropy 0.13: 0 is sure")
+    assert "Margin 0.50" in said
+    assert "Entropy" not in call(page, "scores", "module.sureness({entropy: null, margin: 0.5})")
+    assert "Flip stability −0.20" in call(page, "scores", "module.stability({flip_stability: -0.2})")
+    assert "Nothing can be said" in call(page, "scores", "module.stability({flip_stability: null})")
+
+
 def test_keys_of_a_model_are_read_as_lines_or_as_json(page: Page) -> None:
     lines = """
         # as in a [[models]] table
-        size = 224
-        mode = "crop"
+        size = 224 # px
+        mode = "crop"  # "centre"
+        description = 'no. # 3' # a comment
+        constructor.x = 1
         interpolation = bilinear
         version = 'a "b"'
         multi_label = true
@@ -134,7 +202,8 @@ def test_keys_of_a_model_are_read_as_lines_or_as_json(page: Page) -> None:
         labels.side = sides.txt
     """
     keys = {
-        "size": 224, "mode": "crop", "interpolation": "bilinear", "version": 'a "b"', "multi_label": True,
+        "size": 224, "mode": "crop", "description": "no. # 3", "constructor": {"x": 1},
+        "interpolation": "bilinear", "version": 'a "b"', "multi_label": True,
         "mean": [0.5, 0.5, 0.5], "factory_args": {"classes": 7, "width": 8}, "labels": {"side": "sides.txt"},
     }  # fmt: skip
     assert call(page, "model-keys", f"module.parsed({json.dumps(lines)})") == keys
@@ -148,6 +217,8 @@ def test_keys_of_a_model_are_read_as_lines_or_as_json(page: Page) -> None:
         ("size: 224", "Line 1 of the further keys is not of the form key = value: size: 224"),
         ("size = 3\nsize = 4", "Line 2 of the further keys gives size once more."),
         ("mean = 3\nmean.x = 4", "Line 2 of the further keys gives mean.x once more."),
+        ("mean = 3\nmean.x.y = 4", "Line 2 of the further keys gives mean.x.y once more."),
+        ("mean = [0.5,\n0.5]", "a list stands in one line"),
         ("factory_args = {classes = 7}", "Write tables as JSON."),
         ("size =", "not of the form key = value"),
         ('{"size": }', "begin as a JSON object and are none"),

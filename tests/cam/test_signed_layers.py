@@ -79,7 +79,7 @@ TOYS: dict[str, tuple[Callable[[], nn.Module], tuple[str, ...]]] = {
     "fire": (Fire, ("squeeze", "expand3x3", "expand1x1")),
 }
 
-# Half an hour on two cores: CAMSERVE_TESTS_FULL_SIZE=1 runs them, with -m slow. Narrow ones of every family always run.
+# Half an hour on two cores: CAMSERVE_TESTS_FULL_SIZE=1 runs them, with -m slow. Without, -m slow runs narrow ones.
 FULL_SIZE = bool(os.environ.get("CAMSERVE_TESTS_FULL_SIZE"))
 SLOW = (*LARGE, "maxvit", "swin_v2") if FULL_SIZE else ()
 
@@ -205,8 +205,11 @@ def methods_for(name: str, layers: Sequence[Layer]) -> list[str]:
 every_network = pytest.mark.parametrize(
     "name",
     [
-        *(name for name in (*TOYS, *NARROW) if name not in {"maxvit", "swin_v2"}),
-        *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW),
+        *TOYS,
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in (*(name for name in NARROW if name not in {"maxvit", "swin_v2"}), *SLOW)
+        ),
     ],
 )
 

@@ -94,7 +94,9 @@ SLOW = pytest.mark.slow  # a process each: some tell of all in every run
     ("model", "step", "words"),
     [
         ("mixes_rows", "batch", "changes with the other pictures in the batch"),
-        ("flips_coins", "determinism", "another answer every time, because it draws random numbers"),
+        pytest.param(
+            "flips_coins", "determinism", "another answer every time, because it draws random numbers", marks=SLOW
+        ),
         pytest.param("mixes_rows_of_pictures", "batch", "Noise did not show it", marks=SLOW),
         ("without_gradients", "gradient", "The default method and others are refused: no gradient reaches layer"),
         pytest.param("fails_on_pictures", "batch", "It raised ValueError: eight are too many.", marks=SLOW),
@@ -110,7 +112,9 @@ SLOW = pytest.mark.slow  # a process each: some tell of all in every run
         pytest.param(
             "gone=tests.check.faulty.good:gone.pth,size=32", "model", "There is no weights file gone.pth", marks=SLOW
         ),
-        ("extra=timm/resnet18", "model", "timm is not installed: pip install 'camserve[timm]'."),
+        pytest.param(
+            "extra=timm/resnet18", "model", "timm is not installed: pip install 'camserve[timm]'.", marks=SLOW
+        ),
     ],
 )
 def test_what_is_wrong_is_said_in_its_row(model: str, step: str, words: str) -> None:
@@ -146,6 +150,7 @@ def test_what_was_passed_before_a_failure_is_said_and_what_comes_after_was_not_r
     ]
 
 
+@SLOW
 def test_labels_of_another_number(tmp_path: Path) -> None:
     (tmp_path / "two.txt").write_text("cat\ndog\n")
     code, (report,) = check(f"pets={FAULTY}.good,size=32,labels={tmp_path}/two.txt")
@@ -158,8 +163,9 @@ def test_labels_of_another_number(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "model",
-    ["hangs", *(pytest.param(name, marks=SLOW) for name in ("hangs_with_a_child", "closes_what_it_did_not_open"))],
+    ["hangs", "hangs_with_a_child", "closes_what_it_did_not_open"],
 )
+@SLOW
 def test_one_that_hangs_is_killed_with_all_that_it_started_and_the_next_is_checked(model: str) -> None:
     code, reports = check(model, "exits", arguments=("--timeout", "12"))
     hung, next_one = map(rows_of, reports)
@@ -172,6 +178,7 @@ def test_one_that_hangs_is_killed_with_all_that_it_started_and_the_next_is_check
         assert "import time; time.sleep(600)" not in running
 
 
+@SLOW
 def test_a_warning_fails_only_where_that_is_wanted(tmp_path: Path) -> None:
     (tmp_path / "equal.txt").write_text("cat\ncat\ndog\n")
     model = f"pets={FAULTY}.good,size=32,labels={tmp_path}/equal.txt"
@@ -183,6 +190,7 @@ def test_a_warning_fails_only_where_that_is_wanted(tmp_path: Path) -> None:
     assert "calls several classes 'cat'" in rows_of(report)["labels"]["notes"][0]
 
 
+@SLOW
 def test_a_picture_that_cannot_be_given(tmp_path: Path) -> None:
     (tmp_path / "notes.png").write_text("no picture")
     code, (report,) = check("good", arguments=("--image", tmp_path / "notes.png"))
@@ -235,6 +243,7 @@ class TestTable:
         assert "loading the weights" in printed.err
         assert "and on its descriptor" in printed.err
 
+    @SLOW
     @pytest.mark.skipif(sys.platform == "win32", reason="no terminals like these")
     def test_on_a_terminal_results_have_colours(self) -> None:
         reading, writing = os.openpty()

@@ -9,7 +9,7 @@ from service.engine.plans import plans
 from service.engine.request import Request, Upload
 from service.errors import RequestTooCostly, UnknownLayer
 from service.imaging.decode import Header
-from service.options import Options
+from service.options import Options, attributes_of
 from tests.web.application import PETS
 
 
@@ -21,6 +21,14 @@ def test_images_with_the_same_options_have_the_same_plan() -> None:
     assert len({id(todo) for todo in made}) == 3
     assert made[0].targets.classes == (0,)
     assert made[3].lane.layers == ("conv1",)
+
+
+def test_every_option_that_callers_give_can_be_an_images_own() -> None:
+    box = Options(**attributes_of({"region": [0, 0, 9, 9], "labels": []}))
+    polygon = Options(**attributes_of({"region": [[0, 0], [9, 0], [0, 9]]}))
+    made = [todo for _, todo in plans(Request([Upload(b"", options=each) for each in (box, polygon, box)]), PETS, 64)]
+    assert made[0] is made[2]
+    assert [todo.area.shape.area for todo in made[:2] if todo.area is not None] == [81, 40.5]
 
 
 def test_options_of_its_own_that_cannot_be_met_are_an_images_error_alone() -> None:

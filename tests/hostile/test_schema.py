@@ -92,7 +92,7 @@ def cases(draw: st.DrawFn, operation: Any, version: str) -> Any:
     much = operation.label.endswith("/explain") and "/api/" in operation.label and draw(st.integers(0, 3)) == 0
     if case.path_parameters and (much or draw(st.booleans())):
         there = {"model": "extra" if operation.label in CHANGES else "shapes", "version": version, "alias": "steady"}
-        there |= {"name": "shapes-mask", "layer": "layer4", "method": "gradcam"}
+        there |= {"name": "shapes-mask", "layer": "layer4", "method": "gradcam", "endpoint": "shapes"}
         case.path_parameters.update({name: there[name] for name in case.path_parameters if name in there})
         if operation.label in CHANGES and operation.label.startswith("PUT"):
             case.body = dict(EXTRA) if "model" in case.path_parameters else {"model": "shapes", "version": version}

@@ -69,6 +69,21 @@ class TestMassInside:
         bow = marked_area([[0, 0], [40, 40], [40, 0], [0, 40]])
         assert mass_inside(placed(np.ones((4, 4))), WHOLE, bow) == pytest.approx(1 / 2, abs=0.01)
 
+    def test_a_hole_that_a_slit_leads_to_is_none_of_it(self) -> None:
+        """As masks with holes are written as one polygon."""
+        outer, inner = [[0, 0], [40, 0], [40, 40], [0, 40]], [[10, 10], [10, 30], [30, 30], [30, 10]]
+        ring = [*outer, outer[0], inner[0], *inner[1:], inner[0]]
+        assert marked_area(ring).shape.area == 40 * 40 - 20 * 20
+        assert marked_area(ring[::-1]).shape.area == 40 * 40 - 20 * 20
+
+    def test_one_that_crosses_itself_very_often_takes_no_time(self) -> None:
+        """A star of 99 points, each joined to the one opposite: nearly 5000 crossings; a third of the disc."""
+        angles = np.arange(99) * 2 * np.pi * 49 / 99
+        star = np.stack([20 + 20 * np.cos(angles), 20 + 20 * np.sin(angles)], axis=1).tolist()
+        assert marked_area(star).shape.area == pytest.approx(400 * np.pi / 3, rel=0.01)
+        with pytest.raises(InvalidOption, match="crosses itself"):
+            marked_area([*star, [20, 20], [0, 20]])
+
     def test_by_hand(self) -> None:
         """Between centres it is linear: 0 to x = 15, up to 1 at 25 and on: 5 of a slope and 15 of a plateau."""
         step = placed(rows(0, 0, 1, 1))

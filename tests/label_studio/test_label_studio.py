@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.label_studio.conftest import PASSWORD, SAMPLES, USER
+from tests.label_studio.conftest import SAMPLES
 from tests.protocols.label_studio.wire import asked, click, mask_of, task
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Page
 
     from tests.label_studio.conftest import LabelStudio
 
@@ -39,49 +39,14 @@ CONFIG = f"""
 """
 
 
-def connected(label_studio: LabelStudio, camserve: str, *samples: str, label_config: str = CONFIG) -> int:
-    """Make a project of samples whose backend is connected; return its number."""
-    made = label_studio.project(label_config, *samples)
-    backend = {"url": f"{camserve}/integrations/label-studio", "project": made, "title": "camserve"}
-    answer = label_studio.post("/api/ml/", json={**backend, "is_interactive": True})
-    assert answer["state"] == "CO", answer
-    return made
-
-
 @pytest.fixture(scope="module")
 def project(label_studio: LabelStudio, camserve: str) -> int:
-    return connected(label_studio, camserve, "03-star.png", "11-gear.png")
+    return label_studio.connected(camserve, CONFIG, "03-star.png", "11-gear.png")
 
 
 @pytest.fixture(scope="module")
 def predictions(label_studio: LabelStudio, project: int) -> list[dict[str, Any]]:
     return label_studio.retrieve(project)
-
-
-@pytest.fixture
-def page(browser: Browser, label_studio: LabelStudio) -> Any:
-    context = browser.new_context(viewport={"width": 1400, "height": 900})
-    page = context.new_page()
-    page.goto(f"{label_studio.url}/user/login/")
-    page.fill("input[name=email]", USER)
-    page.fill("input[name=password]", PASSWORD)
-    page.click("button[type=submit]")
-    page.wait_for_load_state("networkidle")
-    yield page
-    context.close()
-
-
-def opened(page: Page, label_studio: LabelStudio, project: int, number: int) -> dict[str, float]:
-    """Open a task; return where its picture is on the page."""
-    page.goto(f"{label_studio.url}/projects/{project}/data?task={number}")
-    page.get_by_text("Auto-Annotation").wait_for()
-    page.wait_for_function("[...document.images].some(image => image.width > 300)")
-    page.wait_for_timeout(2000)
-    where: dict[str, float] = page.evaluate(
-        "(() => { const box = [...document.images].find(image => image.width > 300).getBoundingClientRect();"
-        " return {x: box.x, y: box.y, width: box.width, height: box.height}; })()"
-    )
-    return where
 
 
 def colour(page: Page, place: dict[str, float], x: float, y: float) -> tuple[int, int, int]:
@@ -112,7 +77,7 @@ def test_they_are_drawn(
     page: Page, label_studio: LabelStudio, project: int, predictions: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     star = next(each for each in predictions if brush_of(each)["value"]["brushlabels"] == ["star"])
-    place = opened(page, label_studio, project, star["task"])
+    place = label_studio.opened(page, project, star["task"])
     page.screenshot(path=tmp_path / "drawn.png")
     mask = mask_of(brush_of(star))
     shown = np.asarray(Image.open(SAMPLES / "03-star.png").convert("RGB")).astype(int)
@@ -127,11 +92,10 @@ def test_they_are_drawn(
 
 def test_a_click_in_the_browser(page: Page, label_studio: LabelStudio, camserve: str, tmp_path: Path) -> None:
     """In a project that shows no predictions, since a click on a region would choose that."""
-    project = connected(label_studio, camserve, "03-star.png")
-    changed = label_studio.client.patch(f"/api/projects/{project}/", json={"show_collab_predictions": False})
-    assert changed.is_success, changed.text
+    project = label_studio.connected(camserve, CONFIG, "03-star.png")
+    label_studio.set_up(project, show_collab_predictions=False)
     (one,) = label_studio.get(f"/api/tasks/?project={project}")["tasks"]
-    place = opened(page, label_studio, project, one["id"])
+    place = label_studio.opened(page, project, one["id"])
     page.get_by_text("Auto-Annotation").click()
     page.locator(".lsf-tool_smart").click()
     page.locator(".lsf-label", has_text="star").first.click()
@@ -162,7 +126,7 @@ def exported(label_studio: LabelStudio, project: int, form: str, ending: str) ->
 
 def test_an_accepted_annotation_is_exported_as_the_mask(label_studio: LabelStudio, camserve: str) -> None:
     """In a project without points: where there are some, Label Studio's COCO calls every category "default"."""
-    project = connected(label_studio, camserve, "03-star.png", label_config=CONFIG.replace(ASK, ""))
+    project = label_studio.connected(camserve, CONFIG.replace(ASK, ""), "03-star.png")
     (star,) = label_studio.retrieve(project)
     accepted = {"result": star["result"], "parent_prediction": star["id"]}
     label_studio.post(f"/api/tasks/{star['task']}/annotations/", json=accepted)

@@ -61,6 +61,7 @@ async def fetcher(server: Server) -> AsyncIterator[Fetcher]:
         ("::", False),
         ("fe80::1%eth0", False),
         ("fd00::1", False),
+        ("fec0::1", False),
         ("ff02::1", False),
         ("::ffff:127.0.0.1", False),
         ("64:ff9b::7f00:1", False),
@@ -94,6 +95,35 @@ async def test_a_redirect_into_this_network_is_refused(fetcher: Fetcher, server:
     with pytest.raises(PictureNotFetched, match="machine or its network"):
         await fetcher.get(f"{server.url}/moved")
     assert other.heads == []
+
+
+async def test_a_host_that_the_operator_names_may_be_in_this_network(server: Server, other: Server) -> None:
+    named = other.url.replace("127.0.0.1", "localhost")
+    fetcher = Fetcher(server.url, 10_000, 2.0, storage=[named.removeprefix("http://").upper()])
+    server.answers["/to"] = response(302, location=f"{named}/a.png?X-Amz-Signature=s")
+    other.answers["/a.png?X-Amz-Signature=s"] = response(200, PICTURE)
+    try:
+        assert await fetcher.get(f"{server.url}/to", {"Authorization": "Token x"}) == PICTURE
+        assert await fetcher.get(f"{named}/a.png") == PICTURE
+        assert "authorization" not in "".join(other.heads).lower()
+        for unnamed in (f"{other.url}/a.png", "http://localhost/a.png", f"{named[:-1]}/a.png"):
+            with pytest.raises(PictureNotFetched, match="label_studio_storage"):
+                await fetcher.get(unnamed)
+    finally:
+        await fetcher.close()
+
+
+async def test_without_a_port_it_is_the_usual_one(server: Server) -> None:
+    fetcher = Fetcher(None, 10_000, 2.0, storage=["localhost", "[::1]"])
+    try:
+        for named in ("http://localhost/a.png", "http://localhost:80/a.png", "https://[::1]/a.png"):
+            with pytest.raises(PictureNotFetched, match=r"cannot be reached|answers"):
+                await fetcher.get(named)
+        for unnamed in (server.url.replace("127.0.0.1", "localhost"), "http://localhost:443/", "http://127.0.0.1/"):
+            with pytest.raises(PictureNotFetched, match="label_studio_storage"):
+                await fetcher.get(unnamed)
+    finally:
+        await fetcher.close()
 
 
 async def test_redirects_on_the_same_server_are_followed(fetcher: Fetcher, server: Server) -> None:
@@ -159,6 +189,15 @@ class TestElsewhere:
         with pytest.raises(PictureNotFetched, match="machine or its network"):
             await fetcher.get(f"{site.url}/a.png")
         assert site.heads == []
+
+    async def test_the_name_that_the_server_hears_is_the_one_that_is_looked_up(
+        self, fetcher: Fetcher, site: Server, names: dict[str, list[str]]
+    ) -> None:
+        """Python's own look-up would take ``faß`` for ``fass``, another host."""
+        names["xn--fa-hia.example"], names["fass.example"] = ["127.0.0.2"], ["127.0.0.1"]
+        port = site.url.rpartition(":")[2]
+        assert await fetcher.get(f"http://FAß.example:{port}/a.png") == PICTURE
+        assert f"host: xn--fa-hia.example:{port}" in site.heads[0].lower()
 
     async def test_credentials_do_not_go_where_it_redirects_to(
         self, fetcher: Fetcher, server: Server, site: Server, names: dict[str, list[str]]

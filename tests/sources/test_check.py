@@ -117,6 +117,7 @@ OF_SOURCES = (of_torchvision, of_timm, of_hugging_face, of_keras, of_torch_expor
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what the libraries do while they save
+@pytest.mark.slow  # scripts/test-sources runs all of them
 @pytest.mark.parametrize("make", OF_SOURCES, ids=lambda make: make.__name__.removeprefix("of_"))
 def test_a_model_of_each_source_passes(make: Callable[[Path], str], folder: Path) -> None:
     code, rows = checked(make(folder), folder)
@@ -130,6 +131,7 @@ def test_a_model_of_each_source_passes(make: Callable[[Path], str], folder: Path
     assert ("inputs differ by" in rows["reference"]["found"]) == known
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "options"),
     [(of_torchvision, "interpolation=nearest,mean=0,std=1"), (of_timm, "mean=0,std=1"), (of_hugging_face, "mode=pad")],

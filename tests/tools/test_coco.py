@@ -24,7 +24,8 @@ def grey_of(url: str, name: str) -> Any:
         explained = client.explain(SAMPLES / name, output=["mask", "regions"], image_format="png")
     drawn = explained.explanations[0].raw.mask
     assert drawn is not None
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(drawn.data))))
+    with Image.open(io.BytesIO(base64.b64decode(drawn.data))) as image:
+        return np.asarray(image)
 
 
 @pytest.mark.parametrize("shapes", ["regions", "masks"])

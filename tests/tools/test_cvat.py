@@ -51,7 +51,9 @@ def context(**fields: Any) -> Any:
 
 
 def picture(name: str) -> Any:
-    return Image.open(SAMPLES / name)
+    with Image.open(SAMPLES / name) as image:
+        image.load()
+        return image
 
 
 def mapper(function: Any, types: dict[str, str], **options: Any) -> Any:
@@ -103,7 +105,8 @@ def test_masks_are_the_maps_own_pixels(url: str, load: Load) -> None:
         result = native(url, name, threshold=0.4)
         width, height = result["image"]["width"], result["image"]["height"]
         drawn = result["explanations"][0]["mask"]["data"]
-        grey = np.asarray(Image.open(io.BytesIO(base64.b64decode(drawn))))
+        with Image.open(io.BytesIO(base64.b64decode(drawn))) as image:
+            grey = np.asarray(image)
         together = np.zeros((height, width), bool)
         for shape in function.detect(context(), picture(name)):
             together |= masks.decode_mask(shape.points, image_width=width, image_height=height)

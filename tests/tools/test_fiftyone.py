@@ -39,6 +39,12 @@ def differing(one: Any, other: Any, width: int, height: int) -> int:
     return int((whole(one, width, height) != whole(other, width, height)).sum())
 
 
+def levels_apart(one: Any, other: Any) -> int:
+    """The most by which the grey levels of two maps differ: 1 where they were computed in batches of other pictures."""
+    assert one.shape == other.shape
+    return int(np.abs(one.astype(int) - other.astype(int)).max())
+
+
 def test_labels_of_pictures(url: str) -> None:
     found = samples(*NAMES)
     with Client(url) as client:
@@ -47,13 +53,13 @@ def test_labels_of_pictures(url: str) -> None:
             native = client.explain(SAMPLES / name, output=["mask", "regions"], image_format="png")
             assert isinstance(sample["prediction"], fo.Classification)
             assert sample["prediction"].label == native.label
-            assert sample["prediction"].confidence == pytest.approx(native.predictions[0].probability)
+            assert sample["prediction"].confidence == pytest.approx(native.predictions[0].probability, abs=1e-5)
             assert [each.label for each in sample["top_k"].classifications] == [p.label for p in native.predictions[:3]]
             assert isinstance(sample["heatmap"], fo.Heatmap)
             assert sample["heatmap"].range == [0, 255]
             grey = np.asarray(native.mask())
             assert sample["heatmap"].map.ndim == 2
-            assert (sample["heatmap"].map == grey).all(), "of the whole picture, not of the model's view"
+            assert levels_apart(sample["heatmap"].map, grey) <= 1, "of the whole picture, not of the model's view"
             assert isinstance(sample["regions"], fo.Detections)
             together = np.zeros(grey.shape, bool)
             for detection in sample["regions"].detections:
@@ -127,15 +133,15 @@ def test_an_exported_folder_is_read_by_fiftyone(url: str, photos: Path, export: 
     assert [sample.filepath for sample in imported] == [sample.filepath for sample in direct]
     for one, other in zip(imported, direct, strict=True):
         assert one["prediction"].label == other["prediction"].label
-        assert one["prediction"].confidence == pytest.approx(other["prediction"].confidence)
+        assert one["prediction"].confidence == pytest.approx(other["prediction"].confidence, abs=1e-5)
         for field in ("heatmap_layer3", "heatmap_layer4"):
             assert isinstance(one[field], fo.Heatmap)
-            levels = one[field].map.astype(int) - other[field].map
-            assert np.abs(levels).max() <= 1, "in batches of other pictures, the last bits of a map are others"
+            assert levels_apart(one[field].map, other[field].map) <= 1
         assert len(one["regions"].detections) == len(other["regions"].detections)
         for here, there in zip(one["regions"].detections, other["regions"].detections, strict=True):
             assert here.bounding_box == pytest.approx(there.bounding_box, abs=0.02)
-            width, height = Image.open(one.filepath).size
+            with Image.open(one.filepath) as image:
+                width, height = image.size
             assert differing(here, there, width, height) <= 2
 
 

@@ -47,7 +47,8 @@ def test_brushes_are_the_maps_own_pixels(url: str, export: Export) -> None:
             explained = client.explain(SAMPLES / name, output=["mask", "regions"], image_format="png")
         drawn = explained.explanations[0].raw.mask
         assert drawn is not None
-        reached = np.asarray(Image.open(io.BytesIO(base64.b64decode(drawn.data)))) >= 128
+        with Image.open(io.BytesIO(base64.b64decode(drawn.data))) as image:
+            reached = np.asarray(image) >= 128
         together = np.zeros(reached.shape, bool)
         for region in task["predictions"][0]["result"][1:]:
             assert (region["original_height"], region["original_width"]) == reached.shape
@@ -58,9 +59,9 @@ def test_brushes_are_the_maps_own_pixels(url: str, export: Export) -> None:
 
 
 def test_our_brushes_are_theirs_byte_for_byte_where_they_are_read(export: Export) -> None:
-    from service.export.label_studio import brush_rle
+    from service.labelling.rle import encode
 
     mask = np.random.default_rng(2).random((60, 40)) > 0.6
-    ours = brush.decode_rle(brush_rle(mask)).reshape(60, 40, 4)
+    ours = brush.decode_rle(encode(mask)).reshape(60, 40, 4)
     theirs = brush.decode_rle(brush.mask2rle(mask.astype(np.uint8) * 255)).reshape(60, 40, 4)
     assert (ours[..., 3] == theirs[..., 3]).all()

@@ -31,7 +31,7 @@ async def test_alive_whatever_the_workers_do(application: Application, client: h
     assert (response.status_code, response.json()) == (200, {"status": "alive"})
 
 
-@pytest.mark.parametrize("path", ["/", "/livez", "/readyz"])
+@pytest.mark.parametrize("path", ["/", "/livez", "/readyz", "/ping", "/v2/health/live", "/v2/health/ready"])
 async def test_head_is_answered_as_get_is(application: Application, client: httpx.AsyncClient, path: str) -> None:
     def told(response: httpx.Response) -> tuple[int, str, str]:
         return response.status_code, response.headers["Content-Type"], response.headers["Content-Length"]

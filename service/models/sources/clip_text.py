@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.flop_counter import FlopCounterMode
 
+from service.cam.flops import counting_flops
 from service.errors import InvalidOption, shorten
 from service.models.sentences import SENTENCES_KEPT
 
@@ -71,7 +71,7 @@ class TextEncoder:
 
     def flops(self) -> int:
         """Count the floating-point operations of one sentence."""
-        with FlopCounterMode(display=False) as counter:
+        with counting_flops() as counter:
             self._features(["a photo"])
         return int(counter.get_total_flops())
 

@@ -6,9 +6,10 @@ import math
 import re
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+import numpy as np
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from service.areas import Clicks
 from service.engine.request import Request, Upload
@@ -17,7 +18,7 @@ from service.http.base64 import picture_of
 from service.http.options import lower_first
 from service.http.requests import client_of
 from service.options import Options
-from service.protocols.cvat.shapes import areas, levels, mask_answer, shapes, tags
+from service.protocols.cvat.shapes import levels, mask_answer, shapes, tags
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,7 +44,7 @@ _SECONDS = re.compile(r"(\d{1,6})s")
 _MAX_SIDE = 8192
 
 Point = tuple[float, float]
-_Points = list[Point]
+_Points = Annotated[list[Point], BeforeValidator(lambda value: [] if value is None else value)]
 
 
 class Invocation(BaseModel):
@@ -94,11 +95,8 @@ class _Call:
     async def predict(self) -> tuple[ImageAnswer, Answer]:
         return await self._answered(replace(self.request, op="predict"))
 
-    async def explain(
-        self, targets: Sequence[int | str], threshold: float, *, mask: bool
-    ) -> tuple[ImageAnswer, Answer]:
-        outputs: tuple[Any, ...] = ("regions", "mask") if mask else ("regions",)
-        asked = replace(self.request, targets=tuple(targets), threshold=threshold, outputs=outputs, max_side=_MAX_SIDE)
+    async def explain(self, targets: Sequence[int | str], outputs: tuple[Any, ...]) -> tuple[ImageAnswer, Answer]:
+        asked = replace(self.request, targets=tuple(targets), outputs=outputs, max_side=_MAX_SIDE)
         return await self._answered(asked)
 
     async def in_thread(self, work: Any, image: ImageAnswer) -> Any:
@@ -146,7 +144,8 @@ async def _detected(call: _Call, kind: Kind, threshold: float | None) -> tuple[b
     found = _named(image.predictions, answer.model, threshold)
     if kind == "tag" or not found:
         return tags([(score.label, score.probability) for score in found]), answer
-    image, answer = await call.explain([score.index for score in found], _AREA_THRESHOLD, mask=kind == "mask")
+    outputs = ("regions", "mask") if kind == "mask" else ("regions",)
+    image, answer = await call.explain([score.index for score in found], outputs)
     return await call.in_thread(partial(shapes, image, kind, _AREA_THRESHOLD), image), answer
 
 
@@ -163,27 +162,16 @@ def _named(scores: Sequence[ClassScore], model: ModelInfo, threshold: float | No
 
 
 async def _clicked(call: _Call, classes: int, clicks: Clicks) -> tuple[bytes, Answer]:
-    image, answer = await call.explain([f"top-{classes}"], _AREA_THRESHOLD, mask=True)
-    written, lower = await call.in_thread(partial(_selected, image, clicks, _AREA_THRESHOLD), image)
-    if lower:
-        # Nothing reaches that far: the area of the best class that begins at the click.
-        image, answer = await call.explain(["predicted"], lower / 255, mask=True)
-        written, _ = await call.in_thread(partial(_selected, image, clicks, lower / 255), image)
-    return written, answer
+    image, answer = await call.explain([f"top-{classes}"], ("mask",))
+    return await call.in_thread(partial(_selected, image, clicks), image), answer
 
 
-def _selected(image: ImageAnswer, clicks: Clicks, threshold: float) -> tuple[bytes, int]:
-    """Write the mask under the clicks, of the best class that has one there.
-
-    Where none has, it is empty, and the second value says at which level of the best class's map there would be one.
-    """
-    for explanation in image.explanations:
-        under = clicks.under(area for area, _ in areas(image, explanation, threshold))
-        if under:
-            return mask_answer(clicks.cut(under, image.width, image.height)), 0
-    best = image.explanations[0]
-    level = 0 if best.summary.reason is not None else clicks.lowest(levels(image, best))
-    return mask_answer(clicks.cut([], image.width, image.height)), level
+def _selected(image: ImageAnswer, clicks: Clicks) -> bytes:
+    """Write the mask under the clicks, of the best class that has one there; it may be empty."""
+    maps = [levels(image, each) for each in image.explanations if each.summary.reason is None]
+    if not maps:
+        return mask_answer(np.zeros((image.height, image.width), np.bool_))
+    return mask_answer(clicks.best_part(maps, _AREA_THRESHOLD))
 
 
 def _clicks(invocation: Invocation) -> Clicks:

@@ -6,12 +6,11 @@ What answers is imported by the first request.
 from __future__ import annotations
 
 import json
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request, Response
 
-from service.protocols import OpenApiPart, WireProtocol, key_scope
+from service.protocols import WireProtocol, key_scope
 
 if TYPE_CHECKING:
     from service.errors import ServiceError
@@ -73,15 +72,12 @@ def _error_body(error: ServiceError, request_id: str) -> tuple[bytes, str]:
     return json.dumps(body, ensure_ascii=False).encode(), "application/json"
 
 
-@cache
-def _openapi() -> OpenApiPart:
-    from service.protocols.cvat.openapi import OPENAPI  # noqa: PLC0415  # adds nothing to the start
-
-    return OPENAPI
-
-
 CVAT = WireProtocol(
-    name="cvat", router=_make_router(PREFIX), prefixes=(PREFIX,), error_body=_error_body, openapi=_openapi
+    name="cvat",
+    router=_make_router(PREFIX),
+    prefixes=(PREFIX,),
+    error_body=_error_body,
+    openapi="service.protocols.cvat.openapi",
 )
 
 
@@ -95,6 +91,6 @@ def at_root(settings: Settings) -> tuple[WireProtocol, ...]:
         prefixes=(FUNCTIONS, INVOCATIONS),
         error_body=_error_body,
         addresses=settings.cvat_allow,
-        openapi=_openapi,
+        openapi="service.protocols.cvat.openapi",
     )
     return (row,)

@@ -10,7 +10,7 @@ from pydantic_core import to_json
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from service.engine.answers import Answer, ClassScore, ImageAnswer, MapAnswer
+    from service.engine.answers import Answer, ClassScore, ImageAnswer, MapAnswer, Scores
     from service.engine.request import Request
     from service.imaging.encode import EncodedImage
     from service.imaging.regions import Region
@@ -48,6 +48,7 @@ def _prediction(image: ImageAnswer, echoes: Echoes) -> dict[str, Any]:
         "ids": [str(score.index) for score in listed],
         "displayNames": [score.label for score in listed],
         "confidences": [score.probability for score in listed],
+        **_scores(image.scores),
         **key,
     }
 
@@ -86,7 +87,12 @@ def _attribution(answer: MapAnswer, *, with_map: bool) -> dict[str, Any]:
         **drawn,
         **({"map": _map(answer)} if with_map else {}),
         **({} if rendered.regions is None else {"regions": [_region(region) for region in rendered.regions]}),
+        **_scores(answer.scores),
     }
+
+
+def _scores(scores: Scores | None) -> dict[str, Any]:
+    return {} if scores is None else {"scores": vars(scores)}
 
 
 def _laid_on(overlay: EncodedImage | None) -> dict[str, str]:

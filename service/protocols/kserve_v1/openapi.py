@@ -11,11 +11,11 @@ from service.protocols import EXAMPLE_REQUEST_ID, OpenApiPart
 if TYPE_CHECKING:
     from service.protocols import Operation
 
-__all__ = ["ANSWERS", "OPENAPI", "REQUEST"]
+__all__ = ["ANSWERS", "OPENAPI", "REQUEST", "complete"]
 
 _DESCRIPTION = """\
-KServe's V1 protocol (`/v1/models/{model}:predict` and `:explain`) is spoken for its clients, and for those of Vertex AI
-and TensorFlow Serving; errors are `{"error": "…"}`."""
+KServe's V1 protocol (`/v1/models/{model}:predict` and `:explain`) is spoken for its clients, and for those of
+TensorFlow Serving; errors are `{"error": "…"}`."""
 
 _PICTURE = {
     "description": 'A picture\'s file in base64 (a data URI is accepted), as `{"b64": "…"}` or as it is; or its '
@@ -57,6 +57,7 @@ _CLASS = {
     "required": ["index", "label", "probability", "logit"],
     "properties": {"index": {"type": "integer"}, "label": _STRING, "probability": _NUMBER, "logit": _NUMBER},
 }
+_SCORES = {"description": "Where `scores` are asked for.", "$ref": "#/components/schemas/ScoreData"}
 _PREDICTION = {
     "anyOf": [
         {
@@ -67,6 +68,7 @@ _PREDICTION = {
                 "ids": {"type": "array", "items": _STRING},
                 "displayNames": {"type": "array", "items": _STRING},
                 "confidences": {"type": "array", "items": _NUMBER},
+                "scores": _SCORES,
                 "key": {},
             },
         },
@@ -95,6 +97,7 @@ _ATTRIBUTION = {
         "method": _STRING,
         "target": _CLASS,
         "against": {"anyOf": [_CLASS, {"type": "null"}]},
+        "scores": _SCORES,
     },
 }
 _EXPLANATION = {
@@ -170,7 +173,11 @@ ANSWERS = {
 
 def _complete(operation: Operation) -> None:
     name = operation.fields["operationId"].removesuffix("_version")
-    name = "v1_version" if name == "v1" else name
+    complete(operation, "v1_version" if name == "v1" else name)
+
+
+def complete(operation: Operation, name: str) -> None:
+    """Give an operation the bodies of the one that is called ``name`` here."""
     answer = operation.fields["responses"]["200"].setdefault("content", {}).setdefault("application/json", {})
     answer |= {"schema": _SCHEMAS[name], "example": ANSWERS[name]}
     if operation.method != "post":

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request, Response
 from pydantic_core import to_json
 
-from service.errors import UnknownName
-from service.protocols import OpenApiPart, WireProtocol, key_scope
+from service.problems import detail_of
+from service.protocols import WireProtocol, key_scope
 
 if TYPE_CHECKING:
     from service.engine.explainer import Explainer
@@ -80,23 +79,18 @@ async def _answer(request: Request, op: Operation, model: str, version: str | No
     return await answer(request, op, model, version)
 
 
-_LISTED = {
-    "unknown_model": " GET /v1/models lists them.",
-    "unknown_layer": " GET /api/v1/models/{model}/layers lists them.",
-}
+_LISTED = {"unknown_model": "GET /v1/models lists them."}
 
 
 def _error_body(error: ServiceError, _request_id: str) -> tuple[bytes, str]:
     """Word an error as V1's clients read it; they look into ``application/json`` alone."""
-    hint = _LISTED.get(error.code, "").format(model=error.model) if isinstance(error, UnknownName) else ""
-    return to_json({"error": f"{error.message}{hint}"}), "application/json"
+    return to_json({"error": detail_of(error, _LISTED)}), "application/json"
 
 
-@cache
-def _openapi() -> OpenApiPart:
-    from service.protocols.kserve_v1.openapi import OPENAPI  # noqa: PLC0415  # adds nothing to the start
-
-    return OPENAPI
-
-
-KSERVE_V1 = WireProtocol(name="kserve_v1", router=router, prefixes=("/v1",), error_body=_error_body, openapi=_openapi)
+KSERVE_V1 = WireProtocol(
+    name="kserve_v1",
+    router=router,
+    prefixes=("/v1",),
+    error_body=_error_body,
+    openapi="service.protocols.kserve_v1.openapi",
+)

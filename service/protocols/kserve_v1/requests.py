@@ -5,11 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pydantic_core import from_json
-
 from service.engine.request import Request, Upload
 from service.errors import (
-    BodyTooLarge,
     InvalidImage,
     InvalidOption,
     InvalidRequest,
@@ -20,7 +17,7 @@ from service.errors import (
 )
 from service.http.base64 import picture_of
 from service.http.options import validated
-from service.http.requests import body_of, client_of, read_in_thread, refuse_encoded, timeout_of
+from service.http.requests import body_of, client_of, json_object, read_in_thread, refuse_encoded, timeout_of
 from service.options import Options, attributes_of
 from service.protocols.kserve_v1.pixels import file_of
 from service.wire import ExplainOptions
@@ -47,7 +44,7 @@ _ALSO_CALLED = {"class_id": "target", "maxPredictions": "top_k"}
 _THRESHOLD = "confidenceThreshold"
 # Vertex AI answers with pictures that show the attributions laid on what was sent.
 _DEFAULTS: Mapping[str, Any] = {"output": ["overlay"]}
-_EXAMPLE = 'such as {"instances": [{"image": {"b64": "…"}}], "parameters": {"top_k": 3}}'
+_EXAMPLE = '{"instances": [{"image": {"b64": "…"}}], "parameters": {"top_k": 3}}'
 
 
 @dataclass(frozen=True)
@@ -99,20 +96,11 @@ async def read_request(
 
 
 def _parse(body: bytes) -> dict[str, Any]:
-    if sum(body.count(sign) for sign in (b",", b"[", b"{")) > _MAX_SIGNS:
-        raise BodyTooLarge(
-            f"The JSON has more than {_MAX_SIGNS:,} values. Send pictures as files in base64, not as numbers."
-        )
-    try:
-        fields = from_json(body, allow_inf_nan=False)
-    except ValueError as error:
-        raise InvalidRequest(f"The body is not JSON: {error}. Send an object {_EXAMPLE}.") from None
-    if not isinstance(fields, dict):
-        raise InvalidRequest(f"The body is not a JSON object {_EXAMPLE}.")
+    fields = json_object(body, _MAX_SIGNS, _EXAMPLE)
     if unknown := [name for name in fields if name not in _TOP]:
         raise InvalidRequest(
-            f"There is no member {shorten(unknown[0])!r}. Send an object {_EXAMPLE}; options stand in 'parameters', or "
-            "in an instance."
+            f"There is no member {shorten(unknown[0])!r}. Send an object such as {_EXAMPLE}; options stand in "
+            "'parameters', or in an instance."
         )
     return fields
 
@@ -120,7 +108,7 @@ def _parse(body: bytes) -> dict[str, Any]:
 def _instances(fields: Mapping[str, Any], most: int) -> list[Any]:
     instances = fields.get("instances")
     if not isinstance(instances, list):
-        raise InvalidRequest(f"'instances' is not a list. Send an object {_EXAMPLE}.")
+        raise InvalidRequest(f"'instances' is not a list. Send an object such as {_EXAMPLE}.")
     if not instances:
         raise NoImage("'instances' is empty. Send at least one picture.")
     if len(instances) > most:

@@ -23,7 +23,6 @@ from service.errors import (
 )
 from service.labelling.labels import meanings
 from service.protocols.label_studio.batch import Finished, run
-from service.protocols.label_studio.config import parse_config
 from service.protocols.label_studio.look import Asking, look, look_where
 from service.protocols.label_studio.pictures import NOBODY, Credentials, Pictures, is_fault
 from service.protocols.label_studio.place import model_version
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
 
     from service.engine.explainer import Explainer
     from service.metrics import Metrics
+    from service.models.info import ModelInfo
     from service.protocols.label_studio.config import ImageTag, Labelling
     from service.protocols.label_studio.look import Seen
     from service.protocols.label_studio.place import Place
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     Prediction = dict[str, Any]
 
-__all__ = ["Backend", "Question"]
+__all__ = ["Backend", "Question", "keys_of"]
 
 log = logging.getLogger("camserve.label_studio")
 
@@ -58,15 +58,15 @@ class Question:
 
     Attributes:
         tasks: as Label Studio sends them.
-        label_config: of their project.
-        project: its number and when it was made.
+        keys: of the tasks, as :func:`keys_of` returns them.
+        labelling: what their project asks for.
         context: what somebody marked with a smart tool; None where nobody did.
         credentials: of the project, for pictures elsewhere.
     """
 
     tasks: Sequence[Mapping[str, Any]]
-    label_config: str = ""
-    project: str = ""
+    keys: Sequence[str]
+    labelling: Labelling
     context: Mapping[str, Any] | None = None
     credentials: Credentials = NOBODY
 
@@ -90,17 +90,13 @@ class Backend:
 
     # -- what predictions are known by --------------------------------------------------------------------------------
 
-    def version(self, engine: Explainer, place: Place, label_config: str = "") -> str:
+    def version(self, engine: Explainer, place: Place, labelling: Labelling) -> str:
         """Return what predictions are known by, without waiting for the model.
 
         Raises:
-            InvalidOption: the configuration cannot be read.
             UnknownModel, UnknownLayer, UnknownMethod …: there is no such place.
         """
         self._check(engine, place)
-        return self._version(engine, place, parse_config(label_config))
-
-    def _version(self, engine: Explainer, place: Place, labelling: Labelling) -> str:
         return model_version(engine, place, labelling.threshold, self._settings.label_studio_score)
 
     def _check(self, engine: Explainer, place: Place) -> None:
@@ -109,24 +105,22 @@ class Backend:
         if status.info is not None:
             engine.check(Request(model=place.model, layers=(place.layer,), methods=(place.method,)))
 
-    def introduce(self, engine: Explainer, place: Place, label_config: str, project: str) -> None:
+    async def introduce(self, engine: Explainer, place: Place, labelling: Labelling, project: str) -> None:
         """Say once in the log which labels of a project mean no class of the model, as soon as that is known."""
         status = engine.model(place.model)
         info = status.info or status.known
-        seen = (project, status.config.name, hashlib.sha256(label_config.encode()).hexdigest())
+        seen = (project, status.config.name, labelling.digest)
         if info is None or seen in self._named:
             return
         self._named[seen] = None
         if len(self._named) > _MAX_NAMED:
             self._named.popitem(last=False)
-        labels = dict.fromkeys(label for control in parse_config(label_config).controls for label in control.labels)
-        known = meanings(labels, info, status.config.label_map)
-        if unmatched := [each.label.value for each in known if not each.classes]:
+        if unmatched := await asyncio.to_thread(_unmatched, labelling, info, status.config.label_map):
             log.warning(
                 "project %s: model %s has no class for %s; say in its label_map what they mean",
                 project,
                 info.name,
-                ", ".join(map(repr, unmatched[:_MOST_NAMED])),
+                ", ".join(map(repr, unmatched)),
             )
 
     # -- predictions --------------------------------------------------------------------------------------------------
@@ -145,33 +139,34 @@ class Backend:
         """
         budget_s = self._settings.label_studio_budget_s
         until = asyncio.get_running_loop().time() + budget_s
-        labelling = parse_config(question.label_config)
         await self._loaded(engine, place, until)
-        self._check(engine, place)
+        version = self.version(engine, place, question.labelling)
         timeout_s = min(budget_s, self._settings.max_request_timeout_s)
-        asking = Asking(engine, place, labelling, client, self._settings.label_studio_score, timeout_s)
-        version = self._version(engine, place, labelling)
+        asking = Asking(engine, place, question.labelling, client, self._settings.label_studio_score, timeout_s)
+        late = DeadlineExceeded(f"The prediction was not ready within {budget_s:g} s.")
         if question.context is not None:
-            return [{**await self._pointed(asking, question, question.context), "model_version": version}]
-        about = [client["client"], question.project, question.label_config, version]
-        keys = [_key(about, task) for task in question.tasks]
+            try:
+                async with asyncio.timeout_at(until):
+                    return [{**await self._pointed(asking, question, question.context), "model_version": version}]
+            except TimeoutError:
+                raise late from None
+        keys = [f"{client['client']} {version} {key}" for key in question.keys]
         work = [
             partial(self._one, asking, question, version, key, task)
             for key, task in zip(keys, question.tasks, strict=True)
         ]
         outcomes = await run(work, until - asyncio.get_running_loop().time())
-        ready = [(key, outcome) for key, outcome in zip(keys, outcomes, strict=True) if isinstance(outcome, dict)]
+        ready = [outcome for outcome in outcomes if isinstance(outcome, dict)]
         errors = [outcome for outcome in outcomes if isinstance(outcome, ServiceError)]
-        _count(metrics, [outcome for _, outcome in ready], len(outcomes) - len(ready))
+        _count(metrics, ready, len(outcomes) - len(ready))
         if len(ready) == len(outcomes):
             self._finished.forget(keys)
-            return [{name: value for name, value in each.items() if name != "failed"} for _, each in ready]
+            return [{name: value for name, value in each.items() if name != "failed"} for each in ready]
         if len(errors) == len(outcomes):
             raise errors[0]
         if len(outcomes) == 1:
-            raise DeadlineExceeded(f"The prediction was not ready within {budget_s:g} s.")
+            raise late
         log.info("%d of %d tasks are ready; Label Studio will ask one by one", len(ready), len(outcomes))
-        self._finished.keep(ready)
         return [{"result": [], "score": 0.0, "model_version": version}]
 
     async def _loaded(self, engine: Explainer, place: Place, until: float) -> None:
@@ -186,7 +181,10 @@ class Backend:
     async def _one(
         self, asking: Asking, question: Question, version: str, key: str, task: Mapping[str, Any]
     ) -> Prediction:
-        """Predict a task; one that cannot be predicted, now or later, gets an empty prediction with the reason."""
+        """Predict a task; one that cannot be predicted, now or later, gets an empty prediction with the reason.
+
+        What is predicted is kept at once: whoever waits for it may go away before the others are.
+        """
         if (kept := self._finished.get(key)) is not None:
             return kept
         try:
@@ -199,7 +197,9 @@ class Backend:
             return {"result": _reason(asking.labelling, error), "score": 0.0, "model_version": version, "failed": True}
         best = max((each for each in seen if each.score is not None), key=lambda each: each.probability, default=None)
         results = [result for each in seen for result in each.results]
-        return {"result": results, "score": best.score if best else None, "model_version": version}
+        prediction = {"result": results, "score": best.score if best else None, "model_version": version}
+        self._finished.keep(key, prediction)
+        return prediction
 
     async def _seen(self, asking: Asking, question: Question, task: Mapping[str, Any]) -> list[Seen]:
         found: list[Seen] = []
@@ -207,7 +207,7 @@ class Backend:
             controls = [each for each in asking.labelling.about(image.name) if not each.interactive_only]
             if not controls:
                 continue
-            region = marked_region(task, image.name)
+            region = marked_region(task, image.name) if asking.score == "mass_inside" else None
             looked = [
                 await look(asking, controls, data, item, region)
                 for item, data in await self._data(image, task, question)
@@ -250,10 +250,23 @@ def _count(metrics: Metrics, ready: Sequence[Prediction], lacking: int) -> None:
         metrics.labelling_tasks.labels("label-studio", result).inc(number)
 
 
-def _key(about: Sequence[str], task: Mapping[str, Any]) -> str:
-    """Return what tells a task from others, and from itself once its data have changed."""
-    told = json.dumps([*about, task.get("id"), task.get("data"), task.get("annotations")], sort_keys=True, default=str)
-    return hashlib.sha256(told.encode()).hexdigest()
+def keys_of(tasks: Sequence[Mapping[str, Any]], project: str, labelling: Labelling) -> list[str]:
+    """Return what tells each task from others, and from itself once its data have changed."""
+    about = hashlib.sha256(json.dumps([project, labelling.digest]).encode())
+    return [_key(about.copy(), task) for task in tasks]
+
+
+def _key(key: hashlib._Hash, task: Mapping[str, Any]) -> str:
+    told = json.dumps([task.get("id"), task.get("data"), task.get("annotations")], sort_keys=True)
+    key.update(told.encode())
+    return key.hexdigest()
+
+
+def _unmatched(labelling: Labelling, info: ModelInfo, label_map: Mapping[str, Sequence[int | str]]) -> list[str]:
+    """Return the first of the labels that mean no class."""
+    labels = dict.fromkeys(label for control in labelling.controls for label in control.labels)
+    known = meanings(labels, info, label_map)
+    return [each.label.value for each in known if not each.classes][:_MOST_NAMED]
 
 
 def _reason(labelling: Labelling, error: ServiceError) -> list[dict[str, Any]]:

@@ -59,13 +59,12 @@ class Finished:
         found = self._kept.get(key)
         return None if found is None else found[0]
 
-    def keep(self, predictions: Iterable[tuple[str, Prediction]]) -> None:
-        """Keep predictions by their keys."""
-        for key, prediction in predictions:
-            self.forget([key])
-            size = len(key) + _bytes_of(prediction)
-            self._kept[key] = prediction, size
-            self._bytes += size
+    def keep(self, key: str, prediction: Prediction) -> None:
+        """Keep a prediction."""
+        self.forget([key])
+        size = len(key) + _bytes_of(prediction)
+        self._kept[key] = prediction, size
+        self._bytes += size
         while self._bytes > self._most:
             self._bytes -= self._kept.popitem(last=False)[1][1]
 

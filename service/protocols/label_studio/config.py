@@ -5,6 +5,7 @@ It is XML that strangers write: a document type, and with it every entity, is re
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from xml.parsers import expat
@@ -81,11 +82,13 @@ class Labelling:
         images: its pictures, by name.
         controls: those about a picture, in their order.
         threshold: share of the map's maximum above which regions lie.
+        digest: of its text.
     """
 
     images: dict[str, ImageTag] = field(default_factory=dict)
     controls: tuple[Control, ...] = ()
     threshold: float = Options.threshold
+    digest: str = ""
 
     def about(self, image: str) -> tuple[Control, ...]:
         """Return the controls about a picture."""
@@ -104,13 +107,14 @@ class _Tag:
         """Return an attribute, whatever its case; empty where it is not given."""
         return next((value for key, value in self.attributes.items() if key.lower() == name), "")
 
-    def walk(self) -> Iterator[_Tag]:
-        """Yield it and all that is inside, in document order."""
+    def walk(self, *, into_controls: bool = True) -> Iterator[_Tag]:
+        """Yield it and all that is inside, in document order; perhaps not what is inside of controls further down."""
         left = [self]
         while left:
             tag = left.pop()
             yield tag
-            left.extend(reversed(tag.inside))
+            if into_controls or tag is self or tag.name not in _CONTROLS:
+                left.extend(reversed(tag.inside))
 
 
 def parse_config(text: str) -> Labelling:
@@ -126,7 +130,8 @@ def parse_config(text: str) -> Labelling:
     controls = [control for tag in tags if tag.name in _CONTROLS and (control := _control(tag, images)) is not None]
     drawn = [tag for tag in tags if tag.name == "image" or (tag.name in _CONTROLS and tag.name != "choices")]
     thresholds = [share for tag in drawn if (share := _share(tag)) is not None]
-    return Labelling(images, tuple(controls), thresholds[0] if thresholds else Options.threshold)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return Labelling(images, tuple(controls), thresholds[0] if thresholds else Options.threshold, digest)
 
 
 def _image(tag: _Tag) -> ImageTag | None:
@@ -140,7 +145,9 @@ def _control(tag: _Tag, images: dict[str, ImageTag]) -> Control | None:
     about = next((image for part in tag.get("toname").split(",") if (image := part.strip()) in images), None)
     if not name or about is None or _is_on(tag, "perregion") or "{{" in name:
         return None
-    labels = [_label(each) for each in tag.walk() if each.name == _CONTROLS[tag.name] and each.get("value")]
+    labels = [
+        _label(each) for each in tag.walk(into_controls=False) if each.name == _CONTROLS[tag.name] and each.get("value")
+    ]
     return Control(
         tag.name,
         name,

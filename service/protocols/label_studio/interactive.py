@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from service.areas import Clicks
 from service.errors import InvalidOption
-from service.labelling.masks import bounds_of, nearer_to, parts_at, peak_of
-from service.protocols.label_studio.rle import decode
+from service.labelling.masks import bounds_of, peak_of
+from service.labelling.rle import decode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Pointed", "answering_control", "part_pointed_at", "pointed_at", "value_of"]
 
 _TYPES = ("keypointlabels", "rectanglelabels", "brushlabels", "keypoint", "rectangle", "brush")
+_MAX_MARKS = 100
 # What answers, the most exact first.
 _ANSWERS = ("brushlabels", "bitmasklabels", "polygonlabels", "rectanglelabels", "keypointlabels")
 
@@ -49,26 +51,29 @@ class Pointed:
         names = self.value.get(self.type) or self.value.get("labels")
         return str(names[0]) if isinstance(names, list) and names else None
 
-    def points(self, size: Size) -> list[tuple[float, float]]:
-        """Return where it is, as one point in pixels, inside the picture."""
+    def point(self, size: Size) -> tuple[float, float] | None:
+        """Return where it is, or its middle, in pixels, inside the picture; None of a brush that marks nothing."""
+        if self.type.startswith("brush"):
+            area = decode(self.value.get("rle"), size.height, size.width)
+            if not area.any():
+                return None
+            left, top, right, bottom = bounds_of(area)
+            return (left + right) / 2, (top + bottom) / 2
         x, y = self._pixels("x", size.width), self._pixels("y", size.height)
         x += self._pixels("width", size.width) / 2 if self.type.startswith("rectangle") else 0
         y += self._pixels("height", size.height) / 2 if self.type.startswith("rectangle") else 0
-        return [(min(max(x, 0.0), size.width - 0.5), min(max(y, 0.0), size.height - 0.5))]
+        return min(max(x, 0.0), size.width - 0.5), min(max(y, 0.0), size.height - 0.5)
 
-    def area(self, size: Size) -> Mask:
-        """Return the pixels (h, w) that it covers: of a point, the one that it lies in."""
-        covered = np.zeros((size.height, size.width), np.bool_)
+    def draw_on(self, covered: Mask, size: Size) -> None:
+        """Add the pixels that it covers: of a point, the one that it lies in."""
         if self.type.startswith("brush"):
-            return decode(self.value.get("rle"), size.height, size.width)
-        if self.type.startswith("rectangle"):
+            covered |= decode(self.value.get("rle"), size.height, size.width)
+        elif self.type.startswith("rectangle"):
             left, top = self._pixels("x", size.width), self._pixels("y", size.height)
             right, bottom = left + self._pixels("width", size.width), top + self._pixels("height", size.height)
             covered[_span(top, bottom, size.height), _span(left, right, size.width)] = True
-            return covered
-        ((x, y),) = self.points(size)
-        covered[int(y), int(x)] = True
-        return covered
+        elif (point := self.point(size)) is not None:
+            covered[int(point[1]), int(point[0])] = True
 
     def _pixels(self, name: str, of: int) -> float:
         per_cent = self.value.get(name, 0)
@@ -83,9 +88,16 @@ def _span(begin: float, end: float, most: int) -> slice:
 
 
 def pointed_at(context: Mapping[str, Any]) -> list[Pointed]:
-    """Return what was marked with smart tools, in order."""
+    """Return what was marked with smart tools, in order.
+
+    Raises:
+        InvalidOption: it is more than somebody would mark by hand.
+    """
     results = context.get("result")
-    return list(_marks(results)) if isinstance(results, list) else []
+    marks = list(_marks(results)) if isinstance(results, list) else []
+    if len(marks) > _MAX_MARKS:
+        raise InvalidOption(f"{len(marks)} places are marked; {_MAX_MARKS} at most are looked at. Remove some.")
+    return marks
 
 
 def _marks(results: Sequence[Any]) -> Iterator[Pointed]:
@@ -122,36 +134,19 @@ def part_pointed_at(levels: Levels, marks: Sequence[Pointed], size: Size, thresh
     meant = [mark for mark in marks if mark.positive]
     seeds = np.zeros(levels.shape, np.bool_)
     for mark in meant:
-        seeds |= mark.area(size)
+        mark.draw_on(seeds, size)
     inside = int(levels.max(where=seeds, initial=0))
     if not inside:
         return np.zeros(levels.shape, np.bool_)
-    rectangles = [mark for mark in meant if mark.type.startswith("rectangle")]
-    within = len(rectangles) == len(meant)
-    highest = inside if within else int(levels.max())
-    mask = levels >= max(1.0, min(inside, threshold * highest))
-    if within:
-        mask &= seeds  # a rectangle is drawn around what is meant
-    return parts_at(_without(mask, marks, size), seeds & mask)
+    highest = int(levels.max())
+    if all(mark.type.startswith("rectangle") for mark in meant):  # a rectangle is drawn around what is meant
+        levels, highest = np.where(seeds, levels, 0).astype(np.uint8), inside
+    here, there = _points(meant, size), _points([mark for mark in marks if not mark.positive], size)
+    return Clicks(here, there).part(levels, seeds, min(inside, threshold * highest))
 
 
-def _without(mask: Mask, marks: Sequence[Pointed], size: Size) -> Mask:
-    """Cut off what is nearer to a place that is not meant than to one that is."""
-    others = [point for mark in marks if not mark.positive for point in _places(mark, size)]
-    if not others:
-        return mask
-    here = [point for mark in marks if mark.positive for point in _places(mark, size)]
-    return mask & nearer_to(mask.shape, here, others)
-
-
-def _places(mark: Pointed, size: Size) -> list[tuple[float, float]]:
-    if not mark.type.startswith("brush"):
-        return mark.points(size)
-    area = mark.area(size)
-    if not area.any():
-        return []
-    left, top, right, bottom = bounds_of(area)
-    return [((left + right) / 2, (top + bottom) / 2)]
+def _points(marks: Sequence[Pointed], size: Size) -> list[tuple[float, float]]:
+    return [point for mark in marks if (point := mark.point(size)) is not None]
 
 
 def value_of(control: Control, label: str, levels: Levels, mask: Mask, size: Size) -> dict[str, Any]:

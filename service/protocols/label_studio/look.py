@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from service.areas import levels_of
 from service.engine.request import Request, Upload
 from service.errors import InvalidOption, Overloaded, RateLimited, shorten
 from service.labelling.labels import meanings
-from service.labelling.masks import levels_of
 from service.protocols.label_studio.interactive import answering_control, part_pointed_at, pointed_at, value_of
 from service.protocols.label_studio.place import other_layer
 from service.protocols.label_studio.regions import (
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from service.engine.answers import Answer, ImageAnswer, MapAnswer, Scores
     from service.engine.explainer import Explainer
+    from service.labelling.labels import Meaning
     from service.models.info import ModelInfo
     from service.protocols.label_studio.config import Control, Labelling
     from service.protocols.label_studio.interactive import Pointed
@@ -65,6 +66,14 @@ class Asking:
     client: Mapping[str, Any]
     score: LabelStudioScore = "probability"
     timeout_s: float = 60.0
+    _known: dict[tuple[int, str, str], list[Meaning]] = field(default_factory=dict, repr=False)
+
+    def meanings(self, control: Control, info: ModelInfo) -> list[Meaning]:
+        """Return what the labels of a control mean: the same for all tasks."""
+        key = (id(control), info.version, info.digest)
+        if key not in self._known:
+            self._known[key] = meanings(control.labels, info, self.mapping())
+        return self._known[key]
 
     async def answer(self, data: bytes, **options: Any) -> Answer:
         """Ask about a picture, again while the queue is full; whoever waits gives up in time."""
@@ -132,7 +141,8 @@ async def look(
         answer = await asking.answer(data, outputs=outputs, max_side=_ANY_SIDE, region=region, **everything)
     (image,) = answer.images
     probabilities = {each.index: each.probability for each in image.predictions}
-    chosen = [(control, _fitting(control, asking, answer.model, probabilities)) for control in controls]
+    fit = partial(_fitting, controls, asking, answer.model, probabilities)
+    chosen = await asking.in_thread(fit, sum(len(control.labels) for control in controls))
     maps = {each.target.index: each for each in image.explanations}
     missing = {each.index for control, found in chosen if control.type in REGIONS for each in found} - maps.keys()
     if missing:
@@ -163,10 +173,14 @@ def _outputs(controls: Sequence[Control], score: LabelStudioScore) -> tuple[Outp
     return (*outputs, *(("scores",) if score in _MAPPED and score != "layer_agreement" else ())) or ("map",)
 
 
-def _fitting(control: Control, asking: Asking, info: ModelInfo, probabilities: Mapping[int, float]) -> list[Choice]:
-    """Return the labels of a control that fit."""
-    known = meanings(control.labels, info, asking.mapping())
-    return choose(known, probabilities, control, independent=info.multi_label)
+def _fitting(
+    controls: Sequence[Control], asking: Asking, info: ModelInfo, probabilities: Mapping[int, float]
+) -> list[tuple[Control, list[Choice]]]:
+    """Return the controls, each with those of its labels that fit."""
+    independent = info.multi_label
+    return [
+        (each, choose(asking.meanings(each, info), probabilities, each, independent=independent)) for each in controls
+    ]
 
 
 async def _scores(
@@ -248,7 +262,7 @@ def _part(  # what a part of a map follows from
     """Return what lies where somebody pointed, as a result of a control; nothing where nothing speaks for it there."""
     if drawn.summary.reason is not None or drawn.rendered.mask is None:
         return []
-    levels = levels_of(drawn.rendered.mask.data)
+    levels = levels_of(drawn.rendered.mask.data, size.width, size.height)
     mask = part_pointed_at(levels, marks, size, threshold)
     if not mask.any():
         return []

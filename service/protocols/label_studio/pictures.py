@@ -7,7 +7,7 @@ import base64
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from service.errors import ImageTooLarge, InvalidImage, PictureNotFetched, shorten
 from service.http.base64 import picture_of
@@ -62,7 +62,7 @@ class Pictures:
     def __init__(self, settings: Settings) -> None:
         self._base = (settings.label_studio_url or "").rstrip("/")
         self._max_bytes = settings.max_image_bytes
-        self._fetcher = Fetcher(self._base or None, settings.max_image_bytes)
+        self._fetcher = Fetcher(self._base or None, settings.max_image_bytes, storage=settings.label_studio_storage)
         token = settings.label_studio_token
         self._token = _Token(self._base, token.get_secret_value() if token else "", self._fetcher)
 
@@ -126,7 +126,12 @@ class Pictures:
                 "The picture lies in Label Studio, and its address is not configured here. Set label_studio_url and "
                 "label_studio_token."
             )
-        return await self._authorised(f"{self._base}{path}")
+        # Where Label Studio lies below a path, some of what it says begins with that and some does not.
+        begin = self._base
+        below = urlsplit(begin).path
+        if below and path.startswith(f"{below}/"):
+            begin = begin.removesuffix(below)
+        return await self._authorised(f"{begin}{path}")
 
     async def _authorised(self, url: str) -> bytes:
         """Get from Label Studio; a token that has run out is refreshed once."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from functools import cache, cached_property
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request, Response
 
-from service.protocols import OpenApiPart, WireProtocol, key_scope
+from service.protocols import WireProtocol, key_scope
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -107,13 +107,6 @@ async def _shared(settings: Settings) -> AsyncIterator[_Shared]:
         await shared.close()
 
 
-@cache
-def _openapi() -> OpenApiPart:
-    from service.protocols.label_studio.openapi import OPENAPI  # noqa: PLC0415  # adds nothing to the start
-
-    return OPENAPI
-
-
 LABEL_STUDIO = WireProtocol(
     name="label_studio",
     router=router,
@@ -121,5 +114,5 @@ LABEL_STUDIO = WireProtocol(
     open_posts=_WEBHOOKS,
     basic_keys=True,
     resources=_shared,
-    openapi=_openapi,
+    openapi="service.protocols.label_studio.openapi",
 )

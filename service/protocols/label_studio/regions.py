@@ -7,8 +7,9 @@ import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from service.labelling.masks import alpha_png, levels_of
-from service.protocols.label_studio.rle import encode
+from service.areas import levels_of
+from service.labelling.masks import alpha_png
+from service.labelling.rle import encode
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -151,7 +152,7 @@ def _of_map(control: Control, choice: Choice, looked: Looked, threshold: float) 
         return []  # nothing speaks for it anywhere
     if control.type in {"brushlabels", "bitmasklabels"}:
         assert drawn.rendered.mask is not None
-        levels = levels_of(drawn.rendered.mask.data)
+        levels = levels_of(drawn.rendered.mask.data, looked.size.width, looked.size.height)
         return [area_result(control, choice, looked.size, levels, levels >= max(1.0, 255 * threshold))]
     size = looked.size
     if control.type == "keypointlabels":

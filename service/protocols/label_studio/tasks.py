@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, TypeGuard
 
+from service.errors import InvalidOption
+from service.imaging.comparison import MAX_POINTS, marked_area
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -48,12 +51,16 @@ def pointed_image(labelling: Labelling, context: Mapping[str, Any]) -> tuple[Ima
 
 
 def marked_region(task: Mapping[str, Any], image: str) -> list[Any] | None:
-    """Return the first box or outline that the task's annotations have of a picture, in pixels; None without one."""
+    """Return the first box or outline with an area that the annotations have of a picture, in pixels, or None."""
     annotations = task.get("annotations")
     for annotation in annotations if isinstance(annotations, list) else ():
         results = annotation.get("result") if isinstance(annotation, dict) else None
         for result in results if isinstance(results, list) else ():
             if isinstance(result, dict) and result.get("to_name") == image and (region := _region(result)):
+                try:
+                    marked_area(region)
+                except InvalidOption:
+                    continue
                 return region
     return None
 
@@ -65,7 +72,8 @@ def _region(result: Mapping[str, Any]) -> list[Any] | None:
     across, down = width / 100, height / 100
     points = value.get("points")
     if isinstance(points, list) and len(points) >= 3 and all(_is_point(point) for point in points):
-        return [[point[0] * across, point[1] * down] for point in points]
+        kept = points[:: -(-len(points) // MAX_POINTS)]
+        return [[point[0] * across, point[1] * down] for point in kept]
     x, y, wide, high = (value.get(name) for name in ("x", "y", "width", "height"))
     if _is_number(x) and _is_number(y) and _is_size(wide) and _is_size(high):
         return [x * across, y * down, (x + wide) * across, (y + high) * down]

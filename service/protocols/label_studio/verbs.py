@@ -10,11 +10,13 @@ from service.cam.methods import METHODS
 from service.errors import BodyTooLarge, InvalidRequest, UnknownMethod
 from service.http.requests import body_of, client_of, read_in_thread, refuse_encoded, unless_gone
 from service.options import Options
-from service.protocols.label_studio.backend import Question
+from service.protocols.label_studio.backend import Question, keys_of
+from service.protocols.label_studio.config import Labelling, parse_config
 from service.protocols.label_studio.pictures import Credentials
 from service.protocols.label_studio.place import Place
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import TypeVar
 
     from starlette.requests import Request
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from service.protocols.label_studio.backend import Backend
 
     BodyT = TypeVar("BodyT", bound=BaseModel)
+    T = TypeVar("T")
 
 __all__ = ["PredictBody", "SetupBody", "health", "predict", "setup", "versions"]
 
@@ -69,25 +72,27 @@ class PredictBody(_Body):
     params: Parameters | None = None
 
 
-async def _parsed(request: Request, model: type[BodyT]) -> BodyT:
-    """Read a body.
+async def _read(request: Request, model: type[BodyT], then: Callable[[BodyT], T]) -> T:
+    """Read a body, and do ``then`` with it: in a thread, unless it is small.
 
     Raises:
         InvalidRequest: it is not what Label Studio sends.
         BodyTooLarge: it holds too much.
+        Whatever ``then`` does.
     """
     refuse_encoded(request)
     body = await body_of(request)
 
-    def read() -> BodyT:
+    def read() -> T:
         if sum(body.count(sign) for sign in (b",", b"[", b"{")) > _MAX_SIGNS:
             raise BodyTooLarge(f"The JSON has more than {_MAX_SIGNS} values. Choose fewer tasks.")
         try:
-            return model.model_validate_json(body)
+            parsed = model.model_validate_json(body)
         except ValidationError as error:
             first = error.errors(include_url=False, include_context=False, include_input=False)[0]
             where = ".".join(str(part) for part in first["loc"][:3]) or "the body"
             raise InvalidRequest(f"This is not what Label Studio sends: {where}: {first['msg']}.") from None
+        return then(parsed)
 
     return await read_in_thread(request, read, len(body))
 
@@ -121,25 +126,29 @@ async def health(request: Request) -> dict[str, Any]:
 async def setup(request: Request) -> dict[str, str]:
     """Tell the version that predictions are known by, without waiting for the model."""
     backend, engine = _shared(request)
-    place, body = _place(request), await _parsed(request, SetupBody)
-    version = backend.version(engine, place, body.label_config)
-    backend.introduce(engine, place, body.label_config, body.project)
+    place = _place(request)
+    body, labelling = await _read(request, SetupBody, lambda body: (body, parse_config(body.label_config)))
+    version = backend.version(engine, place, labelling)
+    await backend.introduce(engine, place, labelling, body.project)
     return {"model_version": version}
 
 
 async def predict(request: Request) -> dict[str, list[dict[str, Any]]]:
     """Predict each task, or give exactly one prediction, which makes Label Studio ask for the tasks one by one."""
     backend, engine = _shared(request)
-    place, body = _place(request), await _parsed(request, PredictBody)
-    params = body.params or Parameters()
-    question = Question(
-        body.tasks, body.label_config, body.project, params.context, Credentials(params.login, params.password)
-    )
+    place, question = _place(request), await _read(request, PredictBody, _question)
     work = backend.predict(engine, place, question, client_of(request), request.state.metrics)
     return {"results": await unless_gone(request, work)}
+
+
+def _question(body: PredictBody) -> Question:
+    params = body.params or Parameters()
+    labelling = parse_config(body.label_config)
+    keys = keys_of(body.tasks, body.project, labelling)
+    return Question(body.tasks, keys, labelling, params.context, Credentials(params.login, params.password))
 
 
 async def versions(request: Request) -> dict[str, list[str]]:
     """List the version of predictions for a project that sets no threshold."""
     backend, engine = _shared(request)
-    return {"versions": [backend.version(engine, _place(request))]}
+    return {"versions": [backend.version(engine, _place(request), Labelling())]}

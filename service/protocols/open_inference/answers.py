@@ -64,6 +64,8 @@ def encoded(answer: Answer, asked: Asked, most_bytes: int) -> tuple[bytes, list[
         "class_id": lambda: _numbers(answer, "index", np.int64, -1),
         "score": lambda: _numbers(answer, "probability", np.float32, 0),
         "label": lambda: _labels(answer),
+        "entropy": lambda: _certainty(answer, "entropy"),
+        "margin": lambda: _certainty(answer, "margin"),
         "error": lambda: _texts([_said(image) for image in answer.images]),
     }
     described, behind = [], []
@@ -171,6 +173,12 @@ def _numbers(answer: Answer, field: str, dtype: type[np.generic], missing: int) 
         if image.error is None:
             values[image.index] = [getattr(score, field) for score in image.predictions]
     return _Output("INT64" if dtype is np.int64 else "FP32", values.shape, values)
+
+
+def _certainty(answer: Answer, field: str) -> _Output:
+    """Return a score of every picture's prediction; 0 for those that failed."""
+    values = [getattr(image.scores, field, None) or 0.0 for image in answer.images]
+    return _Output("FP32", (len(values),), np.array(values, np.float32))
 
 
 def _labels(answer: Answer) -> _Output:

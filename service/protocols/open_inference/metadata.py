@@ -24,6 +24,8 @@ _OUTPUTS: tuple[tuple[str, str, list[int]], ...] = (
     ("class_id", "INT64", [-1, -1]),
     ("score", "FP32", [-1, -1]),
     ("label", "BYTES", [-1, -1]),
+    ("entropy", "FP32", [-1]),
+    ("margin", "FP32", [-1]),
     ("error", "BYTES", [-1]),
 )
 _TRITON_TYPES = {"BYTES": "TYPE_STRING", "FP32": "TYPE_FP32", "INT64": "TYPE_INT64"}

@@ -68,7 +68,9 @@ _BODY = {
                 "type": "object",
                 "required": ["name"],
                 "properties": {
-                    "name": {"enum": ["heatmap", "overlay", "class_id", "score", "label", "error"]},
+                    "name": {
+                        "enum": ["heatmap", "overlay", "class_id", "score", "label", "entropy", "margin", "error"]
+                    },
                     "parameters": {"type": "object", "properties": {"binary_data": {"type": "boolean"}}},
                 },
             },

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request, Response
 from pydantic_core import to_json
 
 from service import __version__
-from service.errors import UnknownName
-from service.protocols import OpenApiPart, WireProtocol, key_scope
+from service.problems import detail_of
+from service.protocols import WireProtocol, key_scope
 
 if TYPE_CHECKING:
     from service.engine.explainer import Explainer
@@ -29,12 +28,14 @@ async def v2_server() -> Any:
     return {"name": "camserve", "version": __version__, "extensions": _EXTENSIONS}
 
 
+@router.head("/health/live", include_in_schema=False)
 @router.get("/health/live", response_model=None, summary="Is the process alive? (V2)")
 async def v2_live() -> Any:
     """200 as long as the process answers."""
     return {"live": True}
 
 
+@router.head("/health/ready", include_in_schema=False)
 @router.get("/health/ready", summary="Can requests be answered? (V2)")
 async def v2_ready(request: Request) -> Response:
     """200 if some model can answer and the service is not draining, else 503."""
@@ -188,24 +189,12 @@ async def _answer(request: Request, model: str, version: str | None = None) -> R
     return await answer(request, model, version)
 
 
-_LISTED = {
-    "unknown_model": " POST /v2/repository/index lists them.",
-    "unknown_version": " POST /v2/repository/index lists them.",
-    "unknown_layer": " GET /api/v1/models/{model}/layers lists them.",
-}
+_LISTED = dict.fromkeys(("unknown_model", "unknown_version"), "POST /v2/repository/index lists them.")
 
 
 def _error_body(error: ServiceError, _request_id: str) -> tuple[bytes, str]:
     """Word an error as the protocol's clients read it: tritonclient asks for ``error`` whatever the type."""
-    hint = _LISTED.get(error.code, "").format(model=error.model) if isinstance(error, UnknownName) else ""
-    return to_json({"error": f"{error.message}{hint}"}), "application/json"
-
-
-@cache
-def _openapi() -> OpenApiPart:
-    from service.protocols.open_inference.openapi import OPENAPI  # noqa: PLC0415  # adds nothing to the start
-
-    return OPENAPI
+    return to_json({"error": detail_of(error, _LISTED)}), "application/json"
 
 
 OPEN_INFERENCE = WireProtocol(
@@ -215,5 +204,5 @@ OPEN_INFERENCE = WireProtocol(
     error_body=_error_body,
     open_paths=("/v2/health/live", "/v2/health/ready"),
     probes=("/v2/health/live", "/v2/health/ready"),
-    openapi=_openapi,
+    openapi="service.protocols.open_inference.openapi",
 )

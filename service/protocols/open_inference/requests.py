@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pydantic_core import from_json
-
 from service.engine.request import Request, Upload
-from service.errors import BodyTooLarge, InvalidOption, InvalidRequest, ServiceError, closest, shorten
+from service.errors import InvalidOption, InvalidRequest, ServiceError, closest, shorten
 from service.http.base64 import picture_of
-from service.http.options import validated
-from service.http.requests import body_of, client_of, read_in_thread, refuse_encoded, timeout_of
+from service.http.options import check_one_map, refuse, validated
+from service.http.requests import body_of, client_of, json_object, read_in_thread, refuse_encoded, timeout_of
 from service.options import Options, attributes_of
 from service.protocols.open_inference.tensors import Binary, Tensor, read_tensors
 from service.wire import ExplainOptions
@@ -26,15 +24,23 @@ if TYPE_CHECKING:
 
 __all__ = ["Asked", "read_request"]
 
-OUTPUTS = ("heatmap", "overlay", "class_id", "score", "label", "error")
+OUTPUTS = ("heatmap", "overlay", "class_id", "score", "label", "entropy", "margin", "error")
 _BY_DEFAULT = ("heatmap", "class_id", "score", "label")
 # What of the engine's outputs they need.
 _DRAWN: Mapping[str, Output] = {"heatmap": "map", "overlay": "overlay"}
 _MAX_SIGNS = 50_000
+_EXAMPLE = '{"inputs": [{"name": "image", "shape": [1], "datatype": "BYTES", "data": ["…"]}]}'
 _TOP = {"id", "model_name", "model_version", "parameters", "inputs", "outputs"}
 # What clients say of themselves, and what the answer does not depend on here.
 _SAID = {"content_type", "headers", "sequence_id", "sequence_start", "sequence_end"}
-_SPLIT = {"layer", "method"}
+_SPLIT = {"layer", "method", "labels"}
+_CERTAINTY = {"entropy", "margin"}
+# Options of the native API that are said otherwise here.
+_INSTEAD = {
+    "output": "name the tensors that you want in 'outputs'",
+    "scores": "name 'entropy' and 'margin' in 'outputs'",
+    "region": "no tensor says how much of a map lies in it; ask /api/v1 or /v1",
+}
 _LONGEST_ID = 1024
 # A client's own requests of lower priority have so much of its share.
 _BULK = 1 / 8
@@ -94,14 +100,7 @@ def _split(body: bytes, announced: str | None, most: int) -> tuple[dict[str, Any
 
 
 def _parse(text: bytes) -> dict[str, Any]:
-    if sum(text.count(sign) for sign in (b",", b"[", b"{")) > _MAX_SIGNS:
-        raise BodyTooLarge(f"The JSON has more than {_MAX_SIGNS:,} values. Send pictures as files, not as pixels.")
-    try:
-        fields = from_json(text, allow_inf_nan=False)
-    except ValueError as error:
-        raise InvalidRequest(f"The body is not JSON: {error}.") from None
-    if not isinstance(fields, dict):
-        raise InvalidRequest('The body is not a JSON object such as {"inputs": […]}.')
+    fields = json_object(text, _MAX_SIGNS, _EXAMPLE)
     if unknown := [name for name in fields if name not in _TOP]:
         raise InvalidRequest(f"There is no member {shorten(unknown[0])!r}. Options stand in 'parameters'.")
     return fields
@@ -115,9 +114,9 @@ def _asked(
     drawn = tuple(_DRAWN[name] for name in outputs if name in _DRAWN)
     timeout_s = _timeout_s(http, _whole(parameters, "timeout"))
     client = _with_priority(client_of(http), _whole(parameters, "priority"))
-    options = _options(parameters)
-    attributes = {**attributes_of(validated(ExplainOptions, options).given()), **({"outputs": drawn} if drawn else {})}
-    _check_one_map(attributes)
+    attributes = attributes_of(validated(ExplainOptions, _options(parameters)).given())
+    attributes |= {"scores": not _CERTAINTY.isdisjoint(outputs), **({"outputs": drawn} if drawn else {})}
+    check_one_map(attributes)
     request = Request(
         _uploads(tensors, attributes),
         op="explain" if drawn else "predict",
@@ -127,7 +126,7 @@ def _asked(
         **client,
         **attributes,
     )
-    return Asked(request, _id(fields.get("id")), outputs, options.get("size", "layer"))
+    return Asked(request, _id(fields.get("id")), outputs, attributes.get("size", "layer"))
 
 
 def _id(given: Any) -> str | None:
@@ -183,10 +182,9 @@ def _with_priority(client: dict[str, Any], priority: int) -> dict[str, Any]:
 
 
 def _options(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    if "output" in parameters:
-        raise InvalidOption("'output' is no parameter here: name the tensors that you want in 'outputs'.")
+    refuse(parameters, _INSTEAD)
     return {
-        name: value.split(",") if name in _SPLIT and isinstance(value, str) else value
+        name: [each.strip() for each in value.split(",")] if name in _SPLIT and isinstance(value, str) else value
         for name, value in parameters.items()
         if name not in _SAID and not name.startswith("triton_")
     }
@@ -194,7 +192,7 @@ def _options(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 def _outputs(given: Any, *, in_binary: bool) -> dict[str, bool]:
     """Return the outputs that are asked for, and whether each is sent in binary."""
-    if not given:
+    if given is None or given == []:
         return dict.fromkeys(_BY_DEFAULT, in_binary)
     if not isinstance(given, list):
         raise InvalidRequest("'outputs' is not a list.")
@@ -207,7 +205,7 @@ def _outputs(given: Any, *, in_binary: bool) -> dict[str, bool]:
             raise InvalidRequest(f"There is no output {shorten(repr(name))}.{meant}")
         if name in outputs:
             raise InvalidRequest(f"Output {name!r} is asked for twice.")
-        parameters = each.get("parameters") or {}
+        parameters = {} if each.get("parameters") is None else each["parameters"]
         if not isinstance(parameters, dict):
             raise InvalidRequest(f"The parameters of output {name!r} are not an object.")
         for unread, instead in {"classification": "class_id, score and label", "shared_memory_region": "it"}.items():
@@ -215,14 +213,6 @@ def _outputs(given: Any, *, in_binary: bool) -> dict[str, bool]:
                 raise InvalidRequest(f"{unread!r} of output {name!r} is not supported. Ask for {instead} alone.")
         outputs[name] = _flag({"binary_data": in_binary} | parameters, "binary_data")
     return outputs
-
-
-def _check_one_map(attributes: Mapping[str, Any]) -> None:
-    layers = 1 if attributes.get("fuse") else len(attributes.get("layers", "1"))
-    if layers * len(attributes.get("methods", "1")) * len(attributes.get("targets", "1")) != 1:
-        raise InvalidOption(
-            "A tensor holds one map for each picture: ask for one layer, method and target, or fuse the layers."
-        )
 
 
 def _uploads(tensors: Mapping[str, Tensor], attributes: Mapping[str, Any]) -> list[Upload]:

@@ -95,12 +95,12 @@ def _read(given: Any, binary: Binary, most: int) -> Tensor:
         raise InvalidRequest(f"There is no input {_shown(name)}. The model takes 'image' and, if you like, 'target'.")
     datatype = given.get("datatype")
     if datatype not in _INPUTS[name]:
+        hint = " Pictures are sent as files (JPEG, PNG …), not as pixels." if name == "image" else ""
         raise InvalidRequest(
-            f"Input {name!r} has the datatype {_shown(datatype)}, and takes {' or '.join(_INPUTS[name])}. Pictures are "
-            "sent as files (JPEG, PNG …), not as pixels."
+            f"Input {name!r} has the datatype {_shown(datatype)}, and takes {' or '.join(_INPUTS[name])}.{hint}"
         )
     count = _count(name, given.get("shape"), most)
-    parameters = given.get("parameters") or {}
+    parameters = {} if given.get("parameters") is None else given["parameters"]
     if not isinstance(parameters, dict):
         raise InvalidRequest(f"The parameters of input {name!r} are not an object.")
     if "shared_memory_region" in parameters:
@@ -135,7 +135,7 @@ def _values(
         values = _flat(given.get("data"))
         kind = str if datatype == "BYTES" else int
         if any(type(value) is not kind for value in values):
-            what = "text (pictures in base64)" if datatype == "BYTES" else "whole numbers"
+            what = "whole numbers" if kind is int else "text" if name == "target" else "text (pictures in base64)"
             raise InvalidRequest(f"The data of input {name!r} is not a list of {what}.")
     elif "data" in given:
         raise InvalidRequest(f"Input {name!r} has both data and binary_data_size. Send one of them.")

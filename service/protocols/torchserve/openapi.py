@@ -95,7 +95,10 @@ _FORMAT = {"enum": ["json", "png", "jpeg", "webp"], "description": "As `Accept`:
 def _options() -> dict[str, Any]:
     """Return the options that a query, a form or JSON may have, besides a picture."""
     properties: dict[str, Any] = ExplainOptions.model_json_schema()["properties"]
-    return {**{name: schema for name, schema in properties.items() if name != "output"}, "format": _FORMAT}
+    return {
+        **{name: schema for name, schema in properties.items() if name not in {"output", "scores", "region"}},
+        "format": _FORMAT,
+    }
 
 
 def _complete(operation: Operation) -> None:

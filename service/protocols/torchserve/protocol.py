@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic_core import to_json
 
-from service.errors import UnknownName
-from service.problems import status_of
-from service.protocols import OpenApiPart, WireProtocol, key_scope
+from service.problems import detail_of, status_of
+from service.protocols import WireProtocol, key_scope
 
 if TYPE_CHECKING:
     from service.engine.explainer import Explainer
@@ -22,6 +20,7 @@ __all__ = ["TORCHSERVE"]
 router = APIRouter(tags=["TorchServe"])
 
 
+@router.head("/ping", include_in_schema=False)
 @router.get("/ping", summary="Is the service healthy? (TorchServe)")
 async def torchserve_ping(request: Request) -> Response:
     """200 and Healthy if some model can answer and the service is not draining, else 500 as TorchServe has it."""
@@ -117,22 +116,14 @@ _TYPES: dict[str | int, str] = {
     503: "ServiceUnavailableException",
     504: "InternalServerException",
 }
-_LISTED = {"unknown_model": " GET /models lists them.", "unknown_version": " GET /models/{model}/all lists them."}
+_LISTED = {"unknown_model": "GET /models lists them.", "unknown_version": "GET /models/{model}/all lists them."}
 
 
 def _error_body(error: ServiceError, _request_id: str) -> tuple[bytes, str]:
     """Word an error as TorchServe does."""
     status = status_of(error)
-    hint = _LISTED.get(error.code, "").format(model=error.model) if isinstance(error, UnknownName) else ""
     kind = _TYPES.get(error.code) or _TYPES.get(status, "BadRequestException")
-    return to_json({"code": status, "type": kind, "message": f"{error.message}{hint}"}), "application/json"
-
-
-@cache
-def _openapi() -> OpenApiPart:
-    from service.protocols.torchserve.openapi import OPENAPI  # noqa: PLC0415  # adds nothing to the start
-
-    return OPENAPI
+    return to_json({"code": status, "type": kind, "message": detail_of(error, _LISTED)}), "application/json"
 
 
 TORCHSERVE = WireProtocol(
@@ -142,5 +133,5 @@ TORCHSERVE = WireProtocol(
     error_body=_error_body,
     open_paths=("/ping",),
     probes=("/ping",),
-    openapi=_openapi,
+    openapi="service.protocols.torchserve.openapi",
 )

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, get_args
 
-from pydantic_core import from_json
 from starlette.datastructures import UploadFile
 
 from service.engine.request import Request, Upload
-from service.errors import BodyTooLarge, InvalidOption, InvalidRequest, NoImage, TooManyImages, shorten
+from service.errors import InvalidOption, NoImage, TooManyImages, shorten
 from service.http.base64 import picture_of
 from service.http.forms import clean_filename, read_form
-from service.http.options import query_options, single, validated
+from service.http.options import check_one_map, query_options, refuse, single, validated
 from service.http.requests import (
     accepted_format,
     body_of,
     client_of,
+    json_object,
     read_in_thread,
     refuse_encoded,
     timeout_of,
@@ -35,6 +35,13 @@ __all__ = ["read_request"]
 
 _JSON_NAMES = ("data", "body")
 _MAX_SIGNS = 10_000
+_EXAMPLE = '{"data": "…", "target": 281}, or the picture itself, with -T FILE'
+# Options of the native API that are said otherwise here.
+_INSTEAD = {
+    "output": "an explanation is numbers, or the overlay where 'format' is png, jpeg or webp",
+    "scores": "the answer has no room for them; ask /api/v1",
+    "region": "the answer has no room for how much of the map lies in it; ask /api/v1",
+}
 
 
 async def read_request(http: HttpRequest, op: Operation, model: str, version: str | None) -> tuple[Request, Size]:
@@ -52,9 +59,11 @@ async def read_request(http: HttpRequest, op: Operation, model: str, version: st
     fields, upload = await _read(http)
     options = query | fields
     image_format = _format(http, options)
+    refuse(options, _INSTEAD)
     size: Size = options.get("size", "layer")
     attributes = attributes_of(validated(ExplainOptions, options).given())
     if op == "explain":
+        check_one_map(attributes)
         outputs: tuple[Output, ...] = ("map",) if image_format is None else ("overlay",)
         attributes |= {"outputs": outputs, "image_format": image_format or "auto"}
     asked = Request(
@@ -111,15 +120,9 @@ async def _read_form(http: HttpRequest) -> tuple[dict[str, Any], Upload]:
 
 
 def _read_json(body: bytes) -> tuple[dict[str, Any], Upload]:
-    if sum(body.count(sign) for sign in (b",", b"[", b"{")) > _MAX_SIGNS:
-        raise BodyTooLarge(f"The JSON has more than {_MAX_SIGNS:,} values. Send the picture as a file, not as pixels.")
-    try:
-        fields = from_json(body, allow_inf_nan=False)
-    except ValueError as error:
-        raise InvalidRequest(f"The body is not JSON: {error}. Send the picture itself, with -T FILE.") from None
-    if not isinstance(fields, dict):
-        raise InvalidRequest('The body is not a JSON object such as {"data": "…", "target": 281}.')
-    return {name: value for name, value in fields.items() if name not in _JSON_NAMES}, Upload(_picture(fields))
+    fields = json_object(body, _MAX_SIGNS, _EXAMPLE)
+    options = {name: value for name, value in fields.items() if name not in _JSON_NAMES and value is not None}
+    return options, Upload(_picture(fields))
 
 
 def _picture(fields: Mapping[str, Any]) -> bytes:

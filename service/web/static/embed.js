@@ -6,7 +6,7 @@ import { ASKED, VIEW } from "./shared/options.js";
 import { announceReady } from "./shared/ready.js";
 
 const OPTIONS = { ...ASKED, ...VIEW };
-const LONGEST = 300; // characters of an option: labels are long, but not longer
+const LONGEST = 512; // characters of an option: sentences are the longest, and models read few words of them
 const PICTURES = ["heatmap", "overlay", "mask", "map", "regions"]; // of an explanation: large, and not for messages
 
 const viewer = document.getElementById("viewer");

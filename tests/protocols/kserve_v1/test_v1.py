@@ -18,8 +18,6 @@ from tests.toys import png
 from tests.web.application import Exchange, faked, until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     import httpx
 
     from tests.web.application import Application
@@ -27,18 +25,6 @@ if TYPE_CHECKING:
 PICTURE = png()
 B64 = base64.b64encode(PICTURE).decode()
 PREDICT, EXPLAIN = "/v1/models/pets:predict", "/v1/models/pets:explain"
-
-
-@pytest.fixture
-async def application() -> AsyncIterator[Application]:
-    async with faked(max_images=8) as application:
-        yield application
-
-
-@pytest.fixture
-async def client(application: Application) -> AsyncIterator[httpx.AsyncClient]:
-    async with application.client() as client:
-        yield client
 
 
 async def ask(client: httpx.AsyncClient, path: str, *instances: Any, **parameters: Any) -> dict[str, Any]:
@@ -109,6 +95,7 @@ INSTANCES = {
     "b64": {"b64": B64},
     "base64 alone": B64,
     "a data URI": f"data:image/png;base64,{B64}",
+    "a data URI in capitals": f"DATA:image/png;BASE64,{B64}",
     "pixels": np.asarray(Image.open(io.BytesIO(PICTURE)).convert("RGB")).tolist(),
     "pixels, by name": {"data": np.asarray(Image.open(io.BytesIO(PICTURE)).convert("RGB")).tolist()},
 }
@@ -167,6 +154,21 @@ async def test_what_is_asked_for_is_there(client: httpx.AsyncClient) -> None:
     assert attribution["heatmap"]["media_type"] == "image/png"
     assert base64.b64decode(attribution["mask"]["data"])[1:4] == b"PNG"
     assert attribution["regions"][0]["score"] == 1.0
+
+
+async def test_scores_are_there_where_they_are_asked_for(client: httpx.AsyncClient) -> None:
+    boxes = [[0, 0, 1000, 1000], [[0, 0], [1000, 0], [1000, 1000]], "[0, 0, 1000, 1000]"]
+    instances = [{"b64": B64, "region": region} for region in boxes]
+    answer = await ask(client, EXPLAIN, *instances, instances[0], {"b64": B64}, output=["scores"])
+    found = [each["attributions"][0]["scores"] for each in answer["explanations"]]
+    assert [found[index]["mass_inside"] for index in (0, 2, 3)] == 3 * [pytest.approx(1)]
+    assert 0 < found[1]["mass_inside"] < 1
+    assert found[4]["mass_inside"] is None
+    assert answer["predictions"][0]["scores"]["margin"] == pytest.approx(found[0]["margin"])
+    (prediction,) = (await ask(client, PREDICT, B64, scores=True))["predictions"]
+    best, second = prediction["confidences"][:2]
+    assert prediction["scores"]["margin"] == pytest.approx(best - second)
+    assert "scores" not in (await ask(client, PREDICT, B64))["predictions"][0]
 
 
 async def test_vertex_ais_parameters_are_understood(client: httpx.AsyncClient) -> None:
@@ -287,7 +289,9 @@ TEXTS = {
     "an unknown parameter": (b'{"instances": [1], "parameters": {"layr": "a"}}', 422, "'layer'"),
     "a huge parameter": (b'{"instances": [1], "parameters": {"alpha": 1e999}}', 422, "alpha"),
     "a threshold of text": (b'{"instances": [1], "parameters": {"confidenceThreshold": "1"}}', 422, "from 0 to 1"),
-    "an unknown layer": (b'{"instances": ["QUJD"], "parameters": {"layer": "conv3"}}', 422, "conv3"),
+    "an unknown layer": (b'{"instances": ["QUJD"], "parameters": {"layer": "conv3"}}', 422, "pets/layers lists"),
+    "an unknown class": (b'{"instances": ["QUJD"], "parameters": {"target": "elk"}}', 422, "pets/classes?q="),
+    "an unknown method": (b'{"instances": ["QUJD"], "parameters": {"method": "cam9"}}', 422, "GET /api/v1/methods"),
     "ragged pixels": (b'{"instances": [[[1], [1, 2]]]}', 400, "one length"),
     "pixels of text": (b'{"instances": [[["a"]]]}', 400, "numbers"),
     "no pixels": (b'{"instances": [[]]}', 400, "numbers"),

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from service.errors import InternalError
+from service.errors import InternalError, Overloaded
 from service.protocols.label_studio import batch
 from service.protocols.label_studio.batch import Finished
 from service.settings import KeyConfig
 from service.web.keys import digest_of
-from tests.protocols.label_studio.wire import PREFIX, asked, config, setup, task, uri
+from tests.protocols.label_studio.wire import PREFIX, asked, click, config, setup, task, uri
 from tests.toys import png
 from tests.web.application import PETS, faked, until
 
@@ -77,6 +77,33 @@ class TestTime:
             await until(lambda: application.explainer.admission.inside)
             asking.cancel()
             await until(lambda: application.explainer.admission.inside == 0)
+
+    async def test_what_was_ready_when_they_went_away_is_not_computed_again(self) -> None:
+        async with faked(max_batch_size=1) as application, application.client() as client:
+            worker, tasks = application.worker, [task(number, uri(png(seed=number))) for number in range(4)]
+            worker.held = True
+            asking = asyncio.create_task(predict(client, *tasks))
+            await until(lambda: worker.running)
+            done = len(worker.running)
+            worker.finish()
+            await until(lambda: application.explainer.admission.inside == 4 - done)
+            asking.cancel()
+            await until(lambda: application.explainer.admission.inside == 0)
+            worker.held = False
+            worker.finish()
+            sent = len(worker.sent)
+            assert choices(await predict(client, *tasks)) == [["Dog"]] * 4
+            assert len(worker.sent) - sent == 4 - done
+
+    async def test_a_click_waits_no_longer_than_tasks(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def full(_request: Any) -> None:
+            raise Overloaded("The queue is full.")
+
+        async with faked(label_studio_budget_s=0.3) as application, application.client() as client:
+            monkeypatch.setattr(application.explainer, "answer", full)
+            body = asked([task(9, PICTURE)], BRUSHES, {"result": [click(50, 50, "Dog")]})
+            response = await client.post(f"{PREFIX}/predict", json=body)
+            assert (response.status_code, response.json()["code"]) == (504, "deadline_exceeded")
 
     async def test_health_and_setup_do_not_wait_for_the_model(self) -> None:
         async with faked() as application, application.client() as client:
@@ -216,7 +243,8 @@ class TestKeys:
 class TestFinished:
     def test_the_oldest_are_dropped(self) -> None:
         kept = Finished(3000)
-        kept.keep((str(number), {"result": [{"value": {"rle": [0] * 100}}]}) for number in range(4))
+        for number in range(4):
+            kept.keep(str(number), {"result": [{"value": {"rle": [0] * 100}}]})
         assert kept.get("0") is None
         assert kept.get("3") is not None
         kept.forget(["3", "nothing"])
@@ -225,7 +253,8 @@ class TestFinished:
     def test_what_was_forgotten_leaves_its_room(self) -> None:
         kept = Finished(5000)
         for _ in range(100):
-            kept.keep([("a", {"result": ["x" * 1000]}), ("a", {"result": ["x" * 1000]})])
+            for _ in range(2):
+                kept.keep("a", {"result": ["x" * 1000]})
             kept.forget(["a"])
         assert kept._bytes == 0
 

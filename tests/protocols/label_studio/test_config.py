@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import InvalidOption
+from service.imaging.comparison import marked_area
 from service.protocols.label_studio.config import parse_config
 from service.protocols.label_studio.tasks import marked_region, value_of_task
 from tests.protocols.label_studio.wire import EVERYTHING, config
@@ -95,6 +98,13 @@ def test_any_text(text: str) -> None:
         return
 
 
+def test_labels_of_controls_in_controls_are_counted_once() -> None:
+    """Of as many controls and labels as fit, each label would otherwise be there for each control around it."""
+    deep = '<Choices name="c" toName="image">' * 190 + '<Choice value="a"/>' * 40_000 + "</Choices>" * 190
+    controls = parse_config(f'<View><Image name="image" value="$image"/>{deep}</View>').controls
+    assert [len(each.labels) for each in controls] == [*[0] * 189, 40_000]
+
+
 class TestTasks:
     @pytest.mark.parametrize(
         ("value", "found"),
@@ -126,6 +136,9 @@ class TestTasks:
             ({"points": [[0, 0], [50, 0], [0, 50]]}, [[0, 0], [100, 0], [0, 50]]),
             ({"points": [[0, 0], [50, 0]]}, None),
             ({"points": [[0], [1], [2]]}, None),
+            ({"points": [[0, 0], [50, 0], [25, 0]]}, None),
+            ({"points": [[0, 0], [1e5, 0], [0, 1e5]]}, [[0, 0], [2e5, 0], [0, 1e5]]),
+            ({"points": [[0, 0], [9e5, 0], [0, 1e5]]}, None),
             ({"x": 10, "y": 20, "width": 0, "height": 40}, None),
             ({"x": "a", "y": 20, "width": 1, "height": 40}, None),
             ({"choices": ["a"]}, None),
@@ -136,6 +149,14 @@ class TestTasks:
         result = {"to_name": "image", "original_width": 200, "original_height": 100, "value": value}
         other = {**result, "to_name": "other"}
         assert marked_region({"annotations": [{"result": [other, result]}]}, "image") == region
+
+    def test_an_outline_of_many_points_is_thinned(self) -> None:
+        points = [[50 + 40 * math.cos(i / 500), 50 + 40 * math.sin(i / 500)] for i in range(3142)]
+        result = {"to_name": "image", "original_width": 100, "original_height": 100, "value": {"points": points}}
+        region = marked_region({"annotations": [{"result": [result]}]}, "image")
+        assert region is not None
+        assert len(region) <= 1000
+        assert marked_area(region).shape.area == pytest.approx(math.pi * 40**2, rel=1e-3)
 
     @pytest.mark.parametrize("annotations", [None, 1, [1], [{"result": 1}], [{"result": [1]}], [{}]])
     def test_annotations_of_other_kinds(self, annotations: object) -> None:

@@ -97,7 +97,8 @@ class TestPlaces:
     async def test_below_a_path(self, server: Server) -> None:
         server.answers[f"/ls{UPLOAD}"] = response(200, PICTURE)
         pictures = Pictures(Settings(label_studio_url=f"{server.url}/ls/"))
-        assert await pictures.get(UPLOAD, 7, NOBODY) == PICTURE
+        for value in (UPLOAD, f"/ls{UPLOAD}"):
+            assert await pictures.get(value, 7, NOBODY) == PICTURE
         await pictures.close()
 
     async def test_clouds_are_asked_of_label_studio(self, server: Server) -> None:
@@ -142,6 +143,19 @@ class TestPlaces:
         with pytest.raises(PictureNotFetched, match="cannot be reached") as refused:
             await get(gone, UPLOAD)
         assert is_fault(refused.value)
+
+    async def test_a_storage_in_this_network_that_the_operator_names(self, server: Server) -> None:
+        async with Server().running() as storage:
+            storage.answers["/photos/a.png"] = response(200, PICTURE)
+            where = f"{storage.url}/photos/a.png"
+            with pytest.raises(PictureNotFetched, match="label_studio_storage"):
+                await get(server, where, PERSONAL)
+            host = storage.url.removeprefix("http://")
+            settings = Settings(label_studio_url=server.url, label_studio_token=PERSONAL, label_studio_storage=host)
+            pictures = Pictures(settings)
+            assert await pictures.get(where, 7, NOBODY) == PICTURE
+            await pictures.close()
+            assert PERSONAL not in "".join(storage.heads)
 
 
 def test_basic_credentials_of_a_project() -> None:

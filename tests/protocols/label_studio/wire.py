@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from service.protocols.label_studio.rle import decode
+from service.labelling.rle import decode
 
 PREFIX = "/integrations/label-studio"
 SAMPLES = Path("service/demo/samples")

@@ -18,8 +18,6 @@ from tests.toys import png
 from tests.web.application import faked, until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     import httpx
 
     from service.engine.request import Request
@@ -29,18 +27,6 @@ PICTURE = png(size=(60, 40))
 B64 = base64.b64encode(PICTURE).decode()
 INFER = "/v2/models/pets/infer"
 LENGTH = "Inference-Header-Content-Length"
-
-
-@pytest.fixture
-async def application() -> AsyncIterator[Application]:
-    async with faked(max_images=8) as application:
-        yield application
-
-
-@pytest.fixture
-async def client(application: Application) -> AsyncIterator[httpx.AsyncClient]:
-    async with application.client() as client:
-        yield client
 
 
 def image(*data: Any, **fields: Any) -> dict[str, Any]:
@@ -192,6 +178,21 @@ async def test_each_picture_may_have_its_target(
     application.worker.finish()
     assert (await task).status_code == 200
     assert asked[0] in {(0,), (2,)}
+
+
+async def test_lists_stand_in_one_text(client: httpx.AsyncClient) -> None:
+    fused = body("heatmap", parameters={"layer": " conv1, conv2 ", "fuse": "max"})
+    assert np.shape(tensors(await client.post(INFER, json=fused))["heatmap"]) == (1, 4, 4)
+    says(await client.post(INFER, json=body(parameters={"labels": "a red car, a bus"})), 422, "such as 'a red car'")
+
+
+async def test_how_sure_the_model_is_of_each_picture(application: Application, client: httpx.AsyncClient) -> None:
+    fields = body("score", "entropy", "margin", "error", inputs=[image(B64, "QUJD")])
+    found = tensors(await client.post(INFER, json=fields))
+    shares = np.array(found["score"][0])
+    assert found["margin"] == [pytest.approx(shares[0] - shares[1], rel=1e-5), 0]
+    assert found["entropy"] == [pytest.approx(-(shares * np.log(shares)).sum() / np.log(3), rel=1e-5), 0]
+    assert application.metric("camserve_batch_size_count", model="pets", op="explain") == 0
 
 
 async def test_without_maps_there_is_no_gradient_work(application: Application, client: httpx.AsyncClient) -> None:
@@ -383,12 +384,22 @@ WRONG: dict[str, tuple[dict[str, Any], int, str]] = {
     "shared memory": ({"inputs": [image(B64, parameters={"shared_memory_region": "a"})]}, 400, "Shared memory"),
     "data twice": ({"inputs": [image(B64, parameters={"binary_data_size": 4})]}, 400, "both"),
     "parameters of text": ({"inputs": [image(B64, parameters="a")]}, 400, "not an object"),
+    "parameters that are a list": ({"inputs": [image(B64, parameters=[])]}, 400, "not an object"),
+    "an output's parameters that are a list": (
+        body(outputs=[{"name": "label", "parameters": []}]),
+        400,
+        "not an object",
+    ),
+    "outputs that are an object": (body(outputs={}), 400, "not a list"),
+    "half a class": (body(parameters={"target": 2.5}), 422, "fractional part"),
     "a typing error": (body(parameters={"layr": "conv1"}), 422, "'layer'"),
     "a list": (body(parameters={"layer": ["conv1"]}), 422, "commas"),
     "two layers": (body(parameters={"layer": "conv1,conv2"}), 422, "one map"),
     "the best three": (body(parameters={"target": "top-3"}), 422, "one map"),
     "an unknown layer": (body(parameters={"layer": "conv3"}), 422, "conv2"),
     "an output as a parameter": (body(parameters={"output": "mask"}), 422, "'outputs'"),
+    "scores as a parameter": (body(parameters={"scores": True}), 422, "'entropy'"),
+    "a region": (body(parameters={"region": "[0, 0, 9, 9]"}), 422, "/api/v1"),
     "a huge alpha": (body(parameters={"alpha": 1e300}), 422, "alpha"),
     "a timeout of text": (body(parameters={"timeout": "1"}), 422, "'timeout'"),
     "a negative timeout": (body(parameters={"timeout": -1}), 422, "'timeout'"),

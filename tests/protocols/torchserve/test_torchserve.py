@@ -17,8 +17,6 @@ from tests.toys import png
 from tests.web.application import PETS, faked, until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     import httpx
 
     from tests.web.application import Application
@@ -27,18 +25,6 @@ PICTURE = png(size=(60, 40))
 B64 = base64.b64encode(PICTURE).decode()
 PREDICT, EXPLAIN = "/predictions/pets", "/explanations/pets"
 MAP = np.arange(16).reshape(4, 4).tolist()
-
-
-@pytest.fixture
-async def application() -> AsyncIterator[Application]:
-    async with faked() as application:
-        yield application
-
-
-@pytest.fixture
-async def client(application: Application) -> AsyncIterator[httpx.AsyncClient]:
-    async with application.client() as client:
-        yield client
 
 
 def says(response: httpx.Response, status: int, kind: str, *words: str) -> None:
@@ -64,6 +50,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "a form without a filename": {"files": {"data": (None, PICTURE, "application/octet-stream")}},
     "JSON": {"json": {"data": B64}},
     "JSON, nested": {"json": {"body": {"b64": f"data:image/png;base64,{B64}"}}},
+    "JSON with null": {"json": {"data": B64, "target": None, "top_k": None}},
 }
 
 
@@ -213,11 +200,16 @@ WRONG: dict[str, tuple[dict[str, Any], int, str]] = {
     "no data": ({"json": {"target": 1}}, 400, '"data"'),
     "data of pixels": ({"json": {"data": [[1]]}}, 400, '"data"'),
     "no base64": ({"json": {"data": "!"}}, 400, "'data'"),
-    "many values": ({"json": {"data": list(range(20_000))}}, 413, "as a file"),
+    "many values": ({"json": {"data": list(range(20_000))}}, 413, "as files"),
     "NaN": ({"content": b'{"data": "", "alpha": NaN}', "headers": JSON}, 400, "not JSON"),
     "a huge alpha": ({"content": b'{"data": "QUJD", "alpha": 1e999}', "headers": JSON}, 422, "alpha"),
     "an unknown option": ({"content": PICTURE, "params": {"tarjet": "cat"}}, 422, "'target'"),
     "a format": ({"content": PICTURE, "params": {"format": "gif"}}, 422, "png"),
+    "two targets": ({"json": {"data": B64, "target": ["cat", "dog"]}}, 422, "one layer"),
+    "an output": ({"content": PICTURE, "params": {"output": "mask"}}, 422, "'format'"),
+    "scores": ({"content": PICTURE, "params": {"scores": "true"}}, 422, "/api/v1"),
+    "a region": ({"json": {"data": B64, "region": [0, 0, 9, 9]}}, 422, "/api/v1"),
+    "an unknown layer": ({"content": PICTURE, "params": {"layer": "conv3"}}, 422, "pets/layers lists"),
     "the best two": ({"content": PICTURE, "params": {"target": "top-2"}}, 422, "one layer"),
     "a large map": ({"content": png(size=(1000, 900)), "params": {"size": "picture"}}, 413, "'max_side'"),
     "a compressed body": ({"content": PICTURE, "headers": {"Content-Encoding": "gzip"}}, 415, "gzip"),

@@ -76,8 +76,13 @@ export function layersOf(model, { say } = {}) {
 /** The catalogue, if it has been read. */
 export const knownLayers = (model) => layers.get(edition(model));
 
+const LONGEST_QUERY = 200; // characters that are searched for; sentences may be longer
+
 /** Classes of a model's head, or of its only output, whose label contains `query`. */
-export const searchClasses = ({ model, head }, query) => ask(path(model, `classes?${classesOf(head, 50)}&q=${encodeURIComponent(query)}`));
+export function searchClasses({ model, head }, query) {
+  const begin = [...query].slice(0, LONGEST_QUERY).join("").toWellFormed();
+  return ask(path(model, `classes?${classesOf(head, 50)}&q=${encodeURIComponent(begin)}`));
+}
 
 /** All labels of a model's head, or of its only output, by index. */
 export function labelsOf({ model, head }, { say } = {}) {

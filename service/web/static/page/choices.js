@@ -94,24 +94,24 @@ export function headGroups({ heads, default_head: standard }) {
   return [{ title: "Outputs of the model", options }];
 }
 
-/** The classes found for a query; without one, what was predicted comes first. */
-export function classGroups({ classes, total }, predictions, query) {
-  const option = ({ index, label, probability }) => ({
-    value: String(index), name: label, tag: probability === undefined ? `class ${index}` : percent(probability),
+/** A class of an answer as the state names it: its index, or, behind those of a zero-shot model, its sentence. */
+export const classNamed = (model, { index, label }) => (model?.prompts && index >= model.classes ? `text:${label}` : String(index));
+
+/** Whether the state names a sentence: it is a class because the request names it, and of a request without it, none. */
+export const isSentence = (named) => named.startsWith("text:");
+
+/** The classes found for a query; without one, what was predicted comes first. Where classes are sentences, any other is one more. */
+export function classGroups(model, { classes, total }, predictions, query) {
+  const option = (one) => ({
+    value: classNamed(model, one), name: one.label, tag: one.probability === undefined ? `class ${one.index}` : percent(one.probability),
   });
   const listed = query ? "Classes" : `All ${total} classes`;
   const more = classes.length < total && !query ? `, the first ${classes.length}: type to search` : "";
   return [
     { title: "Predicted", options: query ? [] : predictions.map(option) },
     { title: `${listed}${more}`, options: classes.map(option) },
+    { title: "Any sentence", options: model?.prompts && query ? [sentence(query)] : [] },
   ];
 }
 
-/** What was typed, as a sentence to explain, where a model's classes are sentences. */
-export function sentenceGroup(model, query) {
-  if (!model?.prompts || !query) return [];
-  return [{
-    title: "Any sentence",
-    options: [{ value: `text:${query}`, name: `“${query}”`, note: "explained as one more class" }],
-  }];
-}
+const sentence = (query) => ({ value: `text:${query}`, name: `“${query}”`, note: "explained as one more class" });

@@ -38,7 +38,7 @@ function post({ base, model, options, key }, image) {
     `curl -s ${quoted(new URL(`api/v1/models/${encodeURIComponent(model)}/explain`, base).href)}`,
     ...(key ? [`  -H "Authorization: Bearer $${KEY}"`] : []),
     `  -F ${image}`,
-    ...options.map(([name, value]) => `  -F ${quoted(`${name}=${value}`)}`),
+    ...options.map(([name, value]) => `  ${/^[@<"]|;/.test(value) ? "--form-string" : "-F"} ${quoted(`${name}=${value}`)}`), // -F reads these
   ].join(" \\\n");
 }
 

@@ -8,7 +8,8 @@ import { $ } from "./dom.js";
 import { read } from "./layers.js";
 import { displayable, find } from "./pictures.js";
 import { show as showPredictions } from "./predictions.js";
-import { drawing, modelName, question, sentence } from "./questions.js";
+import { DEFAULTS, drawing, modelName, question, sentence } from "./questions.js";
+import { sureness } from "./scores.js";
 import { state } from "./state.js";
 import { Task } from "./task.js";
 import { paint } from "./viewing.js";
@@ -17,7 +18,6 @@ const LARGEST = 1024; // a map is smooth: finer pictures of it cost time and sho
 
 let onScreen = null; // {picture, question, key, answer}; null before the first answer
 
-const forget = { head: "", layer: "", method: "", target: "", against: "", signed: false, smooth: 0, flip: false, fuse: "", model: "" };
 let task;
 let tell;
 let visible = ""; // the id of the picture in the viewer
@@ -25,7 +25,7 @@ let visible = ""; // the id of the picture in the viewer
 /** Called once; `answered()` is called after every answer. */
 export function control(answered) {
   tell = answered;
-  task = new Task($("scene"), $("explain-problems"), update, { defaults: forget });
+  task = new Task($("scene"), $("explain-problems"), update, { defaults: DEFAULTS });
 }
 
 /** Explain the picture that the state names, as the state says. */
@@ -40,7 +40,7 @@ export async function update() {
     const asked = { picture, question: question() };
     const key = JSON.stringify([picture.id, state.model, asked.question]);
     if (onScreen?.key === key) return; // back from another tab
-    const drawn = [["output", "mask"], ["max_side", String(size())], ...(direct ? [] : PICTURE_ITSELF)];
+    const drawn = [["output", "mask"], ["max_side", String(size())], ["scores", "true"], ...(direct ? [] : PICTURE_ITSELF)];
     $("scene").ariaBusy = "true";
     const answer = await explain(modelName(), [picture.file], [...asked.question, ...drawn], { signal, say });
     signal.throwIfAborted();
@@ -81,7 +81,7 @@ function clear() {
   for (const part of document.querySelectorAll(".after-answer")) part.hidden = true;
 }
 
-function show(shown, { image, view, predictions, explanations: [explanation] }, direct) {
+function show(shown, { image, view, predictions, scores, explanations: [explanation] }, direct) {
   onScreen = shown;
   const viewer = $("viewer");
   if (!direct) viewer.picture = dataUrl(explanation.overlay);
@@ -89,6 +89,7 @@ function show(shown, { image, view, predictions, explanations: [explanation] }, 
   paint();
   $("sentence").textContent = sentence(explanation, shown.answer.model.name);
   showPredictions(predictions, explanation);
+  $("sureness").textContent = scores ? sureness(scores) : "";
   const { total_ms: total, compute_ms: compute } = shown.answer.timing;
   $("timing").textContent = `Answered in ${total.toFixed(0)} ms, ${compute.toFixed(0)} ms of it in the model.`;
   for (const part of document.querySelectorAll(".after-answer")) part.hidden = false;

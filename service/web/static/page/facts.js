@@ -1,10 +1,8 @@
 // A model's facts, in words.
 
-const BYTES = { float32: 4, bfloat16: 2, float16: 2 };
-
 /** [term, text] of what is known of a model. */
 export function facts(model) {
-  const { input, preprocessing: steps, device, precision, parameters } = model;
+  const { input, preprocessing: steps, device, precision, parameters, memory_bytes: memory } = model;
   const rows = [
     ["Architecture", model.architecture],
     ["Source", model.source],
@@ -14,15 +12,13 @@ export function facts(model) {
     ["Classes", model.classes && `${classCount(model)}${model.multi_label ? ", not exclusive" : ""}`],
     ["Probabilities", PROBABILITIES[model.activation]],
     ["Default layer", model.default_layer],
-    ["Parameters", parameters && `${parameters.toLocaleString("en")}, ${memory(parameters, precision)} of memory`],
+    ["Parameters", parameters?.toLocaleString("en")],
+    ["Memory", memory && `${bytes(memory)} with each worker`],
     ["Device", device],
     ["Precision", precision],
   ];
   return rows.filter(([, text]) => text);
 }
-
-/** As the server counts them against its budget: the weights alone. */
-const memory = (count, precision) => bytes(count * (BYTES[precision] ?? 4));
 
 function bytes(number) {
   const [size, unit] = number >= 1e9 ? [1e9, "GB"] : number >= 1e6 ? [1e6, "MB"] : [1e3, "kB"];

@@ -2,14 +2,14 @@
 
 import { dataUrl } from "../shared/base64.js";
 import { make } from "../shared/elements.js";
-import { percent, plural } from "../shared/numbers.js";
+import { percent, plural, twoDecimals } from "../shared/numbers.js";
 import { explainAll } from "./batches.js";
 import { labelsOf, load, offered } from "./catalogue.js";
 import { $, refill } from "./dom.js";
 import { howRead, reader } from "./expected.js";
 import { ofOne, read } from "./layers.js";
 import { find } from "./pictures.js";
-import { colormap, modelName, variant } from "./questions.js";
+import { colormap, DEFAULTS, modelName, variant } from "./questions.js";
 import { save } from "./save.js";
 import { change, state } from "./state.js";
 import { csv, record } from "./table.js";
@@ -32,7 +32,7 @@ export function asked() {
 /** Called once; `answered()` is called after every answer, `samples` promises the names of the samples. */
 export function control(answered, samples) {
   tell = answered;
-  task = new Task($("gallery-problems"), $("gallery-problems"), update);
+  task = new Task($("gallery-problems"), $("gallery-problems"), update, { defaults: DEFAULTS });
   sampleNames = samples;
   $("gallery-samples").addEventListener("click", () => change({ samples: true, tab: "gallery" }));
   $("sort").addEventListener("change", () => change({ sort: $("sort").value }, { replace: true }));
@@ -90,6 +90,7 @@ function forgetOtherQuestions() {
 function question() {
   return [
     ...ofOne(),
+    ["scores", "true"],
     ["method", state.method || offered.method],
     ...variant(),
     ["output", "overlay"], ["colormap", colormap()], ["alpha", String(state.opacity)],
@@ -104,11 +105,17 @@ function verdict({ result, error, expected }) {
   return result.predictions[0].label === expected.label ? "right" : "wrong";
 }
 
-const confidence = ({ result }) => result?.predictions[0].probability ?? -1;
+/** Smallest first, or with a sign of -1 largest; what has no such number comes last. */
+function by(number, sign = 1) {
+  const place = ({ result }) => sign * ((result && number(result)) ?? sign * Infinity);
+  return (one, other) => place(one) - place(other) || 0; // Infinity less Infinity is no number
+}
 const ORDERS = {
   added: () => 0,
-  surest: (one, other) => confidence(other) - confidence(one),
-  least: (one, other) => (confidence(one) < 0) - (confidence(other) < 0) || confidence(one) - confidence(other),
+  surest: by(({ predictions }) => predictions[0].probability, -1),
+  least: by(({ predictions }) => predictions[0].probability),
+  entropy: by(({ scores }) => scores?.entropy, -1),
+  margin: by(({ scores }) => scores?.margin),
   name: (one, other) => one.picture.path.localeCompare(other.picture.path, undefined, { numeric: true }),
 };
 
@@ -126,6 +133,7 @@ export function arrange() {
   for (const option of $("show").options) option.textContent = names[option.value].join(" · ");
   $("show").value = state.show;
   $("sort").value = state.sort;
+  $("gallery").dataset.sort = state.sort;
   $("gallery-progress").max = items.length || 1;
   $("gallery-progress").value = done;
   $("gallery-progress").hidden = done === items.length;
@@ -165,11 +173,15 @@ function button({ picture, result, expected }, name) {
   return made;
 }
 
-function verdictWords({ predictions: [best] }, expected) {
+function verdictWords({ predictions: [best], scores }, expected) {
   const found = !expected ? "" : expected.label === best.label ? "✓ as expected" : `✗ expected ${expected.label}`;
   const sure = make("span", {}, percent(best.probability));
-  return [make("span", { className: "best" }, best.label), make("span", { className: "verdict" }, sure, found)];
+  return [make("span", { className: "best" }, best.label), make("span", { className: "verdict" }, sure, ...scoreWords(scores), found)];
 }
+
+/** Shown where pictures are sorted by it. */
+const scoreWords = (scores) =>
+  Object.entries(scores ?? {}).filter(([, value]) => value !== null).map(([name, value]) => make("span", { className: name }, `${name} ${twoDecimals(value)}`));
 
 function enlarge(picture) {
   change({ tab: "explain", picture: picture.id, sample: picture.sample, target: "", against: "" });

@@ -6,12 +6,12 @@ import { make } from "../shared/elements.js";
 import { plural } from "../shared/numbers.js";
 import { explain } from "./explaining.js";
 import { modelNamed, offered, searchClasses } from "./catalogue.js";
-import { classGroups, filtered, methodGroups, refusal } from "./choices.js";
+import { classGroups, classNamed, filtered, isSentence, methodGroups, refusal } from "./choices.js";
 import { $, refill } from "./dom.js";
 import { Picker } from "./picker.js";
 import { areFused, ofSeveral, read, several, toggled } from "./layers.js";
 import { find } from "./pictures.js";
-import { classAsked, colormap, modelName, variant } from "./questions.js";
+import { classAsked, colormap, DEFAULTS, modelName, variant } from "./questions.js";
 import { change, state } from "./state.js";
 import { Task } from "./task.js";
 
@@ -29,8 +29,7 @@ export const asked = () => onScreen;
 /** Called once; `answered()` is called after every answer. */
 export function control(answered) {
   tell = answered;
-  const forget = { row: [], column: [], against: "", signed: false, fuse: "" };
-  task = new Task($("grid-problems"), $("grid-problems"), update, { defaults: forget });
+  task = new Task($("grid-problems"), $("grid-problems"), update, { defaults: DEFAULTS });
   new Picker($("columns"), {
     title: "Columns of the grid", multiple: true, chosen: columns, groups: columnGroups,
     choose: (value) => change({ column: toggled(columns(), value) }),
@@ -43,7 +42,7 @@ export function control(answered) {
 function columns() {
   if (state.column.length) return state.column;
   if (state.by === "methods") return firstMethods();
-  return onScreen?.by === "classes" ? onScreen.explanations.map(({ target }) => String(target.index)).slice(0, onScreen.width) : [];
+  return onScreen?.by === "classes" ? onScreen.explanations.slice(0, onScreen.width).map(({ target }) => named(target)) : [];
 }
 
 function firstMethods() {
@@ -52,9 +51,12 @@ function firstMethods() {
   return FIRST_METHODS.filter((name) => able.includes(name));
 }
 
+const named = (one) => classNamed(modelNamed(state.model), one);
+
 async function columnGroups(query) {
-  if (state.by === "classes") return classGroups(await searchClasses(state, query), onScreen?.predictions ?? [], query);
-  return filtered(methodGroups(offered.methods, modelNamed(state.model), offered.method, state), query);
+  const model = modelNamed(state.model);
+  if (state.by === "classes") return classGroups(model, await searchClasses(state, query), onScreen?.predictions ?? [], query);
+  return filtered(methodGroups(offered.methods, model, offered.method, state), query);
 }
 
 function question() {
@@ -143,6 +145,7 @@ function cell(explanation, at) {
 }
 
 function enlarge({ layer, method, target }) {
-  const predicted = onScreen.predictions[0]?.index === target.index;
-  change({ tab: "explain", ...(onScreen.fused ? {} : { layer }), method, target: predicted ? "" : String(target.index) });
+  const asked = named(target);
+  const predicted = onScreen.predictions[0]?.index === target.index && !isSentence(asked); // of those beside it, another one is
+  change({ tab: "explain", ...(onScreen.fused ? {} : { layer }), method, target: predicted ? "" : asked });
 }

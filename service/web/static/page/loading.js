@@ -37,4 +37,4 @@ export const versionWords = (state) => VERSIONS[state] ?? state;
 export const arriving = ({ versions }) => versions.find(({ state }) => state === "loading");
 
 /** The version that was to replace the one that answers, and could not be loaded. */
-export const failedReplacement = ({ versions }) => versions.find(({ state, current }) => state === "failed" && !current);
+export const failedReplacement = ({ versions }) => versions.findLast(({ state, current }) => state === "failed" && !current);

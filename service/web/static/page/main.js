@@ -9,6 +9,7 @@ import * as gallery from "./gallery.js";
 import * as grid from "./grid.js";
 import { markSample, receive, showSamples, sorted } from "./incoming.js";
 import * as layers from "./layers.js";
+import * as mirror from "./mirror.js";
 import * as models from "./models.js";
 import * as panel from "./panel.js";
 import { keep } from "./pictures.js";
@@ -30,6 +31,7 @@ function react(names) {
   if (names.has("model")) readCatalogue();
   paint();
   exporting.show();
+  mirror.show();
   if (names.has("sort") || names.has("show")) gallery.arrange();
   const ofTheView = [...VIEW, "sort", "show"];
   const asks = [...names].some((name) => !ofTheView.includes(name));
@@ -95,6 +97,7 @@ function controlTabs() {
 /** There is something to take along, or no longer. A server that answers again can say what it offers, too. */
 function answered() {
   exporting.show();
+  mirror.show();
   if ($("export").hidden) return;
   if (reading.failed) readCatalogue();
   else if (modelNamed(state.model)?.state === "unloaded") readStates(); // it has been loaded again
@@ -117,7 +120,7 @@ function pollLoading() {
 reading = new Task($("panel-problems"), $("panel-problems"), readCatalogue);
 follow();
 for (const view of [explain, grid]) view.control(answered);
-for (const part of [layers, panel, predictions, exporting]) part.control();
+for (const part of [layers, panel, predictions, mirror, exporting]) part.control();
 controlView();
 controlTabs();
 const samples = showSamples(takeSample);

@@ -24,8 +24,10 @@ export class Card {
     this.share = make("span", { className: "share", ariaHidden: "true" });
     this.bar = make("progress", { max: 1, ariaLabel: `How much of ${name} is loaded` });
     this.use = this.#button("Use", () => use(name), "primary");
+    const reload = () => this.coming || this.#act("Reloading…", `${this.path}/reload`, { method: "POST" });
+    this.reload = this.#button("Reload", reload);
     this.changes = [
-      this.#button("Reload", () => this.#act("Reloading…", `${this.path}/reload`, { method: "POST" })),
+      this.reload,
       this.#button("Unload", () => this.#act("Unloading…", `${this.path}/unload`, { method: "POST" })),
       this.#button("Remove…", async () => (await remove(name)) && this.#act("Removing…", this.path, { method: "DELETE" })),
     ];
@@ -60,7 +62,7 @@ export class Card {
   /** Bring the card in line with what the server says. */
   show(model) {
     const may = offered.management === "allowed";
-    const coming = arriving(model);
+    const coming = (this.coming = arriving(model));
     const failed = failedReplacement(model);
     this.standard.hidden = !model.default;
     put(this.state, stateWords(model, coming));
@@ -73,6 +75,7 @@ export class Card {
     this.failure.hidden = !this.failure.textContent;
     this.use.hidden = model.state === "failed";
     for (const button of this.changes) button.hidden = !may;
+    this.reload.ariaDisabled = String(Boolean(coming)); // pressed twice: once is enough
     redraw(this.facts, facts(model), (rows) => rows.map(([term, text]) => make("div", {}, make("dt", {}, term), make("dd", {}, text))));
     redraw(this.warnings, model.warnings, (all) => all.map(({ code, text }) => make("li", {}, `${text} `, make("code", {}, code))));
     this.warnings.hidden = !model.warnings.length;
@@ -92,9 +95,9 @@ export class Card {
       this.problem.textContent = problemWords(error);
       this.problem.hidden = false;
     }
+    await this.changed();
     this.doing.textContent = "";
     this.busy = false;
-    await this.changed();
   }
 
   #alias(alias, request) {

@@ -55,11 +55,19 @@ export function settle(models) {
   const last = model?.versions.at(-1);
   awaited = "";
   if (model && last?.state !== "failed") {
-    $("add-form").reset();
     fail("");
-    $("add").open = false;
+    if (isTyped(name)) clear();
     return name;
   }
-  fail(last?.reason ?? `${name} was removed before it was ready.`);
+  const reason = last?.reason ?? `${name} was removed before it was ready.`;
+  fail(isTyped(name) ? reason : `${name}: ${reason}`);
   return "";
+}
+
+/** Whether the form still says what was sent: meanwhile, somebody may have begun with the next model. */
+const isTyped = (name) => $("add-name").value.trim() === name;
+
+function clear() {
+  $("add-form").reset();
+  $("add").open = false;
 }

@@ -7,7 +7,7 @@ const LINE = /^([A-Za-z_][\w-]*(?:\.[\w-]+)*)\s*=\s*(.*)$/;
 /** The keys in `text`; a Problem says in which line there is none. */
 export function parsed(text) {
   if (text.trim().startsWith("{")) return fromJson(text);
-  const found = {};
+  const found = table();
   text.split("\n").forEach((line, index) => {
     const written = line.trim();
     if (written && !written.startsWith("#")) add(found, written, `Line ${index + 1} of the further keys`);
@@ -23,25 +23,39 @@ function fromJson(text) {
   }
 }
 
+/** Without a prototype: `constructor` is a key like any other. */
+const table = () => Object.create(null);
+const isTable = (value) => Object(value) === value && !Array.isArray(value);
+
 function add(found, written, where) {
   const [, key, value] = LINE.exec(written) ?? [];
   if (!key || !value) throw new Problem(`${where} is not of the form key = value: ${written}`);
   const path = key.split(".");
   const last = path.pop();
-  const table = path.reduce((inside, name) => (inside[name] ??= {}), found);
-  if (typeof table !== "object" || Object.hasOwn(table, last)) throw new Problem(`${where} gives ${key} once more.`);
-  table[last] = valueOf(value, where);
+  const inside = path.reduce((outer, name) => isTable(outer) && (outer[name] ??= table()), found);
+  if (!isTable(inside) || Object.hasOwn(inside, last)) throw new Problem(`${where} gives ${key} once more.`);
+  inside[last] = valueOf(value, where);
 }
 
-/** What JSON has is read as such, and 'text' as TOML does; anything else is text as it stands. */
+/** What JSON has is read as such, and 'text' as TOML does; anything else is text as it stands. A comment may follow. */
 function valueOf(written, where) {
-  const literal = /^'([^']*)'$/.exec(written);
-  if (literal) return literal[1];
+  const ends = [...written.matchAll(/\s*#/g)].map(({ index }) => index);
+  const read = [written.length, ...ends.reverse()].map((end) => literal(written.slice(0, end))).find((value) => value !== undefined);
+  if (read !== undefined) return read;
+  if (/^["'[{]/.test(written)) throw new Problem(`${where} has a value that cannot be read: ${written}. ${hint(written)}`);
+  return written.replace(/\s+#.*$/, "");
+}
+
+const hint = (written) => (written.startsWith("{") ? "Write tables as JSON." : "Text takes one pair of quotes, and a list stands in one line.");
+
+/** What a value is in JSON, or between ' and '; nothing where it is neither. */
+function literal(written) {
+  const quoted = /^'([^']*)'$/.exec(written);
+  if (quoted) return quoted[1];
   try {
     return JSON.parse(written);
   } catch {
-    if (/^["'[{]/.test(written)) throw new Problem(`${where} has a value that cannot be read: ${written}. Write tables as JSON.`);
-    return written;
+    return undefined;
   }
 }
 
@@ -49,7 +63,7 @@ function valueOf(written, where) {
 export function configuration(fields, text) {
   const given = Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== ""));
   const further = parsed(text);
-  const twice = Object.keys(further).find((key) => key in given);
+  const twice = Object.keys(further).find((key) => Object.hasOwn(given, key));
   if (twice) throw new Problem(`${twice} stands in its own field and among the further keys: leave one of them out.`);
   return { ...given, ...further };
 }

@@ -27,7 +27,7 @@ export class Versions {
     const known = versions.map(({ version, state, reason, current, aliases }) => ({ version, state, reason: alone ? null : reason, current, aliases, may }));
     redraw(this.list, known, () => known.map((one) => this.#row(one)));
     const labels = versions.filter(({ version, state }) => version && ["ready", "unloaded"].includes(state)).map(({ version }) => version);
-    redraw(this.version, labels, () => labels.map((label) => new Option(label, label)));
+    redraw(this.version, labels, () => labels.map((label) => new Option(label, label, false, label === this.version.value)));
     this.aliases.hidden = !may || !labels.length;
   }
 

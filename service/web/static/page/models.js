@@ -116,6 +116,7 @@ function remove(name) {
   $("remove-it").onclick = () => dialog.close("remove");
   $("remove-not").onclick = () => dialog.close();
   dialog.showModal();
+  addEventListener("popstate", () => dialog.close(), { once: true }); // back leads to another view
   return new Promise((resolve) => {
     dialog.addEventListener("close", () => resolve(dialog.returnValue === "remove"), { once: true });
   });

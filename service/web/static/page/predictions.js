@@ -3,7 +3,7 @@
 import { make } from "../shared/elements.js";
 import { percent } from "../shared/numbers.js";
 import { modelNamed, searchClasses } from "./catalogue.js";
-import { classGroups, sentenceGroup } from "./choices.js";
+import { classGroups, classNamed, isSentence } from "./choices.js";
 import { $, refill } from "./dom.js";
 import { Picker } from "./picker.js";
 import { change, state } from "./state.js";
@@ -13,21 +13,17 @@ let shown = null; // the explanation on screen
 
 /** Connect the two class pickers; called once. */
 export function control() {
-  const groups = async (query) => [
-    ...classGroups(await searchClasses(state, query), listed, query), ...sentenceGroup(modelNamed(state.model), query),
-  ];
+  const groups = async (query) => classGroups(modelNamed(state.model), await searchClasses(state, query), listed, query);
   new Picker($("target"), { title: "Class to explain", groups, chosen: () => [explained()], choose: explain });
   new Picker($("against"), { title: "Class to compare with", groups, chosen: () => [state.against], choose: contrast });
   $("no-against").addEventListener("click", () => contrast(""));
 }
 
-/** A class as the state names it: its index, or the sentence that came with the request and has none of the model's. */
-const named = ({ index, label }) => (index < (modelNamed(state.model)?.classes ?? Infinity) ? String(index) : `text:${label}`);
-
+const named = (one) => classNamed(modelNamed(state.model), one);
 const explained = () => (shown ? named(shown.target) : "");
 
 function explain(asked) {
-  const target = listed.length && asked === named(listed[0]) && !asked.startsWith("text:") ? "" : asked; // the first is what is predicted
+  const target = listed.length && asked === named(listed[0]) && !isSentence(asked) ? "" : asked; // the first is what is predicted
   change({ target, ...(asked === state.against && { against: "" }) });
 }
 
@@ -51,15 +47,15 @@ export function show(predictions, explanation) {
 
 function row(one, target, against) {
   const { index, label, probability } = one;
-  const [asked, isExplained] = [named(one), index === target.index];
+  const isExplained = index === target.index;
   const button = make("button", {
-    type: "button", className: "class", ariaPressed: String(isExplained), onclick: () => explain(asked),
+    type: "button", className: "class", ariaPressed: String(isExplained), onclick: () => explain(named(one)),
   }, make("span", {}, label), make("span", {}, percent(probability)));
   button.style.setProperty("--share", `${probability * 100}%`);
   button.dataset.key = `class-${index}`;
   const rather = make("button", {
     type: "button", className: "versus", ariaPressed: String(index === against?.index), disabled: isExplained,
-    title: `Why ${target.label} rather than ${label}?`, onclick: () => contrast(asked),
+    title: `Why ${target.label} rather than ${label}?`, onclick: () => contrast(named(one)),
   }, "vs", make("span", { className: "unseen" }, ` ${label}`));
   rather.dataset.key = `versus-${index}`;
   return make("li", {}, button, rather);

@@ -7,6 +7,11 @@ import { methodNamed, modelNamed, offered } from "./catalogue.js";
 import { ofOne } from "./layers.js";
 import { state } from "./state.js";
 
+/** What leads back to what can be asked of any picture, whatever an address says. */
+export const DEFAULTS = {
+  model: "", head: "", layer: "", method: "", target: "", against: "", signed: false, smooth: 0, flip: false, fuse: "", row: [], column: [],
+};
+
 const ADVICE = { // what to do where there is nothing to see
   no_positive_evidence: "Whatever there is speaks against it. Try another class or layer, or “For and against” among the options.",
   zero_gradient: "Try another layer.",

@@ -35,7 +35,7 @@ const CHOICES = {
   mode: VIEW.mode.choices,
   fuse: REQUEST.fuse.choices,
   by: ["methods", "classes"],
-  sort: ["added", "surest", "least", "name"],
+  sort: ["added", "surest", "least", "entropy", "margin", "name"],
   show: ["all", "wrong", "right", "failed"],
 };
 

@@ -11,6 +11,8 @@ export function record({ picture, expected, result, error }) {
     predicted: best?.label ?? null,
     index: best?.index ?? null,
     probability: best?.probability ?? null,
+    entropy: result?.scores?.entropy ?? null,
+    margin: result?.scores?.margin ?? null,
     as_expected: best && expected ? best.label === expected.label : null,
     layer: explanation?.layer ?? null,
     method: explanation?.method ?? null,

@@ -65,17 +65,18 @@ def decode(rle: Any, height: int, width: int) -> NDArray[np.bool_]:
         raise InvalidOption(f"A brush's 'rle' is that of another size than {width} × {height} pixels.")
     word = stream.read(5) + 1
     sizes = [stream.read(4) + 1 for _ in _SIZES]
-    values = np.zeros(count, np.uint8)
-    position = 0
+    opaque = np.zeros(height * width, np.bool_)
+    begin = 0
     for length, repeated in _lengths(stream, sizes, count):
-        end = min(count, position + length)
+        end = min(count, begin + length)
+        pixels = slice(begin // _CHANNELS, end // _CHANNELS)  # whose opacity, their last byte, is in the run
         if repeated:
-            values[position:end] = stream.read(word) & 255
+            opaque[pixels] = stream.read(word) & 255
         else:
-            values[position:end] = [stream.read(word) & 255 for _ in range(end - position)]
-        position = end
-    opaque: NDArray[np.bool_] = values.reshape(height, width, _CHANNELS)[..., 3] > 0
-    return opaque
+            values = [stream.read(word) & 255 for _ in range(end - begin)]
+            opaque[pixels] = values[(_CHANNELS - 1 - begin) % _CHANNELS :: _CHANNELS]
+        begin = end
+    return opaque.reshape(height, width)
 
 
 def _lengths(stream: _Bits, sizes: Sequence[int], count: int) -> Iterator[tuple[int, bool]]:

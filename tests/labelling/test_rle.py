@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from service.errors import InvalidOption
-from service.protocols.label_studio.rle import decode, encode
+from service.labelling.rle import decode, encode
 
 # What label_studio_sdk 2.1.2 makes of a mask of 3 × 2 pixels with the middle column filled.
 THEIRS = [0, 0, 0, 24, 57, 27, 252, 96, 17, 255, 206, 1, 31, 252, 96, 0]
