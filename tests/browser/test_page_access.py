@@ -52,7 +52,7 @@ def test_every_state_is_accessible(open_page: Callable[..., Page], scheme: str, 
     check(page, "gallery")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
 def test_problems_are_accessible(open_page: Callable[..., Page], scheme: str) -> None:
     page = open_page("/?sample=03-star.png&layer=layer9", expect_errors=True, color_scheme=scheme, viewport=PHONE)
     expect(page.get_by_role("alert")).to_be_visible()
