@@ -184,6 +184,10 @@ def test_scores_have_words_also_where_there_is_no_number(page: Page) -> None:
     assert "Entropy" not in call(page, "scores", "module.sureness({entropy: null, margin: 0.5})")
     assert "Flip stability −0.20" in call(page, "scores", "module.stability({flip_stability: -0.2})")
     assert "Nothing can be said" in call(page, "scores", "module.stability({flip_stability: null})")
+    gates = "{class_differs: false, random_head_differs: null}"
+    assert call(page, "scores", f"module.proof({{text: 'So.', gates: {gates}}})") == (
+        "So. The map of another class is all but the same."
+    )
 
 
 def test_keys_of_a_model_are_read_as_lines_or_as_json(page: Page) -> None:
