@@ -267,7 +267,12 @@ def framed(context_with: Callable[..., BrowserContext], sites: Sites) -> Iterato
 
 # What the frame is told to speak with, while the page around it is the tool's.
 @pytest.mark.parametrize(
-    "partner", ["", "?origin={stranger}", "?origin=*", "?origin=null", "?origin={tool}/", "?origin=tool"]
+    "partner",
+    [
+        "",
+        "?origin={stranger}",
+        *(pytest.param(f"?origin={odd}", marks=pytest.mark.slow) for odd in ("*", "null", "{tool}/", "tool")),
+    ],
 )
 def test_messages_of_another_origin_are_ignored_and_it_gets_none(
     open_document: OpenPage, sites: Sites, partner: str

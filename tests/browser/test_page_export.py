@@ -143,6 +143,7 @@ def test_the_gallery_as_commands(open_page: Callable[..., Page], tmp_path: Path)
     assert "watermark-star.png disk 0.8" in said
 
 
+@pytest.mark.slow
 def test_pictures_of_ones_own_as_commands(open_page: Callable[..., Page], tmp_path: Path) -> None:
     (tmp_path / "it's a set").mkdir()
     for name in ("03-star.png", "08-heart.png"):
