@@ -177,6 +177,20 @@ def test_a_class_is_named_by_its_index_and_a_further_sentence_by_itself(page: Pa
     }
 
 
+@pytest.mark.parametrize(
+    ("picture", "name"),
+    [
+        ("a/03-star.png", "03-star_a_star_layer4.png"),
+        ("写真 «été» 🌟.tiff", "写真_été_a_star_layer4.png"),
+        ("e\u0301té <b>&:*?.png", "été_b_a_star_layer4.png"),
+        ("x" * 300, f"{'x' * 60}_a_star_layer4.png"),
+        (".png", "picture_a_star_layer4.png"),
+    ],
+)
+def test_files_are_named_in_any_script(page: Page, picture: str, name: str) -> None:
+    assert call(page, "save", f"module.fileName({json.dumps(picture)}, ['a star', 'layer4'], 'png')") == name
+
+
 def test_scores_have_words_also_where_there_is_no_number(page: Page) -> None:
     said = call(page, "scores", "module.sureness({entropy: 0.126, margin: 0.5})")
     assert said.startswith("Entropy 0.13: 0 is sure")
