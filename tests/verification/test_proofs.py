@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from service.cam.methods import METHODS
-from service.cam.raw_map import RawMap
 from service.cam.targets import CamOptions, Targets, Top
 from service.engine.messages import Lane, RowAnswer
+from service.engine.workers.executor import as_numpy
 from service.engine.workers.verifying import Examined
 from service.errors import InternalError
 from service.models.host import HowTo, ModelHost
@@ -157,7 +157,7 @@ def examined(model: ModelHost, lane: Lane, pixels: NDArray[np.uint8], targets: T
     """Explain a picture, and return it with its maps."""
     how = HowTo(lane.layers, lane.methods, lane.cam_options, lane.head)
     (row,) = model.explain(pixels[None], [targets], how)
-    maps = tuple(RawMap(raw.layer, raw.method, raw.target, raw.values.numpy(), raw.zero_gradient) for raw in row.maps)
+    maps = tuple(as_numpy(raw) for raw in row.maps)
     answer = RowAnswer(row.logits.numpy(), maps)
     view = View(0, 0, *pixels.shape[:2])
     return Examined(model, lane, pixels, view, targets, answer, more.get("checkpoint", lambda _done, _total: None))
