@@ -42,7 +42,7 @@ def proofs_against_passes() -> Iterator[str]:
         estimate = amount_of_proofs([method], [layer], 1, examined.lane.cam_options)
         explained = amount([method], [layer], flops=host.info.flops)
         yield (
-            f"ResNet-18 layer4, {method}: {found.passes} passes, {times['proof'] / times['predict']:.1f} × one prediction "
+            f"ResNet-18, {method}: {found.passes} passes, {times['proof'] / times['predict']:.1f} × one prediction "
             f"({times['proof'] * 1000:.0f} ms); estimated {estimate:.1f}, beside {explained:.1f} of the explanation"
         )
 
