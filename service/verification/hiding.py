@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["blurred", "feathered", "hide"]
 
 _BAND_PIXELS = 1_000_000
-# Standard deviations, as shares of the longer side of what the model saw.
+# Standard deviations, as shares of the longer and of the shorter side of what the model saw.
 _BLUR, _FEATHER = 1 / 10, 1 / 56
 
 
@@ -29,7 +29,7 @@ def blurred(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def feathered(hot: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """Return how much of each pixel is hidden, 0 to 255: ``hot`` (h, w) with a soft edge, and its area."""
-    return _gaussian(hot.astype(np.uint8) * np.uint8(255), _FEATHER * max(hot.shape))
+    return _gaussian(hot.astype(np.uint8) * np.uint8(255), _FEATHER * min(hot.shape))
 
 
 def _gaussian(plane: NDArray[np.uint8], sigma: float) -> NDArray[np.uint8]:

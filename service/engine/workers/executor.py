@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from service.models.info import ModelKey
     from service.verification.region import View
 
-__all__ = ["DEVICE_LOST", "THREAD_LOST", "Executor", "devices_for", "require_device"]
+__all__ = ["DEVICE_LOST", "THREAD_LOST", "Executor", "as_numpy", "devices_for", "require_device"]
 
 log = logging.getLogger("camserve.worker")
 
@@ -256,7 +256,7 @@ def _answer(host: ModelHost, run: Run, rows: range, checkpoint: Checkpoint) -> l
     targets = run.targets[rows.start : rows.stop]
     how = HowTo(lane.layers, lane.methods, lane.cam_options, lane.head, lane.sentences)
     answers = host.explain(pixels, targets, how, checkpoint, gives_way=lane.large)
-    found = [RowAnswer(row.logits.numpy().copy(), tuple(_as_numpy(raw) for raw in row.maps)) for row in answers]
+    found = [RowAnswer(row.logits.numpy().copy(), tuple(as_numpy(raw) for raw in row.maps)) for row in answers]
     if not lane.verify:
         return found
     views = run.views[rows.start : rows.stop]
@@ -276,7 +276,8 @@ def _proved(  # noqa: PLR0913  # one of each for the row
     return replace(answer, proofs=Examined(host, lane, pixels, view, targets, answer, checkpoint).proofs())
 
 
-def _as_numpy(raw: RawMap[Tensor]) -> RawMap[NDArray[np.float32]]:
+def as_numpy(raw: RawMap[Tensor]) -> RawMap[NDArray[np.float32]]:
+    """Return a map as it travels."""
     # A copy: a row's view would drag the whole batch's array through the pickle.
     return RawMap(raw.layer, raw.method, raw.target, raw.values.numpy().copy(), raw.zero_gradient)
 

@@ -82,11 +82,11 @@ class Examined:
 
     def proofs(self) -> tuple[Verification, ...]:
         """Return the proof of each map, in their order."""
-        total, gates = len(self.answer.maps), self._gates()
-        return tuple(
-            self._proof(raw, gates[index], _part(self.checkpoint, index, total))
-            for index, raw in enumerate(self.answer.maps)
-        )
+        hot = [self._hot(raw) for raw in self.answer.maps]
+        if not any(each.any() for each in hot):
+            return tuple(undecided() for _ in hot)
+        rows = enumerate(zip(self.answer.maps, hot, self._gates(), strict=True))
+        return tuple(self._proof(*row, _part(self.checkpoint, index, len(hot))) for index, row in rows)
 
     @cached_property
     def _info(self) -> ModelInfo:
@@ -111,8 +111,7 @@ class Examined:
 
     # -- hiding -------------------------------------------------------------------------------------------------------
 
-    def _proof(self, raw: Map, gates: Gates, checkpoint: Checkpoint) -> Verification:
-        hot = self._hot(raw)
+    def _proof(self, raw: Map, hot: NDArray[np.bool_], gates: Gates, checkpoint: Checkpoint) -> Verification:
         if not hot.any():
             return undecided()
         shapes = [hot, *elsewhere(hot, zlib.crc32(self.pixels.tobytes()))]
