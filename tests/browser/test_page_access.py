@@ -37,6 +37,8 @@ def test_every_state_is_accessible(open_page: Callable[..., Page], scheme: str, 
     page.get_by_text("More options").click()
     page.get_by_text("About the model").click()
     page.get_by_role("button", name="Copy as curl").click()
+    page.get_by_role("button", name="Check this map").click()
+    expect(page.get_by_role("img", name="The picture with what the map marks blurred")).to_be_visible()
     check(page, "explained")
     page.get_by_role("button", name="Method").click()
     expect(page.get_by_role("listbox", name="Method").get_by_role("option").first).to_be_visible()
