@@ -1,7 +1,8 @@
 """A real Chromium on a real server. A page that writes an error to its console fails the test that opened it.
 
 Chromium is not installed by pip: where there is none, these tests skip; ``CAMSERVE_TESTS_REQUIRE_BROWSER=1`` makes that
-a failure. ``CAMSERVE_TESTS_CHROMIUM`` names another executable.
+a failure. Debian's chromium-headless-shell comes first: it takes a fifth less time. ``CAMSERVE_TESTS_CHROMIUM`` names
+another executable.
 
 Everything here is synchronous: Playwright's synchronous interface and a running event loop exclude each other, so no
 test of this folder is a coroutine, and the browser is closed when the folder is done.
@@ -71,7 +72,8 @@ def managed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
-    found = os.environ.get("CAMSERVE_TESTS_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    installed = filter(None, map(shutil.which, ("chromium-headless-shell", "chromium", "chromium-browser")))
+    found = os.environ.get("CAMSERVE_TESTS_CHROMIUM") or next(installed, None)
     if found is None:
         message = "Chromium is not installed (Debian: apt install chromium)"
         if os.environ.get("CAMSERVE_TESTS_REQUIRE_BROWSER"):
