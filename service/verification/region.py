@@ -24,14 +24,15 @@ SHARE = 0.15
 CONTROLS = 19
 """How often the same shape is hidden elsewhere: a drop that none of them reaches has p = 1/20."""
 
-# What is colder, as a share of the map's maximum, is not called important.
-_LEAST = 0.1
+# What is colder, as a share of the map's maximum, is not called important; regions are drawn above it, too.
+_LEAST = 0.5
 # Differences below that share of the maximum are rounding.
 _LEVELS = 10_000
-# Shifts lie on a grid of so many places per axis, so that controls are not all but the same.
-_PLACES = 16
-# Two controls that share more than that are one.
-_SAME = 0.9
+# Shifts lie on a grid of so many places per axis.
+_PLACES = 32
+_HALF = 0.5
+# What two controls may share, as it is tried one after the other.
+_CLOSENESS = (*[_HALF] * 10, 0.6, 0.7)
 
 
 @dataclass(frozen=True)
@@ -90,22 +91,36 @@ def _from_centre(heat: NDArray[np.float64]) -> NDArray[np.float64]:
 def elsewhere(hot: NDArray[np.bool_], seed: int, count: int = CONTROLS) -> list[NDArray[np.bool_]]:
     """Return the same shape in other places of the view: rolled, so that nothing is cut off and the area is the same.
 
-    Each shares less than half with ``hot``, and no two are all but the same.
+    Each shares less than half with ``hot``. So does each with each other as far as they find room, so that ``hot`` is
+    one place among equals: if others could be nearer to each other than to it, something small that it covers by luck
+    would be covered again less often than chance has it, and too many maps would be supported.
 
     Args:
         hot: what is hidden, (h, w).
         seed: says which places; the same one gives the same places.
         count: how many are wanted; fewer come where no more fit.
     """
-    shared, area = _overlaps(hot), int(hot.sum())
+    shared = _overlaps(hot) / hot.sum()
+    rng = np.random.default_rng(seed)
+    tries = (_taken(shared, rng.permutation(_shifts(hot.shape)), count, most) for most in _CLOSENESS)
+    best: list[tuple[int, int]] = []
+    for taken in tries:
+        best = max(best, taken, key=len)
+        if len(best) == count:
+            break
+    return [np.roll(hot, shift, (0, 1)) for shift in best]
+
+
+def _taken(shared: NDArray[np.float64], shifts: NDArray[np.intp], count: int, most: float) -> list[tuple[int, int]]:
+    """Take ``count`` of the shifts, in their order, that share no more than ``most`` with each other."""
     taken: list[tuple[int, int]] = []
-    for shift in _shuffled(hot.shape, seed):
+    for row, column in shifts.tolist():
         if len(taken) == count:
             break
-        apart = (shared[shift[0] - other[0], shift[1] - other[1]] <= _SAME * area for other in taken)
-        if 2 * shared[shift] < area and all(apart):
-            taken.append(shift)
-    return [np.roll(hot, shift, (0, 1)) for shift in taken]
+        apart = (shared[row - above, column - left] < most for above, left in taken)
+        if shared[row, column] < _HALF and all(apart):
+            taken.append((row, column))
+    return taken
 
 
 def _overlaps(hot: NDArray[np.bool_]) -> NDArray[Any]:
@@ -114,8 +129,7 @@ def _overlaps(hot: NDArray[np.bool_]) -> NDArray[Any]:
     return np.round(np.fft.irfft2(np.abs(spectrum) ** 2, hot.shape))
 
 
-def _shuffled(shape: tuple[int, ...], seed: int) -> list[tuple[int, int]]:
-    """Return the shifts that controls may have, in a random order."""
-    rows, columns = (range(0, size, max(1, size // _PLACES)) for size in shape)
-    shifts = [(row, column) for row in rows for column in columns]
-    return [shifts[index] for index in np.random.default_rng(seed).permutation(len(shifts))]
+def _shifts(shape: tuple[int, ...]) -> NDArray[np.intp]:
+    """Return the shifts that controls may have, (n, 2)."""
+    rows, columns = (np.arange(0, size, max(1, size // _PLACES)) for size in shape)
+    return np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1).reshape(-1, 2)

@@ -46,8 +46,7 @@ def test_what_comes_before_the_head_is_the_same_and_gradients_come_from_the_othe
     other = network.with_random_head(layers, 5)
     assert other is not None
     head = network._module.get_submodule("head")
-    row = shuffled_copy(head, ["weight"]).weight[2]
-    assert isinstance(row, Tensor)
+    row = matrices_of(shuffled_copy(head, ["weight"]))["weight"][2]
     second = next(layer for layer in layers if layer.name == "second")
     inputs = images(1)
     (found,) = explain(other, inputs, [Targets((2,))], [second], ["gradcam"])
@@ -60,11 +59,11 @@ def test_what_comes_before_the_head_is_the_same_and_gradients_come_from_the_othe
 
 def test_it_is_the_same_numbers_in_another_order_and_always_the_same() -> None:
     head = nn.Linear(6, 5)
-    one, other = shuffled_copy(head, ["weight"]), shuffled_copy(head, ["weight"])
-    assert torch.equal(one.weight, other.weight)  # type: ignore[arg-type]
-    assert not torch.equal(one.weight, head.weight)  # type: ignore[arg-type]
-    assert torch.equal(one.weight.flatten().sort()[0], head.weight.flatten().sort()[0])  # type: ignore[operator, union-attr]
-    assert one.bias is head.bias
+    one, other = (matrices_of(shuffled_copy(head, ["weight"]))["weight"] for _ in range(2))
+    assert torch.equal(one, other)
+    assert not torch.equal(one, head.weight)
+    assert torch.equal(one.flatten().sort()[0], head.weight.flatten().sort()[0])
+    assert shuffled_copy(head, ["weight"]).bias is head.bias
 
 
 def test_a_network_of_one_output() -> None:
