@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import fairness, in_process, over_http, overload, page, registration, soak
+from benchmarks import fairness, in_process, over_http, overload, page, registration, soak, verifying
 
 BENCHMARKS = {
     "explain": in_process.explain_against_forward,
@@ -12,6 +12,7 @@ BENCHMARKS = {
     "methods": in_process.methods_against_forward,
     "layers": in_process.several_layers_against_one,
     "estimate": in_process.estimated_against_measured,
+    "verify": verifying.proofs_against_passes,
     "registration": registration.measured_against_stretched,
     "measuring": registration.load_with_and_without_measuring,
     "start": over_http.start_of_the_front,

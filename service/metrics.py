@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.exposition import choose_encoder
 
 from service import __version__
-from service.vocabulary import Operation
+from service.vocabulary import Operation, Verdict
 
 __all__ = ["Ending", "Metrics", "Stage"]
 
@@ -59,6 +59,12 @@ class Metrics:
             "camserve_cost_inside",
             "Estimated work of requests not yet answered, by part.",
             ["part"],
+            registry=registry,
+        )
+        self.verifications = Counter(
+            "camserve_verifications",
+            "Maps put to the proof (`verify`), by verdict: supported, not_supported, undecided.",
+            ["verdict"],
             registry=registry,
         )
         self.labelling_tasks = Counter(
@@ -147,7 +153,7 @@ class Metrics:
         ProcessCollector(registry=registry)
         self._begin_at_zero()
 
-    def _begin_at_zero(self) -> None:
+    def _begin_at_zero(self) -> None:  # noqa: C901  # one loop for each vocabulary
         """Create the series whose labels are known: what appears with its first event cannot be seen to rise."""
         for stage in ("decode", "queue", "render"):
             self.stage_seconds.labels(stage)
@@ -160,6 +166,8 @@ class Metrics:
         for part in ("forward", "pixels", "bytes"):
             self.cost.labels(part)
             self.cost_inside.labels(part)
+        for verdict in get_args(Verdict):
+            self.verifications.labels(verdict)
         for result in ("loaded", "failed"):
             self.model_loads.labels(result)
         for reason in ("asked", "budget"):

@@ -150,6 +150,13 @@ class Options:
     ] = False
     smooth: Annotated[int, About("Average over so many noisy copies of the picture; 0 for none.", low=0, high=64)] = 0
     augment: Annotated[Augment, About("`flip`: average over the picture and its mirror image.")] = "none"
+    verify: Annotated[
+        bool,
+        About(
+            "Put each map to the proof: hide what it calls important and see whether the score drops by more than when "
+            "the same shape is hidden elsewhere. Some twenty more passes per explanation."
+        ),
+    ] = False
     fuse: Annotated[
         Fuse | None, About("Make one map of those of all layers asked for, on the finest of their grids.")
     ] = None
@@ -183,6 +190,7 @@ class ExplainArguments(PredictArguments, total=False):
     signed: bool | None
     smooth: int | None
     augment: Augment | None
+    verify: bool | None
     fuse: Fuse | None
 
 

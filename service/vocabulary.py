@@ -25,6 +25,8 @@ __all__ = [
     "Protocol",
     "Registration",
     "Size",
+    "Undecided",
+    "Verdict",
     "VersionState",
     "WorkerState",
 ]
@@ -34,7 +36,7 @@ __all__ = [
 Operation = Literal["predict", "explain"]
 """What is done with images."""
 
-Output = Literal["heatmap", "overlay", "mask", "map", "regions", "scores"]
+Output = Literal["heatmap", "overlay", "mask", "map", "regions", "scores", "hidden"]
 """What may be returned of an explanation."""
 
 Size = Literal["picture", "model", "layer"]
@@ -65,6 +67,12 @@ ColormapKind = Literal["sequential", "diverging"]
 
 EmptyReason = Literal["no_positive_evidence", "zero_gradient", "constant"]
 """Why a map shows nothing."""
+
+Verdict = Literal["supported", "not_supported", "undecided"]
+"""Whether hiding what a map calls important proves it."""
+
+Undecided = Literal["empty", "few_controls"]
+"""Why there is no proof: nothing to hide, or too few places for the same shape."""
 
 LoadCheck = Literal["model", "preprocessing", "determinism", "batch", "labels", "layers", "gradient"]
 """What is found out about a model while it is loaded, in this order: where it fails, that is what it fails in."""

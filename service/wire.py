@@ -22,6 +22,7 @@ from service.vocabulary import (
     Registration,
     VersionState,
 )
+from service.wire_verification import Verification  # noqa: TC001  # pydantic looks for it here
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -288,7 +289,11 @@ class Explanation(_Answer):
     mask: EncodedPicture | None = None
     map: ArrayData | None = Field(None, description="The method's raw values at the layer's resolution.")
     regions: list[RegionData] | None = None
+    hidden: EncodedPicture | None = Field(
+        None, description="The picture without what the map calls important, as `verify` hides it."
+    )
     scores: ScoreData | None = None
+    verification: Verification | None = Field(None, description="Null unless asked for (`verify`).")
 
 
 class Problem(BaseModel):

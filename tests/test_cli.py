@@ -177,6 +177,17 @@ class TestExplain:
 
 
 class TestExplainOptions:
+    def test_a_map_that_is_put_to_the_proof_is_told_in_a_sentence(self, tmp_path: Path) -> None:
+        options = ["--verify", "--output", "overlay", "--output", "hidden"]
+        ran = run("explain", SAMPLES / "11-gear.png", "--out", tmp_path, *options)
+        (result,) = json.loads((tmp_path / "explanations.json").read_text(encoding="utf-8"))
+        (explanation,) = result["explanations"]
+        sentence, summary = ran.out.splitlines()
+        assert sentence == f"{SAMPLES / '11-gear.png'}: layer4, gradcam: {explanation['verification']['text']}"
+        assert summary.startswith("1 explained, 0 failed")
+        with Image.open(tmp_path / explanation["hidden"]) as hidden:
+            assert hidden.size == (256, 192)
+
     def test_variants_and_methods(self, tmp_path: Path) -> None:
         options = ["--method", "hirescam", "--layer", "layer4", "--layer", "layer2", "--fuse", "mean", "--signed"]
         assert run("explain", SAMPLES / "03-star.png", "--out", tmp_path, *options).code == 0

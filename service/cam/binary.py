@@ -51,6 +51,11 @@ class BinaryNetwork:
         with torch.inference_mode():
             return self._both(self._network.resume(inputs, layer, activations))
 
+    def with_random_head(self, layers: Sequence[Layer], classes: int) -> Network | None:
+        """See ``Network``."""
+        other = self._network.with_random_head(layers, classes // 2)
+        return None if other is None else BinaryNetwork(other, of_probability=self._of_probability)
+
     def modules(self) -> Mapping[str, ModuleDescription]:
         """See ``Network``."""
         return self._network.modules()

@@ -16,6 +16,7 @@ from service.cam.heads import pick_head
 from service.cam.layers import LayerCall, rows_first
 from service.cam.modules import ModuleDescription
 from service.cam.network import AttentionCapture, BlockOutputs
+from service.cam.random_head import matrices_of, shuffled_copy, with_random_weights
 from service.cam.transformer import AttentionRecorder, BlockFinder
 from service.errors import ModelOutputError
 
@@ -45,12 +46,28 @@ class EagerNetwork:
         self._head = head
         self._hidden = hidden
         self._blocks: tuple[LayerCall, ...] | None = None
+        self._random: tuple[nn.Module, _Hook] | None = None
 
     def like(self, module: nn.Module) -> EagerNetwork:
         """Return a network of another module that has the same parts under the same names."""
         other = EagerNetwork(module, self._head, self._hidden)
         other._blocks = self._blocks
         return other
+
+    def with_random_head(self, layers: Sequence[Layer], classes: int) -> EagerNetwork | None:
+        """See ``Network``."""
+        own = [name for name, each in matrices_of(self._module).items() if len(each) == classes]
+        if own:
+            return self.like(shuffled_copy(self._module, own))
+        for layer in reversed(layers):
+            module = self._module.get_submodule(layer.call.module)
+            if layer.on_every_path and matrices_of(module):
+                if layer.shape[0] != classes:
+                    return None
+                other = self.like(self._module)
+                other._random = module, with_random_weights(module)
+                return other
+        return None
 
     def _run(
         self, inputs: Tensor, rows: int, hooks: Iterable[tuple[nn.Module, _Hook]] = (), *, first: bool = True
@@ -63,6 +80,9 @@ class EagerNetwork:
         with ExitStack() as registered:
             for module, hook in hooks:
                 registered.callback(module.register_forward_hook(hook, prepend=first).remove)
+            if self._random is not None:  # before all others, which see what comes out
+                module, hook = self._random
+                registered.callback(module.register_forward_hook(hook, prepend=True).remove)
             output = self._module(inputs.clone())
         return check_logits(output if self._head is None else pick_head(output, self._head), rows)
 

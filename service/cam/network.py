@@ -89,6 +89,17 @@ class Network(Protocol):
             activations: M rows, in the layer's own layout and dtype.
         """
 
+    def with_random_head(self, layers: Sequence[Layer], classes: int) -> Network | None:
+        """Return this network with the weights of its last layer in a random order; None where that is not known.
+
+        Nothing that another view of the network shares is changed. Computing raises ModelOutputError where the weights
+        turn out to play no part.
+
+        Args:
+            layers: the catalogue.
+            classes: how many logits it has.
+        """
+
     def modules(self) -> Mapping[str, ModuleDescription]:
         """Return all modules but the root, by qualified name."""
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from service import wire
     from service.client.errors import ClientError
+    from service.wire_verification import Verification
 
 __all__ = ["Explained", "ExplanationView", "Failed", "Predicted"]
 
@@ -57,6 +58,15 @@ class _Evidence:
     def mask(self) -> PIL.Image.Image:
         """Return the map as an 8-bit grey picture (``output="mask"``)."""
         return _image(_requested("mask", self._raw.mask))
+
+    def hidden(self) -> PIL.Image.Image:
+        """Return the picture without what the map calls important (``output="hidden"``)."""
+        return _image(_requested("hidden", self._raw.hidden))
+
+    @property
+    def verification(self) -> Verification | None:
+        """The map put to the proof (``verify=True``); its ``text`` says it in a sentence."""
+        return self._raw.verification
 
     def map(self) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
         """Return the raw map at the layer's resolution, as an array of your own (``output="map"``)."""

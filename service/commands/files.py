@@ -64,6 +64,8 @@ async def _explain_files(options: argparse.Namespace, asked: Request) -> int:
         for explanation, drawn in zip(result["explanations"], answer.images[0].explanations, strict=True):
             stem = options.out / _stem(file, len(results), explanation)
             explanation.update(_written(stem, drawn, with_map="map" in asked.outputs))
+            if drawn.proof is not None:
+                print(f"{file}: {drawn.layer}, {drawn.method}: {explanation['verification']['text']}")
         results.append({"file": str(file), "model": answer.model.name, **result})
     summary = options.out / "explanations.json"
     summary.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
@@ -76,7 +78,7 @@ def _written(stem: Path, drawn: MapAnswer, *, with_map: bool) -> dict[str, str]:
     import numpy as np  # noqa: PLC0415
 
     files: dict[str, Path] = {}
-    for output in ("heatmap", "overlay", "mask"):
+    for output in ("heatmap", "overlay", "mask", "hidden"):
         image: EncodedImage | None = getattr(drawn.rendered, output)
         if image is not None:
             ending = image.media_type.removeprefix("image/").replace("jpeg", "jpg")

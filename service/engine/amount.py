@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from service.cam.methods import METHODS
 from service.cam.targets import PLAIN
 from service.cam.work import passes_together
+from service.verification.gates import may_compare_classes, may_randomise
+from service.verification.region import CONTROLS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from service.cam.layers import Layer
     from service.cam.targets import CamOptions
 
-__all__ = ["LARGE", "amount"]
+__all__ = ["LARGE", "amount", "amount_of_proofs"]
 
 LARGE = 4.0
 """An image of more work than that is large: it is computed alone, in slices, beside small ones."""
@@ -53,6 +55,16 @@ def amount(
     if local:
         total += _local(local, layers, targets, options) - (options.views if whole else 0)
         total += options.views * sum(_beside(name, layer, targets, flops) for name in local for layer in layers)
+    return total
+
+
+def amount_of_proofs(methods: Sequence[str], layers: Sequence[Layer], targets: int, options: CamOptions) -> float:
+    """Estimate the work of putting each map of one picture to the proof; arguments as above."""
+    maps = (1 if options.fuse else len(layers)) * len(methods) * targets
+    total = float(maps * (1 + CONTROLS))
+    for allowed in (may_compare_classes, may_randomise):
+        if names := [name for name in methods if allowed(name, options)]:
+            total += amount(names, layers, targets, options)
     return total
 
 

@@ -23,7 +23,7 @@ _PICTURE_FRAME = 70  # around each drawn picture: its media type and size
 _REGION, _POINT = 200, 16
 # Of an explanation: a few, with some tens of points each.
 _REGIONS = 1000
-_SCORES = 150
+_SCORES, _PROOF = 150, 600
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,11 @@ _CURVES: dict[tuple[Output, ImageFormat], _Curve] = {
     ("overlay", "png"): _Curve(80, 2.6, 0.93),
     ("overlay", "jpeg"): _Curve(620, 0.8, 0.87),
     ("overlay", "webp"): _Curve(60, 0.9, 0.84),
+    ("hidden", "png"): _Curve(80, 2.6, 0.93),
+    ("hidden", "jpeg"): _Curve(620, 0.8, 0.87),
+    ("hidden", "webp"): _Curve(60, 0.9, 0.84),
 }
-_AUTO: dict[Output, ImageFormat] = {"heatmap": "png", "overlay": "jpeg", "mask": "png"}
+_AUTO: dict[Output, ImageFormat] = {"heatmap": "png", "overlay": "jpeg", "mask": "png", "hidden": "jpeg"}
 
 
 def bytes_around(images: int, top_k: int) -> int:
@@ -78,9 +81,11 @@ def encoded_bytes(output: Output, image_format: ImageFormat, pixels: int, cells:
     return _CURVES[output, _AUTO[output] if image_format == "auto" else image_format](pixels, cells)
 
 
-def explanation_bytes(outputs: tuple[Output, ...], image_format: ImageFormat, pixels: int, cells: int) -> float:
-    """Estimate the bytes of an explanation as JSON, see ``encoded_bytes``."""
-    total = float(_EXPLANATION)
+def explanation_bytes(
+    outputs: tuple[Output, ...], image_format: ImageFormat, pixels: int, cells: int, *, verify: bool = False
+) -> float:
+    """Estimate the bytes of an explanation as JSON, see ``encoded_bytes``; ``verify``: with its proof."""
+    total = float(_EXPLANATION + (_PROOF if verify else 0))
     for output in outputs:
         if output == "regions":
             total += _REGIONS
@@ -97,5 +102,5 @@ def bytes_of(drawn: MapAnswer, *, with_map: bool) -> float:
     """Count the bytes of an explanation as JSON, all but exactly."""
     regions = drawn.rendered.regions or ()
     encoded = drawn.rendered.bytes + (drawn.raw.nbytes if with_map else 0)
-    told = _EXPLANATION + (0 if drawn.scores is None else _SCORES)
+    told = _EXPLANATION + (0 if drawn.scores is None else _SCORES) + (0 if drawn.proof is None else _PROOF)
     return told + _BASE64 * encoded + sum(_REGION + _POINT * len(region.polygon) for region in regions)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from service.imaging.render import Rendered
     from service.models.info import ModelInfo
     from service.placement import Placement
+    from service.verification.verdict import Verification
 
 __all__ = ["Answer", "ClassScore", "ImageAnswer", "MapAnswer", "Scores", "StageTimes"]
 
@@ -67,6 +68,7 @@ class MapAnswer:
         rendered: how it is drawn.
         placement: where its cells look; None where they cover the model's input evenly.
         scores: None unless they were asked for.
+        proof: likewise.
     """
 
     layer: str
@@ -79,6 +81,7 @@ class MapAnswer:
     rendered: Rendered
     placement: Placement | None = None
     scores: Scores | None = None
+    proof: Verification | None = None
 
 
 @dataclass(frozen=True)

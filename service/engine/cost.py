@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from service.cam.layers import finest_of
 from service.cam.methods import METHODS
-from service.engine.amount import amount
+from service.engine.amount import amount, amount_of_proofs
 from service.engine.answer_size import bytes_around, bytes_of, explanation_bytes
 from service.errors import RequestTooCostly, TooMuchOf
 from service.imaging.canvas import KEPT_PIXELS
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["Cost", "Spending", "Work", "check_cost", "check_costs", "drawn_pixels"]
 
 # What costs most of an explanation, most first.
-_COSTLIEST: tuple[Output, ...] = ("overlay", "mask", "heatmap", "regions", "map", "scores")
+_COSTLIEST: tuple[Output, ...] = ("hidden", "overlay", "mask", "heatmap", "regions", "map", "scores")
 # To what a factor may be lowered, where that is not one.
 _LEAST = {"smooth": 0, "max_side": 64}
 # Finding regions takes as long as drawing so many pixels.
@@ -94,6 +94,7 @@ class Work:
         sentences: to encode, once for all pictures.
         told_bytes: of each class that came with the request, longest first: the answer repeats them.
         mirrored: whether the mirror image of each is explained, too.
+        verify: whether each map is put to the proof.
     """
 
     info: ModelInfo
@@ -108,6 +109,7 @@ class Work:
     sentences: int = 0
     told_bytes: tuple[int, ...] = ()
     mirrored: bool = False
+    verify: bool = False
 
     @classmethod
     def of(cls, todo: Plan, headers: Sequence[Header]) -> Work:
@@ -126,6 +128,7 @@ class Work:
             sentences=todo.encoded,
             told_bytes=tuple(sorted((len(each.encode()) for each in lane.sentences.all), reverse=True)),
             mirrored=todo.mirrored,
+            verify=lane.verify,
         )
 
     @property
@@ -153,6 +156,8 @@ class Work:
             return Cost(len(self.images) + encoded, decoded, told)
         forward = amount(self.methods, self.layers, self.targets, self.options, self.info.flops)
         forward *= 2 if self.mirrored else 1
+        if self.verify:
+            forward += amount_of_proofs(self.methods, self.layers, self.targets, self.options)
         cells = self._cells
         drawn = [self._maps(header, cells) for header in self.images]
         pixels, sent = sum(each[0] for each in drawn), sum(each[1] for each in drawn)
@@ -189,11 +194,13 @@ class Work:
         spec = self.render
         drawn = pixels_for(spec, geometry_for(self.info.preprocess, header.width, header.height))
         kept = header.width * header.height if spec.size == "layer" else drawn
-        pixels, sent = header.pixels if "overlay" in self.outputs and kept > KEPT_PIXELS else 0, 0.0
+        pixels, sent = header.pixels if spec.needs_canvas and kept > KEPT_PIXELS else 0, 0.0
         for (height, width), number in cells.items():
             each = min(drawn, height * width) if spec.size == "layer" else drawn
             pixels += number * drawn_pixels(self.outputs, each)
-            sent += number * explanation_bytes(self.outputs, spec.image_format, each, height * width)
+            sent += number * explanation_bytes(
+                self.outputs, spec.image_format, each, height * width, verify=self.verify
+            )
         return pixels, int(sent)
 
     @property

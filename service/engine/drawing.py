@@ -5,23 +5,22 @@ Runs in the front process.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from service.cam.layers import finest_of
-from service.cam.methods import METHODS
 from service.engine.answers import MapAnswer
 from service.engine.cost import drawn_pixels
 from service.engine.map_summary import caveat, summarise
 from service.imaging.render import pixels_for, render
+from service.verification.drawing import draw_hidden
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
 
-    from service.cam.layers import Layer
     from service.cam.raw_map import RawMap
     from service.engine.answers import ClassScore
     from service.engine.plan import Plan
@@ -51,9 +50,7 @@ class Drawing:
     def __init__(self, todo: Plan, spec: RenderSpec, geometry: Geometry, scores: Callable[[int], ClassScore]) -> None:
         self.spec = spec
         self._geometry, self._scores = geometry, scores
-        self._options, self._registration = todo.lane.cam_options, todo.registration
-        self._input = todo.info.preprocess
-        self._layers = {name: todo.info.layer(name) for name in todo.lane.layers}
+        self._placing = todo.placing
         against = todo.targets.against
         self._against = None if against is None else scores(against)
         self.pixels = pixels_for(spec, geometry)
@@ -61,8 +58,8 @@ class Drawing:
 
     @property
     def needs_canvas(self) -> bool:
-        """Whether there is an overlay, which is laid on the picture."""
-        return "overlay" in self.spec.outputs
+        """Whether something is laid on the picture."""
+        return self.spec.needs_canvas
 
     def draw(self, raw: RawMap[NDArray[np.float32]], canvas: Canvas | None) -> MapAnswer:
         """Draw one map; ``canvas`` is what an overlay is laid on."""
@@ -72,17 +69,13 @@ class Drawing:
         shown = np.zeros_like(values) if summary.reason == "constant" else values
         placement = self.placement(raw)
         drawn = render(shown, self._geometry, self.spec, canvas, placement)
-        layer = None if self._options.fuse else self._layers.get(raw.layer)
+        if "hidden" in self.spec.outputs:
+            assert canvas is not None
+            drawn = replace(drawn, hidden=draw_hidden(shown, self._geometry, self.spec, canvas, placement))
+        layer = None if self._placing.options.fuse else self._placing.layers.get(raw.layer)
         note = caveat(raw.method, target.label, target.probability, layer)
         return MapAnswer(raw.layer, raw.method, target, self._against, values, summary, note, drawn, placement)
 
     def placement(self, raw: RawMap[NDArray[np.float32]]) -> Placement | None:
         """Return where the cells of a map look; None where they cover the model's input evenly."""
-        if not METHODS[raw.method].uses_layer:
-            return None
-        layer = self._finest() if self._options.fuse else self._layers[raw.layer]
-        return layer.placed(self._registration, self._input.height, self._input.width, flip=self._options.flip)
-
-    def _finest(self) -> Layer:
-        layers = list(self._layers.values())
-        return layers[finest_of([layer.grid for layer in layers])]
+        return self._placing.of(raw.layer, raw.method)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from service.cam.targets import Targets
     from service.engine.messages import Lane, RowAnswer
     from service.errors import ServiceError
+    from service.verification.region import View
 
 __all__ = ["Computed", "Entry"]
 
@@ -51,6 +52,7 @@ class Entry:
         client: whose share it is taken from.
         weight: of the client's share.
         amount: estimated work, in forward passes of its model.
+        view: the part of the model's input that the picture fills; only for those whose maps are put to the proof.
     """
 
     lane: Lane
@@ -66,6 +68,7 @@ class Entry:
     client: str = ""
     weight: float = 1.0
     amount: float = 1.0
+    view: View | None = None
 
     @property
     def pixels_count(self) -> int:

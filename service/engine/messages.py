@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from service.models.info import ModelInfo, ModelKey
     from service.models.sources.source import Downloads
     from service.settings import LogFormat, LogLevel, ModelConfig
+    from service.verification.region import View
+    from service.verification.verdict import Verification
     from service.vocabulary import LoadingStage, Operation
 
 __all__ = [
@@ -62,7 +64,7 @@ class Lane:
     """What images must have in common to share a batch. The classes asked about need not be the same.
 
     ``sentences`` are the classes, where they came with the request. ``large`` ones are computed one at a time, in
-    slices, and give way to others.
+    slices, and give way to others. Where they ``verify``, each map is put to the proof.
     """
 
     model: ModelKey
@@ -73,6 +75,7 @@ class Lane:
     head: str | None = None
     large: bool = False
     sentences: Sentences = OWN
+    verify: bool = False
 
 
 # -- to a worker ------------------------------------------------------------------------------------------------------
@@ -110,7 +113,8 @@ class Unload:
 class Run:
     """Compute a batch.
 
-    ``pixels`` is (N, H, W, channels) uint8; ``targets`` and ``request_ids``, for the log, have one entry per image.
+    ``pixels`` is (N, H, W, channels) uint8; ``targets`` and ``request_ids``, for the log, have one entry per image, and
+    so have ``views``, the part of the input that each fills.
     """
 
     batch: int
@@ -118,6 +122,7 @@ class Run:
     pixels: NDArray[np.uint8]
     targets: tuple[Targets, ...]
     request_ids: tuple[str, ...]
+    views: tuple[View | None, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -192,10 +197,11 @@ class Progress:
 
 @dataclass(frozen=True)
 class RowAnswer:
-    """One image's answer: see :class:`service.cam.explain.Explained`, as NumPy arrays."""
+    """One image's answer: see :class:`service.cam.explain.Explained`, as NumPy arrays; and each map's proof, if any."""
 
     logits: NDArray[np.float32]
     maps: tuple[RawMap[NDArray[np.float32]], ...] = ()
+    proofs: tuple[Verification, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,6 +34,7 @@ from service.imaging.canvas import KEPT_PIXELS, Canvas
 from service.imaging.decode import DecodeLimits, Header, decode, pixels_to_open, read_header
 from service.imaging.preprocess import preprocess
 from service.imaging.render import pixels_for
+from service.verification.region import View
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
     from service.imaging.render import RenderSpec
     from service.metrics import Metrics, Stage
     from service.settings import Settings
+    from service.verification.verdict import Verification
 
     T = TypeVar("T")
 
@@ -161,7 +164,8 @@ class Pipeline:
         """
         todo = picture.todo
         opened, decode_s = await self._timed("decode", self._open(picture))
-        computed = await self._compute(picture, opened.prepared.pixels, todo.targets)
+        view = View.of(opened.prepared.geometry) if todo.lane.verify else None
+        computed = await self._compute(picture, todo, opened.prepared.pixels, todo.targets, view)
         answer = computed.answer
         scores = scores_of(answer.logits, todo.info)
         certainty = certainty_of(answer.logits, todo.info) if todo.certainty else None
@@ -173,6 +177,7 @@ class Pipeline:
             drawing = Drawing(todo, spec, opened.prepared.geometry, scores)
             drawn = self._draw(picture, opened, drawing, answer.maps)
             explanations, render_s = await self._timed("render", drawn)
+            explanations = tuple(map(self._with_proof, explanations, answer.proofs or repeat(None)))
             if certainty is not None and todo.mirrored:
                 score = partial(score_maps, todo, drawing, opened.prepared.geometry, certainty, answer.maps, mirrored)
                 scored = await self._in_thread(score, 0, todo)
@@ -213,11 +218,19 @@ class Pipeline:
         """Explain the mirror image of a picture for the classes that the picture itself was explained for."""
         asked = picture.todo.targets
         classes = asked.resolve(ranking(answer.logits, len(answer.logits)))
-        computed = await self._compute(picture, np.ascontiguousarray(pixels[:, ::-1]), Targets(classes, asked.against))
+        mirror_image, targets = np.ascontiguousarray(pixels[:, ::-1]), Targets(classes, asked.against)
+        computed = await self._compute(picture, picture.todo.of_mirror_image, mirror_image, targets)
         return computed.answer.maps
 
-    async def _compute(self, picture: Picture, pixels: NDArray[np.uint8], targets: Targets) -> Computed:
-        todo, future = picture.todo, asyncio.get_running_loop().create_future()
+    def _with_proof(self, drawn: MapAnswer, proof: Verification | None) -> MapAnswer:
+        if proof is not None:
+            self._metrics.verifications.labels(proof.verdict).inc()
+        return replace(drawn, proof=proof)
+
+    async def _compute(
+        self, picture: Picture, todo: Plan, pixels: NDArray[np.uint8], targets: Targets, view: View | None = None
+    ) -> Computed:
+        future = asyncio.get_running_loop().create_future()
         entry = Entry(
             todo.lane,
             pixels,
@@ -227,6 +240,7 @@ class Pipeline:
             client=todo.client,
             weight=todo.weight,
             amount=todo.amount,
+            view=view,
         )
         entry.span = get_current_span()
         picture.stage = "queue"
@@ -280,7 +294,7 @@ def _open(data: bytes, limits: DecodeLimits, todo: Plan) -> _Opened:
     prepared = preprocess(image, todo.info.preprocess)
     spec, geometry = todo.render, prepared.geometry
     canvas = None
-    if spec is not None and "overlay" in spec.outputs:
+    if spec is not None and spec.needs_canvas:
         kept = image.width * image.height if spec.size == "layer" else pixels_for(spec, geometry)
         canvas = Canvas(image, geometry, spec.size, spec.max_side) if kept <= KEPT_PIXELS else None
     return _Opened(image.width, image.height, prepared, canvas)

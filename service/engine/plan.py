@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from service.cam.methods import METHODS
+from service.cam.placing import Placing
 from service.cam.targets import CamOptions, Targets, Top
-from service.engine.amount import LARGE, amount
+from service.engine.amount import LARGE, amount, amount_of_proofs
 from service.engine.encoded import EncodedSentences
 from service.engine.messages import Lane
 from service.engine.wording import Wording
@@ -69,6 +70,19 @@ class Plan:
     weight: float = 1.0
 
     @property
+    def placing(self) -> Placing:
+        """Where the cells of its maps look."""
+        spec, layers = self.info.preprocess, {name: self.info.layer(name) for name in self.lane.layers}
+        return Placing(layers, self.lane.cam_options, self.registration, spec.height, spec.width)
+
+    @property
+    def of_mirror_image(self) -> Plan:
+        """What is done to the mirror image: it is explained, and that is all."""
+        lane = replace(self.lane, verify=False)
+        work = _amount_of(replace(self, lane=lane))
+        return replace(self, lane=replace(lane, large=work > LARGE), amount=work)
+
+    @property
     def mirrored(self) -> bool:
         """Whether the mirror image is explained, too, to see whether maps are stable."""
         return self.render is not None and "scores" in self.render.outputs
@@ -112,9 +126,18 @@ def _plan(request: Request, info: ModelInfo, max_explanations: int) -> Plan:
         request.augment == "flip",
         request.fuse,
         # Elsewhere it says how maps are drawn, and need not part batches.
-        request.registration if request.fuse else "measured",
+        request.registration if request.fuse or request.verify else "measured",
     )
-    lane = Lane(info.key, "explain", layers, methods, cam_options, info.default_head, sentences=wording.sentences)
+    lane = Lane(
+        info.key,
+        "explain",
+        layers,
+        methods,
+        cam_options,
+        info.default_head,
+        sentences=wording.sentences,
+        verify=request.verify,
+    )
     targets = Targets(
         classes=tuple(_target(target, wording) for target in request.targets),
         against=None if request.against is None else wording.index(request.against),
@@ -143,7 +166,9 @@ def _amount_of(made: Plan) -> float:
     if lane.op == "predict":
         return 1.0
     layers = [made.info.layer(name) for name in lane.layers]
-    return amount(lane.methods, layers, made.targets.count, lane.cam_options, made.info.flops)
+    count = made.targets.count
+    proofs = amount_of_proofs(lane.methods, layers, count, lane.cam_options) if lane.verify else 0.0
+    return amount(lane.methods, layers, count, lane.cam_options, made.info.flops) + proofs
 
 
 def _top_k(request: Request, info: ModelInfo) -> int:

@@ -388,6 +388,7 @@ class Pool:
             pixels=np.stack([entry.pixels for entry in entries]),  # (N, H, W, channels)
             targets=tuple(entry.targets for entry in entries),
             request_ids=tuple(entry.request_id for entry in entries),
+            views=tuple(entry.view for entry in entries),
         )
         self._running[run.batch] = _Batch(run.batch, slot.number, entries)
         slot.worker.send(run)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from service.engine.answers import ClassScore, Scores
+from service.verification.score import probabilities as probabilities_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,29 +18,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from service.models.info import ModelInfo
-    from service.vocabulary import Activation
 
 __all__ = ["certainty_of", "ranking", "scores_of"]
 
 
 def scores_of(logits: NDArray[np.float32], info: ModelInfo) -> Callable[[int], ClassScore]:
     """Return a look-up of classes with their probability, for ``logits`` (classes,)."""
-    probabilities = _probabilities(logits.astype(np.float64), info.activation)
+    probabilities = probabilities_of(logits.astype(np.float64), info.activation)
 
     def score(index: int) -> ClassScore:
         return ClassScore(index, info.labels[index], float(probabilities[index]), float(logits[index]))
 
     return score
-
-
-def _probabilities(logits: NDArray[np.float64], activation: Activation) -> NDArray[np.float64]:
-    if activation == "none":
-        return logits
-    if activation == "sigmoid":
-        return 1 / (1 + np.exp(-np.clip(logits, -700, 700)))
-    exponentials = np.exp(logits - logits.max())
-    shares: NDArray[np.float64] = exponentials / exponentials.sum()
-    return shares
 
 
 def ranking(logits: NDArray[np.float32], k: int) -> list[int]:
@@ -55,7 +45,7 @@ def certainty_of(logits: NDArray[np.float32], info: ModelInfo) -> Scores:
     other, each is a question of its own, and it is the mean of their entropies in bits. One class that excludes nothing
     has no margin, and numbers that are no probabilities have no entropy.
     """
-    probabilities = _probabilities(logits.astype(np.float64), info.activation)
+    probabilities = probabilities_of(logits.astype(np.float64), info.activation)
     best = np.sort(probabilities)[::-1]
     margin = float(best[0] - best[1]) if len(best) > 1 else None
     independent = info.multi_label or (info.activation == "sigmoid" and len(logits) != 2)

@@ -44,7 +44,8 @@ class RenderSpec:
     """What to draw.
 
     Attributes:
-        outputs: which fields of ``Rendered`` to fill. "map" and "scores" are accepted and ignored: nothing is drawn.
+        outputs: which fields of ``Rendered`` to fill. "map", "scores" and "hidden" are accepted and ignored: nothing is
+            drawn here.
         size: the grid of the pictures: the picture's own, the model's input, or the layer's cells.
         colormap: a name from ``COLORMAPS``.
         alpha: opacity of the overlay, 0–1.
@@ -62,6 +63,11 @@ class RenderSpec:
     image_format: ImageFormat = Options.image_format
     max_side: int = Options.max_side
     signed: bool = Options.signed
+
+    @property
+    def needs_canvas(self) -> bool:
+        """Whether something is laid on the picture."""
+        return not {"overlay", "hidden"}.isdisjoint(self.outputs)
 
     def __post_init__(self) -> None:
         """Refuse what cannot be drawn: UnknownColormap, or a ValueError that names the field."""
@@ -88,6 +94,7 @@ class Rendered:
         empty: the map is zero everywhere; unless signed, nothing in it was positive.
         maximum: of the raw map; 0 where empty.
         peak: the centre of the hottest cell, in picture pixels, moved into the view; None where nothing is positive.
+        hidden: the picture without what the map calls important; drawn by others.
         signed: as in the ``RenderSpec``: whoever reads the mask must know where its zero is.
     """
 
@@ -99,11 +106,12 @@ class Rendered:
     overlay: EncodedImage | None = None
     mask: EncodedImage | None = None
     regions: list[Region] | None = None
+    hidden: EncodedImage | None = None
 
     @property
     def bytes(self) -> int:
         """Of the encoded pictures together."""
-        return sum(len(each.data) for each in (self.heatmap, self.overlay, self.mask) if each is not None)
+        return sum(len(each.data) for each in (self.heatmap, self.overlay, self.mask, self.hidden) if each is not None)
 
 
 def render(
@@ -162,7 +170,7 @@ def _base(canvas: Canvas | None, cells: tuple[int, int]) -> NDArray[np.uint8]:
 
 def pixels_for(spec: RenderSpec | None, geometry: Geometry) -> int:
     """Return how many pixels a drawn picture has at most; drawing it needs up to 32 bytes for each."""
-    if spec is None or not {"heatmap", "overlay", "mask"} & set(spec.outputs):
+    if spec is None or not {"heatmap", "overlay", "mask", "hidden"} & set(spec.outputs):
         return 0
     size: Size = "model" if spec.size == "layer" else spec.size  # a layer's grid is no finer than the model's input
     height, width = grid_for(size, geometry, (1, 1), spec.max_side).shape

@@ -11,7 +11,7 @@ import torch
 
 from service.cam.explain import explain, predict
 from service.cam.targets import PLAIN, CamOptions
-from service.errors import MethodNotApplicable
+from service.errors import MethodNotApplicable, ModelOutputError
 from service.models.fair_lock import FairLock
 from service.models.sentences import OWN
 
@@ -44,13 +44,17 @@ def _go_on(_done: int, _total: int) -> None:
 
 @dataclass(frozen=True)
 class HowTo:
-    """How a batch is explained: the same layers, methods, options, head and sentences for all its images."""
+    """How a batch is explained: the same layers, methods, options, head and sentences for all its images.
+
+    With a ``random_head``, by the network whose last layer has its weights in a random order.
+    """
 
     layers: tuple[str, ...]
     methods: tuple[str, ...]
     options: CamOptions = PLAIN
     head: str | None = None
     sentences: Sentences = OWN
+    random_head: bool = False
 
 
 class ModelHost:
@@ -121,6 +125,9 @@ class ModelHost:
             how: the same for all images.
             checkpoint: called when the model is free, and between steps, after others that wait have computed.
             gives_way: whether others that wait compute between its steps.
+
+        Raises:
+            ModelOutputError: see there; or a random head is asked for, and it is not known what the head is.
         """
         passed = False
 
@@ -133,6 +140,8 @@ class ModelHost:
         def compute(checkpoint: Checkpoint) -> list[Explained]:
             layers = [self.info.head_view(how.head).layer(name) for name in how.layers]
             inputs, network = self.normalise(pixels), self.network(how.head, how.sentences, checkpoint)
+            if how.random_head:
+                network = self._with_random_head(network, how)
             return explain(network, inputs, targets, layers, how.methods, how.options, checkpoint)
 
         with self._lock:
@@ -143,6 +152,14 @@ class ModelHost:
                 if not passed:
                     raise
             return compute(checkpoint)
+
+    def _with_random_head(self, network: Network, how: HowTo) -> Network:
+        view = self.info.head_view(how.head)
+        own = 0 if how.sentences.instead else len(view.labels)
+        other = network.with_random_head(view.layers, own + len(how.sentences.all))
+        if other is None:
+            raise ModelOutputError(f"It is not known what the head of model {self.info.name!r} is.")
+        return other
 
     def _give_way(self) -> bool:
         """Let others go first who wait, and who come at once after these; return whether there were any."""

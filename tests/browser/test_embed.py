@@ -5,11 +5,7 @@ from __future__ import annotations
 import base64
 import re
 import shutil
-import threading
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
@@ -21,12 +17,13 @@ from playwright.sync_api import expect
 from tests.browser.ready import wait_until_ready
 from tests.docs.documents import ROOT
 from tests.docs.test_blocks import EXAMPLE_URL
-from tests.server import running_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from playwright.sync_api import Frame, Page, Response
+    from playwright.sync_api import BrowserContext, Frame, Page, Response
+
+    from tests.browser.elsewhere import Elsewhere
 
     OpenPage = Callable[..., Page]
 
@@ -49,31 +46,6 @@ STRICT = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Strict</
 """
 
 
-class _Handler(SimpleHTTPRequestHandler):
-    def end_headers(self) -> None:
-        """Allow any page to read the pictures, as a store of pictures would."""
-        if self.path.endswith(".png"):
-            self.send_header("Access-Control-Allow-Origin", "*")
-        super().end_headers()
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-
-@contextmanager
-def _site(folder: Path) -> Iterator[str]:
-    """Serve a folder on a port, and so an origin, of its own."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, directory=str(folder)))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
 @dataclass(frozen=True)
 class Sites:
     """Three origins: the service, a tool that it allows to embed it, and one that it does not."""
@@ -84,22 +56,17 @@ class Sites:
 
 
 @pytest.fixture(scope="module")
-def sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sites]:
-    folder = tmp_path_factory.mktemp("site")
-    with (
-        _site(folder) as tool,
-        _site(folder) as stranger,
-        running_server("--frame-ancestors", tool, "--cors-origins", tool) as running,
-    ):
-        for example in EXAMPLES.glob("*.html"):
-            text = example.read_text(encoding="utf-8")
-            assert EXAMPLE_URL in text
-            served = text.replace(EXAMPLE_URL, running.url).replace("<head>", '<head><link rel="icon" href="data:,">')
-            (folder / example.name).write_text(served, encoding="utf-8")
-        (folder / "strict.html").write_text(STRICT.format(service=running.url), encoding="utf-8")
-        (folder / "empty.html").write_text(EMPTY, encoding="utf-8")
-        shutil.copy(STAR, folder / "picture.png")
-        yield Sites(running.url, tool, stranger)
+def sites(elsewhere: Elsewhere, server: str) -> Sites:
+    """The service, and pages of the tool and of the stranger that embed it."""
+    for example in EXAMPLES.glob("*.html"):
+        text = example.read_text(encoding="utf-8")
+        assert EXAMPLE_URL in text
+        served = text.replace(EXAMPLE_URL, server).replace("<head>", '<head><link rel="icon" href="data:,">')
+        (elsewhere.folder / example.name).write_text(served, encoding="utf-8")
+    (elsewhere.folder / "strict.html").write_text(STRICT.format(service=server), encoding="utf-8")
+    (elsewhere.folder / "empty.html").write_text(EMPTY, encoding="utf-8")
+    shutil.copy(STAR, elsewhere.folder / "picture.png")
+    return Sites(server, elsewhere.tool, elsewhere.stranger)
 
 
 def embedded(page: Page, address: str) -> Frame:
@@ -290,18 +257,22 @@ def attributes(frame: Frame) -> Any:
 
 
 @pytest.fixture(scope="module")
-def framed(browser: Any, sites: Sites) -> Iterator[tuple[Page, Frame]]:
+def framed(context_with: Callable[..., BrowserContext], sites: Sites) -> Iterator[tuple[Page, Frame]]:
     """A page of the tool with the service in its frame."""
-    context = browser.new_context()
-    page = context.new_page()
+    page = context_with().new_page()
     page.goto(f"{sites.tool}/empty.html")
     yield page, embedded(page, f"{sites.service}/embed?origin={sites.tool}")
-    context.close()
+    page.close()
 
 
 # What the frame is told to speak with, while the page around it is the tool's.
 @pytest.mark.parametrize(
-    "partner", ["", "?origin={stranger}", "?origin=*", "?origin=null", "?origin={tool}/", "?origin=tool"]
+    "partner",
+    [
+        "",
+        "?origin={stranger}",
+        *(pytest.param(f"?origin={odd}", marks=pytest.mark.slow) for odd in ("*", "null", "{tool}/", "tool")),
+    ],
 )
 def test_messages_of_another_origin_are_ignored_and_it_gets_none(
     open_document: OpenPage, sites: Sites, partner: str
@@ -339,7 +310,7 @@ def test_nothing_is_kept(open_page: OpenPage, sites: Sites) -> None:
     assert page.evaluate("[localStorage.length, sessionStorage.length]") == [0, 0]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
 def test_axe_finds_nothing(open_page: OpenPage, sites: Sites, scheme: str) -> None:
     page = open_page(f"{sites.service}/embed", color_scheme=scheme, viewport={"width": 380, "height": 700})
     expect(page.locator("#hint")).to_be_visible()

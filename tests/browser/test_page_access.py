@@ -37,6 +37,8 @@ def test_every_state_is_accessible(open_page: Callable[..., Page], scheme: str, 
     page.get_by_text("More options").click()
     page.get_by_text("About the model").click()
     page.get_by_role("button", name="Copy as curl").click()
+    page.get_by_role("button", name="Check this map").click()
+    expect(page.get_by_role("img", name="The picture with what the map marks blurred")).to_be_visible()
     check(page, "explained")
     page.get_by_role("button", name="Method").click()
     expect(page.get_by_role("listbox", name="Method").get_by_role("option").first).to_be_visible()
@@ -52,7 +54,7 @@ def test_every_state_is_accessible(open_page: Callable[..., Page], scheme: str, 
     check(page, "gallery")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
 def test_problems_are_accessible(open_page: Callable[..., Page], scheme: str) -> None:
     page = open_page("/?sample=03-star.png&layer=layer9", expect_errors=True, color_scheme=scheme, viewport=PHONE)
     expect(page.get_by_role("alert")).to_be_visible()

@@ -218,17 +218,9 @@ def test_a_sentence_is_explained_where_the_classes_are_sentences(open_page: Call
     expect(options(page)).to_have_text([f"“{'x' * 500}”explained as one more class"])
 
 
-def test_how_sure_it_is_is_said_and_whether_the_map_holds_on_demand(explained: Page) -> None:
+def test_how_sure_it_is_is_said(explained: Page) -> None:
     expect(explained.locator("#sureness")).to_contain_text("Entropy 0.13")
     expect(explained.locator("#sureness")).to_contain_text("Margin 0.95")
-    asked = Asked(explained)
-    explained.get_by_role("button", name="Does the map hold in the mirror?").click()
-    expect(explained.locator("#mirror-said")).to_contain_text("Flip stability 0.9")
-    assert [form["output"] for form in asked.forms] == [["scores"]]
-
-    class_row(explained, "cross").click()
-    expect(explained.locator("#sentence")).to_contain_text("“cross”")
-    expect(explained.locator("#mirror-said")).to_be_empty()
 
 
 def test_layers_are_grouped_and_say_what_they_are(explained: Page) -> None:

@@ -108,7 +108,7 @@ def test_python_of_a_sample(page: Page, tmp_path: Path) -> None:
         assert overlay.size == (192, 192)
 
 
-@pytest.mark.parametrize("name", ['it\'s; a, "star" $HOME.png', "plain.png"])
+@pytest.mark.parametrize("name", ['it\'s; a, "star" $HOME.png', pytest.param("plain.png", marks=pytest.mark.slow)])
 def test_commands_with_a_file_whatever_its_name(open_page: Callable[..., Page], tmp_path: Path, name: str) -> None:
     shutil.copy(SAMPLES / "03-star.png", tmp_path / name)
     page = open_page(f"/?{QUESTION}", permissions=["clipboard-read", "clipboard-write"])
@@ -143,6 +143,7 @@ def test_the_gallery_as_commands(open_page: Callable[..., Page], tmp_path: Path)
     assert "watermark-star.png disk 0.8" in said
 
 
+@pytest.mark.slow
 def test_pictures_of_ones_own_as_commands(open_page: Callable[..., Page], tmp_path: Path) -> None:
     (tmp_path / "it's a set").mkdir()
     for name in ("03-star.png", "08-heart.png"):

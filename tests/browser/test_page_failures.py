@@ -108,7 +108,7 @@ def test_a_server_that_comes_back_is_asked_again_what_it_offers(open_page: Calla
 
 
 def test_nothing_is_waited_for_without_an_end(open_page: Callable[..., Page]) -> None:
-    page = open_page(expect_errors=True)
+    page = open_page(expect_errors=True, alone=True)
     expect(page.get_by_role("button", name="Layer")).to_have_text("layer4")
     page.clock.install()
     asked = Asked(page, hold=True)

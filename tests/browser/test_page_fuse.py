@@ -51,7 +51,7 @@ def values(explanation: dict[str, Any]) -> NDArray[np.float32]:
     return data.reshape(explanation["map"]["shape"])
 
 
-@pytest.mark.parametrize("how", ["max", "mean", "product"])
+@pytest.mark.parametrize("how", ["max", *(pytest.param(how, marks=pytest.mark.slow) for how in ("mean", "product"))])
 def test_the_recommended_layers_become_one_map(open_page: Callable[..., Page], server: str, how: str) -> None:
     page = open_page("/?sample=03-star.png")
     expect(page.locator("#sentence")).to_contain_text("at layer4,")

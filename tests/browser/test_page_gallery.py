@@ -83,9 +83,9 @@ def test_right_beside_wrong_shows_a_shortcut(open_page: Callable[..., Page]) -> 
 
     for score, sign in (("entropy", -1), ("margin", 1)):
         page.get_by_label("Sort by").select_option(score)
-        shown = [
-            sign * float(text) for text in re.findall(rf"{score} ([\d.]+)", "".join(thumbs(page).all_inner_texts()))
-        ]
+        written = thumbs(page).locator(f".{score}")
+        expect(written.first).to_be_visible()
+        shown = [sign * float(text.removeprefix(f"{score} ")) for text in written.all_text_contents()]
         assert len(shown) == len(sure)
         assert shown == sorted(shown)
 

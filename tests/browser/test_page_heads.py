@@ -1,27 +1,21 @@
-"""A model with several outputs: the page asks which, and everything about classes follows."""
+"""A model with several outputs: the page asks which, and everything about classes follows.
+
+The model ``toy`` has the heads ``coarse`` (3 classes) and ``fine`` (7).
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
-import pytest
 from playwright.sync_api import expect
 
 from tests.browser.asked import Asked
-from tests.server import running_server
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from playwright.sync_api import Page
-
-
-@pytest.fixture(scope="module")
-def two_heads() -> Iterator[str]:
-    """The address of a server whose first model has the heads ``coarse`` (3 classes) and ``fine`` (7)."""
-    with running_server("--model", "toy=tests.user_models.two_heads,size=32", "--model", "shapes") as running:
-        yield running.url
 
 
 def choose_fine(page: Page) -> None:
@@ -29,8 +23,8 @@ def choose_fine(page: Page) -> None:
     page.get_by_role("option", name="fine").click()
 
 
-def test_another_head_is_explained_and_its_classes_are_searched(open_page: Callable[..., Page], two_heads: str) -> None:
-    page = open_page(f"{two_heads}/?sample=03-star.png&target=2")
+def test_another_head_is_explained_and_its_classes_are_searched(open_page: Callable[..., Page], managed: str) -> None:
+    page = open_page(f"{managed}/?model=toy&sample=03-star.png&target=2")
     expect(page.locator("#target")).to_have_text("class 2")
     expect(page.locator(".class")).to_have_count(3)
     expect(page.get_by_role("button", name="Head")).to_have_text("coarse")
@@ -55,9 +49,9 @@ def test_another_head_is_explained_and_its_classes_are_searched(open_page: Calla
     expect(page.locator("#target")).to_have_text(f"class {number}")
 
 
-def test_the_head_is_in_links_and_commands_and_in_every_view(open_page: Callable[..., Page], two_heads: str) -> None:
+def test_the_head_is_in_links_and_commands_and_in_every_view(open_page: Callable[..., Page], managed: str) -> None:
     permissions = ["clipboard-read", "clipboard-write"]
-    page = open_page(f"{two_heads}/?sample=03-star.png&head=fine&target=6", permissions=permissions)
+    page = open_page(f"{managed}/?model=toy&sample=03-star.png&head=fine&target=6", permissions=permissions)
     expect(page.locator("#target")).to_have_text("class 6")
     for button, option in (("Copy as curl", "-F head=fine"), ("Copy as Python", 'head="fine"')):
         page.get_by_role("button", name=button).click()
@@ -74,8 +68,8 @@ def test_the_head_is_in_links_and_commands_and_in_every_view(open_page: Callable
     assert {form["head"][0] for form in asked.forms} == {"fine"}
 
 
-def test_where_there_is_one_head_nobody_is_asked(open_page: Callable[..., Page], two_heads: str) -> None:
-    page = open_page(f"{two_heads}/?sample=03-star.png&head=fine")
+def test_where_there_is_one_head_nobody_is_asked(open_page: Callable[..., Page], managed: str) -> None:
+    page = open_page(f"{managed}/?model=toy&sample=03-star.png&head=fine")
     expect(page.locator(".class")).to_have_count(5)
     asked = Asked(page)
     page.get_by_role("button", name="Model").first.click()
@@ -86,6 +80,6 @@ def test_where_there_is_one_head_nobody_is_asked(open_page: Callable[..., Page],
     assert "head" not in asked.forms[-1]
 
 
-def test_a_frame_may_name_a_head(open_page: Callable[..., Page], two_heads: str) -> None:
-    page = open_page(f"{two_heads}/embed?src=static/samples/03-star.png&head=fine&target=6")
+def test_a_frame_may_name_a_head(open_page: Callable[..., Page], managed: str) -> None:
+    page = open_page(f"{managed}/embed?model=toy&src=static/samples/03-star.png&head=fine&target=6")
     expect(page.locator("#caption")).to_contain_text("“class 6”")

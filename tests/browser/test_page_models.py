@@ -12,24 +12,13 @@ from playwright.sync_api import expect
 
 from tests.browser.asked import Asked
 from tests.browser.test_page_access import DESKTOP, PHONE, check, tab_to
-from tests.server import running_server
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from playwright.sync_api import Locator, Page, Route
 
 LISTED = re.compile("/api/v1/models$")
-
-
-@pytest.fixture(scope="module")
-def managed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a server whose models may be changed; each test has a model of its own."""
-    folder = str(tmp_path_factory.mktemp("models"))
-    allowed = ("--management", "--management-modules", "tests.user_models", "--model-dirs", folder)
-    models = ("--model", "shapes", "--model", "sure=tests.user_models.probabilities,size=32")
-    with running_server(*allowed, *models) as running:
-        yield running.url
 
 
 def put(url: str, name: str, **config: Any) -> None:
@@ -166,6 +155,7 @@ def test_a_model_is_added_and_what_is_wrong_is_said_where_it_was_typed(
     expect(page.get_by_label("Name", exact=True)).to_be_hidden()
 
 
+@pytest.mark.slow
 def test_what_is_typed_of_the_next_model_stays(open_page: Callable[..., Page], managed: str) -> None:
     page = open_page(f"{managed}/?tab=models")
     fill(page, "first", "tests.user_models.slow", "size = 32\nfactory_args.seconds = 0.5")
@@ -175,6 +165,7 @@ def test_what_is_typed_of_the_next_model_stays(open_page: Callable[..., Page], m
     expect(page.get_by_label("Name", exact=True)).to_have_value("second")
 
 
+@pytest.mark.slow
 def test_a_model_that_was_put_out_says_how_far_it_is_when_it_is_asked(
     open_page: Callable[..., Page], managed: str
 ) -> None:
@@ -298,8 +289,7 @@ def test_a_model_that_is_reloaded_answers_meanwhile(open_page: Callable[..., Pag
     sent: list[str] = []
     page.on("request", lambda request: sent.append(request.url) if request.method == "POST" else None)
     button = card(page, "again").get_by_role("button", name="Reload")
-    button.click()
-    button.click()
+    button.dblclick()
     expect(button).to_be_disabled()
     button.click(force=True)
     assert len(sent) == 1
@@ -424,7 +414,13 @@ def test_the_longest_names_find_room(open_page: Callable[..., Page]) -> None:
     def change(body: dict[str, Any]) -> None:
         model = body["models"][0]
         version = {**model["versions"][0], "version": long, "aliases": ["a" * 100, *(f"alias-{n}" for n in range(30))]}
-        failed = {"version": None, "state": "failed", "reason": "/r" * 300, "current": False, "aliases": []}
+        failed: dict[str, Any] = {
+            "version": None,
+            "state": "failed",
+            "reason": "/r" * 300,
+            "current": False,
+            "aliases": [],
+        }
         warning = {"code": "c" * 100, "text": "w" * 400}
         body["management"] = "allowed"
         body["models"][0] = {

@@ -177,6 +177,20 @@ def test_a_class_is_named_by_its_index_and_a_further_sentence_by_itself(page: Pa
     }
 
 
+@pytest.mark.parametrize(
+    ("picture", "name"),
+    [
+        ("a/03-star.png", "03-star_a_star_layer4.png"),
+        ("写真 «été» 🌟.tiff", "写真_été_a_star_layer4.png"),
+        ("e\u0301té <b>&:*?.png", "été_b_a_star_layer4.png"),
+        ("x" * 300, f"{'x' * 60}_a_star_layer4.png"),
+        (".png", "picture_a_star_layer4.png"),
+    ],
+)
+def test_files_are_named_in_any_script(page: Page, picture: str, name: str) -> None:
+    assert call(page, "save", f"module.fileName({json.dumps(picture)}, ['a star', 'layer4'], 'png')") == name
+
+
 def test_scores_have_words_also_where_there_is_no_number(page: Page) -> None:
     said = call(page, "scores", "module.sureness({entropy: 0.126, margin: 0.5})")
     assert said.startswith("Entropy 0.13: 0 is sure")
@@ -184,6 +198,10 @@ def test_scores_have_words_also_where_there_is_no_number(page: Page) -> None:
     assert "Entropy" not in call(page, "scores", "module.sureness({entropy: null, margin: 0.5})")
     assert "Flip stability −0.20" in call(page, "scores", "module.stability({flip_stability: -0.2})")
     assert "Nothing can be said" in call(page, "scores", "module.stability({flip_stability: null})")
+    gates = "{class_differs: false, random_head_differs: null}"
+    assert call(page, "scores", f"module.proof({{text: 'So.', gates: {gates}}})") == (
+        "So. The map of another class is all but the same."
+    )
 
 
 def test_keys_of_a_model_are_read_as_lines_or_as_json(page: Page) -> None:

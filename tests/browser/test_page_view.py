@@ -31,29 +31,26 @@ def viewer(page: Page, name: str) -> object:
     return found
 
 
-@pytest.mark.parametrize(
-    ("choice", "mode"), [("Heatmap", "heatmap"), ("Original", "original"), ("Both", "side"), ("Swipe", "swipe")]
-)
-def test_views(page: Page, choice: str, mode: str) -> None:
-    page.locator(".segments label", has_text=choice).click()  # what one sees of the radio button
+def test_views(page: Page) -> None:
+    for choice, mode in (("Heatmap", "heatmap"), ("Original", "original"), ("Both", "side"), ("Swipe", "swipe")):
+        page.locator(".segments label", has_text=choice).click()  # what one sees of the radio button
 
-    expect(page.get_by_role("radio", name=choice)).to_be_checked()
-    assert viewer(page, "mode") == mode
-    page.wait_for_url(f"**mode={mode}**")
-    expect(page.get_by_label("Opacity")).to_be_visible(visible=mode in {"side", "swipe"})
-    expect(page.get_by_label("Hide below")).to_be_visible(visible=mode != "original")
+        expect(page.get_by_role("radio", name=choice)).to_be_checked()
+        assert viewer(page, "mode") == mode
+        page.wait_for_url(f"**mode={mode}**")
+        expect(page.get_by_label("Opacity")).to_be_visible(visible=mode in {"side", "swipe"})
+        expect(page.get_by_label("Hide below")).to_be_visible(visible=mode != "original")
 
 
-@pytest.mark.parametrize(("slider", "name"), [("Opacity", "opacity"), ("Hide below", "threshold")])
-def test_sliders(page: Page, slider: str, name: str) -> None:
-    page.get_by_label(slider).focus()
-    for _ in range(5):
-        page.keyboard.press("ArrowRight")
+def test_sliders(page: Page) -> None:
+    for slider, name, value in (("Opacity", "opacity", 0.6), ("Hide below", "threshold", 0.05)):
+        page.get_by_label(slider).focus()
+        for _ in range(5):
+            page.keyboard.press("ArrowRight")
 
-    value = {"opacity": 0.6, "threshold": 0.05}[name]
-    assert viewer(page, name) == pytest.approx(value)
-    expect(page.locator(f"#{name}-value")).to_have_text(f"{value:.0%}")
-    page.wait_for_url(f"**{name}={value}**")
+        assert viewer(page, name) == pytest.approx(value)
+        expect(page.locator(f"#{name}-value")).to_have_text(f"{value:.0%}")
+        page.wait_for_url(f"**{name}={value}**")
 
 
 def test_a_slider_repaints_while_it_moves(page: Page) -> None:

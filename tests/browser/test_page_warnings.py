@@ -5,30 +5,18 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-import pytest
 from playwright.sync_api import expect
 
 from tests.browser.asked import Asked
-from tests.server import running_server
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from playwright.sync_api import Page
 
 
-@pytest.fixture(scope="module")
-def odd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a server of a model of probabilities, whose labels are 2, 1, 0, and of one without warnings."""
-    labels = tmp_path_factory.mktemp("labels") / "digits.txt"
-    labels.write_text("2\n1\n0\n")
-    sure = f"sure=tests.user_models.probabilities,size=32,labels={labels}"
-    with running_server("--model", sure, "--model", "shapes") as running:
-        yield running.url
-
-
-def test_warnings_of_the_chosen_model_are_shown(open_page: Callable[..., Page], odd: str) -> None:
-    page = open_page(f"{odd}/?sample=03-star.png")
+def test_warnings_of_the_chosen_model_are_shown(open_page: Callable[..., Page], managed: str) -> None:
+    page = open_page(f"{managed}/?model=sure&sample=03-star.png")
     warnings = page.get_by_role("list", name="Warnings about the model").get_by_role("listitem")
     expect(warnings).to_have_count(1)
     expect(warnings).to_contain_text("The outputs are probabilities already")
@@ -41,9 +29,11 @@ def test_warnings_of_the_chosen_model_are_shown(open_page: Callable[..., Page], 
     expect(warnings).to_have_count(0)
 
 
-def test_a_class_is_asked_for_by_its_index_where_labels_are_numbers(open_page: Callable[..., Page], odd: str) -> None:
+def test_a_class_is_asked_for_by_its_index_where_labels_are_numbers(
+    open_page: Callable[..., Page], managed: str
+) -> None:
     permissions = ["clipboard-read", "clipboard-write"]
-    page = open_page(f"{odd}/?sample=03-star.png&target=2&against=0", permissions=permissions)
+    page = open_page(f"{managed}/?model=sure&sample=03-star.png&target=2&against=0", permissions=permissions)
     expect(page.locator("#target")).to_have_text("0")
     expect(page.locator("#against")).to_have_text("2")
     for button, option in (("Copy as curl", "-F 'target=#2'"), ("Copy as Python", 'target="#2"')):
@@ -51,6 +41,6 @@ def test_a_class_is_asked_for_by_its_index_where_labels_are_numbers(open_page: C
         expect(page.locator("#command")).to_contain_text(option)
 
     asked = Asked(page)
-    page.goto(f"{odd}/?sample=03-star.png&tab=grid&by=classes&column=0&column=2")
+    page.goto(f"{managed}/?model=sure&sample=03-star.png&tab=grid&by=classes&column=0&column=2")
     expect(page.get_by_role("columnheader")).to_have_text([re.compile("^“2” "), re.compile("^“0” ")])
     assert asked.forms[-1]["target"] == ["#0", "#2"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,12 +16,14 @@ from playwright.sync_api import expect
 
 from service.imaging.colormaps import COLORMAPS
 from tests.browser.asked import Asked
+from tests.browser.conftest import Listening
+from tests.browser.ready import wait_until_painted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
-    from playwright.sync_api import Page, Route
+    from playwright.sync_api import BrowserContext, Page, Route
 
     OpenPage = Callable[..., Page]
 
@@ -130,12 +133,43 @@ def heard(page: Page, kind: str) -> list[Any]:
     return [detail for name, detail in page.evaluate("viewer.heard") if name == kind]
 
 
+@dataclass(frozen=True)
+class Stage:
+    """A page of which every test has a viewer of its own, and what it wrote to its console since the test began."""
+
+    page: Page
+    complaints: list[str]
+
+    def mount(self) -> Page:
+        """Put up an empty viewer, as wide as the picture has pixels, away from the pointer."""
+        self.page.mouse.move(0, 700)
+        self.page.evaluate(MOUNT, f"{WIDTH}px")
+        self.complaints.clear()
+        return self.page
+
+
+@pytest.fixture(scope="module")
+def stage(context_with: Callable[..., BrowserContext], server: str) -> Iterator[Stage]:
+    stage = Stage(context_with().new_page(), [])
+    Listening(stage.page, stage.complaints)
+    stage.page.goto(f"{server}/errors")
+    wait_until_painted(stage.page)
+    yield stage
+    stage.page.close()
+
+
 @pytest.fixture
-def viewer(open_document: OpenPage) -> Page:
-    """A page with an empty viewer, as wide as the picture has pixels."""
-    page = open_document("/errors")
-    page.evaluate(MOUNT, f"{WIDTH}px")
-    return page
+def failing(stage: Stage) -> Iterator[Page]:
+    """A page with an empty viewer, where requests may fail."""
+    yield stage.mount()
+    stage.page.unroute_all()
+
+
+@pytest.fixture
+def viewer(stage: Stage, failing: Page) -> Iterator[Page]:
+    """A page with an empty viewer."""
+    yield failing
+    assert stage.complaints == []
 
 
 @pytest.mark.parametrize(("x", "level"), BANDS.items())
@@ -423,7 +457,7 @@ def test_a_picture_that_is_being_decoded_is_not_called_undisplayable(viewer: Pag
     assert viewer.evaluate(hidden) is True
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
 def test_axe_finds_nothing(open_page: OpenPage, scheme: str) -> None:
     page = open_page("/embed", color_scheme=scheme)
     page.evaluate(MOUNT, "600px")
@@ -486,14 +520,6 @@ def problem(status: int, code: str, detail: str, **headers: str) -> dict[str, An
     return {"status": status, "body": body, "content_type": "application/problem+json", "headers": headers}
 
 
-@pytest.fixture
-def failing(open_document: OpenPage) -> Page:
-    """As ``viewer``, where requests may fail."""
-    page = open_document("/errors", expect_errors=True)
-    page.evaluate(MOUNT, f"{WIDTH}px")
-    return page
-
-
 def test_it_waits_for_a_server_that_is_not_ready(failing: Page) -> None:
     loading = problem(503, "not_ready", "The model is loading.", **{"Retry-After": "1"})
     failing.route("**/api/v1/explain", lambda route: route.fulfill(**loading))
@@ -504,9 +530,9 @@ def test_it_waits_for_a_server_that_is_not_ready(failing: Page) -> None:
     expect(failing.locator("#progress")).to_be_hidden()
 
 
-def test_it_does_not_wait_for_ever(failing: Page) -> None:
-    failing.clock.install()
-    failing.evaluate(MOUNT, f"{WIDTH}px")  # with the timers of that clock
+def test_it_does_not_wait_for_ever(open_document: OpenPage) -> None:
+    failing = open_document("/errors", expect_errors=True, alone=True, before=lambda page: page.clock.install())
+    failing.evaluate(MOUNT, f"{WIDTH}px")
     tried: list[str] = []
 
     def answer(route: Route) -> None:

@@ -53,6 +53,9 @@ class SplitNetwork:
         with torch.no_grad():
             return self.behind(activations)
 
+    def with_random_head(self, *_: object) -> SplitNetwork | None:
+        return _not_needed()
+
     def modules(self) -> dict[str, ModuleDescription]:
         return _not_needed()
 

@@ -51,6 +51,33 @@ def test_map_bytes_worked_by_hand(call: Any, server: Any) -> None:
     assert explained(call, server, explanations=[raw]).map().tolist() == [[1.0], [-2.0]]
 
 
+def test_a_map_put_to_the_proof(call: Any, server: Any) -> None:
+    proof = {
+        "drop": 7.1,
+        "drop_probability": 0.41,
+        "controls": {"median": 0.9, "max": 2.2, "count": 19},
+        "p": 0.05,
+        "verdict": "supported",
+        "gates": {"class_differs": True, "random_head_differs": None},
+        "passes": 21,
+        "text": "Supported: …",
+    }
+    raw = server.explanation(verification=proof, hidden=server.explanation()["overlay"])
+    answer = explained(call, server, explanations=[raw])
+    for each in (answer, answer.explanations[0]):
+        assert each.verification is not None
+        assert (each.verification.verdict, each.verification.controls.max) == ("supported", 2.2)  # type: ignore[union-attr]
+        assert each.verification.gates.random_head_differs is None
+        assert each.hidden().size == (4, 3)
+
+
+def test_what_was_not_put_to_the_proof(call: Any, server: Any) -> None:
+    answer = explained(call, server)
+    assert answer.verification is None
+    with pytest.raises(ValueError, match="add 'hidden' to output="):
+        answer.hidden()
+
+
 def test_pictures(call: Any, server: Any) -> None:
     answer = explained(call, server)
     assert answer.overlay().getpixel((0, 0)) == (10, 20, 30)

@@ -58,6 +58,7 @@ def test_every_option_is_sent_under_its_own_name(call: Any, server: Any) -> None
         "registration": "stretch",
         "fuse": "mean",
         "scores": True,
+        "verify": True,
         "region": [0, 0.5, 10, 10],
         "labels": ["red car", "bicycle"],
     }
@@ -85,6 +86,7 @@ def test_every_option_is_sent_under_its_own_name(call: Any, server: Any) -> None
         "registration": ["stretch"],
         "fuse": ["mean"],
         "scores": ["True"],
+        "verify": ["True"],
         "region": ["[0, 0.5, 10, 10]"],
         "labels": ["red car", "bicycle"],
     }

@@ -106,7 +106,9 @@ def drawn(answer: Answer) -> int:
     total = 0
     for explanation in answer.images[0].explanations:
         shown = explanation.rendered
-        total += sum(each.width * each.height for each in (shown.heatmap, shown.overlay, shown.mask) if each)
+        total += sum(
+            each.width * each.height for each in (shown.heatmap, shown.overlay, shown.mask, shown.hidden) if each
+        )
         total += 0 if shown.regions is None else REGION_PIXELS
     return total
 
@@ -165,6 +167,7 @@ async def test_what_else_multiplies(service: Service) -> None:
         {"targets": ("top-8",), "outputs": ("map",)},
         {"layers": ("layer2", "layer3"), "fuse": "mean", "outputs": ("map",)},
         {"layers": ("layer2", "layer4"), "methods": ("gradcam", "fullgrad"), "outputs": ("map", "heatmap")},
+        {"verify": True, "outputs": ("map",), "targets": ("top-3",)},
         {"signed": True, "smooth": 2, "outputs": ("heatmap", "mask")},
     ):
         assert (await service.measure(data, **asked)).off() == {}, asked
@@ -172,7 +175,7 @@ async def test_what_else_multiplies(service: Service) -> None:
 
 async def test_a_large_picture_is_decoded_once_more_for_its_overlays(service: Service) -> None:
     data = encode(clouds(1500, 1200, 1), "JPEG")
-    for output in ("overlay", "heatmap"):
+    for output in ("overlay", "heatmap", "hidden"):
         for size, max_side in SIZES:
             asked: dict[str, Any] = {"outputs": (output,), "size": size, "max_side": max_side}
             assert (await service.measure(data, **asked)).off() == {}, asked

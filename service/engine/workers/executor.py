@@ -39,6 +39,7 @@ from service.engine.messages import (
 )
 from service.engine.workers.give_way import GiveWay
 from service.engine.workers.isolation import run_isolated
+from service.engine.workers.verifying import Examined
 from service.errors import InternalError, ModelLoadError, ServiceError, first_line
 from service.model_config import whole_device
 from service.models.host import HowTo
@@ -52,11 +53,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from service.cam.explain import Checkpoint
-    from service.engine.messages import FromWorker, Start, ToWorker
+    from service.cam.targets import Targets
+    from service.engine.messages import FromWorker, Lane, Start, ToWorker
     from service.models.host import ModelHost
     from service.models.info import ModelKey
+    from service.verification.region import View
 
-__all__ = ["DEVICE_LOST", "THREAD_LOST", "Executor", "devices_for", "require_device"]
+__all__ = ["DEVICE_LOST", "THREAD_LOST", "Executor", "as_numpy", "devices_for", "require_device"]
 
 log = logging.getLogger("camserve.worker")
 
@@ -256,10 +259,28 @@ def _answer(host: ModelHost, run: Run, rows: range, checkpoint: Checkpoint) -> l
     targets = run.targets[rows.start : rows.stop]
     how = HowTo(lane.layers, lane.methods, lane.cam_options, lane.head, lane.sentences)
     answers = host.explain(pixels, targets, how, checkpoint, gives_way=lane.large)
-    return [RowAnswer(row.logits.numpy().copy(), tuple(_as_numpy(raw) for raw in row.maps)) for row in answers]
+    found = [RowAnswer(row.logits.numpy().copy(), tuple(as_numpy(raw) for raw in row.maps)) for row in answers]
+    if not lane.verify:
+        return found
+    views = run.views[rows.start : rows.stop]
+    return [_proved(host, lane, *each, checkpoint) for each in zip(pixels, views, targets, found, strict=True)]
 
 
-def _as_numpy(raw: RawMap[Tensor]) -> RawMap[NDArray[np.float32]]:
+def _proved(  # noqa: PLR0913  # one of each for the row
+    host: ModelHost,
+    lane: Lane,
+    pixels: NDArray[np.uint8],
+    view: View | None,
+    targets: Targets,
+    answer: RowAnswer,
+    checkpoint: Checkpoint,
+) -> RowAnswer:
+    assert view is not None, "maps are put to the proof where the picture is"
+    return replace(answer, proofs=Examined(host, lane, pixels, view, targets, answer, checkpoint).proofs())
+
+
+def as_numpy(raw: RawMap[Tensor]) -> RawMap[NDArray[np.float32]]:
+    """Return a map as it travels."""
     # A copy: a row's view would drag the whole batch's array through the pickle.
     return RawMap(raw.layer, raw.method, raw.target, raw.values.numpy().copy(), raw.zero_gradient)
 

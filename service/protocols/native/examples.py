@@ -127,7 +127,20 @@ _EXPLANATION = {
             "area": 0.08,
         }
     ],
+    "hidden": None,
     "scores": {**_CERTAINTY, "mass_inside": 0.74, "flip_stability": 0.93},
+    "verification": {
+        "drop": 7.1,
+        "drop_probability": 0.41,
+        "controls": {"median": 0.9, "max": 2.2, "count": 19},
+        "p": 0.05,
+        "verdict": "supported",
+        "reason": None,
+        "gates": {"class_differs": True, "random_head_differs": True},
+        "passes": 22,
+        "text": "Supported: hiding what the map calls important lowers the logit of 'tabby' by 7.10, the same shape at "
+        "each of 19 other places by 2.20 at most.",
+    },
 }
 
 
@@ -174,6 +187,7 @@ REQUESTS: Mapping[str, Any] = {
         "target": ["predicted", "tiger cat"],
         "output": ["heatmap", "map", "regions", "scores"],
         "region": [230, 150, 381, 311],
+        "verify": True,
     },
     "PredictRequest": {"images": _IMAGES, "top_k": 3},
 }

@@ -6,10 +6,11 @@ import base64
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from service import wire
+from service import wire, wire_verification
 from service.cam.methods import METHODS
 from service.engine.answers import StageTimes
 from service.problems import problem_for
+from service.verification.verdict import sentence
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from service.imaging.geometry import Box
     from service.models.info import ModelInfo
     from service.placement import Placement
+    from service.verification.verdict import Verification
 
 __all__ = ["input_size", "json_pieces", "layer_entry", "model_entry", "to_wire"]
 
@@ -135,7 +137,24 @@ def _explanation(answer: MapAnswer, *, with_map: bool) -> wire.Explanation:
             wire.RegionData(box=_box(region.box), polygon=list(region.polygon), score=region.score, area=region.area)
             for region in rendered.regions
         ],
+        hidden=_encoded(rendered.hidden),
         scores=_scores(answer.scores),
+        verification=None if answer.proof is None else _proof(answer.proof, answer.target.label),
+    )
+
+
+def _proof(proof: Verification, label: str) -> wire_verification.Verification:
+    controls = proof.controls
+    return wire_verification.Verification(
+        drop=proof.drop,
+        drop_probability=proof.drop_probability,
+        controls=None if controls is None else wire_verification.ProofControls(**vars(controls)),
+        p=proof.p,
+        verdict=proof.verdict,
+        reason=proof.reason,
+        gates=wire_verification.ProofGates(**vars(proof.gates)),
+        passes=proof.passes,
+        text=sentence(proof, label),
     )
 
 

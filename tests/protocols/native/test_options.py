@@ -49,6 +49,7 @@ GOOD: dict[str, list[Any]] = {
     "fuse": [None],
     "labels": [[]],
     "scores": [True, "false"],
+    "verify": [True, "false"],
     "region": [None, [0, 0, 5, 5.5], [[0, 0], [4, 0], [0, 4]], "[0, 0, 5, 5]", "[[0, 0], [4, 0], [0, 4]]"],
 }
 BAD: dict[str, list[Any]] = {
@@ -75,6 +76,7 @@ BAD: dict[str, list[Any]] = {
     "fuse": ["", "sum", "Max", 1, True, ["max"], "max"],
     "labels": ["", "red car", ["red car", "bicycle"], [""], [1], [None], None, True, "x" * 1001, ["red"] * 257],
     "scores": ["", "maybe", 2, None, [True]],
+    "verify": ["", "maybe", 2, None, [True]],
     "region": ["", "here", [], [1, 2, 3], [4, 0, 3, 5], "[0, 0, 0, 5]", [[0, 0], [1, 1]], 1, True, {}, ["a"] * 4],
 }
 

@@ -46,7 +46,9 @@ EXPLANATION = {
     "mask": type(None),
     "map": type(None),
     "regions": type(None),
+    "hidden": type(None),
     "scores": type(None),
+    "verification": type(None),
 }
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import io
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from service.cam.methods import METHODS
 from tests.protocols.native.pictures import star
@@ -167,3 +169,41 @@ async def test_maps_of_the_whole_network_are_as_wide_as_the_input(client: httpx.
     ]
 
     assert measured[0]["mask"] == stretched[0]["mask"]
+
+
+async def test_a_map_is_put_to_the_proof(client: httpx.AsyncClient) -> None:
+    (found,) = await explain(client, verify="true", output=["map", "hidden"])
+    told = found["verification"]
+    assert set(told) == {*("drop", "drop_probability", "controls", "p", "verdict", "reason", "gates", "passes", "text")}
+    assert told["controls"]["count"] == 19
+    assert told["p"] * 20 == pytest.approx(round(told["p"] * 20))
+    assert (told["verdict"] == "supported") == (told["p"] == 0.05)
+    assert told["gates"] == {"class_differs": True, "random_head_differs": True}
+    assert told["passes"] == 22
+    assert told["drop"] > 2
+    assert "'star'" in told["text"]
+
+
+async def test_what_is_hidden_is_shown(client: httpx.AsyncClient) -> None:
+    """Where the map is hottest the picture is another one, and where it is coldest it is as it was."""
+    (found,) = await explain(client, output=["map", "hidden"], image_format="png")
+    assert found["verification"] is None
+    hidden = np.asarray(Image.open(io.BytesIO(base64.b64decode(found["hidden"]["data"]))).convert("RGB"), int)
+    picture = np.asarray(Image.open(io.BytesIO(star())).convert("RGB"), int)
+    assert hidden.shape == picture.shape
+    changed = np.abs(hidden - picture).max(2)
+    assert changed[int(found["peak"]["y"]), int(found["peak"]["x"])] > 20
+    assert 0.02 < (changed > 0).mean() < 0.3
+    assert not changed[:20, :20].any()
+
+
+@pytest.mark.parametrize("size", ["picture", "model", "layer"])
+@pytest.mark.parametrize("image_format", ["auto", "png", "jpeg", "webp"])
+async def test_what_is_hidden_comes_in_every_size_and_format(
+    client: httpx.AsyncClient, size: str, image_format: str
+) -> None:
+    (found,) = await explain(client, output="hidden", size=size, image_format=image_format)
+    side = {"picture": 192, "model": 96, "layer": 12}[size]
+    assert (found["hidden"]["width"], found["hidden"]["height"]) == (side, side)
+    kind = "jpeg" if image_format == "auto" else image_format
+    assert found["hidden"]["media_type"] == f"image/{kind}"

@@ -8,7 +8,7 @@ import * as gallery from "./gallery.js";
 import * as grid from "./grid.js";
 import { key } from "./key.js";
 import { npy } from "./npy.js";
-import { copy, save, stem } from "./save.js";
+import { copy, save, fileName } from "./save.js";
 import { state } from "./state.js";
 import { Task } from "./task.js";
 
@@ -51,18 +51,18 @@ function command(name) {
 }
 
 /** The name of a file about what is on screen. */
-function fileName(ending) {
+function nameOf(ending) {
   const { picture, answer } = single.asked();
   const { target, layer, method } = answer.results[0].explanations[0];
-  return `${[stem(picture.file.name), target.label, layer, method].join(" ").replaceAll(/[^\w.+-]+/g, "_")}.${ending}`;
+  return fileName(picture.file.name, [target.label, layer, method], ending);
 }
 
 async function savePicture() {
-  save(await $("viewer").toBlob(), fileName("png"));
+  save(await $("viewer").toBlob(), nameOf("png"));
 }
 
 function saveAnswer() {
-  save(JSON.stringify(single.asked().answer, null, 1), fileName("json"), "application/json");
+  save(JSON.stringify(single.asked().answer, null, 1), nameOf("json"), "application/json");
 }
 
 /** The raw map is asked for only when somebody wants it. */
@@ -70,6 +70,6 @@ function saveMap() {
   return task.run("Fetching the map…", async (rest) => {
     const { model, picture, question } = single.asked();
     const answer = await explain(model, [picture.file], [...question, ["output", "map"]], rest);
-    save(npy(answer.results[0].explanations[0].map), fileName("npy"), "application/octet-stream");
+    save(npy(answer.results[0].explanations[0].map), nameOf("npy"), "application/octet-stream");
   });
 }

@@ -2,6 +2,7 @@
 
 import { announceReady } from "../shared/ready.js";
 import { knownLayers, layersOf, load, modelNamed, offered, reloadModels } from "./catalogue.js";
+import * as checks from "./checks.js";
 import { $ } from "./dom.js";
 import * as explain from "./explain.js";
 import * as exporting from "./exports.js";
@@ -9,7 +10,6 @@ import * as gallery from "./gallery.js";
 import * as grid from "./grid.js";
 import { markSample, receive, showSamples, sorted } from "./incoming.js";
 import * as layers from "./layers.js";
-import * as mirror from "./mirror.js";
 import * as models from "./models.js";
 import * as panel from "./panel.js";
 import { keep } from "./pictures.js";
@@ -31,7 +31,7 @@ function react(names) {
   if (names.has("model")) readCatalogue();
   paint();
   exporting.show();
-  mirror.show();
+  checks.show();
   if (names.has("sort") || names.has("show")) gallery.arrange();
   const ofTheView = [...VIEW, "sort", "show"];
   const asks = [...names].some((name) => !ofTheView.includes(name));
@@ -97,7 +97,7 @@ function controlTabs() {
 /** There is something to take along, or no longer. A server that answers again can say what it offers, too. */
 function answered() {
   exporting.show();
-  mirror.show();
+  checks.show();
   if ($("export").hidden) return;
   if (reading.failed) readCatalogue();
   else if (modelNamed(state.model)?.state === "unloaded") readStates(); // it has been loaded again
@@ -120,7 +120,7 @@ function pollLoading() {
 reading = new Task($("panel-problems"), $("panel-problems"), readCatalogue);
 follow();
 for (const view of [explain, grid]) view.control(answered);
-for (const part of [layers, panel, predictions, mirror, exporting]) part.control();
+for (const part of [layers, panel, predictions, checks, exporting]) part.control();
 controlView();
 controlTabs();
 const samples = showSamples(takeSample);

@@ -21,5 +21,11 @@ export async function copy(text, place, said) {
   }
 }
 
-/** A picture's name without its ending, fit for a file's name. */
-export const stem = (name) => name.replace(/^.*[/\\]/, "").replace(/\.\w+$/, "") || "picture";
+const LONGEST = 60; // characters of a part: systems take 255 bytes of a name, and letters have up to three or four
+
+/** The name of a file about a picture, and about other things: letters and digits of any script. */
+export function fileName(picture, about, ending) {
+  const stem = picture.replace(/^.*[/\\]/, "").replace(/\.\w+$/, "") || "picture";
+  const parts = [stem, ...about].map((part) => [...part].slice(0, LONGEST).join(""));
+  return `${parts.join(" ").normalize().replaceAll(/[^\p{L}\p{M}\p{N}_.+-]+/gu, "_")}.${ending}`;
+}

@@ -1,4 +1,4 @@
-// How sure the model is of a picture, and whether its map holds: the server's scores, in words.
+// How sure the model is of a picture, and whether its map is true: what the server measured, in words.
 
 import { twoDecimals } from "../shared/numbers.js";
 
@@ -14,3 +14,12 @@ export const stability = ({ flip_stability: alike }) =>
   alike === null
     ? "Nothing can be said: a map without differences is like no other."
     : `Flip stability ${twoDecimals(alike)}: near 1, the map follows what it shows; near 0 or below, it does not.`;
+
+const SAME = { // of the gates that a map does not pass
+  class_differs: "The map of another class is all but the same.",
+  random_head_differs: "With the weights of the model’s last layer in a random order, it is all but the same.",
+};
+
+/** Whether hiding what a map marks matters, in the server's sentence, and what else speaks against it. */
+export const proof = ({ text, gates }) =>
+  [text, ...Object.entries(SAME).map(([gate, words]) => gates[gate] === false && words)].filter(Boolean).join(" ");

@@ -35,6 +35,14 @@ export class Task {
     this.running?.abort();
   }
 
+  /** Stop, and say nothing more: what it was about is no longer on screen. */
+  leave() {
+    this.stop();
+    this.running = null;
+    this.waiting.hidden = this.problem.hidden = true;
+    this.elapsed.textContent = "";
+  }
+
   /**
    * Run `job({signal, say})`; whatever ran before is given up. True if it came to its end. `say(text, share)` has the bar
    * show how much is done, if somebody knows.

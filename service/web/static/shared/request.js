@@ -13,7 +13,7 @@ export const REQUEST = {
   target: { kind: "class", standard: "predicted" },
   against: { kind: "class" },
   method: { kind: "text", standard: "gradcam" },
-  output: { kind: "choice", standard: "heatmap", choices: ["heatmap", "overlay", "mask", "map", "regions", "scores"] },
+  output: { kind: "choice", standard: "heatmap", choices: ["heatmap", "overlay", "mask", "map", "regions", "scores", "hidden"] },
   size: { kind: "choice", standard: "picture", choices: ["picture", "model", "layer"] },
   registration: { kind: "choice", standard: "measured", choices: ["measured", "stretch"] },
   colormap: { kind: "text", standard: "turbo" },
@@ -25,5 +25,6 @@ export const REQUEST = {
   signed: { kind: "switch", standard: false },
   smooth: { kind: "number", standard: 0, least: 0, most: 64 },
   augment: { kind: "choice", standard: "none", choices: ["none", "flip"] },
+  verify: { kind: "switch", standard: false },
   fuse: { kind: "choice", choices: ["max", "mean", "product"] },
 };

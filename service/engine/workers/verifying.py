@@ -1,0 +1,225 @@
+"""Maps put to the proof: what they call important is hidden, and as much elsewhere; and the sanity gates.
+
+Runs in the worker process, or in whatever process calls it.
+"""
+
+from __future__ import annotations
+
+import time
+import zlib
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from service.cam.methods import METHODS
+from service.cam.pace import Pace
+from service.cam.placing import Placing
+from service.cam.targets import Targets
+from service.cam.work import rows_at_once
+from service.errors import MethodNotApplicable, ModelOutputError
+from service.imaging.comparison import PlacedMap
+from service.models.host import HowTo
+from service.placement import Placement
+from service.verification.gates import differ, may_compare_classes, may_randomise, other_class, passes_of_gate
+from service.verification.hiding import blurred, feathered, hide
+from service.verification.region import elsewhere, hottest
+from service.verification.score import Scale
+from service.verification.verdict import Drops, Gates, undecided
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from service.cam.explain import Checkpoint
+    from service.cam.raw_map import RawMap
+    from service.cam.targets import CamOptions
+    from service.engine.messages import Lane, RowAnswer
+    from service.models.host import ModelHost
+    from service.models.info import ModelInfo
+    from service.verification.region import View
+    from service.verification.verdict import Verification
+
+    Map = RawMap[NDArray[np.float32]]
+    _Place = tuple[int, int, int]
+
+__all__ = ["Examined"]
+
+# By how much of a score those of two batches may lie apart, by rounding.
+_ROUNDING = {"float32": 1e-4, "float64": 1e-8}
+_COARSE_ROUNDING = 2e-2
+# Numbers in the largest tensor that is made of a pixel of the input, about.
+_PER_PIXEL = 16
+# Next to a map's maximum: what varies by less is the same everywhere.
+_CONSTANT = 1e-5
+
+
+@dataclass(frozen=True)
+class Examined:
+    """A picture that has been explained, and whose maps are put to the proof.
+
+    Attributes:
+        host: the model.
+        lane: how it was explained.
+        pixels: (H, W, channels) uint8, the model's input.
+        view: the part of it that the picture fills.
+        targets: what was asked.
+        answer: its logits and maps.
+        checkpoint: called between steps, which are as short as those of an explanation.
+    """
+
+    host: ModelHost
+    lane: Lane
+    pixels: NDArray[np.uint8]
+    view: View
+    targets: Targets
+    answer: RowAnswer
+    checkpoint: Checkpoint
+
+    def proofs(self) -> tuple[Verification, ...]:
+        """Return the proof of each map, in their order."""
+        hot = [self._hot(raw) for raw in self.answer.maps]
+        if not any(each.any() for each in hot):
+            return tuple(undecided() for _ in hot)
+        rows = enumerate(zip(self.answer.maps, hot, self._gates(), strict=True))
+        return tuple(self._proof(*row, _part(self.checkpoint, index, len(hot))) for index, row in rows)
+
+    @cached_property
+    def _info(self) -> ModelInfo:
+        return self.host.info.head_view(self.lane.head)
+
+    @cached_property
+    def _placing(self) -> Placing:
+        spec, layers = self._info.preprocess, {name: self._info.layer(name) for name in self.lane.layers}
+        return Placing(layers, self.lane.cam_options, self.lane.cam_options.registration, spec.height, spec.width)
+
+    @cached_property
+    def _seen(self) -> NDArray[np.uint8]:
+        return self.pixels[self.view.pixels]
+
+    @cached_property
+    def _blurred(self) -> NDArray[np.uint8]:
+        return blurred(self._seen)
+
+    @cached_property
+    def _pace(self) -> Pace:
+        return Pace()
+
+    # -- hiding -------------------------------------------------------------------------------------------------------
+
+    def _proof(self, raw: Map, hot: NDArray[np.bool_], gates: Gates, checkpoint: Checkpoint) -> Verification:
+        if not hot.any():
+            return undecided()
+        shapes = [hot, *elsewhere(hot, zlib.crc32(self.pixels.tobytes()))]
+        scale = Scale(self._info.activation, raw.target, self.targets.against)
+        before, after = self.answer.logits[None], self._hidden(shapes, checkpoint)
+        (score,), (chance,) = scale.logits(before), scale.probability(before)
+        drops = score - scale.logits(after)
+        rounding = _ROUNDING.get(self.host.info.dtype, _COARSE_ROUNDING) * max(1.0, abs(float(score)))
+        found = Drops(float(drops[0]), float(chance - scale.probability(after)[0]), drops[1:].tolist(), rounding)
+        return found.judged(gates, len(shapes) + self._passes(raw.method, gates))
+
+    def _hot(self, raw: Map) -> NDArray[np.bool_]:
+        """Return what a map calls important, in the view; nothing where it is the same everywhere."""
+        if raw.values.max() - raw.values.min() <= _CONSTANT * np.abs(raw.values).max():
+            return np.zeros(self._seen.shape[:2], np.bool_)
+        (rows, columns), (height, width) = raw.values.shape, self.pixels.shape[:2]
+        where = self._placing.of(raw.layer, raw.method) or Placement.stretched(rows, columns, height, width)
+        return hottest(PlacedMap(raw.values, where), self.view)
+
+    def _hidden(self, shapes: Sequence[NDArray[np.bool_]], checkpoint: Checkpoint) -> NDArray[np.float32]:
+        """Return the outputs (n, classes) for the picture with each of n shapes hidden."""
+        most = rows_at_once(len(shapes), _PER_PIXEL * self.pixels.size)
+        outputs: list[NDArray[np.float32]] = []
+        begin = 0
+        while begin < len(shapes):
+            some = shapes[begin : begin + min(most, self._pace.rows("hidden"))]
+            batch = np.stack([self._without(shape) for shape in some])
+            step = _Step(_part(checkpoint, begin, len(shapes)))
+            outputs.append(self.host.predict(batch, self.lane.head, step, self.lane.sentences).numpy())
+            self._pace.took("hidden", len(some), step.seconds)
+            begin += len(some)
+        return np.concatenate(outputs)
+
+    def _without(self, shape: NDArray[np.bool_]) -> NDArray[np.uint8]:
+        without = self.pixels.copy()
+        without[self.view.pixels] = hide(self._seen, self._blurred, feathered(shape))
+        return without
+
+    # -- gates --------------------------------------------------------------------------------------------------------
+
+    def _gates(self) -> list[Gates]:
+        """Return the gates of all maps; what they need is computed once for all of them."""
+        asked = self.targets.resolve(np.argsort(-self.answer.logits, kind="stable").tolist())
+        others = [other_class(self.answer.logits, target, self.targets.against) for target in asked]
+        by_class, by_head = {}, {}
+        if None not in others:
+            by_class = self._again(may_compare_classes, [other for other in others if other is not None])
+        with suppress(ModelOutputError, MethodNotApplicable):  # the head is not known, or nothing comes out of another
+            by_head = self._again(may_randomise, asked, random_head=True)
+        places = self._places(range(len(self.lane.methods)), len(asked))
+        return [
+            self._gates_of(raw, by_class.get(place), by_head.get(place))
+            for place, raw in zip(places, self.answer.maps, strict=True)
+        ]
+
+    def _again(
+        self, allowed: Callable[[str, CamOptions], bool], classes: Sequence[int], *, random_head: bool = False
+    ) -> dict[_Place, NDArray[np.float32]]:
+        """Return the maps for other classes, or of another head, by the place of those that they are compared with."""
+        lane = self.lane
+        methods = [place for place, name in enumerate(lane.methods) if allowed(name, lane.cam_options)]
+        if not methods:
+            return {}
+        names = tuple(lane.methods[place] for place in methods)
+        how = HowTo(lane.layers, names, lane.cam_options, lane.head, lane.sentences, random_head)
+        targets = Targets(tuple(classes), self.targets.against)
+        (found,) = self.host.explain(self.pixels[None], [targets], how, self.checkpoint, gives_way=lane.large)
+        return {
+            place: raw.values.numpy()
+            for place, raw in zip(self._places(methods, len(classes)), found.maps, strict=True)
+        }
+
+    def _places(self, methods: Sequence[int], targets: int) -> list[_Place]:
+        """Return which layer, method and target each map is of, in their order."""
+        layers = 1 if self.lane.cam_options.fuse else len(self.lane.layers)
+        return list(product(range(layers), methods, range(targets)))
+
+    def _gates_of(self, raw: Map, other: NDArray[np.float32] | None, random: NDArray[np.float32] | None) -> Gates:
+        if not METHODS[raw.method].class_specific:  # nor does it look at the head
+            return Gates(class_differs=False, random_head_differs=False)
+        return Gates(
+            class_differs=None if other is None else differ(raw.values, other),
+            random_head_differs=None if random is None else differ(raw.values, random),
+        )
+
+    def _passes(self, method: str, gates: Gates) -> int:
+        """Count the forward passes of a map's gates."""
+        if not METHODS[method].class_specific:
+            return 0
+        made = (gates.class_differs is not None) + (gates.random_head_differs is not None)
+        return made * passes_of_gate(method, list(self._placing.layers.values()), self.lane.cam_options)
+
+
+class _Step:
+    """The checkpoint of one pass, which begins when the model is free; and how long it takes from there."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint, self._began = checkpoint, time.perf_counter()
+
+    def __call__(self, done: int, total: int) -> None:
+        self._checkpoint(done, total)
+        self._began = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self._began
+
+
+def _part(checkpoint: Checkpoint, index: int, parts: int) -> Checkpoint:
+    """The checkpoint of one of several equal parts of some work."""
+    return lambda done, total: checkpoint(index * total + done, parts * total)

@@ -1,0 +1,56 @@
+"""Networks that read one pixel, so that what a drop must be can be worked out by hand."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from tests.cam.models import frozen, vit
+
+SIDE = 128
+ROW, COLUMN = 40, 72
+
+
+class Spot(nn.Module):
+    """Ten times the first channel at (``ROW``, ``COLUMN``), and its negation."""
+
+    def __init__(self, channels: int = 3, width: int = SIDE) -> None:
+        super().__init__()
+        self.pixels = nn.Conv2d(channels, 1, 1, bias=False)
+        nn.init.zeros_(self.pixels.weight)
+        with torch.no_grad():
+            self.pixels.weight[0, 0] = 10
+        self.column = COLUMN * width // SIDE
+
+    def forward(self, x: Tensor) -> object:
+        score = self.pixels(x)[:, 0, ROW, self.column]
+        return self.said(torch.stack([score, -score], 1))
+
+    def said(self, logits: Tensor) -> object:
+        return logits
+
+
+def transformer() -> nn.Module:
+    """A vision transformer whose blocks can be told apart."""
+    return frozen(vit())
+
+
+class Probable(Spot):
+    """Says probabilities."""
+
+    def said(self, logits: Tensor) -> object:
+        return logits.sigmoid()
+
+
+class Single(Spot):
+    """Has one output."""
+
+    def said(self, logits: Tensor) -> object:
+        return logits[:, :1]
+
+
+class TwoHeads(Spot):
+    """Has a second output, which sees nothing but the opposite."""
+
+    def said(self, logits: Tensor) -> object:
+        return {"main": logits, "other": torch.cat([-logits, logits], 1)}
