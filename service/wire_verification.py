@@ -43,7 +43,8 @@ class Verification(_Answer):
         description="Share of the 20 places, this one included, with at least this drop; null with fewer of them."
     )
     verdict: Verdict = Field(
-        description="`supported`: p is 0.05 and the drop 0.1 or more. `undecided`: `reason` says why."
+        description="`supported`: p is 0.05, the drop 0.1 or more, and the probability does not rise. `undecided`: "
+        "`reason` says why."
     )
     reason: Undecided | None = Field(
         None, description="Of an undecided one: the map is empty, or the shape fits in fewer than 19 other places."

@@ -18,6 +18,9 @@ __all__ = ["Controls", "Drops", "Gates", "Verification", "sentence", "undecided"
 _LEAST_DROP = 0.1
 """Of the logit: what is less may be as large by chance as it likes, it changes nothing."""
 
+_RISES = 1e-4
+"""What a probability may rise by rounding."""
+
 
 @dataclass(frozen=True)
 class Controls:
@@ -75,12 +78,19 @@ class Drops:
         probability: of the probability.
         elsewhere: of the logit, for each control.
         rounding: drops that differ by less are equal.
+        alone: whether the score is the class's own, and not its difference from another's.
     """
 
     here: float
     probability: float
     elsewhere: Sequence[float]
     rounding: float = 0.0
+    alone: bool = True
+
+    @property
+    def others_lose_more(self) -> bool:
+        """Whether the class becomes more probable, though its logit drops: what is hidden spoke for others."""
+        return self.alone and self.probability < -_RISES
 
     @property
     def p(self) -> float | None:
@@ -93,7 +103,7 @@ class Drops:
         """Return what the drops prove."""
         found = [float(drop) for drop in self.elsewhere]
         p = self.p
-        proved = p == 1 / (1 + CONTROLS) and self.here >= _LEAST_DROP
+        proved = p == 1 / (1 + CONTROLS) and self.here >= _LEAST_DROP and not self.others_lose_more
         verdict: Verdict = "undecided" if p is None else "supported" if proved else "not_supported"
         return Verification(
             drop=float(self.here),
@@ -124,7 +134,9 @@ def sentence(found: Verification, label: str) -> str:
     compared = f"at each of {CONTROLS} other places by {found.controls.max:.2f} at most"
     if found.verdict == "supported":
         return f"Supported: {done}, the same shape {compared}."
-    if found.p == 1 / (1 + CONTROLS):
+    if found.p == 1 / (1 + CONTROLS) and found.drop < _LEAST_DROP:
         return f"Not supported: {done}, which is more than elsewhere and yet all but nothing."
+    if found.p == 1 / (1 + CONTROLS):
+        return f"Not supported: {done}, and yet raises its probability, since other classes lose more."
     as_many = round((found.p or 0) * (1 + CONTROLS)) - 1
     return f"Not supported: {done}, and at {as_many} of {CONTROLS} other places the same shape does at least as much."

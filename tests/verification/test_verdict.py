@@ -37,6 +37,13 @@ class TestRanks:
         found = judged(drop, *[-2.0] * 19)
         assert (found.p, found.verdict) == (0.05, verdict)
 
+    def test_a_class_that_becomes_more_probable_is_not_what_was_hidden(self) -> None:
+        """Its logit drops, and those of others drop further."""
+        found = Drops(2.0, -0.02, [1.0] * 19).judged(NONE, 20)
+        assert (found.p, found.verdict) == (0.05, "not_supported")
+        assert "raises its probability" in sentence(found, "cat")
+        assert Drops(2.0, -0.02, [1.0] * 19, alone=False).judged(NONE, 20).verdict == "supported", "of two classes"
+
     def test_eighteen_controls_are_too_few(self) -> None:
         found = judged(9.0, *[1.0] * 18)
         assert (found.p, found.verdict, found.reason) == (None, "undecided", "few_controls")

@@ -120,7 +120,13 @@ class Examined:
         (score,), (chance,) = scale.logits(before), scale.probability(before)
         drops = score - scale.logits(after)
         rounding = _ROUNDING.get(self.host.info.dtype, _COARSE_ROUNDING) * max(1.0, abs(float(score)))
-        found = Drops(float(drops[0]), float(chance - scale.probability(after)[0]), drops[1:].tolist(), rounding)
+        found = Drops(
+            float(drops[0]),
+            float(chance - scale.probability(after)[0]),
+            drops[1:].tolist(),
+            rounding,
+            scale.against is None,
+        )
         return found.judged(gates, len(shapes) + self._passes(raw.method, gates))
 
     def _hot(self, raw: Map) -> NDArray[np.bool_]:
