@@ -43,6 +43,7 @@ SCOPES = {
 }
 PETS = [f"pets{version}" for version in ("", "/versions/1")]
 SCOPES |= {("POST", f"/v1/models/{pets}:{verb}"): "infer" for pets in PETS for verb in ("predict", "explain")}
+SCOPES |= {("POST", f"/v1/projects/p/locations/l/endpoints/pets:{verb}"): "infer" for verb in ("predict", "explain")}
 SCOPES |= {("POST", f"/v2/models/{pets}/infer"): "infer" for pets in PETS} | {("POST", "/v2/repository/index"): "infer"}
 SCOPES |= {
     (method, f"/{verb}/{pets}"): "infer"
@@ -106,7 +107,8 @@ def addresses() -> list[tuple[str, str]]:
     for route in registered(create_app(Settings()).routes):
         path = f"{route.path}/x" if isinstance(route, Mount) else route.path
         path = path.replace("{model}", "pets").replace("{name}", "x").replace("{alias}", "x").replace("{version}", "1")
-        path = path.replace("{layer}", "conv1").replace("{method}", "gradcam")
+        path = path.replace("{layer}", "conv1").replace("{method}", "gradcam").replace("{endpoint}", "pets")
+        path = path.replace("{project}", "p").replace("{location}", "l")
         assert "{" not in path
         found += [(verb, path) for verb in (["GET", "POST"] if isinstance(route, Mount) else route.methods or ())]
     return sorted(found)
