@@ -16,6 +16,7 @@ from service.cam.heads import pick_head
 from service.cam.layers import LayerCall, rows_first
 from service.cam.modules import ModuleDescription
 from service.cam.network import AttentionCapture, BlockOutputs
+from service.cam.random_head import with_random_head
 from service.cam.transformer import AttentionRecorder, BlockFinder
 from service.errors import ModelOutputError
 
@@ -51,6 +52,11 @@ class EagerNetwork:
         other = EagerNetwork(module, self._head, self._hidden)
         other._blocks = self._blocks
         return other
+
+    def with_random_head(self, classes: int, seed: int) -> EagerNetwork | None:
+        """Return the same network with a random last layer; None where it has none with an output per class."""
+        changed = with_random_head(self._module, classes, seed)
+        return None if changed is None else self.like(changed)
 
     def _run(
         self, inputs: Tensor, rows: int, hooks: Iterable[tuple[nn.Module, _Hook]] = (), *, first: bool = True

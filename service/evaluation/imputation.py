@@ -20,8 +20,8 @@ __all__ = ["NOISE", "impute"]
 NOISE = 0.01
 """Standard deviation of what is added, of the pixels' range: what is filled must not be told by its smoothness."""
 
-_SWEEPS = 12
-_BESIDE, _CORNER = np.float32(1 / 6), np.float32(1 / 12)
+_SWEEPS = 8
+_BESIDE = np.float32(2)  # as much as a corner, twice
 
 
 def impute(
@@ -45,27 +45,34 @@ def impute(
 
 
 def _solve(values: NDArray[np.float32], known: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Fill what is not known of ``values`` (channels, h, w), of which some is."""
+    """Fill what is not known of ``values`` (channels, h, w), of which some is and the rest is 0."""
     if known.all():
         return values
     coarse, coarse_known = _halved(values, known)
     guess = _doubled(_solve(coarse, coarse_known), known.shape)
-    filled = np.where(known, values, guess)
-    weights = _around(np.ones((1, *known.shape), np.float32))
+    return _swept(np.where(known, values, guess), values, ~known)
+
+
+def _swept(filled: NDArray[np.float32], values: NDArray[np.float32], missing: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Sweep some times over the missing pixels: each becomes the mean of its neighbours; beyond the border are none."""
+    padded = np.pad(filled, ((0, 0), (1, 1), (1, 1)))
+    inside = padded[:, 1:-1, 1:-1]
+    share = missing / _around(np.pad(np.ones((1, *missing.shape), np.float32), ((0, 0), (1, 1), (1, 1))))
     for _ in range(_SWEEPS):
-        filled = np.where(known, values, _around(filled) / weights)
-    return filled
+        around = _around(padded)
+        np.multiply(around, share, out=around)
+        np.add(around, values, out=inside)
+    return inside
 
 
-def _around(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the weighted sum of every pixel's neighbours; beyond the border there are none."""
-    vertical = np.zeros_like(values)
-    vertical[:, 1:] += values[:, :-1]
-    vertical[:, :-1] += values[:, 1:]
-    total = vertical * _BESIDE
-    sides = values * _BESIDE + vertical * _CORNER
-    total[:, :, 1:] += sides[:, :, :-1]
-    total[:, :, :-1] += sides[:, :, 1:]
+def _around(padded: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return twelve times the weighted sum of neighbours, (channels, h, w), of (channels, h + 2, w + 2)."""
+    vertical = padded[:, :-2] + padded[:, 2:]
+    sides = padded[:, 1:-1] * _BESIDE
+    sides += vertical
+    total = sides[:, :, :-2] + sides[:, :, 2:]
+    vertical *= _BESIDE
+    total += vertical[:, :, 1:-1]
     return total
 
 

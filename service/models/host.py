@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from service.cam.eager import EagerNetwork
 from service.cam.explain import explain, predict
 from service.cam.targets import PLAIN, CamOptions
 from service.errors import MethodNotApplicable
@@ -169,6 +170,17 @@ class ModelHost:
             return self._networks[head or self.info.default_head]
         assert self._worded is not None, "requests with sentences are planned for zero-shot models alone"
         return self._worded(sentences, checkpoint)
+
+    def with_random_head(self, seed: int) -> ModelHost | None:
+        """Return the same model with a last layer that has learned nothing; None where there is no such layer."""
+        network = self.network()
+        if not isinstance(network, EagerNetwork):
+            return None
+        changed = network.with_random_head(len(self.info.labels), seed)
+        if changed is None:
+            return None
+        networks = {self.info.default_head: changed}
+        return ModelHost(networks, self.info, self._device, channels_last=self._channels_last)
 
     def normalise(self, pixels: NDArray[np.uint8]) -> Tensor:
         """Return the network's input (N, channels, H, W) for ``pixels`` (N, H, W, channels) uint8."""
