@@ -33,7 +33,7 @@ class Gates:
         dead: share of the pictures whose map says nothing of places.
         border: share of the pictures whose map lies in one border row or column.
         same_classes: median correlation of the maps of the predicted class and of the runner-up; None of one class.
-        same_head: median correlation with the maps of a random head; None where there is none.
+        same_head: mean correlation with the maps of random heads; None where there is none.
         beats: by purpose, whether it beats ``random``, ``centre``, ``edges`` and ``shifted``; None where not measured.
         excluded: why it is never recommended, whatever the purpose; None where it may be.
     """

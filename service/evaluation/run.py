@@ -52,8 +52,9 @@ __all__ = ["CHUNK", "Progress", "Run"]
 CHUNK = 8  # pictures of a batch
 _KEPT = 6  # candidates after the first round
 _FIRST, _SECOND, _MOST = 8, 24, 100  # pictures of the rounds
-_HEAD_PICTURES = 12
-_MOSAIC_PICTURES, _MOSAIC_ROUNDS, _SURE = 100, 2, 0.9
+# A random head may by chance look for a class where the model does, so there are several.
+_HEADS, _HEAD_PICTURES = 5, 8
+_MOSAIC_PICTURES, _MOSAIC_ROUNDS, _SURE, _ENOUGH_SURE = 100, 2, 0.9, 10
 
 Found = dict[str, "NDArray[Any]"]
 
@@ -88,7 +89,6 @@ class Run:
     def __init__(self, subject: Subject, pictures: Sequence[Picture], asked: Asked, state: State | None = None) -> None:
         self.subject, self.pictures, self.asked = subject, pictures, asked
         self.state = state or State()
-        self._random_head: tuple[Subject | None] | None = None
         self._done = 0.0
 
     def steps(self) -> Iterator[Progress]:
@@ -127,8 +127,9 @@ class Run:
             yield _Task(f"logits/{index}", len(chunk), "predicting", partial(self._logits, chunk))
         for index, chunk in enumerate(self._chunks):
             yield _Task(f"maps/{index}", len(chunk) * 5, "explaining", partial(self._maps, chunk))
-        for number, part in enumerate(_parts(self.order[:_HEAD_PICTURES], CHUNK)):
-            yield _Task(f"head/{number}", len(part) * 3, "randomising the head", partial(self._head, part))
+        for draw in range(_HEADS):
+            pictures = self.order[:_HEAD_PICTURES]
+            yield _Task(f"head/{draw}", len(pictures) * 3, "randomising the head", partial(self._head, draw, pictures))
         if "localisation" in self.asked.purposes:
             for picture in self.marked:
                 yield _Task(f"truth/{picture}", 1, "comparing with what is marked", partial(self._truth, picture))
@@ -202,7 +203,7 @@ class Run:
     def _total(self) -> float:
         """Estimate the passes of all rounds."""
         n = len(self.pictures)
-        total = 6.0 * n + 3 * min(n, _HEAD_PICTURES)
+        total = 6.0 * n + 3 * _HEADS * min(n, _HEAD_PICTURES)
         if "localisation" in self.asked.purposes:
             total += sum(bool(picture.truths) for picture in self.pictures)
         arms = len(self.asked.arms)
@@ -229,11 +230,9 @@ class Run:
         found = self.subject.maps(self._pixels(pictures), classes, self.asked.arms)
         return {f"a{arm}": values for arm, values in enumerate(found)}
 
-    def _head(self, pictures: Sequence[int]) -> Found:
-        """Correlate the maps with those of the model with a random head: (arms, pictures), NaN where there is none."""
-        if self._random_head is None:
-            self._random_head = (self.subject.with_random_head(self.asked.seed),)
-        (other,) = self._random_head
+    def _head(self, draw: int, pictures: Sequence[int]) -> Found:
+        """Correlate maps with those of a model with a random head: (arms, pictures), NaN where there is none."""
+        other = self.subject.with_random_head(self.asked.seed + draw)
         if other is None:
             return {"correlation": np.full((len(self.asked.arms), len(pictures)), np.nan)}
         classes = [[self.maps.classes[index]] for index in pictures]
@@ -279,7 +278,7 @@ class Run:
     def mosaics(self) -> list[Mosaic]:
         """The mosaics, of pictures that the model is sure of and right about where there are enough of them."""
         sure = [i for i in self.order if self.maps.correct(i) and self.maps.confidence(i) >= _SURE]
-        chosen = (sure if len(sure) >= CHUNK else self.order)[:_MOSAIC_PICTURES]
+        chosen = (sure if len(sure) >= _ENOUGH_SURE else self.order)[:_MOSAIC_PICTURES]
         classes = [self.maps.classes[index] for index in chosen]
         laid = mosaics_of(classes, _MOSAIC_ROUNDS, self._rng("mosaics"))
         return [type(each)(tuple(chosen[index] for index in each.pictures), each.scored) for each in laid]
@@ -346,10 +345,6 @@ class Run:
     def found(self, step: str) -> Mapping[str, NDArray[Any]] | None:
         """Return what a step has found; None where it was not done."""
         return self.state.get(step)
-
-
-def _parts(values: Sequence[int], size: int) -> list[Sequence[int]]:
-    return [values[begin : begin + size] for begin in range(0, len(values), size)]
 
 
 def _slices(count: int, size: int) -> list[slice]:

@@ -12,8 +12,6 @@ from service.evaluation.pxap import average_precision
 from service.evaluation.statistics import cross_fitted, interval, pooled_interval
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
     from service.evaluation.asked import Metric, Purpose
@@ -115,15 +113,8 @@ class Scores:
         return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
 
     def head_correlation(self, arm: int) -> float:
-        """Return the median correlation of an arm's maps with those of a random head; NaN where there is none."""
+        """Return the mean correlation of an arm's maps with those of random heads; NaN where there are none."""
         rows: list[NDArray[Any]] = []
-        number = 0
-        while (found := self.run.found(f"head/{number}")) is not None:
+        while (found := self.run.found(f"head/{len(rows)}")) is not None:
             rows.append(found["correlation"][arm])
-            number += 1
-        return _median(np.concatenate(rows)) if rows else float("nan")
-
-
-def _median(values: Sequence[float] | NDArray[np.float64]) -> float:
-    finite = np.array([value for value in values if not np.isnan(value)])
-    return float(np.median(finite)) if len(finite) else float("nan")
+        return float(np.mean(rows)) if rows else float("nan")

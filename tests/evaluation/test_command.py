@@ -34,9 +34,9 @@ def _clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten scenes in folders that are named after their classes, and their masks."""
+    """Sixteen scenes in folders that are named after their classes, and their masks."""
     root, rng = tmp_path_factory.mktemp("scenes"), np.random.default_rng(0)
-    for number in range(10):
+    for number in range(16):
         scene = make_scene(rng, number % 4)
         for kind, pixels in (("pictures", scene.pixels), ("masks", scene.target_mask.astype(np.uint8) * 255)):
             place = root / kind / LABELS[scene.label]
@@ -62,7 +62,7 @@ def test_the_table_has_candidates_and_what_they_have_to_beat(told: tuple[str, st
     printed, _, _ = told
     for words in ("layer1 / gradcam", "layer4 / gradcam", "a random map", "a map of the centre", "edges", "mosaics"):
         assert words in printed
-    assert "use layer4" in printed
+    assert "use layer4" in printed, printed
 
 
 def test_what_cannot_be_read_is_said_and_left_out(told: tuple[str, str, Path]) -> None:
@@ -74,7 +74,7 @@ def test_what_cannot_be_read_is_said_and_left_out(told: tuple[str, str, Path]) -
 def test_json_and_report_are_written(told: tuple[str, str, Path]) -> None:
     _, _, root = told
     found = json.loads((root / "out.json").read_text(encoding="utf-8"))
-    assert found["images"] == 10
+    assert found["images"] == 16
     assert [row["layer"] for row in found["rows"]] == ["layer1", "layer4"]
     assert found["model"]["name"] == "shapes"
     assert "Which layer explains shapes?" in (root / "report.html").read_text(encoding="utf-8")
