@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from service import __version__
-from service.commands import check, document, export, files, golden, keys, manage, models, serve
+from service.commands import check, document, evaluate, export, files, golden, keys, manage, models, serve
 from service.commands.flags import drop_output, worded
 from service.errors import ServiceError
 
@@ -82,7 +82,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("camserve", description="Where did the classifier look? Class activation maps.")
     parser.add_argument("--version", action="version", version=f"camserve {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
-    for module in (serve, files, export, models, check, golden, manage, keys, document):
+    for module in (serve, files, export, models, check, evaluate, golden, manage, keys, document):
         module.add(commands)
     return parser
 

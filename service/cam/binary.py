@@ -51,9 +51,9 @@ class BinaryNetwork:
         with torch.inference_mode():
             return self._both(self._network.resume(inputs, layer, activations))
 
-    def with_random_head(self, layers: Sequence[Layer], classes: int) -> Network | None:
+    def with_random_head(self, layers: Sequence[Layer], classes: int, seed: int) -> Network | None:
         """See ``Network``."""
-        other = self._network.with_random_head(layers, classes // 2)
+        other = self._network.with_random_head(layers, classes // 2, seed)
         return None if other is None else BinaryNetwork(other, of_probability=self._of_probability)
 
     def modules(self) -> Mapping[str, ModuleDescription]:

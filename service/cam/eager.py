@@ -54,18 +54,18 @@ class EagerNetwork:
         other._blocks = self._blocks
         return other
 
-    def with_random_head(self, layers: Sequence[Layer], classes: int) -> EagerNetwork | None:
+    def with_random_head(self, layers: Sequence[Layer], classes: int, seed: int) -> EagerNetwork | None:
         """See ``Network``."""
         own = [name for name, each in matrices_of(self._module).items() if len(each) == classes]
         if own:
-            return self.like(shuffled_copy(self._module, own))
+            return self.like(shuffled_copy(self._module, own, seed))
         for layer in reversed(layers):
             module = self._module.get_submodule(layer.call.module)
             if layer.on_every_path and matrices_of(module):
                 if layer.shape[0] != classes:
                     return None
                 other = self.like(self._module)
-                other._random = module, with_random_weights(module)
+                other._random = module, with_random_weights(module, seed)
                 return other
         return None
 

@@ -89,7 +89,7 @@ class Network(Protocol):
             activations: M rows, in the layer's own layout and dtype.
         """
 
-    def with_random_head(self, layers: Sequence[Layer], classes: int) -> Network | None:
+    def with_random_head(self, layers: Sequence[Layer], classes: int, seed: int) -> Network | None:
         """Return this network with the weights of its last layer in a random order; None where that is not known.
 
         Nothing that another view of the network shares is changed. Computing raises ModelOutputError where the weights
@@ -98,6 +98,7 @@ class Network(Protocol):
         Args:
             layers: the catalogue.
             classes: how many logits it has.
+            seed: of the order.
         """
 
     def modules(self) -> Mapping[str, ModuleDescription]:

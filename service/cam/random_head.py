@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["matrices_of", "shuffled_copy", "with_random_weights"]
 
-_SEED = 2016
-
 
 def matrices_of(module: nn.Module) -> dict[str, Tensor]:
     """Return what a module itself multiplies by: its own parameters and buffers of two axes or more, by name."""
@@ -30,21 +28,21 @@ def matrices_of(module: nn.Module) -> dict[str, Tensor]:
     return {name: each for name, each in own.items() if each is not None and each.ndim > 1 and each.is_floating_point()}
 
 
-def shuffled_copy(module: nn.Module, names: Collection[str]) -> nn.Module:
+def shuffled_copy(module: nn.Module, names: Collection[str], seed: int) -> nn.Module:
     """Return a copy of a module, with the same submodules, whose own tensors ``names`` are in a random order.
 
-    It is the same order whenever it is made. The numbers, and so the scale of what comes out, are the module's own.
+    It is the same order for the same seed. The numbers, and so the scale of what comes out, are the module's own.
     """
     other = copy.copy(module)
     for kind in ("_parameters", "_buffers"):
         own = getattr(module, kind)
-        setattr(other, kind, {name: _shuffled(each) if name in names else each for name, each in own.items()})
+        setattr(other, kind, {name: _shuffled(each, seed) if name in names else each for name, each in own.items()})
     return other
 
 
-def with_random_weights(module: nn.Module) -> Callable[[Any, Any, Any], Any]:
+def with_random_weights(module: nn.Module, seed: int) -> Callable[[Any, Any, Any], Any]:
     """Return a forward hook that gives out what ``module`` would if its weights were in a random order."""
-    other = shuffled_copy(module, matrices_of(module))
+    other = shuffled_copy(module, matrices_of(module), seed)
 
     def compute(_module: nn.Module, inputs: Any, output: Any) -> Any:
         try:
@@ -58,8 +56,8 @@ def with_random_weights(module: nn.Module) -> Callable[[Any, Any, Any], Any]:
     return compute
 
 
-def _shuffled(tensor: Tensor) -> nn.Parameter:
-    order = torch.randperm(tensor.numel(), generator=torch.Generator().manual_seed(_SEED)).to(tensor.device)
+def _shuffled(tensor: Tensor, seed: int) -> nn.Parameter:
+    order = torch.randperm(tensor.numel(), generator=torch.Generator().manual_seed(seed)).to(tensor.device)
     with torch.inference_mode(mode=False), torch.no_grad():
         shuffled = tensor.detach().flatten()[order].view(tensor.shape)
     return nn.Parameter(shuffled, requires_grad=False)

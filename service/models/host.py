@@ -46,7 +46,7 @@ def _go_on(_done: int, _total: int) -> None:
 class HowTo:
     """How a batch is explained: the same layers, methods, options, head and sentences for all its images.
 
-    With a ``random_head``, by the network whose last layer has its weights in a random order.
+    With a ``random_head``, by the network whose last layer has its weights in a random order: that of this seed.
     """
 
     layers: tuple[str, ...]
@@ -54,7 +54,7 @@ class HowTo:
     options: CamOptions = PLAIN
     head: str | None = None
     sentences: Sentences = OWN
-    random_head: bool = False
+    random_head: int | None = None
 
 
 class ModelHost:
@@ -140,8 +140,8 @@ class ModelHost:
         def compute(checkpoint: Checkpoint) -> list[Explained]:
             layers = [self.info.head_view(how.head).layer(name) for name in how.layers]
             inputs, network = self.normalise(pixels), self.network(how.head, how.sentences, checkpoint)
-            if how.random_head:
-                network = self._with_random_head(network, how)
+            if how.random_head is not None:
+                network = self._with_random_head(network, how, how.random_head)
             return explain(network, inputs, targets, layers, how.methods, how.options, checkpoint)
 
         with self._lock:
@@ -153,10 +153,10 @@ class ModelHost:
                     raise
             return compute(checkpoint)
 
-    def _with_random_head(self, network: Network, how: HowTo) -> Network:
+    def _with_random_head(self, network: Network, how: HowTo, seed: int) -> Network:
         view = self.info.head_view(how.head)
         own = 0 if how.sentences.instead else len(view.labels)
-        other = network.with_random_head(view.layers, own + len(how.sentences.all))
+        other = network.with_random_head(view.layers, own + len(how.sentences.all), seed)
         if other is None:
             raise ModelOutputError(f"It is not known what the head of model {self.info.name!r} is.")
         return other
@@ -186,6 +186,10 @@ class ModelHost:
             return self._networks[head or self.info.default_head]
         assert self._worded is not None, "requests with sentences are planned for zero-shot models alone"
         return self._worded(sentences, checkpoint)
+
+    def has_random_head(self) -> bool:
+        """Whether it is known what the model's last layer is, so that it can be made one that has learned nothing."""
+        return self.network().with_random_head(self.info.layers, len(self.info.labels), 0) is not None
 
     def normalise(self, pixels: NDArray[np.uint8]) -> Tensor:
         """Return the network's input (N, channels, H, W) for ``pixels`` (N, H, W, channels) uint8."""

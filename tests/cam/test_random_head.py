@@ -32,7 +32,7 @@ def test_it_has_other_logits_and_the_network_keeps_its_own(family: str) -> None:
     network, layers = seen(build())
     inputs = images(3)
     before, weights = network.predict(inputs), [each.clone() for each in network._module.state_dict().values()]
-    other = network.with_random_head(layers, 5)
+    other = network.with_random_head(layers, 5, 2016)
     assert other is not None
     assert not torch.allclose(other.predict(inputs), before, rtol=0.01)
     assert torch.equal(network.predict(inputs), before)
@@ -43,10 +43,10 @@ def test_it_has_other_logits_and_the_network_keeps_its_own(family: str) -> None:
 def test_what_comes_before_the_head_is_the_same_and_gradients_come_from_the_other_head() -> None:
     """The mean over positions, times a row of the weights in another order: Grad-CAM's weights are that row."""
     network, layers = seen(Plain())
-    other = network.with_random_head(layers, 5)
+    other = network.with_random_head(layers, 5, 2016)
     assert other is not None
     head = network._module.get_submodule("head")
-    row = matrices_of(shuffled_copy(head, ["weight"]))["weight"][2]
+    row = matrices_of(shuffled_copy(head, ["weight"], 2016))["weight"][2]
     second = next(layer for layer in layers if layer.name == "second")
     inputs = images(1)
     (found,) = explain(other, inputs, [Targets((2,))], [second], ["gradcam"])
@@ -59,11 +59,11 @@ def test_what_comes_before_the_head_is_the_same_and_gradients_come_from_the_othe
 
 def test_it_is_the_same_numbers_in_another_order_and_always_the_same() -> None:
     head = nn.Linear(6, 5)
-    one, other = (matrices_of(shuffled_copy(head, ["weight"]))["weight"] for _ in range(2))
+    one, other = (matrices_of(shuffled_copy(head, ["weight"], 2016))["weight"] for _ in range(2))
     assert torch.equal(one, other)
     assert not torch.equal(one, head.weight)
     assert torch.equal(one.flatten().sort()[0], head.weight.flatten().sort()[0])
-    assert shuffled_copy(head, ["weight"]).bias is head.bias
+    assert shuffled_copy(head, ["weight"], 2016).bias is head.bias
 
 
 def test_a_network_of_one_output() -> None:
@@ -74,7 +74,7 @@ def test_a_network_of_one_output() -> None:
 
     inner, layers = seen(Single())
     network = BinaryNetwork(inner)
-    other = network.with_random_head(layers, 2)
+    other = network.with_random_head(layers, 2, 2016)
     assert other is not None
     logits = other.predict(images(2))
     assert torch.equal(logits[:, 0], -logits[:, 1])
@@ -96,7 +96,7 @@ class Unknown(Plain):
 
 def test_where_the_head_is_not_known_there_is_none() -> None:
     network, layers = seen(Unknown())
-    assert network.with_random_head(layers, 5) is None
+    assert network.with_random_head(layers, 5, 2016) is None
 
 
 class Zeroed(Plain):
@@ -109,7 +109,7 @@ class Zeroed(Plain):
 
 def test_a_head_whose_weights_play_no_part_is_told() -> None:
     network, layers = seen(Zeroed())
-    other = network.with_random_head(layers, 5)
+    other = network.with_random_head(layers, 5, 2016)
     if other is not None:
         with pytest.raises(ModelOutputError, match="whatever its weights are"):
             other.predict(images(2))
@@ -131,7 +131,7 @@ def test_matrices_of_the_network_itself() -> None:
     network, layers = seen(Sentences())
     assert set(matrices_of(network._module)) == {"sentences"}
     before = network.predict(images(2))
-    other = network.with_random_head(layers, 4)
+    other = network.with_random_head(layers, 4, 2016)
     assert other is not None
     assert not torch.allclose(other.predict(images(2)), before, rtol=0.01)
     assert torch.equal(network.predict(images(2)), before)

@@ -54,6 +54,8 @@ _ROUNDING = {"float32": 1e-4, "float64": 1e-8}
 _COARSE_ROUNDING = 2e-2
 # Numbers in the largest tensor that is made of a pixel of the input, about.
 _PER_PIXEL = 16
+# Which random order the last layer's weights are in.
+_HEAD_SEED = 2016
 # Next to a map's maximum: what varies by less is the same everywhere.
 _CONSTANT = 1e-5
 
@@ -166,7 +168,7 @@ class Examined:
         if None not in others:
             by_class = self._again(may_compare_classes, [other for other in others if other is not None])
         with suppress(ModelOutputError, MethodNotApplicable):  # the head is not known, or nothing comes out of another
-            by_head = self._again(may_randomise, asked, random_head=True)
+            by_head = self._again(may_randomise, asked, random_head=_HEAD_SEED)
         places = self._places(range(len(self.lane.methods)), len(asked))
         return [
             self._gates_of(raw, by_class.get(place), by_head.get(place))
@@ -174,7 +176,7 @@ class Examined:
         ]
 
     def _again(
-        self, allowed: Callable[[str, CamOptions], bool], classes: Sequence[int], *, random_head: bool = False
+        self, allowed: Callable[[str, CamOptions], bool], classes: Sequence[int], *, random_head: int | None = None
     ) -> dict[_Place, NDArray[np.float32]]:
         """Return the maps for other classes, or of another head, by the place of those that they are compared with."""
         lane = self.lane

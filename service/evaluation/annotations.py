@@ -1,0 +1,120 @@
+"""What somebody marked on the pictures of a folder: a file of COCO, or a mask for each picture."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from service.errors import InvalidOption, ServiceError, UnknownLabel
+from service.evaluation.pictures import truth_of_boxes, truth_of_mask
+from service.imaging.decode import decode
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from service.evaluation.pictures import Truth
+    from service.imaging.decode import DecodeLimits
+    from service.imaging.geometry import Geometry
+    from service.models.info import ModelInfo
+
+__all__ = ["Marked", "class_named", "mask_file", "read_coco", "read_mask", "truths_of"]
+
+_MASK_SUFFIXES = (".mask.png", ".png")
+
+
+@dataclass
+class Marked:
+    """What a file of COCO says of one picture, by category: boxes and polygons in its pixels."""
+
+    boxes: dict[str, list[tuple[float, float, float, float]]] = field(default_factory=lambda: defaultdict(list))
+    polygons: dict[str, list[list[float]]] = field(default_factory=lambda: defaultdict(list))
+
+
+def class_named(name: str, info: ModelInfo) -> int | None:
+    """Return the class that a name means; None where it means none. A number is a name like any other."""
+    try:
+        found = info.class_index(name)
+    except UnknownLabel:
+        return None
+    return found if not name.lstrip("#-").isdecimal() or info.has_label(name) else None
+
+
+def read_coco(file: Path) -> dict[str, Marked]:
+    """Return what is marked by the pictures' file names.
+
+    Raises:
+        InvalidOption: it is no file of COCO.
+        OSError: it cannot be read.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        names = {image["id"]: str(image["file_name"]) for image in content["images"]}
+        categories = {each["id"]: str(each["name"]) for each in content.get("categories", ())}
+        found: dict[str, Marked] = defaultdict(Marked)
+        for each in content["annotations"]:
+            if not each.get("iscrowd"):
+                _add(found[names[each["image_id"]]], categories.get(each.get("category_id"), ""), each)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InvalidOption(
+            f"{file} is no COCO file: it needs 'images' with 'id' and 'file_name', and 'annotations' with 'image_id' "
+            f"and 'bbox' [left, top, width, height]. ({type(error).__name__}: {error})"
+        ) from error
+    return dict(found)
+
+
+def _add(marked: Marked, category: str, annotation: dict[str, Any]) -> None:
+    left, top, width, height = (float(value) for value in annotation["bbox"])
+    marked.boxes[category].append((left, top, left + width, top + height))
+    outline = annotation.get("segmentation")
+    if isinstance(outline, list):
+        marked.polygons[category].extend([float(value) for value in polygon] for polygon in outline)
+
+
+def truths_of(marked: Marked, geometry: Geometry, info: ModelInfo) -> dict[int | None, Truth]:
+    """Return the truths of a picture by class; of categories that the model does not know, together under None."""
+    grouped: dict[int | None, list[str]] = defaultdict(list)
+    for category in marked.boxes:
+        grouped[class_named(category, info)].append(category)
+    found = {label: _truth(marked, categories, geometry) for label, categories in grouped.items()}
+    return {label: truth for label, truth in found.items() if truth is not None}
+
+
+def _truth(marked: Marked, categories: list[str], geometry: Geometry) -> Truth | None:
+    boxes = [box for category in categories for box in marked.boxes[category]]
+    polygons = [polygon for category in categories for polygon in marked.polygons[category]]
+    if len(polygons) < len(boxes):
+        return truth_of_boxes(boxes, geometry)
+    drawn = Image.new("1", (geometry.image_width, geometry.image_height))
+    for polygon in polygons:
+        ImageDraw.Draw(drawn).polygon(polygon, fill=1)
+    return truth_of_mask(np.asarray(drawn), geometry) or truth_of_boxes(boxes, geometry)
+
+
+def mask_file(folder: Path, picture: Path) -> Path | None:
+    """Return the mask of a picture, by its path from its own folder: the same name, ``.mask.png`` or ``.png``."""
+    names = [folder / picture.with_name(picture.stem + suffix) for suffix in _MASK_SUFFIXES]
+    return next((name for name in names if name.is_file()), None)
+
+
+def read_mask(file: Path, geometry: Geometry, limits: DecodeLimits) -> Truth | None:
+    """Read a mask: what is at least half white is the object.
+
+    Raises:
+        InvalidOption: it is no picture, or not as large as the picture that it belongs to.
+        OSError: it cannot be read.
+    """
+    try:
+        mask: NDArray[np.bool_] = np.asarray(decode(file.read_bytes(), limits).rgb.convert("L")) >= 128
+    except ServiceError as error:
+        raise InvalidOption(f"The mask {file} cannot be read: {error}") from error
+    if mask.shape != (geometry.image_height, geometry.image_width):
+        sizes = f"{mask.shape[1]}×{mask.shape[0]} pixels, its picture {geometry.image_width}×{geometry.image_height}"
+        raise InvalidOption(f"The mask {file} has {sizes}: they must be of one size.")
+    return truth_of_mask(mask, geometry)
