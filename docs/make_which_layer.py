@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from service.evaluation.outcome import Outcome
+    from service.evaluation.pictures import Truth
     from service.models.info import ModelInfo
 
 HERE = Path(__file__).parent
@@ -52,7 +53,7 @@ def scenes(name: str, info: ModelInfo) -> list[Picture]:
         scene = make(rng)
         geometry = geometry_for(info.preprocess, scene.pixels.shape[1], scene.pixels.shape[0])
         truth = truth_of_mask(scene.target_mask, geometry)
-        truths = {} if truth is None else {None: truth}
+        truths: dict[int | None, Truth] = {} if truth is None else {None: truth}
         found.append(Picture(f"{number}.png", scene.pixels, geometry, scene.label, truths))
     return found
 
