@@ -68,7 +68,8 @@ def create_app(
         protocols: what it can speak; the settings may leave out some.
     """
     spoken = _spoken(settings, protocols)
-    table = ProtocolTable((*spoken, *(at_root(settings) if CVAT in spoken else ()), *_ALWAYS))
+    rows = (*spoken, *(at_root(settings) if CVAT in spoken else ()), *_ALWAYS)
+    table = ProtocolTable(rows, off=[row for row in protocols if row not in spoken])
     metrics, lifecycle = Metrics(), Lifecycle(settings.drain_delay_s, settings.drain_timeout_s)
     provider = _tracer_provider(settings)
     state = {"settings": settings, "metrics": metrics, "lifecycle": lifecycle, "protocols": table}
@@ -219,6 +220,11 @@ async def _on_http_error(table: ProtocolTable, request: Request, error: Exceptio
         response = error_response(request, MethodNotAllowed(f"{request.method} is not possible here."))
         response.headers["Allow"] = (error.headers or {}).get("Allow", "")
         return response
+    if (off := table.protocol_off(route_path(request.scope))) is not None:
+        message = (
+            f"The protocol {off.name} is off here. Whoever runs this service can name it in the setting protocols."
+        )
+        return error_response(request, NotFound(message))
     suggestions = closest(request.url.path, table.paths())
     where = f" Did you mean {' or '.join(suggestions)}?" if suggestions else " GET /docs lists the routes."
     return error_response(request, NotFound(f"There is nothing at this path.{where}", suggestions=suggestions))

@@ -39,15 +39,15 @@ class ProtocolTable:
 
     Args:
         rows: the protocols; where two have the same route, the first counts.
+        off: those that are not spoken: at their paths nothing is answered, and that is said in their words.
 
     Raises:
         TypeError: a router holds something else than routes, of which no scope could be known.
     """
 
-    def __init__(self, rows: Sequence[WireProtocol]) -> None:
+    def __init__(self, rows: Sequence[WireProtocol], off: Sequence[WireProtocol] = ()) -> None:
         self.rows = tuple(rows)
-        by_prefix = [(prefix, row) for row in rows for prefix in row.prefixes]
-        self._by_prefix = sorted(by_prefix, key=lambda each: len(each[0]), reverse=True)
+        self._by_prefix, self._off = _by_prefix(rows), _by_prefix(off)
         self._open = _patterns(path for row in rows for path in row.open_paths)
         self._open_posts = _patterns(path for row in rows for path in row.open_posts)
         self._probes = _patterns(path for row in rows for path in row.probes)
@@ -55,11 +55,15 @@ class ProtocolTable:
 
     def protocol(self, path: str) -> WireProtocol | None:
         """Return the protocol with the longest prefix that ``path`` has; None for a path of none."""
-        return next((row for prefix, row in self._by_prefix if path == prefix or path.startswith(f"{prefix}/")), None)
+        return _longest(self._by_prefix, path)
+
+    def protocol_off(self, path: str) -> WireProtocol | None:
+        """Return the protocol that is not spoken and whose ``path`` would be; None for any other."""
+        return None if self.protocol(path) else _longest(self._off, path)
 
     def error_body(self, path: str) -> ErrorBody:
         """Return what words the errors at ``path``: its protocol, or problem+json for a path of none."""
-        row = self.protocol(path)
+        row = self.protocol(path) or self.protocol_off(path)
         return problem_body if row is None else row.error_body
 
     def takes_basic(self, path: str) -> bool:
@@ -114,6 +118,16 @@ def routes_of(row: WireProtocol) -> Iterator[Route]:
                 f"The router of {row.name} holds a {type(route).__name__}; declare each route on it itself."
             )
         yield route
+
+
+def _by_prefix(rows: Sequence[WireProtocol]) -> list[tuple[str, WireProtocol]]:
+    """Return prefixes and their protocols, the longest first."""
+    by_prefix = [(prefix, row) for row in rows for prefix in row.prefixes]
+    return sorted(by_prefix, key=lambda each: len(each[0]), reverse=True)
+
+
+def _longest(by_prefix: Iterable[tuple[str, WireProtocol]], path: str) -> WireProtocol | None:
+    return next((row for prefix, row in by_prefix if path == prefix or path.startswith(f"{prefix}/")), None)
 
 
 def _patterns(paths: Iterable[str]) -> list[re.Pattern[str]]:

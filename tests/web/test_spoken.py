@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from pydantic import ValidationError
@@ -14,6 +14,7 @@ from service.protocols.native.protocol import NATIVE
 from service.settings import Settings
 from service.vocabulary import Protocol
 from service.web.app import PROTOCOLS, create_app
+from tests.web.application import faked
 
 OTHERS = [row for row in PROTOCOLS if row is not NATIVE]
 
@@ -33,6 +34,32 @@ def test_all_are_on_unless_some_are_named() -> None:
     for name in get_args(Protocol):
         prefixes = {prefix for row in OTHERS if row.name == name for prefix in row.prefixes}
         assert prefixes_of(Settings.model_validate({"protocols": name})) == {*NATIVE.prefixes, *prefixes}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("GET", "/v2/health/live", {"error": "…"}),
+        ("POST", "/v2/models/pets/infer", {"error": "…"}),
+        ("POST", "/v1/models/pets:predict", {"error": "…"}),
+        ("POST", "/v1/projects/p/locations/l/endpoints/pets:predict", {"error": {"code": 404, "status": "NOT_FOUND"}}),
+        ("POST", "/predictions/pets", {"code": 404, "message": "…"}),
+        ("GET", "/integrations/label-studio/health", {"status": 404, "detail": "…"}),
+        ("GET", "/integrations/cvat/api/functions", {"error": "…"}),
+    ],
+)
+async def test_one_that_is_off_says_so_in_its_own_words(method: str, path: str, body: dict[str, Any]) -> None:
+    """Or its client would see an error of its own in reading ours."""
+    async with faked(protocols=("none",)) as application, application.client() as client:
+        response = await client.request(method, path)
+    assert response.status_code == 404
+    answered = response.json()
+    assert "is off here" in response.text
+    for name, value in body.items():
+        if isinstance(value, dict):
+            assert answered[name].items() >= value.items()
+        else:
+            assert value in ("…", answered[name])
 
 
 def test_a_protocol_that_does_not_exist_is_refused() -> None:

@@ -97,7 +97,7 @@ class Backend:
             UnknownModel, UnknownLayer, UnknownMethod …: there is no such place.
         """
         self._check(engine, place)
-        return model_version(engine, place, labelling.threshold, self._settings.label_studio_score)
+        return model_version(engine, place, labelling, self._settings.label_studio_score)
 
     def _check(self, engine: Explainer, place: Place) -> None:
         """Raise what is wrong with a place as soon as the model is known: of every task, it would be the same."""

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from service.options import Options
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from service.engine.explainer import Explainer
     from service.models.info import ModelInfo
+    from service.protocols.label_studio.config import Labelling
     from service.settings import LabelStudioScore
 
 __all__ = ["Place", "model_version", "other_layer"]
@@ -27,7 +31,7 @@ class Place:
     method: str = Options.methods[0]
 
 
-def model_version(engine: Explainer, place: Place, threshold: float, score: LabelStudioScore) -> str:
+def model_version(engine: Explainer, place: Place, labelling: Labelling, score: LabelStudioScore) -> str:
     """Return what predictions are known by: it differs where they would.
 
     While nothing is known of the model yet, it says so instead of keeping Label Studio waiting.
@@ -46,10 +50,20 @@ def model_version(engine: Explainer, place: Place, threshold: float, score: Labe
         version,
         _short(layer),
         place.method,
-        f"t{threshold:g}",
+        f"t{labelling.threshold:g}",
         *(() if score == "probability" else (score,)),
+        *_of_labels(status.config.label_map, labelling),
     ]
     return "/".join(parts)
+
+
+def _of_labels(label_map: Mapping[str, Sequence[int | str]], labelling: Labelling) -> tuple[str, ...]:
+    """Return what tells apart what labels mean and from which probability on they are chosen; nothing by default."""
+    chosen_from = {each.name: each.threshold for each in labelling.controls if each.threshold is not None}
+    if not (label_map or chosen_from):
+        return ()
+    told = json.dumps([label_map, chosen_from], sort_keys=True)
+    return (f"labels-{hashlib.sha256(told.encode()).hexdigest()[:8]}",)
 
 
 def _short(layer: str) -> str:

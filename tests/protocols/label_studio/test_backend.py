@@ -13,7 +13,7 @@ import pytest
 from service.errors import InternalError, Overloaded
 from service.protocols.label_studio import batch
 from service.protocols.label_studio.batch import Finished
-from service.settings import KeyConfig
+from service.settings import KeyConfig, ModelConfig
 from service.web.keys import digest_of
 from tests.protocols.label_studio.wire import PREFIX, asked, click, config, setup, task, uri
 from tests.toys import png
@@ -114,6 +114,14 @@ class TestTime:
             assert before["status"] == "UP"
             assert (await client.post(f"{PREFIX}/setup", json=setup(KINDS))).status_code == 200
 
+    async def test_once_the_label_map_says_what_labels_mean_they_are_asked_for_again(self) -> None:
+        versions = set()
+        for label_map in ({}, {"tame": "cat"}, {"tame": "dog"}):
+            models = (ModelConfig(name="pets", architecture="shapes", label_map=label_map),)
+            async with faked(models=models) as application, application.client() as client:
+                versions.add((await client.post(f"{PREFIX}/setup", json=setup(KINDS))).json()["model_version"])
+        assert len(versions) == 3
+
     async def test_more_tasks_than_the_queue_holds(self) -> None:
         async with faked(max_queue=2) as application, application.client() as client:
             tasks = [task(number, PICTURE) for number in range(20)]
@@ -137,8 +145,6 @@ class TestFaults:
 class TestClasses:
     async def test_classes_of_one_label_are_added_up(self) -> None:
         """Logits 1, 3, 2 of cat, dog and owl: dog is the likeliest class, and what is none of it the likelier label."""
-        from service.model_config import ModelConfig
-
         models = (ModelConfig(name="pets", architecture="shapes", label_map={"wild": ["owl", "dog"], "tame": "cat"}),)
         kinds = config('<Choices name="k" toName="image"><Choice value="tame"/><Choice value="wild"/></Choices>')
         async with faked(models=models) as application, application.client() as client:

@@ -56,6 +56,9 @@ async def version_of(client: httpx.AsyncClient, place: str = "", label_config: s
     return version
 
 
+CHOICES = '<Choice value="star"/><Choice value="gear"/>'
+
+
 class TestHealthAndSetup:
     @pytest.mark.parametrize("place", ["", "/shapes", "/shapes/layer3", "/shapes/layer3/layercam"])
     async def test_it_is_up(self, client: httpx.AsyncClient, place: str) -> None:
@@ -68,7 +71,9 @@ class TestHealthAndSetup:
         versions = [await version_of(client, place) for place in places]
         threshold = config(f'<RectangleLabels name="b" toName="image" threshold="0.3">{LABELS}</RectangleLabels>')
         versions.append(await version_of(client, label_config=threshold))
-        assert len(set(versions)) == 4
+        likely = [f'<Choices name="c" toName="image" threshold="{share}">{CHOICES}</Choices>' for share in (0.2, 0.3)]
+        versions += [await version_of(client, label_config=config(each)) for each in likely]
+        assert len(set(versions)) == 6
         assert await version_of(client, "/shapes") == await version_of(client, "/shapes/default/gradcam") == versions[0]
         assert (await client.get(f"{PREFIX}/versions")).json() == {"versions": versions[:1]}
 
