@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import statistics
 import time
 import zipfile
 from typing import TYPE_CHECKING, Any
@@ -155,7 +156,7 @@ def test_a_click_is_answered_fast(label_studio: LabelStudio, project: int, camse
         response = httpx.post(f"{camserve}/integrations/label-studio/squeezenet/predict", json=body, timeout=60)
         seconds.append(time.perf_counter() - began)
         assert response.status_code == 200, response.text
-    assert min(seconds) < 0.3, seconds
+    assert statistics.median(seconds) < 0.3, seconds
 
 
 def test_things_that_happen_are_taken_note_of(label_studio: LabelStudio, project: int, camserve: str) -> None:
