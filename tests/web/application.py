@@ -19,6 +19,7 @@ from service.engine.messages import ModelLoaded, ModelUnloaded, Ran, RowAnswer
 from service.imaging.preprocess import PreprocessSpec
 from service.models.info import ModelInfo
 from service.settings import ModelConfig, Settings
+from service.verification.verdict import undecided
 from service.web.app import PROTOCOLS, create_app
 from tests.engine.fakes import FakeWorker
 
@@ -215,7 +216,8 @@ def answer_row(lane: Lane, question: Targets) -> RowAnswer:
     layers = ["+".join(lane.layers)] if lane.cam_options.fuse else lane.layers
     asked = product(layers, lane.methods, question.resolve([1, 2, 0]))
     maps = tuple(RawMap(layer, method, target, values, zero_gradient=False) for layer, method, target in asked)
-    return RowAnswer(np.array([1, 3, 2], np.float32), maps)
+    proofs = tuple(undecided() for _ in maps) if lane.verify else ()
+    return RowAnswer(np.array([1, 3, 2], np.float32), maps, proofs)
 
 
 class Exchange:

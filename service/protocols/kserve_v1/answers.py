@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_json
+
+from service.verification.verdict import sentence
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,7 +70,11 @@ def _explanation(image: ImageAnswer, asked: Request) -> dict[str, Any]:
 def _attribution(answer: MapAnswer, *, with_map: bool) -> dict[str, Any]:
     """Word an explanation: Vertex AI's members first, then what there is besides, where it was asked for."""
     rendered, summary = answer.rendered, answer.summary
-    drawn = {name: _encoded(image) for name in ("heatmap", "mask") if (image := getattr(rendered, name)) is not None}
+    drawn = {
+        name: _encoded(image)
+        for name in ("heatmap", "mask", "hidden")
+        if (image := getattr(rendered, name)) is not None
+    }
     return {
         "outputIndex": [answer.target.index],
         "outputDisplayName": answer.target.label,
@@ -88,7 +95,14 @@ def _attribution(answer: MapAnswer, *, with_map: bool) -> dict[str, Any]:
         **({"map": _map(answer)} if with_map else {}),
         **({} if rendered.regions is None else {"regions": [_region(region) for region in rendered.regions]}),
         **_scores(answer.scores),
+        **_verification(answer),
     }
+
+
+def _verification(answer: MapAnswer) -> dict[str, Any]:
+    if answer.proof is None:
+        return {}
+    return {"verification": {**asdict(answer.proof), "text": sentence(answer.proof, answer.target.label)}}
 
 
 def _scores(scores: Scores | None) -> dict[str, Any]:

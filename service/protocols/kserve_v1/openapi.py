@@ -98,6 +98,10 @@ _ATTRIBUTION = {
         "target": _CLASS,
         "against": {"anyOf": [_CLASS, {"type": "null"}]},
         "scores": _SCORES,
+        "verification": {
+            "description": "Where `verify` is asked for.",
+            "$ref": "#/components/schemas/Verification",
+        },
     },
 }
 _EXPLANATION = {

@@ -66,6 +66,8 @@ def encoded(answer: Answer, asked: Asked, most_bytes: int) -> tuple[bytes, list[
         "label": lambda: _labels(answer),
         "entropy": lambda: _certainty(answer, "entropy"),
         "margin": lambda: _certainty(answer, "margin"),
+        "mass_inside": lambda: _of_map(answer, "mass_inside"),
+        "flip_stability": lambda: _of_map(answer, "flip_stability"),
         "error": lambda: _texts([_said(image) for image in answer.images]),
     }
     described, behind = [], []
@@ -178,6 +180,13 @@ def _numbers(answer: Answer, field: str, dtype: type[np.generic], missing: int) 
 def _certainty(answer: Answer, field: str) -> _Output:
     """Return a score of every picture's prediction; 0 for those that failed."""
     values = [getattr(image.scores, field, None) or 0.0 for image in answer.images]
+    return _Output("FP32", (len(values),), np.array(values, np.float32))
+
+
+def _of_map(answer: Answer, field: str) -> _Output:
+    """Return a score of every picture's map; 0 where there is none, for the map is empty or the picture failed."""
+    maps = [None if image.error else _only(image) for image in answer.images]
+    values = [0.0 if found is None else getattr(found.scores, field, None) or 0.0 for found in maps]
     return _Output("FP32", (len(values),), np.array(values, np.float32))
 
 

@@ -8,6 +8,7 @@ from service.errors import InvalidRequest, ManagementOff, ModelBusy, ModelLoadEr
 from service.http.examples import BODY_ERRORS, READING_ERRORS, TIMEOUT_HEADER, ErrorExample
 from service.problems import status_of
 from service.protocols import OpenApiPart
+from service.protocols.open_inference.requests import OUTPUTS
 
 if TYPE_CHECKING:
     from service.protocols import Operation
@@ -69,7 +70,7 @@ _BODY = {
                 "required": ["name"],
                 "properties": {
                     "name": {
-                        "enum": ["heatmap", "overlay", "class_id", "score", "label", "entropy", "margin", "error"]
+                        "enum": list(OUTPUTS),
                     },
                     "parameters": {"type": "object", "properties": {"binary_data": {"type": "boolean"}}},
                 },

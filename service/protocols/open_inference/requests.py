@@ -22,12 +22,28 @@ if TYPE_CHECKING:
     from service.settings import Settings
     from service.vocabulary import Output, Size
 
-__all__ = ["Asked", "read_request"]
+__all__ = ["OUTPUTS", "Asked", "read_request"]
 
-OUTPUTS = ("heatmap", "overlay", "class_id", "score", "label", "entropy", "margin", "error")
+OUTPUTS = (
+    "heatmap",
+    "overlay",
+    "class_id",
+    "score",
+    "label",
+    "entropy",
+    "margin",
+    "mass_inside",
+    "flip_stability",
+    "error",
+)
 _BY_DEFAULT = ("heatmap", "class_id", "score", "label")
 # What of the engine's outputs they need.
-_DRAWN: Mapping[str, Output] = {"heatmap": "map", "overlay": "overlay"}
+_DRAWN: Mapping[str, Output] = {
+    "heatmap": "map",
+    "overlay": "overlay",
+    "mass_inside": "scores",
+    "flip_stability": "scores",
+}
 _MAX_SIGNS = 50_000
 _EXAMPLE = '{"inputs": [{"name": "image", "shape": [1], "datatype": "BYTES", "data": ["…"]}]}'
 _TOP = {"id", "model_name", "model_version", "parameters", "inputs", "outputs"}
@@ -38,8 +54,8 @@ _CERTAINTY = {"entropy", "margin"}
 # Options of the native API that are said otherwise here.
 _INSTEAD = {
     "output": "name the tensors that you want in 'outputs'",
-    "scores": "name 'entropy' and 'margin' in 'outputs'",
-    "region": "no tensor says how much of a map lies in it; ask /api/v1 or /v1",
+    "scores": "name 'entropy', 'margin', 'mass_inside' and 'flip_stability' in 'outputs'",
+    "verify": "no tensor has room for what comes out; ask /api/v1 or /v1",
 }
 _LONGEST_ID = 1024
 # A client's own requests of lower priority have so much of its share.
@@ -111,12 +127,13 @@ def _asked(
 ) -> Asked:
     parameters = _parameters(fields.get("parameters"))
     outputs = _outputs(fields.get("outputs"), in_binary=_flag(parameters, "binary_data_output"))
-    drawn = tuple(_DRAWN[name] for name in outputs if name in _DRAWN)
+    drawn = tuple(dict.fromkeys(_DRAWN[name] for name in outputs if name in _DRAWN))
     timeout_s = _timeout_s(http, _whole(parameters, "timeout"))
     client = _with_priority(client_of(http), _whole(parameters, "priority"))
     attributes = attributes_of(validated(ExplainOptions, _options(parameters)).given())
     attributes |= {"scores": not _CERTAINTY.isdisjoint(outputs), **({"outputs": drawn} if drawn else {})}
     check_one_map(attributes)
+    _check_region(attributes, outputs)
     request = Request(
         _uploads(tensors, attributes),
         op="explain" if drawn else "predict",
@@ -127,6 +144,14 @@ def _asked(
         **attributes,
     )
     return Asked(request, _id(fields.get("id")), outputs, attributes.get("size", "layer"))
+
+
+def _check_region(attributes: Mapping[str, Any], outputs: Mapping[str, bool]) -> None:
+    if ("mass_inside" in outputs) != (attributes.get("region") is not None):
+        raise InvalidOption(
+            "The output 'mass_inside' says how much of a map lies in the parameter 'region', a box or a polygon as the "
+            "text of its JSON. Send both, or neither."
+        )
 
 
 def _id(given: Any) -> str | None:

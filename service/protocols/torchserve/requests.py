@@ -40,6 +40,7 @@ _EXAMPLE = '{"data": "…", "target": 281}, or the picture itself, with -T FILE'
 _INSTEAD = {
     "output": "an explanation is numbers, or the overlay where 'format' is png, jpeg or webp",
     "scores": "the answer has no room for them; ask /api/v1",
+    "verify": "the answer has no room for what comes out; ask /api/v1 or /v1",
     "region": "the answer has no room for how much of the map lies in it; ask /api/v1",
 }
 

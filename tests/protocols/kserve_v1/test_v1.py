@@ -171,6 +171,17 @@ async def test_scores_are_there_where_they_are_asked_for(client: httpx.AsyncClie
     assert "scores" not in (await ask(client, PREDICT, B64))["predictions"][0]
 
 
+async def test_maps_are_put_to_the_proof_where_that_is_asked_for(client: httpx.AsyncClient) -> None:
+    (attribution,) = (await ask(client, EXPLAIN, B64, verify=True))["explanations"][0]["attributions"]
+    told = attribution["verification"]
+    native = (
+        await client.post(
+            "/api/v1/explain", params={"verify": "true"}, content=PICTURE, headers={"content-type": "image/png"}
+        )
+    ).json()
+    assert told == native["results"][0]["explanations"][0]["verification"]
+
+
 async def test_vertex_ais_parameters_are_understood(client: httpx.AsyncClient) -> None:
     answer = await ask(client, PREDICT, B64, maxPredictions=2, confidenceThreshold=0.5)
     assert answer["predictions"][0]["displayNames"] == ["dog"]

@@ -195,6 +195,17 @@ async def test_how_sure_the_model_is_of_each_picture(application: Application, c
     assert application.metric("camserve_batch_size_count", model="pets", op="explain") == 0
 
 
+async def test_how_good_the_map_of_each_picture_is(client: httpx.AsyncClient) -> None:
+    inputs, names = [image(B64, "QUJD", B64)], ("mass_inside", "flip_stability", "error")
+    for region, share in {"[0, 0, 1000, 1000]": 1, "[[0, 0], [0, 1000], [1000, 1000], [1000, 0]]": 1}.items():
+        found = tensors(await client.post(INFER, json=body(*names, inputs=inputs, parameters={"region": region})))
+        assert found["mass_inside"] == [pytest.approx(share), 0, pytest.approx(share)]
+        assert found["flip_stability"][0] == found["flip_stability"][2] != 0
+        assert found["flip_stability"][1] == 0
+    corner = body("mass_inside", "heatmap", parameters={"region": "[0, 0, 1, 1]"})
+    assert 0 <= tensors(await client.post(INFER, json=corner))["mass_inside"][0] < 1
+
+
 async def test_without_maps_there_is_no_gradient_work(application: Application, client: httpx.AsyncClient) -> None:
     await client.post(INFER, json=body("class_id", "score", "label", parameters={"layer": "conv1", "target": "cat"}))
     assert application.metric("camserve_batch_size_count", model="pets", op="predict") == 1
@@ -399,7 +410,9 @@ WRONG: dict[str, tuple[dict[str, Any], int, str]] = {
     "an unknown layer": (body(parameters={"layer": "conv3"}), 422, "conv2"),
     "an output as a parameter": (body(parameters={"output": "mask"}), 422, "'outputs'"),
     "scores as a parameter": (body(parameters={"scores": True}), 422, "'entropy'"),
-    "a region": (body(parameters={"region": "[0, 0, 9, 9]"}), 422, "/api/v1"),
+    "a region for nothing": (body(parameters={"region": "[0, 0, 9, 9]"}), 422, "'mass_inside'"),
+    "inside of nothing": (body("mass_inside"), 422, "'region'"),
+    "a proof": (body(parameters={"verify": True}), 422, "/api/v1"),
     "a huge alpha": (body(parameters={"alpha": 1e300}), 422, "alpha"),
     "a timeout of text": (body(parameters={"timeout": "1"}), 422, "'timeout'"),
     "a negative timeout": (body(parameters={"timeout": -1}), 422, "'timeout'"),
