@@ -76,7 +76,8 @@ def differentiate(
     try:
         # Weights given as grad_outputs would have their shapes compared by torch's symbolic algebra, whose import is a
         # second of a worker's start. This derivative is the same to the bit.
-        weighted = (logits * logit_weights.to(logits)).sum()
+        with torch.inference_mode(mode=False), torch.enable_grad():
+            weighted = (logits * logit_weights.to(logits).clone()).sum()
         return torch.autograd.grad(weighted, inputs, retain_graph=True, create_graph=create_graph, allow_unused=True)
     except RuntimeError as error:
         cause = cause_of(error)

@@ -46,8 +46,8 @@ class State:
     @classmethod
     def from_bytes(cls, data: bytes) -> State:
         """Read what ``to_bytes`` wrote."""
-        state = cls()
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        state, stream = cls(), io.BytesIO(data)
+        with np.load(stream, allow_pickle=False) as arrays:
             for index, key in enumerate(arrays["arr_0"].tolist()):
                 step, _, name = key.partition("\t")
                 state._steps.setdefault(step, {})[name] = arrays[f"arr_{index + 1}"]

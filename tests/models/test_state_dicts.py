@@ -451,6 +451,7 @@ class TestRefusing:
         }
         assert found == {
             ("engine/messages.py", "pickle.loads(body)"),
+            ("evaluation/state.py", "np.load(stream, allow_pickle=False)"),
             # An archive that was made anew of what was read as data, see tests/hostile/test_exported.py.
             ("models/sources/exported.py", "torch.export.load(program.archive)"),
         }
