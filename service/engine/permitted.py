@@ -53,7 +53,8 @@ def permitted(config: ModelConfig, settings: Settings) -> ModelConfig:
     """Return a configuration that came over HTTP, with whole paths in the place of those in it.
 
     Raises:
-        PathNotAllowed: it names a file outside ``model_dirs``, or a URL, also among the arguments of a function.
+        PathNotAllowed: it names a file outside ``model_dirs``, a URL, a pipe or a device, also among the arguments of a
+            function.
         SourceNotAllowed: it names a function of a module that ``management_modules`` does not list.
     """
     folders = _Folders(settings.model_dirs)
@@ -208,7 +209,7 @@ class _Folders:
         """Return a whole path.
 
         Raises:
-            PathNotAllowed: it lies in none of the folders, or is no path at all.
+            PathNotAllowed: it lies in none of the folders, is a pipe, socket or device, or is no path at all.
         """
         if self._folders and "\0" not in text and len(text) <= _LONGEST_PATH and not _URL.match(text):
             tried = [folder / text for folder in self._folders]
@@ -218,6 +219,8 @@ class _Folders:
             except (OSError, RuntimeError):  # a name that is too long, links that lead in circles
                 whole = Path("/")
             if any(whole != folder and whole.is_relative_to(folder) for folder in self._folders):
+                if _exists(whole) and not (whole.is_file() or whole.is_dir()):
+                    raise PathNotAllowed(f"{shorten(text)!r} is a pipe, a socket or a device. Name a file or a folder.")
                 return str(whole)
         where = (
             "lies in none of the folders of the setting model_dirs"

@@ -293,11 +293,11 @@ class Registry:
         return version is None or version.draining or not (version.loading or version.state == "loading")
 
     def held(self) -> dict[ModelKey, HeldVersion]:
-        """Return every version that some worker holds."""
+        """Return every version that some worker holds, and has not been told to drop."""
         return {
             key: HeldVersion(version.info, version.devices, idle=self._is_idle(version))
             for key, version in self._versions.items()
-            if version.info is not None
+            if version.info is not None and not version.drained
         }
 
     def _is_idle(self, version: Version) -> bool:

@@ -8,6 +8,7 @@ Runs in the front process.
 
 from __future__ import annotations
 
+import stat
 import tomllib
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -32,6 +33,8 @@ _ARTEFACTS |= {".tflite"}
 _LABELS = {".txt", ".names", ".csv", ".tsv", ".json", ".yaml", ".yml"}
 # What programs call a file that they have not finished.
 _UNFINISHED = {".tmp", ".temp", ".part", ".partial", ".filepart", ".crdownload", ".download", ".new", ".swp", ".lock"}
+_MOST_OPTIONS_BYTES = 1_000_000  # of a .toml
+_MOST_LEVELS = 32  # of tables within tables in it
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ def _by_stem(folder: Path) -> dict[str, _Parts]:
     stems: defaultdict[str, _Parts] = defaultdict(_Parts)
     for path in sorted(folder.iterdir()):
         suffix = path.suffix.lower()
-        if path.name.startswith(".") or path.name.endswith("~") or suffix in _UNFINISHED:
+        if path.name.startswith(".") or path.name.endswith("~") or suffix in _UNFINISHED or _is_pipe_or_device(path):
             continue
         if path.is_dir():
             if (path / "config.json").is_file() or folder.joinpath(f"{path.name}.toml").is_file():
@@ -98,14 +101,43 @@ def _by_stem(folder: Path) -> dict[str, _Parts]:
     return stems
 
 
+def _is_pipe_or_device(path: Path) -> bool:
+    """Whether opening it might wait for ever, or never come to an end."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:  # a link that leads nowhere, which is said when it is read
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
 def _options(file: Path | None) -> dict[str, Any] | str:
     """Read the keys of a ``.toml``; a string says why that is not possible."""
     if file is None:
         return {}
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        if file.stat().st_size > _MOST_OPTIONS_BYTES:
+            return f"{file.name} has more than {_MOST_OPTIONS_BYTES // 1_000_000} MB: the options of a model are short."
+        keys = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         return f"{file.name} cannot be read: {error}."
+    except RecursionError:
+        keys = None
+    if keys is None or _is_deeper(keys, _MOST_LEVELS):
+        return f"{file.name} cannot be read: its tables or lists are nested too deeply."
+    return keys
+
+
+def _is_deeper(value: object, levels: int) -> bool:
+    """Whether tables and lists stand within each other for more than some levels. Does not recurse."""
+    level = [value]
+    for _ in range(levels):
+        level = [
+            inner
+            for each in level
+            if isinstance(each, dict | list)
+            for inner in (each.values() if isinstance(each, dict) else each)
+        ]
+    return bool(level)
 
 
 def _found(name: str, parts: _Parts, options: dict[str, Any] | str, settings: Settings) -> Found:

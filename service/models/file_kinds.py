@@ -5,10 +5,12 @@ Suffixes lie: a ``.pth`` may be TorchScript, a web page, or a pointer that Git L
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import pickletools
 import re
+import stat
 import zipfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -126,10 +128,13 @@ def kind_of(file: Path) -> FileKind | None:
     """Tell what ``file``, which exists, is; None for what is not known.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: it cannot be read, or is a pipe, a socket or a device, which might never end.
     """
-    if file.is_dir():
+    mode = file.stat().st_mode
+    if stat.S_ISDIR(mode):
         return _folder_kind(file)
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "It is a pipe, a socket or a device, and no file", str(file))
     with file.open("rb") as stream:
         head = stream.read(_HEAD_BYTES)
     if head.startswith(b"PK\x03\x04"):

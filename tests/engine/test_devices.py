@@ -134,6 +134,16 @@ def test_the_memory_of_each_device_is_counted_apart() -> None:
     assert [key.name for key in gone] == ["c"], "of that device, and the last of those that nobody asked for"
 
 
+def test_a_model_that_workers_are_about_to_drop_is_not_counted_once_more() -> None:
+    registry = Registry()
+    for name in ("a", "b", "c"):
+        registry.loaded(0, registry.add(ModelConfig(name=name, architecture="toy")), replace(info(name), memory=600))
+    budget = MemoryBudget(2000, 1, registry, registry.put_out, Metrics())
+    for _ in range(2):  # when somebody asks for it, and once more when it has been tried
+        budget.keep(replace(info("d"), memory=600))
+    assert registry.unloaded_names() == ["c"]
+
+
 def test_the_process_that_tries_models_takes_any_device(tmp_path: Path) -> None:
     said: list[FromWorker] = []
     executor = Executor(Start("cuda:77", 1, 1, Downloads(tmp_path, allowed=False)), said.append, lambda _code: None)

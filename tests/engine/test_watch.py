@@ -101,6 +101,9 @@ def test_a_toml_alone_names_its_files_which_are_no_models_then(folder: Path) -> 
         ({"m__toml": 'architecture = "resnet18"\nsize = 1'}, "m.toml is not right: size: "),
         ({"m__toml": 'architecture = "resnet18"\ncolour = 1'}, "m.toml is not right: colour: "),
         ({"m__onnx": "x", "m__keras": "x"}, "m.keras and m.onnx are both called 'm'"),
+        ({"m__toml": "a = " + "[" * 20_000}, "nested too deeply"),
+        ({"m__toml": "[" + ".".join("a" * 20_000) + "]"}, "nested too deeply"),
+        ({"m__toml": "#" * 1_000_001}, "m.toml has more than 1 MB"),
         ({"m__toml": 'architecture = "os.system"'}, "management_modules"),
         ({"m__toml": 'architecture = "resnet18"\nweights = "/etc/passwd"'}, "model_dirs"),
     ],
@@ -108,6 +111,22 @@ def test_a_toml_alone_names_its_files_which_are_no_models_then(folder: Path) -> 
 def test_what_cannot_be_a_model_says_why(folder: Path, files: dict[str, str], says: str) -> None:
     write(folder, **files)
     assert says in problem_of(folder, "m")
+
+
+@pytest.mark.parametrize("name", ["m.onnx", "m.toml", "m.txt", "m.pth"])
+def test_pipes_are_not_opened(folder: Path, name: str) -> None:
+    os.mkfifo(folder / name)
+    write(folder, shapes__toml='architecture = "shapes"')
+    assert set(found(folder)) == {"shapes"}
+
+
+@pytest.mark.parametrize(
+    "keys", ['architecture = "pipe.onnx"', 'architecture = "resnet18"\nweights = "pipe.onnx"\nlabels = "pipe.onnx"']
+)
+def test_pipes_that_a_toml_names_are_refused(folder: Path, keys: str) -> None:
+    os.mkfifo(folder / "pipe.onnx")
+    write(folder, m__toml=keys)
+    assert "is a pipe" in problem_of(folder, "m")
 
 
 def test_weights_without_a_network_say_what_to_write_beside_them(folder: Path) -> None:

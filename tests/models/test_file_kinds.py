@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import pickle
 import re
 import struct
@@ -246,3 +247,9 @@ def test_a_zip_of_more_records_than_models_have(tmp_path: Path) -> None:
 
     assert kind is not None
     assert reason_not_to_read(file, kind).startswith("w.pth is a zip of too many records. Save the weights alone")
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "weights.pth")
+    with pytest.raises(ModelLoadError, match="It is a pipe"):
+        read_checkpoint(tmp_path / "weights.pth")
