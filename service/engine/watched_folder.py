@@ -117,7 +117,7 @@ def _options(file: Path | None) -> dict[str, Any] | str:
     try:
         if file.stat().st_size > _MOST_OPTIONS_BYTES:
             return f"{file.name} has more than {_MOST_OPTIONS_BYTES // 1_000_000} MB: the options of a model are short."
-        keys = tomllib.loads(file.read_text(encoding="utf-8"))
+        keys = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         return f"{file.name} cannot be read: {error}."
     except RecursionError:

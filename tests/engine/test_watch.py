@@ -78,7 +78,10 @@ def test_a_file_or_folder_is_a_model_by_its_name(folder: Path) -> None:
 def test_a_toml_gives_the_keys_of_the_artefact_beside_it(folder: Path) -> None:
     shutil.copy(SHAPES, folder / "birds.safetensors")
     write(
-        folder, birds__toml='architecture = "resnet18"\nsize = 96\nlabels = "mine.csv"', birds__txt="a", mine__csv="a"
+        folder,
+        birds__toml='\ufeffarchitecture = "resnet18"\nsize = 96\nlabels = "mine.csv"',
+        birds__txt="a",
+        mine__csv="a",
     )
     config = config_of(folder, "birds")
     assert (config.architecture, config.weights) == ("resnet18", str(folder / "birds.safetensors"))
