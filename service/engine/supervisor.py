@@ -118,6 +118,8 @@ class Supervisor:
         self._refused: dict[ModelKey, str] = {}
         # Those that a process of their own has loaded, before workers do.
         self._tried: set[ModelKey] = set()
+        # Of these a trial was the first half of loading; others had been proven before.
+        self._halfway: set[ModelKey] = set()
         self._trials = Trials(self._launch_trial, self, settings.worker_start_timeout_s)
         self._stopping = False
         self.slots: list[Slot] = []
@@ -166,6 +168,7 @@ class Supervisor:
         self._acquit(key)
         self._refused.pop(key, None)
         self._tried.discard(key)
+        self._halfway.discard(key)
         for slot in self.slots:
             if slot.number in self._registry.involved(key):
                 slot.worker.unload(key)
@@ -279,7 +282,7 @@ class Supervisor:
             case Hello(_, devices):
                 self._spread_over(devices)
                 self._load_what_names_its_device(self._slot_of(worker))
-            case ModelProgress(key, fraction) if key in self._tried:
+            case ModelProgress(key, fraction) if key in self._halfway:
                 self._registry.progressed(number, key, 0.5 + fraction / 2, "taking over")
             case ModelProgress(key, fraction, stage):
                 self._registry.progressed(number, key, fraction, stage)
@@ -389,6 +392,7 @@ class Supervisor:
 
     def on_trial_progress(self, message: ModelProgress) -> None:
         """Count loading in the process that tries models as the first half."""
+        self._halfway.add(message.key)
         self._registry.progressed(TRIAL, message.key, message.fraction / 2, message.stage)
         self._pool.on_change()
 
@@ -397,8 +401,9 @@ class Supervisor:
         self._tried.add(key)
         self._pool.make_room(info)
         self.load(key, config)
-        for slot in self.slots:
-            self._registry.progressed(slot.number, key, 0.5, "taking over")
+        if key in self._halfway:
+            for slot in self.slots:
+                self._registry.progressed(slot.number, key, 0.5, "taking over")
         self._registry.unloaded(TRIAL, key)
         self._pool.on_change()
 

@@ -303,6 +303,12 @@ async def test_what_was_loaded_at_the_start_is_not_tried_when_it_is_reloaded_or_
     pool.wake("m")
     await settle()
     assert loads_of(pool, "m") == [3, 3, 0]
+    key = pool.workers[0].key("m")
+    for worker in pool.workers:
+        worker.say(ModelProgress(key, 0.2, "reading weights"))
+    found = pool.registry.version(key)
+    assert found is not None
+    assert (found.progress, found.stage) == (0.2, "reading weights"), "and not the second half of anything"
 
 
 async def test_what_was_tried_is_not_tried_again_unless_a_file_of_it_has_changed(
