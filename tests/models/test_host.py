@@ -457,7 +457,9 @@ class TestGivingWay:
         for one, other in zip(alone.maps, beside.maps, strict=True):
             torch.testing.assert_close(other.values, one.values)
 
-    @pytest.mark.parametrize("method", METHODS)
+    @pytest.mark.parametrize(
+        "method", [pytest.param(name, marks=[pytest.mark.slow] if row.slow else []) for name, row in METHODS.items()]
+    )
     def test_every_method_at_every_step(self, method: str, shapes: ModelHost, star: NDArray[np.uint8]) -> None:
         if method in shapes.info.refused_methods:
             pytest.skip("it does not apply to this model")

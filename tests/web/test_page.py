@@ -20,6 +20,8 @@ from service.web.app import create_app
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from fastapi import FastAPI
+
 STATIC = Path(pages.__file__).parent / "static"
 ASSETS = [f"/static/{path.relative_to(STATIC).as_posix()}" for path in STATIC.rglob("*") if path.suffix != ".html"]
 ASSETS = sorted(path for path in ASSETS if "." in path)
@@ -64,10 +66,16 @@ class Elements(HTMLParser):
             self.found[-1][2].append(data)
 
 
+@pytest.fixture(scope="module")
+def application() -> FastAPI:
+    """The application, once: what a test asks of it is nothing to the next."""
+    return create_app(Settings(allowed_hosts=("camserve.test",)))
+
+
 @pytest.fixture
-async def client() -> AsyncIterator[httpx.AsyncClient]:
+async def client(application: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
     """The application without its lifespan: the page needs no model and no worker."""
-    transport = httpx.ASGITransport(create_app(Settings(allowed_hosts=("camserve.test",))))
+    transport = httpx.ASGITransport(application)
     async with httpx.AsyncClient(transport=transport, base_url="http://camserve.test") as connected:
         yield connected
 
