@@ -174,7 +174,7 @@ class TestImports:
         assert python("-c", script).stdout.split() == ["False", "True"]
 
     def test_a_picture_is_explained_without_torchs_compiler(self, tmp_path: Path) -> None:
-        """Torch and torchvision would import it, a second or two of every worker's start, where it is easily spared."""
+        """Torch and torchvision would import it, a second of every worker's start, where it is easily spared."""
         star, out = "service/demo/samples/03-star.png", str(tmp_path / "out")
         script = (
             "import sys; from service.cli import main; "

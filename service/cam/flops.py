@@ -1,7 +1,7 @@
 """How many floating-point operations a block of code does, counted by torch, without torch's compiler.
 
-Torch lets its compiler mark the counter's dispatch as never to be compiled, and imports all of it for that: a second or
-two of a worker's start. Where the compiler is not imported nothing is compiled, so there is nothing to mark.
+Torch lets its compiler mark the counter's dispatch as never to be compiled, and imports all of it for that: a second
+of a worker's start. Where the compiler is not imported nothing is compiled, so there is nothing to mark.
 """
 
 from __future__ import annotations

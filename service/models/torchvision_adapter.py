@@ -5,8 +5,8 @@ Where a CPU-only torch meets a torchvision wheel built for CUDA, torchvision's C
 detection operators whose schemas only the extension declares. No operator of that extension is needed to classify, so
 the missing schemas are declared here and the import is tried again. Calling one of them would still fail, as it should.
 
-``torchvision.ops.roi_align`` also imports one function of torch's compiler, and with it the whole compiler: half of the
-time a worker takes to start. No classifier calls that operator, so the compiler is imported when somebody does.
+``torchvision.ops.roi_align`` also imports one function of torch's compiler, and with it the whole compiler: a second of
+a worker's start. No classifier calls that operator, so the compiler is imported when somebody does.
 """
 
 from __future__ import annotations
