@@ -16,7 +16,7 @@ from service.placement import AxisPlacement, Placement
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["all_alike", "explained", "fit", "grid_of_tokens", "rough_centres", "sharpness"]
+__all__ = ["all_alike", "explained", "fit", "grid_of_tokens", "live", "own_share", "rough_centres", "sharpness"]
 
 # A strip is cut into so many steps where a window of cells that lie near the border ends within it.
 _STEPS = 4
@@ -26,6 +26,9 @@ _ROUNDS = 12
 _MAX_RESIDUAL = 0.5
 _EXTENT = 0.25, 1.75
 _ALIKE = 1e-3
+# Cells that look at what the network pads answer to no place of the picture: to strips there with so little of what
+# others answer with.
+_LIVE = 0.1
 
 
 def rough_centres(profile: Tensor, size: int) -> Tensor:
@@ -37,6 +40,12 @@ def rough_centres(profile: Tensor, size: int) -> Tensor:
     own = profile - profile.amin(0)
     at = (torch.arange(strips, dtype=profile.dtype) + 0.5) * size / strips
     return (own * at[:, None]).sum(0) / own.sum(0).clamp(min=1e-30)
+
+
+def live(profile: Tensor) -> Tensor:
+    """Return which cells (cells,) look at the picture at all, and not beside it at what the network pads."""
+    own = (profile - profile.amin(0)).sum(0)
+    return own >= _LIVE * own.max()
 
 
 def fit(
@@ -53,8 +62,8 @@ def fit(
     """
     rows, columns = at
     height, width = size
-    x = _line(_centres(across.sum(1), width), columns, width, width / len(across))
-    y = _line(_centres(down.sum(2), height), rows, height, height / len(down))
+    x = _line(across.sum(1), columns, width)
+    y = _line(down.sum(2), rows, height)
     if x is None or y is None:
         return None
     return Placement(x[0], y[0], max(x[1], y[1]))
@@ -78,14 +87,16 @@ def _centres(profile: Tensor, size: int) -> Tensor:
     return centres
 
 
-def _line(centres: Tensor, at: Sequence[int], size: int, strip: float) -> tuple[AxisPlacement, float] | None:
+def _line(profile: Tensor, at: Sequence[int], size: int) -> tuple[AxisPlacement, float] | None:
     """Fit centre = start + step · index; return it with its residual (RMS, pixels), or None if it is no good fit.
 
     A centre weighs by the square of its distance from the border: the nearer, the narrower was its window.
     """
-    if len(at) < 2:
+    seeing = live(profile)
+    index = torch.tensor(at, dtype=profile.dtype)[seeing]
+    if len(index) < 2:
         return None
-    index = torch.tensor(at, dtype=centres.dtype)
+    centres = _centres(profile[:, seeing], size)
     weights = torch.minimum(centres, size - centres).clamp(min=0).square() + 1e-9
     weights = weights / weights.sum()
     mean_index, mean_centre = (weights * index).sum(), (weights * centres).sum()
@@ -94,8 +105,9 @@ def _line(centres: Tensor, at: Sequence[int], size: int, strip: float) -> tuple[
     )
     start = float(mean_centre) - step * float(mean_index)
     residual = float((weights * (start + step * index - centres).square()).sum().sqrt())
-    seen = abs(step) * (at[-1] + 1) / size
-    if not (residual <= _MAX_RESIDUAL * (abs(step) + strip) and _EXTENT[0] <= seen <= _EXTENT[1]):
+    cells = at[-1] + 1 if seeing.all() else float(index.max() - index.min()) + at[1] - at[0]
+    seen = abs(step) * cells / size
+    if not (residual <= _MAX_RESIDUAL * (abs(step) + size / len(profile)) and _EXTENT[0] <= seen <= _EXTENT[1]):
         return None
     return AxisPlacement(start + 0.0, step), residual
 
@@ -117,7 +129,7 @@ def all_alike(profile: Tensor) -> bool:
 
 def sharpness(profile: Tensor) -> float:
     """Return the share that the median cell answers to a single strip with, 0 to 1."""
-    return float(_own_share(profile).amax(0).median())
+    return float(own_share(profile).amax(0).median())
 
 
 def grid_of_tokens(across: Tensor, down: Tensor) -> tuple[int, ...] | None:
@@ -127,12 +139,13 @@ def grid_of_tokens(across: Tensor, down: Tensor) -> tuple[int, ...] | None:
         across: profile of as many upright strips as the grid has columns, (columns, tokens).
         down: profile of as many level strips as it has rows, (rows, tokens).
     """
-    shares_x, shares_y = (_own_share(profile) for profile in (across, down))
+    shares_x, shares_y = (own_share(profile) for profile in (across, down))
     # The token that answers most to both the row and the column of a place is there. (rows, columns, tokens)
     chosen = (shares_y[:, None, :] * shares_x[None, :, :]).argmax(2).flatten().tolist()
     return tuple(chosen) if len(set(chosen)) == len(chosen) else None
 
 
-def _own_share(profile: Tensor) -> Tensor:
+def own_share(profile: Tensor) -> Tensor:
+    """Return what each cell answers to each strip alone, (strips, cells), as a share of all that."""
     own = profile - profile.amin(0)
     return own / own.sum(0).clamp(min=1e-30)

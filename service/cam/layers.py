@@ -235,6 +235,7 @@ def _candidates(
         yield Layout("nhwc", shape[1], shape[2])
     if len(shape) == 3 and channels != "first":
         yield from _token_candidates(shape[1], input_height, input_width)
+        yield from _tokens_of(seen, shape[1])
 
 
 def _token_candidates(tokens: int, input_height: int, input_width: int) -> Iterator[Layout]:
@@ -243,6 +244,12 @@ def _token_candidates(tokens: int, input_height: int, input_width: int) -> Itera
         width = round(math.sqrt((tokens - special) * input_width / input_height))
         if height * width == tokens - special:
             yield Layout("tokens", height, width, special)
+
+
+def _tokens_of(seen: Collection[tuple[int, int]], tokens: int) -> Iterator[Layout]:
+    """Yield the grids of earlier layers that so many tokens are, of whatever aspect: a network may resize its input."""
+    for special in range(min(MAX_SPECIAL_TOKENS, tokens - 1) + 1):
+        yield from (Layout("tokens", *grid, special) for grid in sorted(seen) if math.prod(grid) == tokens - special)
 
 
 def _is_pooled(grid: tuple[int, int], finer: tuple[int, int]) -> bool:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from service.cam.fitting import all_alike, explained, fit, grid_of_tokens, rough_centres, sharpness
+from service.cam.fitting import all_alike, explained, fit, grid_of_tokens, live, own_share, rough_centres, sharpness
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,11 +39,23 @@ _SHARP = 0.3
 # and are no places at all where it explains so little. Of few cells, chance explains as much.
 _PLACELESS, _FEWEST_CELLS = 0.1, 16
 
+# Cells that change less than such a share of what most do hear of the picture from other cells, if at all.
+_FAINT = 0.02
+
 # Cells look the other way round where so much of the variance says so.
 _TURNED = 0.5
 
+# Cells that are told apart are refused where so little of the variance follows their order.
+_GRID = 0.5
+
+# A layer is placed as one before where no more than such a share of its telling cells look elsewhere: those that answer
+# to one strip with so much of what they answer with.
+_ASTRAY, _TELLING = 0.1, 0.5
+
 _COPIES = "all its cells look at the same part of the picture: there is no place to show"
 _NO_PLACES = "its cells are no places of the picture: where they look does not follow their order"
+_ON_ITS_SIDE = "it sees the picture on its side, and maps are turned back only where the model's input is square"
+_NO_GRID = "its cells look at places of the picture, but these are no grid in the order of the cells"
 _ANOTHER_VIEW = "it sees a turned or cropped view of the picture, and where its cells look could not be measured"
 
 
@@ -55,11 +67,13 @@ class Finding:
         placement: where its cells look; None where no placement fits well.
         order: as of a ``Layout``; None where it is as was assumed.
         refusal: why no map of it can be drawn, or None.
+        as_before: whether the placement is that of an earlier layer.
     """
 
     placement: Placement | None = None
     order: tuple[int, ...] | None = None
     refusal: str | None = None
+    as_before: bool = False
 
 
 def measure(network: Network, images: Tensor, layers: Sequence[Layer]) -> dict[LayerCall, Finding]:
@@ -77,7 +91,26 @@ def measure(network: Network, images: Tensor, layers: Sequence[Layer]) -> dict[L
     size = images.shape[2], images.shape[3]
     whole = {call: each for call, each in seen.items() if each.complete}
     orders = _orders(network, images, {call: each for call, each in whole.items() if not each.ordered(size)})
-    return dict.fromkeys(seen, Finding()) | {call: each.finding(size, orders.get(call)) for call, each in whole.items()}
+    found = {call: each.finding(size, orders.get(call)) for call, each in whole.items()}
+    return dict.fromkeys(seen, Finding()) | _as_before(whole, found, size)
+
+
+def _as_before(
+    whole: dict[LayerCall, _Profiles], found: dict[LayerCall, Finding], size: tuple[int, int]
+) -> dict[LayerCall, Finding]:
+    """Place layers whose cells look nearly everywhere, as attention makes them, as the last layer of the same grid."""
+    placed: dict[tuple[int, int], Placement] = {}
+    filled = {}
+    for call, each in whole.items():
+        finding, grid = found[call], (each.layout.height, each.layout.width)
+        before = placed.get(grid)
+        doubtful = finding.refusal in (None, _NO_GRID) and not each.ordered(size, finding.order)
+        if doubtful and before is not None and each.agrees(before, size, finding.order):
+            finding = Finding(before, finding.order, as_before=True)
+        if finding.placement is not None:
+            placed[grid] = finding.placement
+        filled[call] = finding
+    return filled
 
 
 def _disturb(
@@ -139,6 +172,7 @@ class _Profiles:
         self.complete = True
         self._changes: tuple[list[Tensor], list[Tensor]] = ([], [])
         self._profiles: list[Tensor | None] = [None, None]
+        self._changed: list[Tensor | None] = [None, None]  # how much each cell changed in all
 
     def remember(self, output: Tensor) -> None:
         """Keep what the layer gives for an image as it is."""
@@ -170,15 +204,19 @@ class _Profiles:
                 self.complete = False
                 return
             change = torch.cat(changes)  # (strips, cells)
-            share = change / change.sum(0).clamp(min=1e-30)
-            before = self._profiles[axis]
+            whole = change.sum(0)
+            share = change / whole.clamp(min=1e-30)
+            before, changed = self._profiles[axis], self._changed[axis]
             self._profiles[axis] = share if before is None else before + share
+            self._changed[axis] = whole if changed is None else changed + whole
             changes.clear()
 
     def _profile(self, axis: int) -> Tensor:
-        profile = self._profiles[axis]
+        """Return the profile of one axis; 0 for cells that hardly change, such as those that look at padding alone."""
+        profile, changed = self._profiles[axis], self._changed[axis]
         assert profile is not None
-        return profile
+        assert changed is not None
+        return profile * (changed >= _FAINT * changed.quantile(0.75))
 
     def _places(self, order: tuple[int, ...] | None) -> tuple[Tensor, Tensor]:
         """Return the profiles (strips, rows, columns) of what is at each place of the grid, across and down."""
@@ -200,14 +238,25 @@ class _Profiles:
         across, down = (each.flatten(1) for each in self._places(order))
         rows, columns = (torch.tensor(at) for at in (self.rows, self.columns))
         by_row, by_column = torch.meshgrid(rows, columns, indexing="ij")
+        seeing = live(across) & live(down)
         return (
-            explained(rough_centres(across, size[1]), by_column.flatten()),
-            explained(rough_centres(down, size[0]), by_row.flatten()),
+            explained(rough_centres(across[:, seeing], size[1]), by_column.flatten()[seeing]),
+            explained(rough_centres(down[:, seeing], size[0]), by_row.flatten()[seeing]),
         )
 
-    def ordered(self, size: tuple[int, int]) -> bool:
-        """Whether the cells look where the order that was assumed has them."""
-        return min(map(abs, self._explained(size, None))) >= _ORDERED
+    def ordered(self, size: tuple[int, int], order: tuple[int, ...] | None = None) -> bool:
+        """Whether the cells look where an order, or the one that was assumed, has them."""
+        return min(map(abs, self._explained(size, order))) >= _ORDERED
+
+    def _on_its_side(self, size: tuple[int, int]) -> bool:
+        """Whether the columns of the picture follow the rows of the grid, and its rows the grid's columns."""
+        across, down = (each.transpose(1, 2).flatten(1) for each in self._places(None))
+        columns, rows = torch.meshgrid(torch.tensor(self.columns), torch.tensor(self.rows), indexing="ij")
+        follows = (
+            explained(rough_centres(across, size[1]), rows.flatten()),
+            explained(rough_centres(down, size[0]), columns.flatten()),
+        )
+        return min(map(abs, follows)) >= _ORDERED
 
     def sharp(self) -> bool:
         """Whether cells answer to few strips each, so that finer ones can tell them apart."""
@@ -234,11 +283,28 @@ class _Profiles:
             return Finding(refusal=_COPIES)
         follows = self._explained(size, order)
         if len(self.rows) * len(self.columns) >= _FEWEST_CELLS and max(map(abs, follows)) < _PLACELESS:
-            return Finding(refusal=_NO_PLACES)
+            return Finding(refusal=_ON_ITS_SIDE if self._on_its_side(size) else _NO_PLACES)
         placement = fit(across, down, (self.rows, self.columns), size)
         if placement is None and min(follows) < -_TURNED:
             return Finding(refusal=_ANOTHER_VIEW)
+        if placement is None and self.sharp() and min(follows) < _GRID:
+            return Finding(refusal=_NO_GRID)
         return Finding(placement, order)
+
+    def agrees(self, placement: Placement, size: tuple[int, int], order: tuple[int, ...] | None) -> bool:
+        """Whether it answers to anything, and no cell that answers to one strip above all looks elsewhere."""
+        profiles = [each.flatten(1) for each in self._places(order)]
+        rows, columns = (torch.tensor(at) for at in (self.rows, self.columns))
+        by_row, by_column = torch.meshgrid(rows, columns, indexing="ij")
+        axes = zip(profiles, (by_column, by_row), (placement.x, placement.y), reversed(size), strict=True)
+        for profile, index, axis, pixels in axes:
+            if not profile.any():
+                return False
+            telling = own_share(profile).amax(0) >= _TELLING
+            off = (rough_centres(profile, pixels) - axis.start - axis.step * index.flatten()).abs()
+            if (off[telling] > abs(axis.step) + pixels / len(profile)).sum() > _ASTRAY * telling.sum():
+                return False
+        return True
 
 
 def _some(count: int, most: int | None) -> range:
@@ -254,6 +320,10 @@ def apply(layer: Layer, finding: Finding) -> Layer:
     notes = [layer.note] if layer.note else []
     if finding.order is not None:
         notes.append("its cells were found in another order than row by row, and are put where they look")
+    if finding.as_before:
+        notes.append(
+            "its cells look nearly everywhere, and are put where those of an earlier layer of the same grid look"
+        )
     if finding.placement is None:
         notes.append("where its cells look could not be measured: maps are stretched over the model's input")
     layout = replace(layer.layout, order=finding.order)

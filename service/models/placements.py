@@ -31,7 +31,7 @@ __all__ = ["images_to_measure", "place_layers"]
 log = logging.getLogger("camserve.models")
 
 # Changes whenever other numbers are measured of the same network.
-_VERSION = 2
+_VERSION = 3
 
 # With so many operations per forward pass one image is disturbed, with fewer more. ResNet-50 has 8e9.
 _OPERATIONS = 1e10
@@ -102,7 +102,7 @@ def _finding(row: Mapping[str, Any]) -> Finding:
     placement = None
     if row["x"] is not None:
         placement = Placement(AxisPlacement(*row["x"]), AxisPlacement(*row["y"]), row["residual"])
-    return Finding(placement, None if row["order"] is None else tuple(row["order"]), row["refusal"])
+    return Finding(placement, None if row["order"] is None else tuple(row["order"]), row["refusal"], row["as_before"])
 
 
 def _write(file: Path, findings: Mapping[LayerCall, Finding]) -> None:
@@ -129,4 +129,5 @@ def _row(call: LayerCall, finding: Finding) -> dict[str, Any]:
         "residual": placement and placement.residual,
         "order": finding.order,
         "refusal": finding.refusal,
+        "as_before": finding.as_before,
     }

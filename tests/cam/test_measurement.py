@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from service.cam.catalogue import probe_layers
 from service.cam.eager import EagerNetwork
@@ -21,10 +22,10 @@ SIZE = 64
 class Net(nn.Module):
     """Gives an image to ``body``, whatever that is, and reads the mean over all places."""
 
-    def __init__(self, body: nn.Module) -> None:
+    def __init__(self, body: nn.Module, size: tuple[int, int]) -> None:
         super().__init__()
         self.body = body
-        self.head = nn.Linear(_channels_of(body), 3)
+        self.head = nn.Linear(_channels_of(body, size), 3)
 
     def forward(self, images: Tensor) -> Tensor:
         features: Tensor = self.body(images)
@@ -32,9 +33,9 @@ class Net(nn.Module):
         return logits
 
 
-def _channels_of(body: nn.Module) -> int:
+def _channels_of(body: nn.Module, size: tuple[int, int]) -> int:
     with torch.no_grad():
-        features: Tensor = body.eval()(torch.zeros(1, 3, SIZE, SIZE))
+        features: Tensor = body.eval()(torch.zeros(1, 3, *size))
     return features.shape[1] if features.ndim == 4 else features.shape[2]
 
 
@@ -73,12 +74,12 @@ class Apply(nn.Module):
         return self._function(images)
 
 
-def measured(body: nn.Module, name: str) -> Layer:
-    network = EagerNetwork(Net(body).eval().requires_grad_(requires_grad=False))
-    noise = torch.rand(5, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
-    layers = probe_layers(network, noise[:2])
+def measured(body: nn.Module, name: str, size: tuple[int, int] = (SIZE, SIZE)) -> Layer:
+    network = EagerNetwork(Net(body, size).eval().requires_grad_(requires_grad=False))
+    noise = torch.rand(5, 3, *size, generator=torch.Generator().manual_seed(0))
+    layers = [layer for layer in probe_layers(network, noise[:2]) if layer.explainable]
     (layer,) = [layer for layer in layers if layer.name == name]
-    findings = measure(network, noise, [layer])
+    findings = measure(network, noise, layers)
     return apply(layer, findings[layer.call])
 
 
@@ -183,6 +184,100 @@ def test_what_was_brought_to_the_pictures_order_goes_back_to_the_networks() -> N
     assert layout is not None
     tokens = torch.randn(1, 64, 16)
     assert torch.equal(layout.from_nchw(layout.to_nchw(tokens), tokens), tokens)
+
+
+class Patches(nn.Module):
+    """8 × 8 patches of what ``prepare`` makes of the image as tokens, and attention among them."""
+
+    def __init__(self, prepare: Callable[[Tensor], Tensor], attention: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.prepare, self.attention = prepare, attention
+        self.patches, self.norm = nn.Conv2d(3, 16, 8, 8), nn.LayerNorm(16)
+        self.block = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, dropout=0)
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens: Tensor = self.norm(rows(self.patches(self.prepare(images))))
+        return self.block(tokens) if self.attention else tokens
+
+
+class TestAnotherAspectInside:
+    """A network that resizes or pads its input: cells are put where they look in the picture that it was given."""
+
+    @pytest.mark.parametrize("inside", [(128, 64), (64, 128), (32, 128), (96, 32)])
+    def test_tokens_of_a_resized_picture_have_the_grid_of_their_patches(self, inside: tuple[int, int]) -> None:
+        layer = measured(Patches(lambda images: functional.interpolate(images, inside), attention=False), "body.norm")
+
+        assert layer.grid == (inside[0] // 8, inside[1] // 8)
+        assert layer.placement is not None
+        assert layer.placement.by == "measured"
+        for axis, pixels in ((layer.placement.y, inside[0]), (layer.placement.x, inside[1])):
+            assert axis.step == pytest.approx(8 * SIZE / pixels, rel=0.06)
+            assert axis.start == pytest.approx(4 * SIZE / pixels, abs=1.5)
+
+    @pytest.mark.parametrize("attention", [False, True])
+    @pytest.mark.parametrize(
+        ("size", "padding", "start"),
+        [
+            ((64, 32), (0, 32, 0, 0), (4, 4)),
+            ((64, 32), (16, 16, 0, 0), (-12, 4)),
+            ((32, 64), (0, 0, 32, 0), (4, -28)),
+            ((64, 64), (32, 32, 32, 32), (-28, -28)),
+            ((64, 64), (0, 64, 0, 0), (4, 4)),
+            ((64, 64), (64, 0, 0, 64), (-60, 4)),
+        ],
+    )
+    def test_cells_that_look_at_padding_lie_beside_the_picture(
+        self, size: tuple[int, int], padding: tuple[int, ...], start: tuple[int, int], attention: bool
+    ) -> None:
+        body = Patches(lambda images: functional.pad(images, padding), attention)
+        layer = measured(body, "body.block.norm2" if attention else "body.patches", size)
+
+        assert layer.placement is not None
+        assert layer.placement.by == "measured"
+        for axis, first in zip((layer.placement.x, layer.placement.y), start, strict=True):
+            assert axis.step == pytest.approx(8, rel=0.06)
+            middle = -first / 8 + 4  # where the picture is, in cells
+            assert axis.start + middle * axis.step == pytest.approx(first + middle * 8, abs=1.5)
+
+    def test_attention_that_looks_nearly_everywhere_is_where_its_patches_are_and_says_so(self) -> None:
+        body = Patches(lambda images: functional.interpolate(images, (64, 128)), attention=True)
+        layer = measured(body, "body.block.self_attn")
+
+        assert layer.placement is not None
+        assert layer.placement.x.step == pytest.approx(4, rel=0.06)
+        assert "put where those of an earlier layer of the same grid look" in str(layer.note)
+
+    @pytest.mark.parametrize("turn", [lambda images: images.rot90(1, (2, 3)), lambda images: images.transpose(2, 3)])
+    def test_a_picture_on_its_side_is_refused_by_that_name(self, turn: Callable[[Tensor], Tensor]) -> None:
+        layer = measured(stack(Apply(turn), nn.AvgPool2d(8)), "body.1", (64, 32))
+
+        assert not layer.explainable
+        assert "it sees the picture on its side" in str(layer.note)
+
+    def test_tokens_whose_grid_nothing_tells_are_refused(self) -> None:
+        """128 tokens are 11 × 11 and 7 special ones, too."""
+        unfolded = Apply(lambda images: functional.unfold(functional.interpolate(images, (128, 64)), 8, stride=8).mT)
+        layer = measured(stack(unfolded, nn.LayerNorm(192)), "body.1")
+
+        assert not layer.explainable
+        assert "no grid in the order of the cells" in str(layer.note)
+
+
+@pytest.mark.parametrize(
+    "move",
+    [
+        lambda cells: cells.roll(4, 3),
+        lambda cells: cells.roll((3, 3), (2, 3)),
+        lambda cells: cells[:, :, [3, 0, 6, 1, 7, 4, 2, 5]],
+    ],
+    ids=["rolled across", "rolled", "rows in another order"],
+)
+def test_a_grid_that_is_cut_and_put_together_otherwise_is_refused(move: Callable[[Tensor], Tensor]) -> None:
+    layer = measured(stack(nn.AvgPool2d(8), Apply(move)), "body.1")
+
+    assert not layer.explainable
+    assert "no grid in the order of the cells" in str(layer.note)
 
 
 def test_copies_of_one_cell_are_no_places() -> None:
