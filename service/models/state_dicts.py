@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-__all__ = ["StateDict", "Weights", "digest", "load_file_into", "load_into", "read_weights"]
+__all__ = ["StateDict", "Weights", "digest", "load_file_into", "load_into", "read_weights", "reason_if_whole_model"]
 
 _NAME_IT = "Name the architecture that these weights were trained with."
 _WRITE_IT = (
@@ -107,13 +107,8 @@ def _refuse_other_forms(name: str, content: Any, prefix: str, missing: Iterable[
 
 def _why_none(name: str, content: Any, network: Mapping[str, Tensor]) -> str:
     """Say why nothing in a checkpoint fits a network at all."""
-    for key, found in [("", content), *(mapping(content) or {}).items()]:
-        if isinstance(found, Inert) and isinstance(found.state, dict) and "_modules" in found.state:
-            within = f'["{key}"]' if key else ""
-            return (
-                f"{name} holds a whole model ({found.name}), and its code is not run. Take its weights where it was "
-                f'trained: torch.save(torch.load("{name}", weights_only=False){within}.state_dict(), "weights.pth").'
-            )
+    if reason := reason_if_whole_model(name, content):
+        return reason
     tensors = [f"{where}.{key}".lstrip(".") for where, state in tensor_dicts(content) for key in state]
     if not tensors and any(_is_numpy(value) for _, whole in mappings(content) for value in whole.values()):
         return (
@@ -126,6 +121,18 @@ def _why_none(name: str, content: Any, network: Mapping[str, Tensor]) -> str:
             "safetensors.torch.save_file(model.state_dict(), …) or torch.save(model.state_dict(), …)."
         )
     return _difference(name, tensors, network)
+
+
+def reason_if_whole_model(name: str, content: Any) -> str | None:
+    """Say how to come to weights from a checkpoint that holds a pickled model, alone or in a dict; None for others."""
+    for key, found in [("", content), *(mapping(content) or {}).items()]:
+        if isinstance(found, Inert) and isinstance(found.state, dict) and "_modules" in found.state:
+            within = f'["{key}"]' if key else ""
+            return (
+                f"{name} holds a whole model ({found.name}), and its code is not run. Take its weights where it was "
+                f'trained: torch.save(torch.load("{name}", weights_only=False){within}.state_dict(), "weights.pth").'
+            )
+    return None
 
 
 def _is_numpy(value: object) -> bool:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from torch import nn
 
 from service.errors import ModelLoadError
 from service.models.sources import torchvision_models
@@ -100,6 +101,30 @@ class TestPaths:
     def test_what_it_is(self, name: str, reason: str) -> None:
         with pytest.raises(ModelLoadError, match=reason):
             find_source(name)
+
+    @pytest.mark.parametrize("new", [True, False], ids=["zip", "before 1.6"])
+    @pytest.mark.parametrize(("content", "within"), [(nn.Linear(2, 2), ""), ({"net": nn.Linear(2, 2)}, '["net"]')])
+    def test_a_whole_model_comes_with_the_line_that_takes_its_weights(
+        self, content: object, within: str, new: bool
+    ) -> None:
+        torch.save(content, "whole.pth", _use_new_zipfile_serialization=new)
+
+        with pytest.raises(ModelLoadError) as raised:
+            find_source("whole.pth")
+
+        loaded = f'torch.load("whole.pth", weights_only=False){within}'
+        assert raised.value.message == (
+            "whole.pth holds a whole model (torch.nn.modules.linear.Linear), and its code is not run. Take its weights "
+            f'where it was trained: torch.save({loaded}.state_dict(), "weights.pth"). Then name its architecture before '
+            "them: resnet18:weights.pth."
+        )
+
+    def test_a_damaged_checkpoint_is_called_that(self, tmp_path: Path) -> None:
+        torch.save({"a": torch.ones(100)}, "cut.pth", _use_new_zipfile_serialization=False)
+        (tmp_path / "cut.pth").write_bytes((tmp_path / "cut.pth").read_bytes()[:-50])
+
+        with pytest.raises(ModelLoadError, match=r"cut\.pth is damaged: it is cut off"):
+            find_source("cut.pth")
 
     def test_a_file_of_keras_is_read_by_its_source(self) -> None:
         assert name_of(find_source("vgg.keras")) == "keras"

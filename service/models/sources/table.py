@@ -6,7 +6,7 @@ import importlib.util
 from pathlib import Path
 
 from service.errors import ModelLoadError, closest
-from service.models.checkpoints import reason_not_to_read
+from service.models.checkpoints import read_checkpoint, reason_not_to_read
 from service.models.file_kinds import CHECKPOINT, OLD_CHECKPOINT, SAFETENSORS, kind_of
 from service.models.sources import (
     clip,
@@ -20,6 +20,7 @@ from service.models.sources import (
     torchvision_models,
 )
 from service.models.sources.source import Source
+from service.models.state_dicts import reason_if_whole_model
 
 __all__ = ["SOURCES", "find_source", "name_of"]
 
@@ -141,6 +142,8 @@ def _reason_if_path(architecture: str) -> str | None:
         return f"{path.name} cannot be read: {error.strerror}."
     if kind in {SAFETENSORS, CHECKPOINT, OLD_CHECKPOINT}:
         assert kind is not None
+        if kind is not SAFETENSORS and (reason := reason_if_whole_model(path.name, read_checkpoint(path))):
+            return f"{reason} Then name its architecture before them: resnet18:weights.pth."
         example = f"resnet18:{architecture}"
         return f"{path.name} is {kind.title}: weights without a network. Name its architecture before it: {example}."
     return reason_not_to_read(path, kind)
