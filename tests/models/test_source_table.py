@@ -115,8 +115,8 @@ class TestPaths:
         loaded = f'torch.load("whole.pth", weights_only=False){within}'
         assert raised.value.message == (
             "whole.pth holds a whole model (torch.nn.modules.linear.Linear), and its code is not run. Take its weights "
-            f'where it was trained: torch.save({loaded}.state_dict(), "weights.pth"). Then name its architecture before '
-            "them: resnet18:weights.pth."
+            f'where it was trained: torch.save({loaded}.state_dict(), "weights.pth"). Then name its architecture '
+            "before them: resnet18:weights.pth."
         )
 
     def test_a_damaged_checkpoint_is_called_that(self, tmp_path: Path) -> None:
