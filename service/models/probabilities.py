@@ -37,7 +37,7 @@ _LINEAR = frozenset({"Addmm", "Mm", "Convolution"})
 _SOFTMAX = frozenset({"Softmax", "LogSoftmax"})
 _LOGARITHMS = frozenset({"LogSigmoid", "LogSoftmax"})
 _SORTED = frozenset({"Sort", "Topk"})
-_SCALING = frozenset({"Add", "Div", "Mul", "Neg", "Sub"})
+_SCALING = frozenset({"Add", "Div", "Mul", "Neg", "Rsub", "Sub"})
 _PASSED = frozenset({"Alias", "Clone", "Permute", "ReshapeAlias", "Select", "Slice", "Squeeze", "T", "ToCopy"})
 _PASSED |= {"Transpose", "UnsafeView", "Unsqueeze", "View"} | _SCALING
 
@@ -98,7 +98,7 @@ def examine(network: Network, probe: Probe) -> Examined:
         high,
         _evidence(network, rows, last, probe),
         logarithms=high <= 0 and last.name in _LOGARITHMS,
-        scaled=_evidence_of_scale(rows, last, probe),
+        scaled=_evidence_of_scale(network, rows, last, probe),
         squashed=last == _Last("Tanh"),
         constant=_is_constant(network, rows, probe),
     )
@@ -119,15 +119,29 @@ def _evidence(network: Network, rows: Tensor, last: _Last, probe: Probe) -> str 
     return "they lie between 0 and 1 for every picture tried"
 
 
-def _evidence_of_scale(rows: Tensor, last: _Last, probe: Probe) -> str | None:
+def _evidence_of_scale(network: Network, rows: Tensor, last: _Last, probe: Probe) -> str | None:
     slack = _TOLERANCE[probe.dtype]
-    if bool((rows >= 0).all()) and rows.shape[1] > 1 and bool(((rows.sum(1) - 100).abs() <= 100 * slack).all()):
+    if bool((rows >= 0).all()) and _sum_to(rows, 100, slack):
         return "each picture's sum to 100"
-    if last.name in _BOUNDED and last.scaled and not _in_bounds(rows, slack):
-        return (
-            f"they are made by a {last.name.lower()}, and reach from {float(rows.min()):.3g} to {float(rows.max()):.3g}"
-        )
+    if last == _Last("LogSoftmax", scaled=True) and bool((rows >= 0).all()) and _sum_to((-rows).exp(), 1, slack):
+        return "they are negative logarithms, smallest for the likeliest class"
+    if last.name not in _BOUNDED or not last.scaled:
+        return None
+    seen = torch.cat([rows, *_tried(network, probe)])
+    if not _in_bounds(seen, slack):
+        return f"they are made by a {last.name.lower()}, and reach from {_number(seen.min())} to {_number(seen.max())}"
+    if last.name == "Softmax" and rows.shape[1] > 1 and not _sum_to(rows, 1, slack):
+        return f"they are made by a softmax, and sum to {_number(rows[0].sum())}"
     return None
+
+
+def _sum_to(rows: Tensor, whole: float, slack: float) -> bool:
+    """Whether each of several outputs per picture is a share of ``whole``."""
+    return rows.shape[1] > 1 and bool(((rows.sum(1) - whole).abs() <= whole * slack).all())
+
+
+def _number(value: Tensor) -> str:
+    return f"{float(value):.3g}"
 
 
 def _is_constant(network: Network, rows: Tensor, probe: Probe) -> bool:

@@ -189,8 +189,24 @@ class TestProbabilities:
             (lambda x: 100 * x.sigmoid(), "they are made by a sigmoid, and reach from"),
             (lambda x: 2 * x.sigmoid() - 1, "they are made by a sigmoid, and reach from"),
             (lambda x: -x.softmax(1), "they are made by a softmax, and reach from"),
+            (lambda x: 2 * x.softmax(1), "they are made by a softmax, and reach from"),
+            (lambda x: 1.5 * (x - 9).sigmoid(), "they are made by a sigmoid, and reach from"),
+            (lambda x: 0.5 * x.softmax(1), "they are made by a softmax, and sum to 0.5"),
+            (lambda x: 1 - x.softmax(1), "they are made by a softmax, and sum to 2"),
+            (lambda x: -x.log_softmax(1), "they are negative logarithms, smallest for the likeliest class"),
         ],
-        ids=["percent", "ensemble in percent", "sigmoids in percent", "from -1 to 1", "negated"],
+        ids=[
+            "percent",
+            "ensemble in percent",
+            "sigmoids in percent",
+            "from -1 to 1",
+            "negated",
+            "doubled",
+            "sigmoids and more",
+            "halved",
+            "what is missing to 1",
+            "negative logarithms",
+        ],
     )
     def test_on_another_scale_are_refused(
         self, read: Callable[[Tensor], Tensor], evidence: str, load_toy: LoadToy
@@ -199,6 +215,21 @@ class TestProbabilities:
         with pytest.raises(ModelLoadError, match=f"probabilities on another scale: {evidence}"):
             load_toy(Toy(read))
         assert load_toy(Toy(read), activation="sigmoid").info.activation == "sigmoid"
+
+    @pytest.mark.parametrize(
+        "read",
+        [
+            lambda x: 0.9 * x.softmax(1) + 0.1 / 3,
+            lambda x: x.softmax(1).clamp(1e-6, 1 - 1e-6),
+            lambda x: (x / 0.01).softmax(1),
+            lambda x: 1 - x.sigmoid(),
+        ],
+        ids=["smoothed", "clamped", "of a low temperature", "of the rest"],
+    )
+    def test_on_their_own_scale_are_taken_whatever_was_done_to_them(
+        self, read: Callable[[Tensor], Tensor], load_toy: LoadToy
+    ) -> None:
+        assert load_toy(Toy(read)).info.activation == "none"
 
     @pytest.mark.parametrize("outputs", [1, 3])
     def test_a_tanh_gives_none_and_is_warned_of(self, outputs: int, load_toy: LoadToy) -> None:
