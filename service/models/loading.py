@@ -243,11 +243,23 @@ def _layers(network: Network, images: Tensor, channels: ChannelLayout | None) ->
     """
     try:
         return tuple(probe_layers(network, images, channels))
-    except RuntimeError as error:
-        cause = cause_of(error)
+    except (ServiceError, torch.OutOfMemoryError, torch.AcceleratorError):
+        raise
+    except Exception as error:
+        cause = cause_of(error) or _raised_with_gradients_alone(network, images, error)
         if cause is None:
             raise
         raise ModelLoadError(f"The model predicts, but cannot be run with gradients: {cause}.") from error
+
+
+def _raised_with_gradients_alone(network: Network, images: Tensor, error: Exception) -> str | None:
+    """Name an error that the network raises by itself where a graph is recorded; None where it does not."""
+    try:
+        network.observe(images.clone().requires_grad_() * 1, (), lambda *_: None)
+    except Exception as again:  # noqa: BLE001  # a network's own code may raise anything
+        same = type(again) is type(error)
+        return f"{type(again).__name__}: {first_line(again)}" if same else None
+    return None
 
 
 def _default_layer(config: ModelConfig, loaded: LoadedModel, layers: Sequence[Layer], module: nn.Module) -> str:

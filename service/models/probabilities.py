@@ -173,7 +173,7 @@ def _last_operation(network: Network, probe: Probe) -> _Last:
     inputs = probe.noise.clone().requires_grad_() * 1  # not a leaf: a model may write into its input
     try:
         node, scaled = network.observe(inputs, (), lambda *_: None).grad_fn, False
-    except RuntimeError:  # which is said, with its cause, when the layers are looked at
+    except Exception:  # noqa: BLE001  # which is said, with its cause, when the layers are looked at
         return _Last("")
     while node is not None and (name := _name_of(node)) in _PASSED:
         operands = [operand for operand, _ in node.next_functions if operand is not None]  # constants are None
