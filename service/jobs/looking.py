@@ -1,0 +1,182 @@
+"""The process that looks at what was sent for an evaluation before it is taken: whatever that is, only this dies of it.
+
+It decodes nothing: headers of pictures are compared with the limits, and what is marked is read. Needs no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import sys
+from collections import Counter
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict
+
+from service.errors import BodyTooLarge, ImageTooLarge, InvalidOption, NoImage, ServiceError
+from service.evaluation.annotations import read_coco
+from service.imaging.decode import DecodeLimits, read_header
+from service.jobs.material import ANNOTATIONS, MATERIAL, Image, Material, Skipped, marked_on
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from service.evaluation.annotations import Marked
+    from service.imaging.decode import Header
+
+__all__ = ["Look", "look_at", "main"]
+
+_MEMORY_BYTES = 4 << 30  # most of it addresses that numpy's threads reserve and never use
+_SECONDS = 120
+_MOST_BOXES, _MOST_POINTS = 1000, 100_000  # on one picture
+
+
+class Look(BaseModel):
+    """What the process is told; it goes there as JSON."""
+
+    model_config = ConfigDict(frozen=True)
+
+    folder: Path
+    material: Material
+    max_image_bytes: int
+    max_image_pixels: int
+    max_image_frames: int
+
+
+def main() -> None:
+    """Look at what standard input names; tell what is left on the descriptor that is the first argument."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.nice(5)
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CPU, (_SECONDS, _SECONDS))
+    look = Look.model_validate_json(sys.stdin.buffer.read())
+    os.chdir(look.folder)  # so that no message names it
+    limits = DecodeLimits(look.max_image_bytes, look.max_image_pixels, look.max_image_frames)
+    with os.fdopen(int(sys.argv[1]), "w", encoding="utf-8") as pipe:
+        json.dump(_told(look.material, limits), pipe)
+        pipe.write("\n")
+
+
+def _told(material: Material, limits: DecodeLimits) -> dict[str, object]:
+    try:
+        found = look_at(material, limits)
+    except ServiceError as error:
+        return {"code": error.code, "message": error.message}
+    except MemoryError:
+        return {"code": BodyTooLarge.code, "message": "What is marked takes too much memory to read. Send less of it."}
+    Path(MATERIAL).write_text(found.model_dump_json(), encoding="utf-8")
+    return {"images": len(found.images), "marked": found.marked, "skipped": [s.model_dump() for s in found.skipped]}
+
+
+def look_at(material: Material, limits: DecodeLimits) -> Material:
+    """Return what can be used of what was sent, whose files lie here.
+
+    Raises:
+        NoImage: no picture can be used.
+        InvalidOption: masks or annotations cannot be used, or belong to no picture.
+    """
+    skipped: list[Skipped] = []
+    headers: dict[str, Header] = {}
+    for image in material.images:
+        try:
+            headers[image.file] = _header(image, limits)
+        except ServiceError as error:
+            skipped.append(Skipped(name=image.name, code=error.code, text=error.message))
+    usable = [image for image in material.images if image.file in headers]
+    marks = material.annotations or bool(material.masks)
+    images = _told_apart(usable, skipped, marks=marks)
+    if not images:
+        told = f" {skipped[0].name}: {skipped[0].text}" if skipped else ""
+        raise NoImage(f"There is no picture that can be used.{told}")
+    images = _with_masks(images, material.masks, headers, limits, skipped)
+    marked = sum(image.mask is not None for image in images)
+    if material.annotations:
+        marked = _marked(images, read_coco(Path(ANNOTATIONS)))
+    if marks and not marked:
+        raise InvalidOption(
+            f"Nothing that is marked is about these pictures: file names must be the same, such as {images[0].name}."
+        )
+    return Material(images=tuple(images), annotations=material.annotations, marked=marked, skipped=tuple(skipped))
+
+
+def _header(image: Image, limits: DecodeLimits) -> Header:
+    file = Path(image.file)
+    if file.stat().st_size > limits.max_bytes:
+        raise ImageTooLarge(f"The picture has more than {limits.max_bytes} bytes. Send a smaller one.")
+    return read_header(file.read_bytes(), limits)
+
+
+def _told_apart(images: Sequence[Image], skipped: list[Skipped], *, marks: bool) -> list[Image]:
+    """Give pictures of one name further ones; where something is marked, nobody knows on which of them it is."""
+    kept: list[Image] = []
+    times: Counter[str] = Counter()
+    for image in images:
+        times[image.name] += 1
+        if times[image.name] == 1:
+            kept.append(image)
+        elif marks:
+            text = "Another picture has this name, so that nobody can tell on which of them something is marked."
+            skipped.append(Skipped(name=image.name, code="name_taken", text=text))
+        else:
+            path = PurePosixPath(image.name)
+            other = str(path.with_name(f"{path.stem} ({times[image.name]}){path.suffix}"))
+            kept.append(image.model_copy(update={"name": other}))
+    return kept
+
+
+def _with_masks(
+    images: Sequence[Image],
+    masks: Sequence[Image],
+    headers: Mapping[str, Header],
+    limits: DecodeLimits,
+    skipped: list[Skipped],
+) -> list[Image]:
+    """Give each picture its mask: the one of the same name, with whatever ending."""
+    by_name = {_bare(mask.name): mask for mask in masks}
+    found: list[Image] = []
+    for image in images:
+        mask = by_name.pop(_bare(image.name), None)
+        if mask is not None:
+            _check_mask(mask, headers[image.file], limits)
+        found.append(image if mask is None else image.model_copy(update={"mask": mask.file}))
+    text = "It is the mask of no picture here: the name must be that of its picture."
+    skipped.extend(Skipped(name=mask.name, code="mask_of_nothing", text=text) for mask in by_name.values())
+    return found
+
+
+def _bare(name: str) -> str:
+    path = PurePosixPath(name)
+    return str(path.with_name(path.stem.removesuffix(".mask")))
+
+
+def _check_mask(mask: Image, picture: Header, limits: DecodeLimits) -> None:
+    try:
+        header = _header(mask, limits)
+    except ServiceError as error:
+        raise InvalidOption(f"The mask {mask.name} cannot be read: {error.message}") from error
+    if (header.width, header.height) != (picture.width, picture.height):
+        raise InvalidOption(
+            f"The mask {mask.name} has {header.width}×{header.height} pixels, its picture "
+            f"{picture.width}×{picture.height}: they must be of one size."
+        )
+
+
+def _marked(images: Sequence[Image], marked: Mapping[str, Marked]) -> int:
+    """Return on how many pictures something is marked.
+
+    Raises:
+        InvalidOption: there is too much of it on one.
+    """
+    found = [(image, marks) for image in images if (marks := marked_on(image.name, marked)) is not None]
+    for image, marks in found:
+        boxes = sum(map(len, marks.boxes.values()))
+        points = sum(len(polygon) for polygons in marks.polygons.values() for polygon in polygons)
+        if boxes > _MOST_BOXES or points > 2 * _MOST_POINTS:
+            raise InvalidOption(
+                f"On {image.name} there are {boxes:,} boxes and {points // 2:,} points of outlines. "
+                f"{_MOST_BOXES:,} and {_MOST_POINTS:,} at most can be evaluated on one picture."
+            )
+    return len(found)
