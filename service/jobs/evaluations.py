@@ -9,18 +9,14 @@ import asyncio
 import contextlib
 import logging
 import shutil
-import tempfile
 import time
 from collections import Counter
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from ulid import ULID
 
-from service.engine.worker_process import words_for_exit
 from service.errors import (
     EvaluationNotDone,
     InvalidOption,
@@ -32,61 +28,30 @@ from service.errors import (
 )
 from service.evaluation.candidates import arms_of, default_layers
 from service.jobs.amount import check_amount, passes_of
+from service.jobs.computing import Computing
 from service.jobs.files import FOUND, REPORT, RESULT
 from service.jobs.job import STATES, Facts, Job
-from service.jobs.looking import Look
-from service.jobs.material import PICTURES, Skipped
-from service.jobs.order import Order
-from service.jobs.process import run
-from service.jobs.store import Store
+from service.jobs.material import PICTURES
+from service.jobs.sent import look
+from service.jobs.store import Store, temporary_root
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
+    from pathlib import Path
 
     from service.engine.explainer import Explainer
-    from service.evaluation.asked import Purpose
+    from service.jobs.asked import Viewer, Wanted
     from service.jobs.material import Material
     from service.metrics import Metrics
-    from service.settings import ModelConfig, Settings
+    from service.settings import Settings
 
-__all__ = ["Evaluations", "Viewer", "Wanted", "no_room"]
+__all__ = ["Evaluations", "no_room"]
 
 log = logging.getLogger("camserve.evaluations")
 
-_IN_VAIN = 3  # processes in a row that end without having found anything
 _OVER_PER_PLACE = 8  # evaluations that are over and still kept, for each that may be open
 _LOOK_EVERY_S = 30.0
 _LOOKS = 2  # at what was sent, at once
-
-
-class Viewer(NamedTuple):
-    """Who asks: the name of an API key, or None; and whether evaluations of others may be seen."""
-
-    owner: str | None
-    sees_all: bool
-
-    def sees(self, facts: Facts) -> bool:
-        """Whether an evaluation is shown."""
-        return self.sees_all or facts.owner == self.owner
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What an evaluation is asked for.
-
-    Attributes:
-        model: its name or an alias; the default one if None.
-        layers: to compare; the recommended ones and one of each stage where there are none.
-        methods: to compare.
-        purposes: what maps are wanted for.
-        seed: what all chance follows from.
-    """
-
-    model: str | None
-    layers: tuple[str, ...]
-    methods: tuple[str, ...]
-    purposes: tuple[Purpose, ...]
-    seed: int
 
 
 class Evaluations:
@@ -100,6 +65,7 @@ class Evaluations:
 
     def __init__(self, settings: Settings, metrics: Metrics, explainer: Explainer) -> None:
         self._settings, self._metrics, self._explainer = settings, metrics, explainer
+        self._computing = Computing(settings, metrics, explainer)
         self._jobs: dict[str, Job] = {}
         self._store: Store | None = None
         self._opening, self._looking = asyncio.Lock(), asyncio.Semaphore(_LOOKS)
@@ -163,7 +129,7 @@ class Evaluations:
             self._arriving -= 1
 
     @contextlib.asynccontextmanager
-    async def folder(self) -> Any:
+    async def folder(self) -> AsyncIterator[tuple[str, Path]]:
         """Make a folder for what is sent; it goes again unless an evaluation takes it over.
 
         Raises:
@@ -206,7 +172,8 @@ class Evaluations:
                 f"{len(layers)} layers by {len(wanted.methods)} methods are more than {most} candidates."
             )
         store = await self._open()
-        images, marked, skipped = await self._look(store.folder(name) / PICTURES, material)
+        async with self._looking:
+            images, marked, skipped = await look(store.folder(name) / PICTURES, material, self._settings)
         passes = passes_of(info, arms, wanted.purposes, images, marked)
         check_amount(passes, self._settings.max_evaluation_forward, images)
         charge(passes)
@@ -230,23 +197,6 @@ class Evaluations:
         log.info("evaluation %s of model %s: %d pictures, about %.0f passes", name, info.name, images, passes)
         self._schedule()
         return job
-
-    async def _look(self, folder: Path, material: Material) -> tuple[int, int, tuple[Skipped, ...]]:
-        """Have a process look at what was sent; return how many pictures there are, are marked, and are left out."""
-        shared = {name: getattr(self._settings, name) for name in Look.model_fields if name.startswith("max_")}
-        look = Look(folder=folder, material=material, **shared)
-        told: list[dict[str, Any]] = []
-        async with self._looking:
-            code = await run("service.jobs.looking", look.model_dump_json().encode(), told.append)
-        match told:
-            case [{"images": int(images), "marked": int(marked), "skipped": list(skipped)}]:
-                return images, marked, tuple(Skipped.model_validate(each) for each in skipped)
-            case [{"code": str(kind), "message": str(message)}]:
-                raise _error(kind, message)
-        raise InvalidOption(
-            f"What was sent cannot be read: the process that looked at it {words_for_exit(code)}. Send fewer "
-            "pictures, or less that is marked on them."
-        )
 
     # -- what there is ------------------------------------------------------------------------------------------------
 
@@ -292,13 +242,13 @@ class Evaluations:
 
     async def remove(self, job: Job) -> None:
         """Cancel an evaluation that is not over, and forget it."""
-        if not job.over:
-            job.ends("cancelled")
-            self._count_end(job)
         self._jobs.pop(job.facts.id, None)
         if job.task is not None:
             job.task.cancel()
             await asyncio.gather(job.task, return_exceptions=True)
+        if not job.over:
+            job.ends("cancelled")
+            self._count_end(job)
         await self._forget(job)
         self._schedule()
 
@@ -339,10 +289,12 @@ class Evaluations:
 
     async def _run(self, job: Job) -> None:
         """Compute one evaluation, in as many processes as it takes."""
+        assert self._store is not None
+        store = self._store
         job.begins()
         await self._keep(job)
         try:
-            reason = await self._attempts(job)
+            reason = await self._computing.compute(job, store.folder(job.facts.id))
         except ServiceError as error:
             reason = error.message
         except OSError as error:
@@ -350,86 +302,10 @@ class Evaluations:
         job.ends("done" if reason is None else "failed", reason)
         self._count_end(job)
         await self._keep(job)
-        assert self._store is not None
-        folder = self._store.folder(job.facts.id)
+        folder = store.folder(job.facts.id)
         await asyncio.to_thread(shutil.rmtree, folder / PICTURES, ignore_errors=True)
         await asyncio.to_thread((folder / FOUND).unlink, missing_ok=True)
         await self._forget_beyond()
-
-    async def _attempts(self, job: Job) -> str | None:
-        """Compute it; return why that cannot be done, or None where it is."""
-        in_vain = 0
-        while True:
-            config = await self._config(job)
-            ended = await self._attempt(job, config)
-            if not isinstance(ended, int):
-                return ended or None
-            in_vain = 0 if job.found else in_vain + 1
-            words = words_for_exit(ended)
-            if in_vain >= _IN_VAIN:
-                memory = " Too little memory, most likely." if ended == -9 else ""
-                return f"Its process {words} {in_vain} times without having found anything more.{memory}"
-            log.warning("evaluation %s: its process %s, and is started again", job.facts.id, words)
-            job.facts.restarts += 1
-            self._metrics.evaluation_restarts.inc()
-            job.begins()
-
-    async def _attempt(self, job: Job, config: ModelConfig) -> int | str:
-        """Run one process; return "" where it is done, why it cannot be, or how the process ended."""
-        assert self._store is not None
-        facts = job.facts
-        outcome: list[str] = []
-
-        def hear(message: dict[str, Any]) -> None:
-            match message:
-                case {"done": True}:
-                    outcome.append("")
-                case {"failed": str(reason)}:
-                    outcome.append(reason)
-                case {"done": int() | float(), "total": int() | float(), "stage": str(), "found": int()}:
-                    job.hears(message)
-
-        order = Order.of(
-            self._settings,
-            config,
-            digest=facts.digest,
-            folder=self._store.folder(facts.id),
-            layers=facts.layers,
-            methods=facts.methods,
-            purposes=facts.purposes,
-            seed=facts.seed,
-            seconds=facts.seconds,
-            threads=self._settings.evaluation_threads,
-        )
-        began = time.monotonic()
-        try:
-            code = await run("service.jobs.main", order.to_json(), hear)
-        finally:
-            spent = time.monotonic() - began
-            facts.seconds += spent
-            self._metrics.evaluation_seconds.inc(spent)
-        return outcome[0] if outcome else code
-
-    async def _config(self, job: Job) -> ModelConfig:
-        """Return what the model is loaded from, as it is served now.
-
-        Raises:
-            ServiceError: it is gone, cannot be loaded, or is another one.
-        """
-        facts, registry = job.facts, self._explainer.pool.registry
-        await self._explainer.settled(facts.model)
-        for key, held in registry.held().items():
-            if key.name == facts.model and held.info.digest == facts.digest:
-                version = registry.version(key)
-                if version is not None:
-                    return version.config
-        status = self._explainer.model(facts.model)
-        if status.known is not None and status.known.digest == facts.digest:
-            return status.config
-        raise ServiceError(
-            f"Model {facts.model!r} is not what it was when this was asked for: another version has taken its place, "
-            "or it cannot be loaded. Ask again."
-        )
 
     # -- keeping ------------------------------------------------------------------------------------------------------
 
@@ -457,7 +333,7 @@ class Evaluations:
 
     def _opened(self) -> Store:
         data_dir = self._settings.data_dir
-        return Store(Path(tempfile.mkdtemp(prefix="camserve-")) if data_dir is None else data_dir / "evaluations")
+        return Store(temporary_root() if data_dir is None else data_dir / "evaluations")
 
     def _resume(self, facts: Facts) -> None:
         job = self._jobs[facts.id] = Job(facts, progress=float(facts.state == "done"))
@@ -504,10 +380,3 @@ def no_room(error: OSError) -> Unavailable:
     """Return what is said where the disk takes no more."""
     log.error("no evaluation can be taken: %s", error)
     return Unavailable("There is no room on the disk here for an evaluation. Try again later.", retry_after_s=60)
-
-
-def _error(code: str, message: str) -> ServiceError:
-    from service.errors import BodyTooLarge, ImageTooLarge, NoImage  # noqa: PLC0415
-
-    kinds = {kind.code: kind for kind in (BodyTooLarge, ImageTooLarge, InvalidOption, NoImage)}
-    return kinds.get(code, InvalidOption)(message)

@@ -10,21 +10,22 @@ import os
 import re
 import shutil
 import sqlite3
+import tempfile
 import threading
-from typing import TYPE_CHECKING
+import time
+from contextlib import suppress
+from pathlib import Path
 
 from pydantic import ValidationError
 
 from service.errors import ServiceError
 from service.jobs.job import Facts
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-__all__ = ["Store"]
+__all__ = ["Store", "temporary_root"]
 
 _FILE, _LOCK = "evaluations.sqlite", "lock"
 _FORM = 1
+_PREFIX, _YOUNG_S = "camserve-evaluations-", 60.0
 _ULID = re.compile("[0-9A-HJKMNP-TV-Z]{26}")
 
 
@@ -131,3 +132,27 @@ class Store:
             raise OSError(f"{self.root / _FILE}: {error}") from error
         finally:
             shutil.rmtree(self.folder(job), ignore_errors=True)
+
+
+def temporary_root() -> Path:
+    """Make a folder for evaluations that nobody keeps; remove those of services that were killed.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with suppress(OSError):
+            _remove_if_left(folder)
+    return Path(tempfile.mkdtemp(prefix=_PREFIX))
+
+
+def _remove_if_left(folder: Path) -> None:
+    about = folder.stat(follow_symlinks=False)
+    if about.st_uid != os.getuid() or time.time() - about.st_mtime < _YOUNG_S:
+        return  # somebody else's, or one whose service has just made it and has not locked it
+    descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os.close(descriptor)

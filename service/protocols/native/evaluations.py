@@ -17,7 +17,8 @@ from service.errors import InvalidRequest, NoImage, Overloaded
 from service.http.options import option_error, query_options
 from service.http.requests import client_of
 from service.http.stored_forms import Allowed, read_stored_form
-from service.jobs.evaluations import Evaluations, Viewer, Wanted, no_room
+from service.jobs.asked import Viewer, Wanted
+from service.jobs.evaluations import Evaluations, no_room
 from service.jobs.material import ANNOTATIONS, Image, Material
 from service.protocols import key_scope
 from service.protocols.native.management import router
