@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
+_MOST_BYTES = 8 << 20  # of a line
 _LAST_WORDS_S = 1.0  # others that it has left running may hold on to its end of the pipe
 
 
@@ -55,7 +56,7 @@ async def run(module: str, said: bytes, hear: Callable[[dict[str, Any]], None]) 
 
 @contextlib.asynccontextmanager
 async def _lines(descriptor: int) -> AsyncIterator[asyncio.StreamReader]:
-    lines = asyncio.StreamReader()
+    lines = asyncio.StreamReader(_MOST_BYTES)
     transport, _ = await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(lines), os.fdopen(descriptor, "rb", buffering=0)
     )
@@ -87,9 +88,9 @@ async def _heard(
 
 
 async def _hear(lines: asyncio.StreamReader, hear: Callable[[dict[str, Any]], None]) -> None:
-    while line := await lines.readline():
+    while not lines.at_eof():
         with contextlib.suppress(ValueError):  # a model's code has written into what it did not open
-            message = json.loads(line)
+            message = json.loads(await lines.readline())
             if isinstance(message, dict):
                 hear(message)
 
