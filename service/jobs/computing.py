@@ -59,7 +59,7 @@ class Computing:
             if not isinstance(ended, int):
                 return ended or None
             in_vain = 0 if job.found else in_vain + 1
-            words = words_for_exit(ended)
+            words = words_for_exit(ended) if ended >= 0 else f"was {words_for_exit(ended)}"
             if in_vain >= _IN_VAIN:
                 memory = " Too little memory, most likely." if ended == -9 else ""
                 return f"Its process {words} {in_vain} times without having found anything more.{memory}"

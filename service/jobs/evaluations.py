@@ -89,8 +89,21 @@ class Evaluations:
         )
 
     async def start(self) -> None:
-        """Go on with what is kept."""
+        """Go on with what is kept.
+
+        Raises:
+            ServiceError: what is kept is damaged.
+        """
+        if self._is_elsewhere:
+            with contextlib.suppress(NotReady, Unavailable):
+                await self._open()
         self._spawn(self._look_after())
+
+    @property
+    def _is_elsewhere(self) -> bool:
+        """Whether there are evaluations that nobody here knows yet."""
+        folder = self._settings.data_dir
+        return self._store is None and folder is not None and (folder / "evaluations").is_dir()
 
     async def stop(self) -> None:
         """End what runs. What is kept goes on when the service is started again; the rest is gone."""
@@ -201,7 +214,13 @@ class Evaluations:
     # -- what there is ------------------------------------------------------------------------------------------------
 
     def list(self, viewer: Viewer) -> list[Job]:
-        """Return the evaluations that somebody may see, oldest first."""
+        """Return the evaluations that somebody may see, oldest first.
+
+        Raises:
+            NotReady: another process has the place where evaluations are kept.
+        """
+        if self._is_elsewhere:
+            raise _elsewhere()
         return [job for job in self._jobs.values() if viewer.sees(job.facts)]
 
     def find(self, name: str, viewer: Viewer) -> Job:
@@ -209,7 +228,10 @@ class Evaluations:
 
         Raises:
             UnknownEvaluation: there is none, or not for this key.
+            NotReady: another process has the place where evaluations are kept.
         """
+        if self._is_elsewhere:
+            raise _elsewhere()
         job = self._jobs.get(name)
         if job is None or not viewer.sees(job.facts):
             raise UnknownEvaluation(
@@ -321,9 +343,7 @@ class Evaluations:
                 try:
                     self._store = await asyncio.to_thread(self._opened)
                 except BlockingIOError:
-                    raise NotReady(
-                        "Another process still has the folder data_dir. Try again in a few seconds.", retry_after_s=5
-                    ) from None
+                    raise _elsewhere() from None
                 except OSError as error:
                     raise no_room(error) from error
                 for facts in await asyncio.to_thread(self._store.all):
@@ -343,15 +363,17 @@ class Evaluations:
 
     async def _look_after(self) -> None:
         """Go on with what is kept, and forget what has expired."""
-        data_dir = self._settings.data_dir
         while True:
-            with contextlib.suppress(NotReady, Unavailable):
-                if self._store is None and data_dir is not None and (data_dir / "evaluations").is_dir():
+            await asyncio.sleep(1.0 if self._is_elsewhere else _LOOK_EVERY_S)
+            if self._is_elsewhere:
+                with contextlib.suppress(NotReady, Unavailable):
                     await self._open()
-            await asyncio.sleep(_LOOK_EVERY_S if self._store is not None or data_dir is None else 1.0)
-            oldest = time.time() - self._settings.evaluation_ttl_s
-            for job in [each for each in self._jobs.values() if each.over and (each.facts.ended or 0) < oldest]:
-                await self._forget(job)
+            await self._forget_expired()
+
+    async def _forget_expired(self) -> None:
+        oldest = time.time() - self._settings.evaluation_ttl_s
+        for job in [each for each in self._jobs.values() if each.over and (each.facts.ended or 0) < oldest]:
+            await self._forget(job)
 
     async def _forget_beyond(self) -> None:
         """Forget the oldest of those that are over, where they are many."""
@@ -380,3 +402,7 @@ def no_room(error: OSError) -> Unavailable:
     """Return what is said where the disk takes no more."""
     log.error("no evaluation can be taken: %s", error)
     return Unavailable("There is no room on the disk here for an evaluation. Try again later.", retry_after_s=60)
+
+
+def _elsewhere() -> NotReady:
+    return NotReady("Another process still has the folder data_dir. Try again in a few seconds.", retry_after_s=5)

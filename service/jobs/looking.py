@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from service.evaluation.annotations import Marked
     from service.imaging.decode import Header
 
-__all__ = ["Look", "look_at", "main"]
+__all__ = ["Look", "look_at", "main", "told"]
 
 _MEMORY_BYTES = 4 << 30  # most of it addresses that numpy's threads reserve and never use
 _SECONDS = 120
@@ -53,26 +53,26 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CPU, (_SECONDS, _SECONDS))
     look = Look.model_validate_json(sys.stdin.buffer.read())
-    os.chdir(look.folder)  # so that no message names it
-    limits = DecodeLimits(look.max_image_bytes, look.max_image_pixels, look.max_image_frames)
     with os.fdopen(int(sys.argv[1]), "w", encoding="utf-8") as pipe:
-        json.dump(_told(look.material, limits), pipe)
+        json.dump(told(look), pipe)
         pipe.write("\n")
 
 
-def _told(material: Material, limits: DecodeLimits) -> dict[str, object]:
+def told(look: Look) -> dict[str, object]:
+    """Look, write down what is left, and return what is told of it."""
+    limits = DecodeLimits(look.max_image_bytes, look.max_image_pixels, look.max_image_frames)
     try:
-        found = look_at(material, limits)
+        found = look_at(look.folder, look.material, limits)
     except ServiceError as error:
         return {"code": error.code, "message": error.message}
     except MemoryError:
         return {"code": BodyTooLarge.code, "message": "What is marked takes too much memory to read. Send less of it."}
-    Path(MATERIAL).write_text(found.model_dump_json(), encoding="utf-8")
+    (look.folder / MATERIAL).write_text(found.model_dump_json(), encoding="utf-8")
     return {"images": len(found.images), "marked": found.marked, "skipped": [s.model_dump() for s in found.skipped]}
 
 
-def look_at(material: Material, limits: DecodeLimits) -> Material:
-    """Return what can be used of what was sent, whose files lie here.
+def look_at(folder: Path, material: Material, limits: DecodeLimits) -> Material:
+    """Return what can be used of what was sent, whose files lie in a folder.
 
     Raises:
         NoImage: no picture can be used.
@@ -82,7 +82,7 @@ def look_at(material: Material, limits: DecodeLimits) -> Material:
     headers: dict[str, Header] = {}
     for image in material.images:
         try:
-            headers[image.file] = _header(image, limits)
+            headers[image.file] = _header(folder / image.file, limits)
         except ServiceError as error:
             skipped.append(Skipped(name=image.name, code=error.code, text=error.message))
     usable = [image for image in material.images if image.file in headers]
@@ -91,10 +91,10 @@ def look_at(material: Material, limits: DecodeLimits) -> Material:
     if not images:
         told = f" {skipped[0].name}: {skipped[0].text}" if skipped else ""
         raise NoImage(f"There is no picture that can be used.{told}")
-    images = _with_masks(images, material.masks, headers, limits, skipped)
+    images = _with_masks(images, _mask_headers(folder, material.masks, limits), headers, skipped)
     marked = sum(image.mask is not None for image in images)
     if material.annotations:
-        marked = _marked(images, read_coco(Path(ANNOTATIONS)))
+        marked = _marked(images, _coco(folder / ANNOTATIONS))
     if marks and not marked:
         raise InvalidOption(
             f"Nothing that is marked is about these pictures: file names must be the same, such as {images[0].name}."
@@ -102,8 +102,7 @@ def look_at(material: Material, limits: DecodeLimits) -> Material:
     return Material(images=tuple(images), annotations=material.annotations, marked=marked, skipped=tuple(skipped))
 
 
-def _header(image: Image, limits: DecodeLimits) -> Header:
-    file = Path(image.file)
+def _header(file: Path, limits: DecodeLimits) -> Header:
     if file.stat().st_size > limits.max_bytes:
         raise ImageTooLarge(f"The picture has more than {limits.max_bytes} bytes. Send a smaller one.")
     return read_header(file.read_bytes(), limits)
@@ -127,23 +126,32 @@ def _told_apart(images: Sequence[Image], skipped: list[Skipped], *, marks: bool)
     return kept
 
 
+def _mask_headers(folder: Path, masks: Sequence[Image], limits: DecodeLimits) -> dict[str, tuple[Image, Header]]:
+    """Return the masks by the name of their picture, without its ending."""
+    found: dict[str, tuple[Image, Header]] = {}
+    for mask in masks:
+        try:
+            found[_bare(mask.name)] = mask, _header(folder / mask.file, limits)
+        except ServiceError as error:
+            raise InvalidOption(f"The mask {mask.name} cannot be read: {error.message}") from error
+    return found
+
+
 def _with_masks(
     images: Sequence[Image],
-    masks: Sequence[Image],
+    masks: dict[str, tuple[Image, Header]],
     headers: Mapping[str, Header],
-    limits: DecodeLimits,
     skipped: list[Skipped],
 ) -> list[Image]:
     """Give each picture its mask: the one of the same name, with whatever ending."""
-    by_name = {_bare(mask.name): mask for mask in masks}
     found: list[Image] = []
     for image in images:
-        mask = by_name.pop(_bare(image.name), None)
-        if mask is not None:
-            _check_mask(mask, headers[image.file], limits)
+        mask, header = masks.pop(_bare(image.name), (None, None))
+        if mask is not None and header is not None:
+            _check_size(mask, header, headers[image.file])
         found.append(image if mask is None else image.model_copy(update={"mask": mask.file}))
     text = "It is the mask of no picture here: the name must be that of its picture."
-    skipped.extend(Skipped(name=mask.name, code="mask_of_nothing", text=text) for mask in by_name.values())
+    skipped.extend(Skipped(name=mask.name, code="mask_of_nothing", text=text) for mask, _ in masks.values())
     return found
 
 
@@ -152,16 +160,19 @@ def _bare(name: str) -> str:
     return str(path.with_name(path.stem.removesuffix(".mask")))
 
 
-def _check_mask(mask: Image, picture: Header, limits: DecodeLimits) -> None:
-    try:
-        header = _header(mask, limits)
-    except ServiceError as error:
-        raise InvalidOption(f"The mask {mask.name} cannot be read: {error.message}") from error
+def _check_size(mask: Image, header: Header, picture: Header) -> None:
     if (header.width, header.height) != (picture.width, picture.height):
         raise InvalidOption(
             f"The mask {mask.name} has {header.width}×{header.height} pixels, its picture "
             f"{picture.width}×{picture.height}: they must be of one size."
         )
+
+
+def _coco(file: Path) -> dict[str, Marked]:
+    try:
+        return read_coco(file)
+    except InvalidOption as error:
+        raise InvalidOption(error.message.replace(str(file), "'annotations'")) from error
 
 
 def _marked(images: Sequence[Image], marked: Mapping[str, Marked]) -> int:

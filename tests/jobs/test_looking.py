@@ -42,7 +42,7 @@ def coco(**content: Any) -> str:
 def looked(*images: Image, masks: tuple[Image, ...] = (), annotations: str | None = None) -> Material:
     if annotations is not None:
         Path(ANNOTATIONS).write_text(annotations, encoding="utf-8")
-    return look_at(Material(images=images, masks=masks, annotations=annotations is not None), LIMITS)
+    return look_at(Path.cwd(), Material(images=images, masks=masks, annotations=annotations is not None), LIMITS)
 
 
 class TestPictures:
@@ -133,7 +133,7 @@ class TestAnnotations:
         ],
     )
     def test_what_is_no_file_of_coco(self, content: str) -> None:
-        with pytest.raises(InvalidOption, match="annotations is no COCO file") as raised:
+        with pytest.raises(InvalidOption, match="'annotations' is no COCO file") as raised:
             looked(picture("a.png", "0"), annotations=content)
         assert "/" not in raised.value.message  # no path of this machine
 
@@ -150,8 +150,12 @@ class TestAnnotations:
     @given(
         st.recursive(
             st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
-            lambda inner: st.lists(inner, max_size=3)
-            | st.dictionaries(st.sampled_from(["images", "annotations", "id", "bbox", "image_id"]), inner, max_size=4),
+            lambda inner: (
+                st.lists(inner, max_size=3)
+                | st.dictionaries(
+                    st.sampled_from(["images", "annotations", "id", "bbox", "image_id"]), inner, max_size=4
+                )
+            ),
         )
     )
     def test_whatever_json_it_is(self, content: Any) -> None:
