@@ -119,14 +119,13 @@ def prepared(folder: Path, digest: str) -> Order:
 
 @pytest.fixture(scope="module")
 def digest() -> str:
-    import torch
 
     from service.models.loading import load_model
     from service.models.sources.source import Downloads
 
     settings = Settings()
     downloads = Downloads(settings.cache_dir, False, None)
-    return load_model(ModelConfig(name="shapes", architecture="shapes"), torch.device("cpu"), downloads).info.digest
+    return load_model(ModelConfig(name="shapes", architecture="shapes"), "cpu", downloads).info.digest
 
 
 def steps(folder: Path) -> list[str]:

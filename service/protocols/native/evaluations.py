@@ -65,7 +65,9 @@ _TAKEN: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.post("/evaluations", tags=["evaluations"], summary="Evaluate layers and methods", responses=_TAKEN)
+@router.post(
+    "/evaluations", tags=["evaluations"], summary="Evaluate layers and methods", status_code=202, responses=_TAKEN
+)
 @key_scope("infer")
 async def evaluate(request: Request, engine: Engine, evaluations: All, viewer: Who) -> Response:
     """Measure on pictures of one's own which layer and method explain a model best, for which purpose.
