@@ -57,7 +57,7 @@ _RESULT = {
             "layer": "layer4",
             "method": "gradcam",
             "metrics": _SCORES,
-            "gates": {"dead": 0.0, "padding": False, "beats_random": True, "class_sensitive": True},
+            "gates": {"dead": 0.0, "padding": 0.0, "beats_random": True, "class_sensitive": True},
             "excluded": None,
             "same_as": None,
         }
@@ -73,7 +73,7 @@ _RESULT = {
             "images": 24,
         }
     ],
-    "warnings": [{"code": "outside_the_object", "text": "On 3 pictures the map lies outside the annotated object."}],
+    "warnings": [{"code": "map_outside_object", "text": "On 3 pictures the map lies outside the annotated object."}],
     "baselines": [{"name": "random", "metrics": _SCORES}],
 }
 _DONE = {**_RUNNING, "state": "done", "progress": 1.0, "eta_s": None, "stage": None, "ended": 1795972842.1}
