@@ -276,6 +276,14 @@ class TestRefused:
         assert (answer.status_code, answer.json()["code"]) == (413, "request_too_costly")
         assert held.orders == []
 
+    async def test_a_full_disk(self, held: Held, application: Application, client: httpx.AsyncClient) -> None:
+        assert (await post(client)).status_code == 202
+        await held.begun()
+        application.state["evaluations"]._store._rows.execute("PRAGMA query_only = ON")
+        full = await post(client)
+        assert (full.status_code, full.json()["code"], full.headers["retry-after"]) == (503, "unavailable", "60")
+        assert len(folders(application)) == 1
+
     async def test_names_lead_nowhere(self, held: Held, application: Application, client: httpx.AsyncClient) -> None:
         names = ["../../x.png", "/etc/passwd", "..\\y.png"]
         taken = await post(client, *(image(name) for name in names))
