@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 from urllib.parse import quote
 
+import httpx
+
 from service.client.calls import Call, ImageSource, file_of, get, remove_call, validated
-from service.client.errors import ClientError, make_error
+from service.client.errors import ClientError, from_response, from_transport, make_error
 from service.wire_evaluation import Evaluation, EvaluationList
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 __all__ = ["AsyncEvaluations", "Evaluations", "ImageSources"]
 
@@ -116,6 +118,15 @@ def _report_call(evaluation: str) -> Call[str]:
     return Call("GET", f"/api/v1{_path(evaluation)}/report", lambda response: response.text)
 
 
+def _events_path(evaluation: str) -> str:
+    return f"/api/v1{_path(evaluation)}/events"
+
+
+def _event(line: str) -> Evaluation | None:
+    """Read a line of server-sent events: comments and names are none of ours."""
+    return Evaluation.model_validate_json(line.removeprefix("data: ")) if line.startswith("data: ") else None
+
+
 def _ended(found: Evaluation) -> bool:
     """Whether nothing more comes of it.
 
@@ -136,6 +147,8 @@ def _tell(progress: Callable[[Evaluation], object] | None, found: Evaluation) ->
 class Evaluations:
     """What ``Client`` has of evaluations."""
 
+    _http: httpx.Client
+    _url: httpx.URL
     _send: Callable[[Call[Any]], Any]
     _sleep: Callable[[float], None]
 
@@ -197,6 +210,21 @@ class Evaluations:
         found: Evaluation = self._send(get(Evaluation, _path(evaluation)))
         return found
 
+    def evaluation_events(self, evaluation: str) -> Iterator[Evaluation]:
+        """Yield how far an evaluation is, whenever that has changed, until it ends, however it does.
+
+        Raises:
+            ClientError: there is none, or the connection is lost.
+        """
+        try:
+            with self._http.stream("GET", _events_path(evaluation)) as response:
+                if not response.is_success:
+                    response.read()
+                    raise from_response(response)
+                yield from filter(None, map(_event, response.iter_lines()))
+        except httpx.RequestError as error:
+            raise from_transport(error, self._url) from error
+
     def evaluations(self) -> EvaluationList:
         """Return the evaluations of this key, without what came out."""
         found: EvaluationList = self._send(get(EvaluationList, "/evaluations"))
@@ -215,6 +243,8 @@ class Evaluations:
 class AsyncEvaluations:
     """What ``AsyncClient`` has of evaluations."""
 
+    _http: httpx.AsyncClient
+    _url: httpx.URL
     _send: Callable[[Call[Any]], Awaitable[Any]]
     _sleep: Callable[[float], Awaitable[None]]
 
@@ -258,6 +288,19 @@ class AsyncEvaluations:
         """As ``Client.evaluation``."""
         found: Evaluation = await self._send(get(Evaluation, _path(evaluation)))
         return found
+
+    async def evaluation_events(self, evaluation: str) -> AsyncIterator[Evaluation]:
+        """As ``Client.evaluation_events``: ``async for found in client.evaluation_events(id)``."""
+        try:
+            async with self._http.stream("GET", _events_path(evaluation)) as response:
+                if not response.is_success:
+                    await response.aread()
+                    raise from_response(response)
+                async for line in response.aiter_lines():
+                    if (found := _event(line)) is not None:
+                        yield found
+        except httpx.RequestError as error:
+            raise from_transport(error, self._url) from error
 
     async def evaluations(self) -> EvaluationList:
         """As ``Client.evaluations``."""

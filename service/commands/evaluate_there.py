@@ -75,10 +75,11 @@ def _pictures(folder: Path, masks: Path | None) -> tuple[dict[str, Path], dict[s
     names = {file.relative_to(folder): file for file in without_masks(images_in(folder), masks)}
     if not names:
         raise FileNotFoundError(f"there is no picture in {folder}")
-    found = {} if masks is None else {name: mask for name in names if (mask := mask_file(masks, name)) is not None}
-    return {name.as_posix(): file for name, file in names.items()}, {
-        name.as_posix(): mask for name, mask in found.items()
-    }
+    found = {} if masks is None else {name: mask_file(masks, name) for name in names}
+    return (
+        {name.as_posix(): file for name, file in names.items()},
+        {name.as_posix(): mask for name, mask in found.items() if mask is not None and mask != names[name]},
+    )
 
 
 @contextmanager

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,6 +132,65 @@ def test_a_killed_process_goes_on(server: Server, uninterrupted: Evaluation) -> 
     found = until(url, over)
     assert found.restarts == 1
     assert found.result == uninterrupted.result
+
+
+class TestCommand:
+    def command(self, *arguments: object) -> list[str]:
+        return [sys.executable, "-m", "service.cli", "evaluate", *map(str, arguments)]
+
+    def run(self, *arguments: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(self.command(*arguments), capture_output=True, text=True, check=False, timeout=240)
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        for name in NAMES:
+            place = tmp_path / "pictures" / name[3:]
+            place.mkdir(parents=True)
+            (place / f"{name}.png").write_bytes((SAMPLES / f"{name}.png").read_bytes())
+            (place / f"{name}.mask.png").write_bytes((SAMPLES / f"{name}.mask.png").read_bytes())
+        (tmp_path / "pictures" / "disk" / "broken.png").write_bytes(b"no picture")
+        return tmp_path / "pictures"
+
+    def test_the_figures_and_the_report(self, server: Server, folder: Path) -> None:
+        asked = (folder, "--masks", folder, "--layers", "layer2", "layer4", "--purpose", "localisation", "--seed", 5)
+        written = ("--json", folder / "there.json", "--report", folder / "report.html")
+        there = self.run(*asked, "--server", server.url, *written)
+        assert there.returncode == 0, there.stderr
+        assert "disk/broken.png: " in there.stderr
+        assert (folder / "report.html").read_text().startswith("<!doctype html>")
+        here = self.run(*asked, "--model", "shapes", "--device", "cpu", "--json", folder / "here.json")
+        assert here.returncode == 0, here.stderr
+        texts = [(folder / name).read_text() for name in ("there.json", "here.json")]
+        assert json.loads(texts[0]) == json.loads(texts[1])
+        tables = [[line for line in each.stdout.splitlines() if "json" not in line] for each in (there, here)]
+        assert tables[0][:-1] == tables[1]  # and the line that names the report
+
+    def test_listed_and_cancelled(self, server: Server) -> None:
+        name = post(server).rsplit("/", 1)[1]
+        listed = self.run("--server", server.url, "--list").stdout
+        assert f"{name}  shapes  6 pictures  " in listed
+        assert self.run("--server", server.url, "--cancel", name).returncode == 0
+        again = self.run("--server", server.url, "--cancel", name)
+        assert again.returncode == 1
+        assert "no evaluation of this id" in again.stderr
+
+    def test_ctrl_c_cancels(self, server: Server, folder: Path) -> None:
+        before = len(httpx.get(server.url + ROUTE).json()["evaluations"])
+        with subprocess.Popen(self.command(folder, "--server", server.url), stderr=subprocess.PIPE) as process:
+            deadline = time.monotonic() + 60
+            while len(httpx.get(server.url + ROUTE).json()["evaluations"]) == before:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            process.send_signal(signal.SIGINT)
+            process.wait(timeout=30)
+        assert process.returncode != 0
+        assert len(httpx.get(server.url + ROUTE).json()["evaluations"]) == before
+
+    def test_what_goes_with_a_server_alone(self) -> None:
+        for arguments in (["--list"], ["--cancel", "x"], []):
+            refused = self.run(*arguments)
+            assert refused.returncode == 1
+            assert "Traceback" not in refused.stderr
 
 
 def test_a_killed_service_goes_on(tmp_path: Path, uninterrupted: Evaluation) -> None:
