@@ -122,6 +122,12 @@ _REFUSED = (
         TooManyEvaluations("16 evaluations wait or run, and more may not.", retry_after_s=60),
     ),
 )
+_EVENT = {
+    "type": "object",
+    "description": "Of each event; `data` is an Evaluation in JSON, without its result.",
+    "properties": {"event": {"enum": ["progress", "done"]}, "data": {"type": "string"}},
+    "required": ["event", "data"],
+}
 _FILE = {"type": "string", "format": "binary"}
 
 
@@ -144,7 +150,7 @@ def complete(operation: Operation, error_schema: Mapping[str, Any]) -> None:
         responses["200"]["content"] = {"text/html": {"schema": {"type": "string"}}}
     if name == "evaluation_events":
         event = f"event: progress\ndata: {json.dumps({'id': _ID, 'state': 'running', 'progress': 0.42})}\n\n"
-        responses["200"]["content"] = {"text/event-stream": {"schema": {"type": "string"}, "example": event}}
+        responses["200"]["content"] = {"text/event-stream": {"schema": dict(_EVENT), "example": event}}
 
 
 def _add(responses: dict[str, Any], errors: tuple[ErrorExample, ...], error_schema: Mapping[str, Any]) -> None:
