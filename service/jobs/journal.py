@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import struct
 import zlib
 from typing import TYPE_CHECKING
@@ -40,6 +41,7 @@ class Journal(State):
         self.found = 0
         file.touch(mode=0o600)
         self._stream = file.open("r+b")
+        fcntl.flock(self._stream, fcntl.LOCK_EX)  # until a process before this one has ended for good
         whole = 0
         for end, record in _records(self._stream):
             self._steps |= State.from_bytes(record)._steps

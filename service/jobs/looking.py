@@ -11,15 +11,15 @@ import resource
 import signal
 import sys
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict
-
+from service.engine.workers.ending import die_with_the_front
 from service.errors import BodyTooLarge, ImageTooLarge, InvalidOption, NoImage, ServiceError
 from service.evaluation.annotations import read_coco
 from service.imaging.decode import DecodeLimits, read_header
-from service.jobs.material import ANNOTATIONS, MATERIAL, Image, Material, Skipped, marked_on
+from service.jobs.material import ANNOTATIONS, MATERIAL, Image, Look, Material, Skipped, marked_on
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,31 +27,21 @@ if TYPE_CHECKING:
     from service.evaluation.annotations import Marked
     from service.imaging.decode import Header
 
-__all__ = ["Look", "look_at", "main", "told"]
+__all__ = ["look_at", "main", "told"]
 
 _MEMORY_BYTES = 4 << 30  # most of it addresses that numpy's threads reserve and never use
 _SECONDS = 120
 _MOST_BOXES, _MOST_POINTS = 1000, 100_000  # on one picture
 
 
-class Look(BaseModel):
-    """What the process is told; it goes there as JSON."""
-
-    model_config = ConfigDict(frozen=True)
-
-    folder: Path
-    material: Material
-    max_image_bytes: int
-    max_image_pixels: int
-    max_image_frames: int
-
-
 def main() -> None:
     """Look at what standard input names; tell what is left on the descriptor that is the first argument."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    die_with_the_front()
     os.nice(5)
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CPU, (_SECONDS, _SECONDS))
+    for what, most in ((resource.RLIMIT_AS, _MEMORY_BYTES), (resource.RLIMIT_CPU, _SECONDS)):
+        with suppress(ValueError, OSError):  # other systems than Linux, or a lower limit that there is already
+            resource.setrlimit(what, (most, most))
     look = Look.model_validate_json(sys.stdin.buffer.read())
     with os.fdopen(int(sys.argv[1]), "w", encoding="utf-8") as pipe:
         json.dump(told(look), pipe)

@@ -12,6 +12,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+from service.engine.workers.ending import die_with_the_front
 from service.jobs.order import Order
 from service.settings import environment
 
@@ -21,6 +22,7 @@ __all__ = ["main"]
 def main() -> None:
     """Do what standard input says, and tell of it on the descriptor that is the first argument."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started this ends it
+    die_with_the_front()
     _stand_back()
     with environment(OMP_WAIT_POLICY="PASSIVE"):  # threads that wait for each other would burn their cores
         from service.jobs.work import work  # noqa: PLC0415
@@ -32,6 +34,7 @@ def main() -> None:
             pipe.flush()
 
         order = Order.model_validate_json(sys.stdin.buffer.read())
+        tell({})  # where the front is gone already, this ends here
         os.dup2(2, 1)  # what a model's code prints is no part of the answer
         work(order, tell)
     os._exit(0)  # whatever the model's code has left running or registered

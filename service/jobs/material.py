@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from service.imaging.geometry import Geometry
     from service.models.info import ModelInfo
 
-__all__ = ["ANNOTATIONS", "MATERIAL", "PICTURES", "Image", "Material", "Skipped", "pictures_of"]
+__all__ = ["ANNOTATIONS", "MATERIAL", "PICTURES", "Image", "Look", "Material", "Skipped", "pictures_of"]
 
 PICTURES = "pictures"
 """The folder, in that of a job, with what was sent."""
@@ -78,6 +78,16 @@ class Material(_Kept):
     annotations: bool = False
     marked: int = 0
     skipped: tuple[Skipped, ...] = ()
+
+
+class Look(_Kept):
+    """What the process that looks at what was sent is told; it goes there as JSON."""
+
+    folder: Path
+    material: Material
+    max_image_bytes: int
+    max_image_pixels: int
+    max_image_frames: int
 
 
 def pictures_of(folder: Path, info: ModelInfo, limits: DecodeLimits) -> Iterator[Picture | Skipped]:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from service.engine.worker_process import words_for_exit
 from service.errors import BodyTooLarge, ImageTooLarge, InvalidOption, NoImage, ServiceError
-from service.jobs.looking import Look
-from service.jobs.material import Skipped
+from service.jobs.material import Look, Skipped
 from service.jobs.process import run
 
 if TYPE_CHECKING:

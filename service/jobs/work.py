@@ -13,7 +13,6 @@ import torch
 
 from service import logs
 from service.engine.workers.executor import devices_for, require_device
-from service.engine.workers.main import die_with_the_front
 from service.errors import ServiceError
 from service.evaluation.asked import Asked
 from service.evaluation.candidates import arms_of
@@ -47,7 +46,6 @@ def work(order: Order, tell: Callable[[object], None]) -> None:
     Raises:
         OSError: the disk is full.
     """
-    die_with_the_front()
     logs.configure(order.log_level, order.log_format)
     torch.set_num_threads(order.threads)
     try:

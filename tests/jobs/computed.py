@@ -7,7 +7,8 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from service.jobs.files import REPORT, RESULT
-from service.jobs.looking import Look, told
+from service.jobs.looking import told
+from service.jobs.material import Look
 from service.jobs.order import Order
 
 if TYPE_CHECKING:

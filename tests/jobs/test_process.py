@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from service.engine.worker_process import python_command
+from service.errors import BodyTooLarge, InvalidOption
 from service.imaging.decode import DecodeLimits
 from service.jobs import process
 from service.jobs.files import FOUND, REPORT, RESULT
 from service.jobs.journal import Journal
 from service.jobs.looking import look_at
-from service.jobs.material import MATERIAL, PICTURES, Image, Material
+from service.jobs.material import ANNOTATIONS, MATERIAL, PICTURES, Image, Material
 from service.jobs.order import Order
+from service.jobs.sent import look
 from service.settings import ModelConfig, Settings
 from tests.web.application import until
 
@@ -157,6 +159,39 @@ def cut(file: Path) -> None:
 
 
 @pytest.mark.slow
+class TestLook:
+    """The process that looks at what was sent."""
+
+    async def look(self, folder: Path, annotations: bytes) -> Any:
+        prepare(folder, annotations)
+        sent = Material(images=(Image(file="0", name="00-disk.png"),), annotations=True)
+        return await look(folder, sent, Settings())
+
+    async def test_what_can_be_used(self, tmp_path: Path) -> None:
+        boxes = [{"image_id": 1, "bbox": [1, 2, 30, 40]}]
+        assert await self.look(tmp_path, coco(boxes)) == (1, 1, ())
+
+    async def test_a_million_annotations(self, tmp_path: Path) -> None:
+        many = coco([{"image_id": 1, "bbox": [1, 2, 3, 4]}] * 1_000_000)
+        with pytest.raises(InvalidOption, match=r"On 00-disk\.png there are 1,000,000 boxes"):
+            await self.look(tmp_path, many)
+
+    async def test_what_takes_much_more_memory_than_it_has_bytes(self, tmp_path: Path) -> None:
+        deep = b'{"images": [], "annotations": [' + b"[[[[[[[[]]]]]]]]," * 3_500_000 + b"1]}"
+        with pytest.raises((BodyTooLarge, InvalidOption)):
+            await self.look(tmp_path, deep)
+
+
+def prepare(folder: Path, annotations: bytes) -> None:
+    (folder / ANNOTATIONS).write_bytes(annotations)
+    (folder / "0").write_bytes((SAMPLES / "00-disk.png").read_bytes())
+
+
+def coco(annotations: list[Any]) -> bytes:
+    return json.dumps({"images": [{"id": 1, "file_name": "00-disk.png"}], "annotations": annotations}).encode()
+
+
+@pytest.mark.slow
 class TestEvaluation:
     async def test_killed_again_and_again_it_finds_the_same_and_nothing_twice(
         self, tmp_path: Path, digest: str
@@ -197,8 +232,8 @@ class TestEvaluation:
     async def test_another_model_is_not_evaluated(self, tmp_path: Path) -> None:
         code, told = await worked(prepared(tmp_path / "x", "0" * 64))
         assert code == 0
-        assert told == [{"failed": told[0]["failed"]}]
-        assert "have changed since this was asked for" in told[0]["failed"]
+        assert told == [{}, {"failed": told[-1]["failed"]}]
+        assert "have changed since this was asked for" in told[-1]["failed"]
 
     async def test_a_picture_that_breaks_off_is_named(self, tmp_path: Path, digest: str) -> None:
         order = prepared(tmp_path / "x", digest).model_copy(update={"purposes": ("localisation",)})
