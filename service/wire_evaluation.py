@@ -140,11 +140,11 @@ class Evaluation(_Answer):
     restarts: int = Field(description="How often its process was started again.")
     kept: bool = Field(description="Whether it outlasts a restart of the service.")
     note: str = Field(description="The same in words, and until when the result is there.")
-    skipped: list[SkippedPicture] = Field(description="Files that are left out.")
+    skipped: list[SkippedPicture] = Field([], description="Files that are left out; not told in lists and events.")
     result: EvaluationResult | None = Field(None, description="What came out, once it is done.")
 
 
 class EvaluationList(_Answer):
-    """The evaluations that this API key may see, oldest first, without their results."""
+    """The evaluations that this API key may see, oldest first, without their results and what was skipped."""
 
     evaluations: list[Evaluation]

@@ -62,7 +62,8 @@ class Computing:
             words = words_for_exit(ended) if ended >= 0 else f"was {words_for_exit(ended)}"
             if in_vain >= _IN_VAIN:
                 memory = " Too little memory, most likely." if ended == -9 else ""
-                return f"Its process {words} {in_vain} times without having found anything more.{memory}"
+                vain = f"Its process {words} {in_vain} times without having found anything more."
+                return f"{vain}{memory} The log here has more."
             log.warning("evaluation %s: its process %s, and is started again", job.facts.id, words)
             job.facts.restarts += 1
             self._metrics.evaluation_restarts.inc()

@@ -41,17 +41,15 @@ _TELL_EVERY_S = 0.2
 
 
 def work(order: Order, tell: Callable[[object], None]) -> None:
-    """Do an evaluation; tell how far it is, and in the end that it is done, or why it cannot be.
-
-    Raises:
-        OSError: the disk is full.
-    """
+    """Do an evaluation; tell how far it is, and in the end that it is done, or why it cannot be."""
     logs.configure(order.log_level, order.log_format)
     torch.set_num_threads(order.threads)
     try:
         _work(order, tell)
     except ServiceError as error:
         tell({"failed": error.message})
+    except OSError as error:
+        tell({"failed": f"What was found cannot be kept on the disk here: {error.strerror}."})
 
 
 def _work(order: Order, tell: Callable[[object], None]) -> None:

@@ -235,6 +235,12 @@ class TestEvaluation:
         assert told == [{}, {"failed": told[-1]["failed"]}]
         assert "have changed since this was asked for" in told[-1]["failed"]
 
+    async def test_a_disk_that_takes_nothing(self, tmp_path: Path, digest: str) -> None:
+        order = prepared(tmp_path / "x", digest)
+        (order.folder / FOUND).mkdir()
+        code, told = await worked(order)
+        assert (code, told[-1]) == (0, {"failed": "What was found cannot be kept on the disk here: Is a directory."})
+
     async def test_a_picture_that_breaks_off_is_named(self, tmp_path: Path, digest: str) -> None:
         order = prepared(tmp_path / "x", digest).model_copy(update={"purposes": ("localisation",)})
         cut(order.folder / PICTURES / "00-disk.png")

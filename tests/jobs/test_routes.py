@@ -219,7 +219,7 @@ class TestInTurn:
         assert about.state == "failed"
         assert about.reason == (
             "Its process was killed by SIGKILL 3 times without having found anything more. Too little memory, most "
-            "likely."
+            "likely. The log here has more."
         )
         refused = await client.get(f"{url}/report")
         assert (refused.status_code, refused.json()["code"]) == (409, "evaluation_not_done")

@@ -91,7 +91,7 @@ async def evaluate(request: Request, engine: Engine, evaluations: All, viewer: W
 @router.get("/evaluations", tags=["evaluations"], summary="List the evaluations")
 async def evaluation_list(evaluations: All, viewer: Who) -> wire.EvaluationList:
     """Those of this API key, oldest first; with the scope `manage`, or without keys, all."""
-    return wire.EvaluationList(evaluations=[_entry(evaluations, job) for job in evaluations.list(viewer)])
+    return wire.EvaluationList(evaluations=[_entry(evaluations, job, short=True) for job in evaluations.list(viewer)])
 
 
 @router.get(
@@ -210,7 +210,8 @@ def _material(files: list[StoredFile], folder: Path) -> Material:
 # -- answering ---------------------------------------------------------------------------------------------------------
 
 
-def _entry(evaluations: Evaluations, job: Job) -> wire.Evaluation:
+def _entry(evaluations: Evaluations, job: Job, *, short: bool = False) -> wire.Evaluation:
+    """Describe one; ``short`` without what was skipped, which may be a thousand files."""
     facts = job.facts
     return wire.Evaluation(
         id=facts.id,
@@ -226,7 +227,7 @@ def _entry(evaluations: Evaluations, job: Job) -> wire.Evaluation:
         restarts=facts.restarts,
         kept=evaluations.kept,
         note=evaluations.note,
-        skipped=[wire.SkippedPicture(**each.model_dump()) for each in facts.skipped],
+        skipped=[wire.SkippedPicture(**each.model_dump()) for each in (() if short else facts.skipped)],
     )
 
 
@@ -251,4 +252,4 @@ async def _followed(evaluations: Evaluations, job: Job, lifecycle: Lifecycle) ->
 
 
 def _event(name: str, evaluations: Evaluations, job: Job) -> bytes:
-    return f"event: {name}\ndata: {_entry(evaluations, job).model_dump_json(exclude={'result'})}\n\n".encode()
+    return f"event: {name}\ndata: {_entry(evaluations, job, short=True).model_dump_json(exclude={'result', 'skipped'})}\n\n".encode()

@@ -81,7 +81,7 @@ _QUEUED = {**_RUNNING, "state": "queued", "progress": 0.0, "eta_s": None, "stage
 
 ANSWERS: Mapping[str, Any] = {
     "evaluate": _QUEUED,
-    "evaluation_list": {"evaluations": [_DONE, _RUNNING]},
+    "evaluation_list": {"evaluations": [{**each, "skipped": []} for each in (_DONE, _RUNNING)]},
     "evaluation": {**_DONE, "result": _RESULT},
 }
 """By operation id."""
