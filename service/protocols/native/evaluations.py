@@ -252,4 +252,5 @@ async def _followed(evaluations: Evaluations, job: Job, lifecycle: Lifecycle) ->
 
 
 def _event(name: str, evaluations: Evaluations, job: Job) -> bytes:
-    return f"event: {name}\ndata: {_entry(evaluations, job, short=True).model_dump_json(exclude={'result', 'skipped'})}\n\n".encode()
+    told = _entry(evaluations, job, short=True).model_dump_json(exclude={"result", "skipped"})
+    return f"event: {name}\ndata: {told}\n\n".encode()
