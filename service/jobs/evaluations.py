@@ -32,6 +32,7 @@ from service.jobs.computing import Computing
 from service.jobs.files import FOUND, REPORT, RESULT
 from service.jobs.job import STATES, Facts, Job
 from service.jobs.material import PICTURES
+from service.jobs.refusals import elsewhere, no_room
 from service.jobs.sent import look
 from service.jobs.store import Store, temporary_root
 
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from service.metrics import Metrics
     from service.settings import Settings
 
-__all__ = ["Evaluations", "no_room"]
+__all__ = ["Evaluations"]
 
 log = logging.getLogger("camserve.evaluations")
 
@@ -220,7 +221,7 @@ class Evaluations:
             NotReady: another process has the place where evaluations are kept.
         """
         if self._is_elsewhere:
-            raise _elsewhere()
+            raise elsewhere()
         return [job for job in self._jobs.values() if viewer.sees(job.facts)]
 
     def find(self, name: str, viewer: Viewer) -> Job:
@@ -231,7 +232,7 @@ class Evaluations:
             NotReady: another process has the place where evaluations are kept.
         """
         if self._is_elsewhere:
-            raise _elsewhere()
+            raise elsewhere()
         job = self._jobs.get(name)
         if job is None or not viewer.sees(job.facts):
             raise UnknownEvaluation(
@@ -307,6 +308,8 @@ class Evaluations:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("evaluation %s failed", job.facts.id, exc_info=error)
             job.ends("failed", "Something went wrong here; the log has the reason.")
+            self._count_end(job)
+            self._spawn(self._keep(job))
         self._schedule()
 
     async def _run(self, job: Job) -> None:
@@ -343,7 +346,7 @@ class Evaluations:
                 try:
                     self._store = await asyncio.to_thread(self._opened)
                 except BlockingIOError:
-                    raise _elsewhere() from None
+                    raise elsewhere() from None
                 except OSError as error:
                     raise no_room(error) from error
                 for facts in await asyncio.to_thread(self._store.all):
@@ -396,13 +399,3 @@ class Evaluations:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def no_room(error: OSError) -> Unavailable:
-    """Return what is said where the disk takes no more."""
-    log.error("no evaluation can be taken: %s", error)
-    return Unavailable("There is no room on the disk here for an evaluation. Try again later.", retry_after_s=60)
-
-
-def _elsewhere() -> NotReady:
-    return NotReady("Another process still has the folder data_dir. Try again in a few seconds.", retry_after_s=5)

@@ -91,7 +91,7 @@ class Store:
         return folder
 
     def all(self) -> list[Facts]:
-        """Return what is kept, oldest first, and remove folders that belong to nothing.
+        """Return what is kept, oldest first; remove folders that belong to nothing, and what has none.
 
         Raises:
             ServiceError: the file is damaged.
@@ -104,6 +104,9 @@ class Store:
             raise ServiceError(
                 f"{self.root / _FILE} cannot be read: {error}. Remove it to forget what it holds."
             ) from error
+        for facts in [each for each in found if not self.folder(each.id).is_dir()]:
+            self.remove(facts.id)  # deleted by hand, or while it was being written
+            found.remove(facts)
         known = {facts.id for facts in found}
         for folder in self.root.iterdir():
             if _ULID.fullmatch(folder.name) and folder.name not in known:

@@ -224,6 +224,19 @@ class TestInTurn:
         refused = await client.get(f"{url}/report")
         assert (refused.status_code, refused.json()["code"]) == (409, "evaluation_not_done")
 
+    async def test_our_own_fault_fails_it_and_the_next_one_runs(
+        self, held: Held, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def broken(*_: object) -> None:
+            raise RuntimeError("not meant for anybody's eyes")
+
+        with monkeypatch.context() as patch:
+            patch.setattr("service.jobs.computing.Computing.compute", broken)
+            about = await ended(client, (await post(client)).headers["location"])
+        assert (about.state, about.reason) == ("failed", "Something went wrong here; the log has the reason.")
+        await post(client)
+        await held.begun()
+
 
 class TestRefused:
     @pytest.mark.parametrize(

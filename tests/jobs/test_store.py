@@ -37,9 +37,9 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 def test_what_is_put_is_there_after_a_restart(tmp_path: Path, store: Store) -> None:
     kept = [facts(0), facts(1, state="failed", reason="the disk 💽", ended=2.5, seconds=1.5, restarts=2)]
-    for each in kept:
+    for each in [*kept, facts(2)]:
         store.put(each)
-    store.put(facts(2))
+        store.make_folder(each.id)
     store.remove(IDS[2])
     store.close()
     again = Store(store.root)
@@ -70,7 +70,9 @@ def test_what_was_sent_and_never_taken_goes(store: Store) -> None:
     store.put(facts(0))
     for number in (0, 1):
         store.make_folder(IDS[number])
-    store.all()
+    store.put(facts(3))  # its folder was deleted by hand
+    assert [each.id for each in store.all()] == [IDS[0]]
+    assert [each.id for each in store.all()] == [IDS[0]]
     assert store.folder(IDS[0]).is_dir()
     assert not store.folder(IDS[1]).exists()
 

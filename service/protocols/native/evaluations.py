@@ -18,8 +18,9 @@ from service.http.options import option_error, query_options
 from service.http.requests import client_of
 from service.http.stored_forms import Allowed, read_stored_form
 from service.jobs.asked import Viewer, Wanted
-from service.jobs.evaluations import Evaluations, no_room
+from service.jobs.evaluations import Evaluations
 from service.jobs.material import ANNOTATIONS, Image, Material
+from service.jobs.refusals import no_room
 from service.protocols import key_scope
 from service.protocols.native.management import router
 from service.protocols.native.routes import Engine, json_response
