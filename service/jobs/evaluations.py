@@ -82,12 +82,10 @@ class Evaluations:
     @property
     def note(self) -> str:
         """What becomes of an evaluation, in words."""
-        hours = f"{self._settings.evaluation_ttl_s / 3600:g} h"
+        until = f"What comes out is there for {self._settings.evaluation_ttl_s / 3600:g} h."
         if self.kept:
-            return f"It outlasts a restart of the service. What comes out is there for {hours}."
-        return (
-            f"It ends with the service, which keeps nothing: data_dir is not set. What comes out is there for {hours}."
-        )
+            return f"It outlasts a restart of the service. {until}"
+        return f"It ends with the service, which keeps nothing: data_dir is not set. {until}"
 
     async def start(self) -> None:
         """Go on with what is kept.
