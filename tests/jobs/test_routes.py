@@ -1,23 +1,21 @@
-"""Evaluations over HTTP: taken, followed, read, deleted; whose they are; and what is refused with which words."""
+"""Evaluations over HTTP: taken, followed, read, deleted; and whose they are."""
 
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from service.jobs.material import PICTURES
 from service.settings import KeyConfig
 from service.web.keys import digest_of
 from service.wire_evaluation import Evaluation, EvaluationList
-from tests.jobs.computed import RESULTS, Held
+from tests.jobs.asking import ROUTE, ended, folders, image, post
+from tests.jobs.computed import RESULTS
 from tests.web.application import PETS, faked, until
 
 if TYPE_CHECKING:
@@ -26,51 +24,8 @@ if TYPE_CHECKING:
 
     import httpx
 
+    from tests.jobs.computed import Held
     from tests.web.application import Application
-
-ROUTE = "/api/v1/evaluations"
-
-
-def png(side: int = 8, value: int = 0) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(np.full((side, side, 3), value, np.uint8)).save(stream, "PNG")
-    return stream.getvalue()
-
-
-def image(name: str = "a.png", data: bytes | None = None, field: str = "image") -> tuple[str, tuple[str, bytes]]:
-    return field, (name, png() if data is None else data)
-
-
-async def post(client: httpx.AsyncClient, *files: Any, **options: Any) -> httpx.Response:
-    return await client.post(ROUTE, files=list(files) or [image()], **options)
-
-
-@pytest.fixture
-def held(monkeypatch: pytest.MonkeyPatch) -> Held:
-    return Held(monkeypatch)
-
-
-@pytest.fixture
-async def application() -> AsyncIterator[Application]:
-    limits: dict[str, Any] = {"max_evaluations": 2, "max_evaluation_images": 3, "max_evaluation_bytes": 100_000}
-    async with faked(max_image_bytes=20_000, max_image_pixels=10_000, **limits) as application:
-        yield application
-
-
-@pytest.fixture
-async def client(application: Application) -> AsyncIterator[httpx.AsyncClient]:
-    async with application.client() as client:
-        yield client
-
-
-def folders(application: Application) -> list[Path]:
-    store = application.state["evaluations"]._store
-    return [] if store is None else [each for each in store.root.iterdir() if each.is_dir()]
-
-
-async def ended(client: httpx.AsyncClient, url: str) -> Evaluation:
-    await asyncio.wait_for(client.get(f"{url}/events"), 10)
-    return Evaluation.model_validate((await client.get(url)).json())
 
 
 async def test_from_the_pictures_to_the_report(held: Held, application: Application, client: httpx.AsyncClient) -> None:
@@ -236,87 +191,6 @@ class TestInTurn:
         assert (about.state, about.reason) == ("failed", "Something went wrong here; the log has the reason.")
         await post(client)
         await held.begun()
-
-
-class TestRefused:
-    @pytest.mark.parametrize(
-        ("files", "data", "status", "code"),
-        [
-            ([image(field="picture")], {}, 400, "invalid_request"),
-            ([image(data=b"")], {}, 400, "no_image"),
-            ([image(str(n)) for n in range(4)], {}, 413, "too_many_images"),
-            ([image(data=bytes(100_001))], {}, 413, "body_too_large"),
-            ([image(), image("a.png", png(9), "mask")], {}, 422, "invalid_option"),
-            ([image(), image("b.png", field="mask")], {}, 422, "invalid_option"),
-            ([image(), image("coco.json", b"[]", "annotations")], {}, 422, "invalid_option"),
-            ([image(), image(field="mask"), image("c", b"{}", "annotations")], {}, 400, "invalid_request"),
-            ([image()], {"model": "dogs"}, 404, "unknown_model"),
-            ([image()], {"layer": "nowhere"}, 422, "unknown_layer"),
-            ([image()], {"method": "guesscam"}, 422, "unknown_method"),
-            ([image()], {"purpose": "fun"}, 422, "invalid_option"),
-            ([image()], {"seed": "-1"}, 422, "invalid_option"),
-            ([image()], {"seed": ["1", "2"]}, 422, "invalid_option"),
-            ([image()], {"colour": "blue"}, 422, "invalid_option"),
-            ([image()], {"annotations": "text"}, 400, "invalid_request"),
-        ],
-    )
-    async def test_with_words_and_nothing_left(
-        self,
-        held: Held,
-        application: Application,
-        client: httpx.AsyncClient,
-        files: list[Any],
-        data: dict[str, Any],
-        status: int,
-        code: str,
-    ) -> None:
-        answer = await post(client, *files, data=data)
-        assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
-        assert (
-            str(application.state["evaluations"]._store and application.state["evaluations"]._store.root)
-            not in answer.text
-        )
-        assert folders(application) == []
-        assert held.orders == []
-
-    async def test_no_form(self, client: httpx.AsyncClient) -> None:
-        answer = await client.post(ROUTE, json={"images": []})
-        assert answer.json()["code"] == "unsupported_media_type"
-
-    async def test_too_much_work(self, held: Held) -> None:
-        async with faked(max_evaluation_forward=100) as application, application.client() as client:
-            answer = await post(client)
-        assert (answer.status_code, answer.json()["code"]) == (413, "request_too_costly")
-        assert held.orders == []
-
-    async def test_a_full_disk(self, held: Held, application: Application, client: httpx.AsyncClient) -> None:
-        assert (await post(client)).status_code == 202
-        await held.begun()
-        application.state["evaluations"]._store._rows.execute("PRAGMA query_only = ON")
-        full = await post(client)
-        assert (full.status_code, full.json()["code"], full.headers["retry-after"]) == (503, "unavailable", "60")
-        assert len(folders(application)) == 1
-
-    async def test_names_lead_nowhere(self, held: Held, application: Application, client: httpx.AsyncClient) -> None:
-        names = ["../../x.png", "/etc/passwd", "..\\y.png"]
-        taken = await post(client, *(image(name) for name in names))
-        assert taken.status_code == 202
-        await held.begun()
-        (folder,) = folders(application)
-        files = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
-        assert files == {f"pictures/{name}" for name in ("00000", "00001", "00002", "material.json")}
-        told = json.loads((folder / PICTURES / "material.json").read_text())
-        assert [each["name"] for each in told["images"]] == ["x.png", "etc/passwd", "y.png"]
-
-    @pytest.mark.usefixtures("held")
-    async def test_a_long_body_is_no_others_room(self) -> None:
-        """It goes to the disk, so that it may be longer than all that is held in memory."""
-        async with faked(max_body_bytes=1024, max_inflight_bytes=1024) as application, application.client() as client:
-            noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-            stream = io.BytesIO()
-            Image.fromarray(noise).save(stream, "PNG")
-            assert len(stream.getvalue()) > 10_000
-            assert (await post(client, image(data=stream.getvalue()))).status_code == 202
 
 
 class TestKeys:

@@ -115,7 +115,7 @@ NOT_OVER_HTTP = {
     "bad_input": "only its subclasses are raised",
     "request_timeout": "takes a slow client on a socket, see test_connections.py",
     "headers_too_large": "is found out before there is a request, see test_connections.py",
-    "unavailable": "takes a full disk: tests/jobs/test_routes.py; the client raises it for a lost connection",
+    "unavailable": "takes a full disk: tests/jobs/test_refused.py; the client raises it for a lost connection",
     "evaluation_not_done": "takes an evaluation: tests/jobs/test_routes.py",
     "too_many_evaluations": "takes evaluations: tests/jobs/test_routes.py",
     "model_load_failed": "only where models may be changed: tests/web/test_management.py",
