@@ -38,9 +38,11 @@ async def run(module: str, said: bytes, hear: Callable[[dict[str, Any]], None]) 
         OSError: the machine has no process or no descriptor left.
     """
     reading, writing = os.pipe()
+    # A group of its own, to be killed as one, but not a session: Linux shares the cores between sessions first
+    # (autogroups), so that in its own the lowest priority would mean nothing.
     try:
         process = await asyncio.create_subprocess_exec(
-            *python_command(module, writing), stdin=asyncio.subprocess.PIPE, pass_fds=(writing,), start_new_session=True
+            *python_command(module, writing), stdin=asyncio.subprocess.PIPE, pass_fds=(writing,), process_group=0
         )
     except BaseException:
         os.close(reading)

@@ -70,6 +70,15 @@ sys.exit(3)"""
         code = "pipe.write('x' * (20 << 20) + '\\n{\"last\": 1}\\n'); pipe.close()"
         assert await run(code) == (0, [{"last": 1}])
 
+    async def test_its_priority_counts_among_our_processes(self, run: Callable[[str], Any]) -> None:
+        """Linux shares the cores between sessions first: in its own, the lowest priority would mean nothing."""
+        code = """
+pipe.write('{"session": %d, "group": %d}' % (os.getsid(0), os.getpgrp()))
+pipe.close()"""
+        _, (told,) = await run(code)
+        assert told["session"] == os.getsid(0)
+        assert told["group"] != os.getpgrp()
+
     async def test_how_it_was_killed(self, run: Callable[[str], Any]) -> None:
         assert await run("os.kill(os.getpid(), 9)") == (-9, [])
 
