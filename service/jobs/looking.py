@@ -20,6 +20,7 @@ from service.errors import BodyTooLarge, ImageTooLarge, InvalidOption, NoImage, 
 from service.evaluation.annotations import read_coco
 from service.imaging.decode import DecodeLimits, read_header
 from service.jobs.material import ANNOTATIONS, MATERIAL, Image, Look, Material, Skipped, marked_on
+from service.jobs.process import lead_a_group
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,6 +37,7 @@ _MOST_BOXES, _MOST_POINTS = 1000, 100_000  # on one picture
 
 def main() -> None:
     """Look at what standard input names; tell what is left on the descriptor that is the first argument."""
+    lead_a_group()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_the_front()
     os.nice(5)

@@ -17,7 +17,7 @@ from service.engine.worker_process import python_command
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-__all__ = ["run"]
+__all__ = ["lead_a_group", "run"]
 
 _MOST_BYTES = 8 << 20  # of a line
 _LAST_WORDS_S = 1.0  # others that it has left running may hold on to its end of the pipe
@@ -27,7 +27,8 @@ async def run(module: str, said: bytes, hear: Callable[[dict[str, Any]], None]) 
     """Run ``main`` of a module in a new process, which is killed with all that it started when this is cancelled.
 
     Args:
-        module: whose ``main`` reads standard input, and writes lines of JSON to the descriptor that it is given.
+        module: whose ``main`` calls :func:`lead_a_group`, reads standard input, and writes lines of JSON to
+            the descriptor that it is given.
         said: what standard input is.
         hear: told each object that comes.
 
@@ -38,11 +39,9 @@ async def run(module: str, said: bytes, hear: Callable[[dict[str, Any]], None]) 
         OSError: the machine has no process or no descriptor left.
     """
     reading, writing = os.pipe()
-    # A group of its own, to be killed as one, but not a session: Linux shares the cores between sessions first
-    # (autogroups), so that in its own the lowest priority would mean nothing.
     try:
         process = await asyncio.create_subprocess_exec(
-            *python_command(module, writing), stdin=asyncio.subprocess.PIPE, pass_fds=(writing,), process_group=0
+            *python_command(module, writing), stdin=asyncio.subprocess.PIPE, pass_fds=(writing,)
         )
     except BaseException:
         os.close(reading)
@@ -97,8 +96,19 @@ async def _hear(lines: asyncio.StreamReader, hear: Callable[[dict[str, Any]], No
                 hear(message)
 
 
+def lead_a_group() -> None:
+    """Put this process at the head of a group, to be killed as one.
+
+    It stays in its session: Linux shares the cores between sessions first (autogroups), so that in one of its own the
+    lowest priority would mean nothing.
+    """
+    os.setpgid(0, 0)
+
+
 async def _ended(process: asyncio.subprocess.Process) -> None:
     """End it, and what it has started."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # it is gone, or leads no group yet
         os.killpg(process.pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
     await process.wait()
