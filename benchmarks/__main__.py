@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import fairness, in_process, over_http, overload, page, registration, soak, verifying
+from benchmarks import fairness, in_process, live, over_http, overload, page, registration, soak, verifying
 
 BENCHMARKS = {
     "explain": in_process.explain_against_forward,
@@ -21,6 +21,7 @@ BENCHMARKS = {
     "page": page.drop_and_sliders,
     "overload": overload.three_times_the_capacity,
     "fairness": fairness.small_beside_bulk,
+    "evaluating": live.live_beside_an_evaluation,
     "refusal": overload.refusal_against_answer,
     "soak": soak.ten_thousand_mixed_requests,
 }

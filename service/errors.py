@@ -342,6 +342,20 @@ class UnknownFunction(UnknownName):
     kind = "function"
 
 
+class UnknownEvaluation(BadInput):
+    """There is no evaluation of that id, or it is another key's."""
+
+    code = "unknown_evaluation"
+    title = "Unknown evaluation"
+
+
+class EvaluationNotDone(BadInput):
+    """An evaluation has no report yet, or never will have one."""
+
+    code = "evaluation_not_done"
+    title = "Evaluation not done"
+
+
 class UnknownLayer(UnknownName):
     """The model has no layer of that name."""
 
@@ -429,6 +443,13 @@ class RateLimited(Unavailable):
 
     code = "rate_limited"
     title = "Too many requests with this API key"
+
+
+class TooManyEvaluations(Unavailable):
+    """As many evaluations wait or run as may."""
+
+    code = "too_many_evaluations"
+    title = "Too many evaluations"
 
 
 class NotReady(Unavailable):

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.exposition import choose_encoder
 
 from service import __version__
-from service.vocabulary import Operation, Verdict
+from service.vocabulary import EvaluationState, Operation, Verdict
 
 __all__ = ["Ending", "Metrics", "Stage"]
 
@@ -108,6 +108,20 @@ class Metrics:
             ["worker", "device", "kind"],
             registry=registry,
         )
+        self.evaluations = Counter(
+            "camserve_evaluations", "Evaluations that are over, by how they ended.", ["state"], registry=registry
+        )
+        self.evaluations_open = Gauge(
+            "camserve_evaluations_open", "Evaluations that wait or run, by state.", ["state"], registry=registry
+        )
+        self.evaluation_seconds = Counter(
+            "camserve_evaluation_seconds", "Time that processes of evaluations have run.", registry=registry
+        )
+        self.evaluation_restarts = Counter(
+            "camserve_evaluation_restarts",
+            "Processes of evaluations that ended too early, and were started again.",
+            registry=registry,
+        )
         self.rejected = Counter("camserve_rejected", "Refused requests, by error code.", ["code"], registry=registry)
         self.connections = Gauge("camserve_connections", "Open connections.", registry=registry)
         self.connections_ended = Counter(
@@ -172,6 +186,9 @@ class Metrics:
             self.model_loads.labels(result)
         for reason in ("asked", "budget"):
             self.models_put_out.labels(reason)
+        for state in get_args(EvaluationState):
+            family = self.evaluations_open if state in {"queued", "running"} else self.evaluations
+            family.labels(state)
         for reason in ("error", "memory"):
             self.isolated.labels(reason)
 

@@ -294,6 +294,25 @@ class Settings(BaseSettings):
     max_image_frames: int = Field(1000, ge=1, description="Frames in one picture at most; the first is used.")
     max_images: int = Field(32, ge=1, le=1024, description="Pictures in one request at most.")
     max_explanations: int = Field(64, ge=1, le=10_000, description="Explanations per picture at most.")
+    max_evaluations: int = Field(16, ge=1, le=1000, description="Evaluations that may wait or run, at most.")
+    max_evaluation_images: int = Field(
+        1000, ge=1, le=100_000, description="Pictures in one evaluation at most; as many masks may come with them."
+    )
+    max_evaluation_bytes: Annotated[int, BeforeValidator(_bytes)] = Field(
+        1024 * 1024 * 1024,
+        ge=1024,
+        description="Bytes in the body that asks for an evaluation at most, such as `1GiB`.",
+    )
+    max_evaluation_forward: float = Field(
+        2_000_000, gt=0, description="Passes of the model that one evaluation may take, as they are estimated."
+    )
+    evaluation_processes: int = Field(
+        1, ge=1, le=64, description="Evaluations that run at once, each on another model and in a process of its own."
+    )
+    evaluation_threads: int = Field(1, ge=1, le=1024, description="CPU threads of such a process.")
+    evaluation_ttl_s: float = Field(
+        86_400, gt=0, description="Time that what came out of an evaluation is kept after its end."
+    )
     decode_threads: int = Field(0, ge=0, le=256, description="Threads that decode and render; 0 is one per core.")
     cache_dir: Annotated[Path, AfterValidator(_expanded)] = Field(
         default_factory=lambda: Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "camserve",  # noqa: TID251
@@ -355,7 +374,8 @@ class Settings(BaseSettings):
     )
     data_dir: Annotated[Path | None, AfterValidator(_expanded_if_any)] = Field(
         None,
-        description="Folder that remembers models made over HTTP; without one they are forgotten at a restart.",
+        description="Folder that keeps models made over HTTP, and evaluations; without one they are forgotten at a "
+        "restart.",
     )
     protocols: Annotated[tuple[Protocol | Literal["all", "none"], ...], NoDecode, BeforeValidator(_split)] = Field(
         ("all",),

@@ -11,6 +11,7 @@ __all__ = [
     "ChannelOrder",
     "ColormapKind",
     "EmptyReason",
+    "EvaluationState",
     "Fitting",
     "Fuse",
     "ImageFormat",
@@ -106,3 +107,6 @@ ChannelOrder = Literal["RGB", "BGR"]
 
 Preset = Literal["tf", "caffe", "torch"]
 """The modes of ``preprocess_input`` of ``keras.applications``."""
+
+EvaluationState = Literal["queued", "running", "done", "failed", "cancelled"]
+"""How far an evaluation is; the last three end it."""

@@ -15,8 +15,8 @@ from service.check.job import Job
 from service.check.report import Row
 from service.check.steps import check_loaded, passed_rows, source_row
 from service.check.subject import Subject
+from service.engine.workers.ending import die_with_the_front
 from service.engine.workers.executor import devices_for, require_device
-from service.engine.workers.main import die_with_the_front
 from service.errors import ModelLoadError
 from service.models.loading import LoadObserver, load_model
 from service.models.sources.source import Downloads

@@ -33,6 +33,7 @@ __all__ = [
     "ImageSource",
     "alias_call",
     "explain_call",
+    "file_of",
     "get",
     "layers_call",
     "model_path",
@@ -42,6 +43,7 @@ __all__ = [
     "reload_call",
     "remove_call",
     "unload_call",
+    "validated",
 ]
 
 _CLASSES = {"target", "against"}
@@ -68,14 +70,14 @@ class Call(Generic[T]):
     """Changes something: tried again only where the server said that nothing was done."""
 
 
-VERSION = Call("GET", "/version", lambda response: _validated(wire.Version, response))
+VERSION = Call("GET", "/version", lambda response: validated(wire.Version, response))
 READY: Call[bool] = Call("GET", "/readyz", lambda response: response.is_success, {"timeout": 5.0}, probe=True)
 
 
 def get(answer: type[ModelT], path: str, **params: object) -> Call[ModelT]:
     """Read a catalogue: ``params`` that are None are left out."""
     given = {name: str(value) for name, value in params.items() if value is not None}
-    return Call("GET", f"/api/v1{path}", partial(_validated, answer), {"params": given})
+    return Call("GET", f"/api/v1{path}", partial(validated, answer), {"params": given})
 
 
 def layers_call(model: str, explainable: bool | None, kind: str | None) -> Call[wire.LayerList]:
@@ -116,7 +118,7 @@ def _changing(
     arguments: dict[str, Any] = {} if json is None else {"json": json}
     if wait_s is not None:
         arguments |= {"params": {"wait": str(wait_s)}, "timeout": wait_s + 60.0}
-    return Call(verb, f"/api/v1{path}", partial(_validated, answer), arguments, changes=True)
+    return Call(verb, f"/api/v1{path}", partial(validated, answer), arguments, changes=True)
 
 
 def model_path(model: str) -> str:
@@ -167,7 +169,7 @@ def _post(
 ) -> Call[list[T | Failed]]:
     if isinstance(images, str | bytes | os.PathLike):
         raise TypeError("Several pictures are expected: put the one into a list.")
-    files = [("image", _file(image, index)) for index, image in enumerate(images)]
+    files = [("image", file_of(image, f"image-{index}")) for index, image in enumerate(images)]
     if not files:
         raise ValueError("There is no picture to send.")
     data = {name: _values(name, value) for name, value in options.items()}
@@ -184,14 +186,14 @@ def _values(name: str, value: object) -> list[str]:
     return [f"#{item}" if name in _CLASSES and isinstance(item, Integral) else str(item) for item in values]
 
 
-def _file(image: ImageSource, index: int) -> tuple[str, bytes]:
+def file_of(image: ImageSource, stem: str) -> tuple[str, bytes]:
     """Return a file name (a part without one would be a form field) and the bytes."""
     if isinstance(image, bytes):
-        return f"image-{index}", image
+        return stem, image
     if isinstance(image, str | os.PathLike):
         path = Path(image)
         return os.fsencode(path.name).decode(errors="replace"), path.read_bytes()
-    return _encoded(image, f"image-{index}")
+    return _encoded(image, stem)
 
 
 def _encoded(image: PIL.Image.Image, stem: str) -> tuple[str, bytes]:
@@ -230,7 +232,8 @@ def _mode_sent(image: PIL.Image.Image) -> str:
     return {"La": "LA"}.get(image.mode, "RGBA" if image.has_transparency_data else "RGB")
 
 
-def _validated(answer: type[ModelT], response: httpx.Response) -> ModelT:
+def validated(answer: type[ModelT], response: httpx.Response) -> ModelT:
+    """Read an answer; raise an ``UnexpectedResponse`` where it is none."""
     try:
         return answer.model_validate_json(response.content)
     except ValidationError as error:
@@ -240,7 +243,7 @@ def _validated(answer: type[ModelT], response: httpx.Response) -> ModelT:
 def _results(
     read: Callable[[wire.ExplainResponse, wire.PictureResult], T], count: int, response: httpx.Response
 ) -> list[T | Failed]:
-    answer = _validated(wire.ExplainResponse, response)
+    answer = validated(wire.ExplainResponse, response)
     if len(answer.results) != count:
         raise unexpected(response)
     return [

@@ -29,6 +29,7 @@ from service.client.calls import (
     unload_call,
 )
 from service.client.errors import ConnectionFailed, TimedOut, from_response, from_transport, make_error
+from service.client.evaluations import AsyncEvaluations, Evaluations
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -108,7 +109,7 @@ class _Base(Generic[TransportT]):
         raise failure from error
 
 
-class Client(_Base[httpx.BaseTransport]):
+class Client(_Base[httpx.BaseTransport], Evaluations):
     """Asks a camserve server. Safe to share between threads; a context manager that closes its connections.
 
     A full or a loading server (429, 503) and a failed connection are tried again up to ``retries`` times, after what
@@ -305,7 +306,7 @@ class Client(_Base[httpx.BaseTransport]):
             self._sleep(_left(until, self._url))
 
 
-class AsyncClient(_Base[httpx.AsyncBaseTransport]):
+class AsyncClient(_Base[httpx.AsyncBaseTransport], AsyncEvaluations):
     """``Client`` for asyncio: the same arguments and methods, awaited, and ``aclose``.
 
         async with AsyncClient() as client:

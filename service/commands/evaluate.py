@@ -8,16 +8,17 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from service.commands.asking import add_server
+from service.commands.evaluation_table import table
 from service.commands.flags import add_command, add_settings, find_own_code, settings_of, worded
 from service.commands.pictures import images_in
 from service.errors import InvalidOption, ServiceError
-from service.evaluation.asked import METRICS, Purpose
+from service.evaluation.asked import Purpose
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
-    from service.evaluation.asked import Metric
     from service.evaluation.outcome import Outcome
     from service.evaluation.pictures import Picture
     from service.evaluation.run import Run
@@ -27,17 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["add"]
 
-_HEADINGS: dict[Metric, str] = {
-    "pointing_game": "pointing",
-    "mass_inside": "mass",
-    "iou": "IoU",
-    "max_box_acc": "boxes",
-    "pxap": "PxAP",
-    "road": "ROAD",
-    "insertion_deletion": "ins-del",
-    "grid_pointing_game": "mosaics",
-}
-
 
 def add(commands: Any) -> None:
     """Add the command to the parser's."""
@@ -45,7 +35,11 @@ def add(commands: Any) -> None:
         commands, "evaluate", _evaluate, "measure which layer and method explain a model best, on your own pictures"
     )
     parser.add_argument(
-        "folder", type=Path, metavar="FOLDER", help="folder with pictures; folders within may be named after classes"
+        "folder",
+        nargs="?",
+        type=Path,
+        metavar="FOLDER",
+        help="folder with pictures; folders within may be named after classes",
     )
     parser.add_argument("--layers", nargs="+", metavar="LAYER", help="layers to compare; one per stage if left out")
     parser.add_argument(
@@ -63,12 +57,23 @@ def add(commands: Any) -> None:
     parser.add_argument("--seed", type=int, default=0, help="what all chance follows from; %(default)s if left out")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write a report, one HTML file")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures as JSON; - prints them")
+    parser.add_argument("--list", action="store_true", help="list the evaluations of a server")
+    parser.add_argument("--cancel", metavar="ID", help="cancel one of them, and forget it")
+    add_server(parser)
     add_settings(parser)
 
 
 def _evaluate(options: argparse.Namespace) -> int:
     from service.evaluation.outcome import outcome_of  # noqa: PLC0415
 
+    if options.server:
+        from service.commands.evaluate_there import evaluate_there  # noqa: PLC0415
+
+        return evaluate_there(options)
+    if options.list or options.cancel:
+        raise InvalidOption("Evaluations are listed and cancelled behind a server: give --server, too.")
+    if options.folder is None:
+        raise InvalidOption("Name the folder with the pictures.")
     if not options.folder.is_dir():
         raise FileNotFoundError(f"there is no folder {options.folder}")
     began = time.monotonic()
@@ -78,7 +83,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     _finish(run)
     outcome = outcome_of(run)
     if str(options.json) != "-":
-        print("\n".join(_table(outcome)))
+        print("\n".join(table(outcome.as_json())))
     _write(options, outcome, time.monotonic() - began)
     return 0
 
@@ -157,39 +162,7 @@ def _finish(run: Run) -> None:
             bar.update(progress.done - bar.n)
 
 
-# -- what is printed and written ---------------------------------------------------------------------------------------
-
-
-def _table(outcome: Outcome) -> Iterator[str]:
-    """Yield the lines of the table: the candidates with their means, the baselines, and what follows."""
-    run, metrics = outcome.run, [name for name in METRICS if name in outcome.scores.metrics]
-    names = [str(arm) for arm in run.asked.arms]
-    width = max(len(name) for name in [*names, "a map of the centre"])
-    yield f"{'':{width}}  {'  '.join(f'{_HEADINGS[name]:>8}' for name in metrics)}"
-    chosen = {each.arm: each for each in outcome.recommendations if each.arm is not None}
-    for arm, name in enumerate(names):
-        twin = run.maps.twins[arm]
-        note = f"  same as {run.asked.arms[twin].layer}" if twin != arm else _note(outcome, arm, arm in chosen)
-        yield f"{name:{width}}  {_means(outcome, metrics, f'a{twin}')}{note}".rstrip()
-    for baseline, words in {"random": "a random map", "centre": "a map of the centre", "edges": "edges"}.items():
-        yield f"{words:{width}}  {_means(outcome, metrics, baseline)}"
-    yield ""
-    yield from (each.text for each in outcome.recommendations)
-    if outcome.findings:
-        yield ""
-        yield from (f"warning: {each.text}" for each in outcome.findings)
-
-
-def _note(outcome: Outcome, arm: int, recommended: bool) -> str:
-    if recommended:
-        return f"  * {', '.join(each.purpose for each in outcome.recommendations if each.arm == arm)}"
-    excluded = outcome.gates[arm].excluded
-    return f"  never: {excluded}" if excluded else ""
-
-
-def _means(outcome: Outcome, metrics: Sequence[Metric], who: str) -> str:
-    found = (outcome.scores.interval(name, who) for name in metrics)
-    return "  ".join(f"{each.mean:8.3f}" if each.n else f"{'-':>8}" for each in found)
+# -- what is written ---------------------------------------------------------------------------------------------------
 
 
 def _write(options: argparse.Namespace, outcome: Outcome, seconds: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -61,7 +62,7 @@ def read_coco(file: Path) -> dict[str, Marked]:
         for each in content["annotations"]:
             if not each.get("iscrowd"):
                 _add(found[names[each["image_id"]]], categories.get(each.get("category_id"), ""), each)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise InvalidOption(
             f"{file} is no COCO file: it needs 'images' with 'id' and 'file_name', and 'annotations' with 'image_id' "
             f"and 'bbox' [left, top, width, height]. ({type(error).__name__}: {error})"
@@ -71,10 +72,19 @@ def read_coco(file: Path) -> dict[str, Marked]:
 
 def _add(marked: Marked, category: str, annotation: dict[str, Any]) -> None:
     left, top, width, height = (float(value) for value in annotation["bbox"])
+    if not all(math.isfinite(value) for value in (left, top, width, height)):
+        raise ValueError("the numbers of a 'bbox' must be finite")
     marked.boxes[category].append((left, top, left + width, top + height))
     outline = annotation.get("segmentation")
     if isinstance(outline, list):
-        marked.polygons[category].extend([float(value) for value in polygon] for polygon in outline)
+        marked.polygons[category].extend(_polygon(polygon) for polygon in outline)
+
+
+def _polygon(values: list[Any]) -> list[float]:
+    found = [float(value) for value in values]
+    if len(found) < 4 or len(found) % 2 or not all(math.isfinite(value) for value in found):
+        raise ValueError("a polygon in 'segmentation' must be finite numbers: x and y of two points or more, by turns")
+    return found
 
 
 def truths_of(marked: Marked, geometry: Geometry, info: ModelInfo) -> dict[int | None, Truth]:

@@ -75,5 +75,6 @@ class Folder:
             marked = self.marked.get(name.as_posix()) or self.marked.get(name.name)
             return {} if marked is None else truths_of(marked, geometry, self.info)
         mask = None if self.masks is None else mask_file(self.masks, name)
+        mask = None if mask == self.path / name else mask  # they lie beside each other, and it has none
         truth = None if mask is None else read_mask(mask, geometry, self.limits)
         return {} if truth is None else {None: truth}

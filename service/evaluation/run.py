@@ -43,12 +43,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from service.evaluation.asked import Asked
+    from service.evaluation.asked import Asked, Purpose
     from service.evaluation.grid_pointing_game import Mosaic
     from service.evaluation.pictures import Picture
     from service.evaluation.subject import Subject
 
-__all__ = ["CHUNK", "Progress", "Run"]
+__all__ = ["CHUNK", "Progress", "Run", "expected_passes"]
 
 CHUNK = 8  # pictures of a batch
 _KEPT = 6  # candidates after the first round
@@ -202,21 +202,8 @@ class Run:
         return sorted({*(kept[index] for index in ties), *self._defaults()})
 
     def _total(self) -> float:
-        """Estimate the passes of all rounds."""
-        n = len(self.pictures)
-        total = 6.0 * n + 3 * _HEADS * min(n, _HEAD_PICTURES)
-        if "localisation" in self.asked.purposes:
-            total += sum(bool(picture.truths) for picture in self.pictures)
-        arms = len(self.asked.arms)
-        if "class" in self.asked.purposes:
-            total += 12 + min(n, _MOSAIC_PICTURES) / 4 * _MOSAIC_ROUNDS * 9 * 4
-        if "faithfulness" in self.asked.purposes:
-            both, second, rest = 2 * len(SHARES) + 2 * (STEPS - 1), min(n, _SECOND), max(0, min(n, _MOST) - _SECOND)
-            kept = min(arms, _KEPT)
-            total += (arms > _KEPT) * arms * min(n, _FIRST) * 2 * len(SHARES)
-            total += second * (3 + (kept + len(BASELINES)) * both + kept * 2 * len(SHARES))
-            total += rest * (3 + min(kept, 3) * both)
-        return total
+        marked = sum(bool(picture.truths) for picture in self.pictures)
+        return expected_passes(len(self.pictures), marked, len(self.asked.arms), self.asked.purposes)
 
     # -- what a step computes ----------------------------------------------------------------------------------------
 
@@ -350,6 +337,29 @@ class Run:
     def found(self, step: str) -> Mapping[str, NDArray[Any]] | None:
         """Return what a step has found; None where it was not done."""
         return self.state.get(step)
+
+
+def expected_passes(pictures: int, marked: int, arms: int, purposes: Sequence[Purpose]) -> float:
+    """Estimate the forward passes of all rounds of a run, each method being as quick as Grad-CAM.
+
+    Args:
+        pictures: how many there are.
+        marked: on how many of them something is marked.
+        arms: candidates.
+        purposes: what maps are wanted for.
+    """
+    total = 6.0 * pictures + 3 * _HEADS * min(pictures, _HEAD_PICTURES)
+    if "localisation" in purposes:
+        total += marked
+    if "class" in purposes:
+        total += 12 + min(pictures, _MOSAIC_PICTURES) / 4 * _MOSAIC_ROUNDS * 9 * 4
+    if "faithfulness" in purposes:
+        second, rest = min(pictures, _SECOND), max(0, min(pictures, _MOST) - _SECOND)
+        both, kept = 2 * len(SHARES) + 2 * (STEPS - 1), min(arms, _KEPT)
+        total += (arms > _KEPT) * arms * min(pictures, _FIRST) * 2 * len(SHARES)
+        total += second * (3 + (kept + len(BASELINES)) * both + kept * 2 * len(SHARES))
+        total += rest * (3 + min(kept, 3) * both)
+    return total
 
 
 def _slices(count: int, size: int) -> list[slice]:

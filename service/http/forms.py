@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from starlette.formparsers import MultipartPart
     from starlette.requests import Request
 
-__all__ = ["clean_filename", "read_form"]
+__all__ = ["FormParser", "clean_filename", "form_error", "read_form"]
 
 _MAX_FIELD_BYTES = 16 * 1024
 _SLASHES = re.compile(r"[/\\]")
@@ -39,7 +39,7 @@ async def read_form(request: Request, max_images: int) -> AsyncIterator[FormData
         InvalidRequest: it is malformed, or ends too early.
         TooManyImages, BodyTooLarge: it has too many parts, or too long ones.
     """
-    parser = _FormParser(
+    parser = FormParser(
         request.headers,
         request.stream(),
         max_files=max_images,
@@ -49,16 +49,16 @@ async def read_form(request: Request, max_images: int) -> AsyncIterator[FormData
     try:
         form = await parser.parse()
     except MultiPartException as error:
-        raise _form_error(error.message, max_images) from error
+        raise form_error(error.message, max_images) from error
     except UnicodeError as error:  # a "charset" in the content type that Python knows and the form is not written in
-        raise _form_error(str(error), max_images) from error
+        raise form_error(str(error), max_images) from error
     try:
         yield form
     finally:
         await form.close()
 
 
-class _FormParser(MultiPartParser):
+class FormParser(MultiPartParser):
     """Refuses a body that stops before its closing boundary; Starlette's parser drops the last part in silence.
 
     Pictures stay in memory, where ``max_inflight_bytes`` counts them: a disk may be full, and a tmpfs is memory, too.
@@ -111,7 +111,8 @@ def _other_name(part: MultipartPart, field: bytes | None) -> str | None:
     return "" if is_file else None
 
 
-def _form_error(detail: str, max_images: int) -> InvalidRequest | TooManyImages | BodyTooLarge:
+def form_error(detail: str, max_images: int) -> InvalidRequest | TooManyImages | BodyTooLarge:
+    """Word what the parser has to say of a form."""
     if detail.startswith("Too many files"):
         return TooManyImages(f"There are too many pictures for one request; send {max_images} at most.")
     if detail.startswith(("Too many fields", "Part exceeded")):

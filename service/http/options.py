@@ -13,6 +13,7 @@ from service.wire import NativeOptions
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pydantic import BaseModel
     from starlette.requests import Request
 
 
@@ -89,7 +90,7 @@ def check_one_map(attributes: Mapping[str, Any]) -> None:
         )
 
 
-def option_error(error: ValidationError, options_type: type[NativeOptions]) -> InvalidOption:
+def option_error(error: ValidationError, options_type: type[BaseModel]) -> InvalidOption:
     """Word a validation error: which option, what is wrong, and what was probably meant."""
     problems = []
     suggestions: list[str] = []

@@ -108,6 +108,8 @@ class WireProtocol:
         error_body: words an error; as problem+json if not given.
         open_paths: paths that are read without an API key.
         open_posts: paths that take what anybody posts, without a key: it must count for nothing.
+        large_posts: paths whose posts go to the disk as they come, each with the setting that bounds their bytes in the
+            place of ``max_body_bytes``; they take no room of ``max_inflight_bytes``.
         basic_keys: whether a key may also come as HTTP Basic, for tools that can send nothing but a URL.
         resources: makes what its routes share, when the application starts: ``request.state`` has it by the row's name.
         probes: paths that are answered even while the service drains or has too many connections, and that are neither
@@ -124,6 +126,7 @@ class WireProtocol:
     error_body: ErrorBody = problem_body
     open_paths: tuple[str, ...] = ()
     open_posts: tuple[str, ...] = ()
+    large_posts: Mapping[str, str] = field(default_factory=dict)
     basic_keys: bool = False
     resources: Callable[[Settings], AbstractAsyncContextManager[object]] | None = None
     probes: tuple[str, ...] = ()

@@ -19,6 +19,7 @@ from service.engine.lifecycle import Lifecycle
 from service.engine.spans import Spans
 from service.engine.worker_process import WorkerProcess
 from service.errors import InvalidOption, MethodNotAllowed, NotFound, ServiceError, closest
+from service.jobs.evaluations import Evaluations
 from service.metrics import Metrics
 from service.protocols.cvat.protocol import CVAT, at_root
 from service.protocols.kserve_v1.protocol import KSERVE_V1
@@ -86,6 +87,9 @@ def create_app(
             explainer = make_explainer()
             await explainer.start()
             at_the_end.push_async_callback(explainer.stop)
+            evaluations = Evaluations(settings, metrics, explainer)
+            await evaluations.start()
+            at_the_end.push_async_callback(evaluations.stop)
             lifecycle.start()
             at_the_end.push_async_callback(lifecycle.drain, delay_s=0)  # a host that ends this sends no more requests
             shared = {
@@ -93,7 +97,7 @@ def create_app(
                 for row in table.rows
                 if row.resources is not None
             }
-            yield {**state, **shared, "explainer": explainer}
+            yield {**state, **shared, "explainer": explainer, "evaluations": evaluations}
 
     app = FastAPI(
         title="camserve",
@@ -135,13 +139,7 @@ def _middleware(settings: Settings, metrics: Metrics, lifecycle: Lifecycle, tabl
         *_host_check(settings),
         Middleware(AdmissionControl, lifecycle=lifecycle, table=table),
         Middleware(Authentication, table=table, keys=settings.keys),
-        Middleware(
-            BodyLimit,
-            max_bytes=settings.max_body_bytes,
-            max_inflight=settings.max_inflight_bytes,
-            stall_s=settings.stall_timeout_s,
-            whole_s=settings.transfer_timeout_s,
-        ),
+        Middleware(BodyLimit, table=table, settings=settings),
     ]
 
 
@@ -158,7 +156,7 @@ def _cross_origin(settings: Settings) -> list[Middleware]:
         return []
     options: dict[str, Any] = {
         "allow_origins": settings.cors_origins,
-        "allow_methods": ("GET", "POST", *(("PUT", "DELETE") if settings.management else ())),
+        "allow_methods": ("GET", "POST", "DELETE", *(("PUT",) if settings.management else ())),
         "allow_headers": ("Authorization", "X-Request-ID", "X-Request-Timeout-Ms"),
         "expose_headers": ("X-Request-ID", "Retry-After"),
     }

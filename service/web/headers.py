@@ -69,7 +69,8 @@ class SecurityHeaders:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers.update(_HEADERS | (_FOR_ANY_ORIGIN if path.startswith(self._public) else {}))
-                headers["Content-Security-Policy"] = self._embed_policy if path == self._embedded else self._policy
+                policy = self._embed_policy if path == self._embedded else self._policy
+                headers.setdefault("Content-Security-Policy", policy)  # a route may have a narrower one
             await send(message)
 
         await self._app(scope, receive, send_with_headers)

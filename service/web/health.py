@@ -75,6 +75,7 @@ async def metrics(request: Request) -> Response:
     found: Metrics = request.state.metrics
     explainer: Explainer = request.state.explainer
     explainer.refresh_gauges()
+    request.state.evaluations.refresh_gauges()
     found.ready.set(_readiness(explainer, request.state.lifecycle).status == "ready")
     body, media_type = found.expose(request.headers.get("accept", ""))
     return Response(body, media_type=media_type)

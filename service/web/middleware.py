@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from service.engine.lifecycle import Lifecycle
     from service.metrics import Metrics
     from service.protocols import ErrorBody
+    from service.settings import Settings
     from service.web.protocol_table import ProtocolTable
 
 __all__ = ["AdmissionControl", "BodyLimit", "RequestContext", "error_response", "route_path"]
@@ -35,6 +36,9 @@ _CLIENT_GONE = 499  # nginx's number for a client that did not wait; nobody read
 
 # Statuses of requests that are sound, but more than the caller may ask or than fits.
 _REFUSALS = {401, 403, 408, 413, 429, 503}
+
+# Bodies that go to the disk are large; no more of them than places for evaluations can be on the way.
+_LARGE_TIMES = 6
 
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
@@ -165,18 +169,15 @@ class BodyLimit:
 
     Args:
         app: what to protect.
-        max_bytes: of one body.
-        max_inflight: of all bodies together that have come in and are not yet answered. What was announced and has not
-            come counts for nothing, or a few idle connections could take all the room.
-        stall_s: longest pause between two pieces.
-        whole_s: time for all of them.
+        table: says which bodies go to the disk as they come.
+        settings: bytes of one body, of all bodies together that have come in and are not yet answered, longest pause
+            between two pieces, and time for all of them. What was announced and has not come counts for nothing, or a
+            few idle connections could take all the room.
     """
 
-    def __init__(self, app: ASGIApp, *, max_bytes: int, max_inflight: int, stall_s: float, whole_s: float) -> None:
-        self._app = app
-        self._max_bytes = max_bytes
-        self._max_inflight = max(max_inflight, max_bytes)
-        self._stall_s, self._whole_s = stall_s, whole_s
+    def __init__(self, app: ASGIApp, table: ProtocolTable, settings: Settings) -> None:
+        self._app, self._table, self._settings = app, table, settings
+        self._max_inflight = max(settings.max_inflight_bytes, settings.max_body_bytes)
         self._inflight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -184,12 +185,17 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        setting = self._table.large_post(scope["method"], route_path(scope))
+        most, in_memory = int(getattr(self._settings, setting or "max_body_bytes")), setting is None
         announced = Headers(scope=scope).get("content-length", "0")
-        if announced.isdecimal() and (error := self._refusal(int(announced[:20]), int(announced[:20]))):
+        size = int(announced[:20]) if announced.isdecimal() else 0
+        if error := self._refusal(size, size * in_memory, most):
             await error_response(Request(scope), error)(scope, receive, send)
             return
         received, complete = 0, False
-        latest = asyncio.get_running_loop().time() + self._whole_s
+        latest = asyncio.get_running_loop().time() + self._settings.transfer_timeout_s * (
+            1 if in_memory else _LARGE_TIMES
+        )
 
         async def receive_within_limits() -> Message:
             nonlocal received, complete
@@ -198,32 +204,32 @@ class BodyLimit:
             message = await self._in_time(receive, latest)
             more = len(message.get("body", b""))
             complete = not message.get("more_body", False)
-            if more and (error := self._refusal(received + more, more)):
+            if more and (error := self._refusal(received + more, more * in_memory, most)):
                 raise error
             received += more
-            self._inflight += more
+            self._inflight += more * in_memory
             return message
 
         try:
             await self._app(scope, receive_within_limits, send)
         finally:
-            self._inflight -= received
+            self._inflight -= received * in_memory
 
     async def _in_time(self, receive: Receive, latest: float) -> Message:
-        until = min(latest, asyncio.get_running_loop().time() + self._stall_s)
+        until = min(latest, asyncio.get_running_loop().time() + self._settings.stall_timeout_s)
         try:
             async with asyncio.timeout_at(until):
                 return await receive()
         except TimeoutError:
             raise RequestTimeout(
-                f"The body made a pause of more than {self._stall_s:g} s, or took more than {self._whole_s:g} s. "
+                f"The body made a pause of more than {self._settings.stall_timeout_s:g} s, or took too long in all. "
                 "Send it again, or send less at once."
             ) from None
 
-    def _refusal(self, size: int, more: int) -> BodyTooLarge | Overloaded | None:
-        """Say what is wrong with a body of ``size`` bytes, ``more`` of which are new; None if nothing is."""
-        if size > self._max_bytes:
-            return BodyTooLarge(f"The request has more than {self._max_bytes} bytes. Send fewer or smaller pictures.")
+    def _refusal(self, size: int, more: int, most: int) -> BodyTooLarge | Overloaded | None:
+        """Say what is wrong with a body of ``size`` bytes, ``more`` of which take memory; None if nothing is."""
+        if size > most:
+            return BodyTooLarge(f"The request has more than {most} bytes. Send fewer or smaller pictures.")
         if more and self._inflight + more > self._max_inflight:
             return Overloaded("Too many bytes of other requests are being answered. Try again later.", retry_after_s=1)
         return None

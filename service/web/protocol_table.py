@@ -50,6 +50,7 @@ class ProtocolTable:
         self._by_prefix, self._off = _by_prefix(rows), _by_prefix(off)
         self._open = _patterns(path for row in rows for path in row.open_paths)
         self._open_posts = _patterns(path for row in rows for path in row.open_posts)
+        self._large = {path: setting for row in rows for path, setting in row.large_posts.items()}
         self._probes = _patterns(path for row in rows for path in row.probes)
         self._guarded = [guarded for row in rows for route in routes_of(row) for guarded in self._guard(route)]
 
@@ -79,6 +80,10 @@ class ProtocolTable:
     def is_probe(self, path: str) -> bool:
         """Whether supervisors ask ``path``; it is answered whatever state the service is in."""
         return _match(self._probes, path)
+
+    def large_post(self, method: str, path: str) -> str | None:
+        """Return the setting that bounds a body that goes to the disk as it comes; None for any other."""
+        return self._large.get(path) if method == "POST" else None
 
     def scope_needed(self, method: str, path: str) -> Scope | None:
         """Return the scope that a key needs; None where everybody may go.

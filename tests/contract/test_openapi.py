@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pydantic import TypeAdapter
 
-from service import wire
+from service import wire, wire_evaluation
 from service.cli import main
 from service.http.examples import BODY_ERRORS
 from service.problems import MEDIA_TYPE, STATUS, problem_for, status_of
 from service.protocols import EXAMPLE_REQUEST_ID
+from service.protocols.native.evaluations_openapi import ANSWERS as EVALUATION_ANSWERS
 from service.protocols.native.examples import ANSWERS as NATIVE_ANSWERS
 from service.protocols.native.examples import CONFIGURATION, FORMS, MANAGEMENT_ERRORS, REQUESTS
 from service.settings import ModelConfig, Settings
@@ -60,6 +61,20 @@ OPERATIONS = {
     ("get", "/readyz"): "readyz",
     ("get", "/metrics"): "metrics",
     ("get", "/version"): "version",
+}
+# Those that take minutes, and a form alone.
+EVALUATIONS = {
+    ("post", "/api/v1/evaluations"): "evaluate",
+    ("get", "/api/v1/evaluations"): "evaluation_list",
+    ("get", "/api/v1/evaluations/{evaluation}"): "evaluation",
+    ("get", "/api/v1/evaluations/{evaluation}/events"): "evaluation_events",
+    ("get", "/api/v1/evaluations/{evaluation}/report"): "evaluation_report",
+    ("delete", "/api/v1/evaluations/{evaluation}"): "remove_evaluation",
+}
+EVALUATION_MODELS: dict[str, type[BaseModel]] = {
+    "evaluate": wire_evaluation.Evaluation,
+    "evaluation_list": wire_evaluation.EvaluationList,
+    "evaluation": wire_evaluation.Evaluation,
 }
 ANSWER_MODELS: dict[str, type[BaseModel]] = {
     "explain": wire.ExplainResponse,
@@ -147,8 +162,9 @@ def test_the_version_of_openapi(document: dict[str, Any]) -> None:
 
 def test_every_route_of_the_contract_is_there(document: dict[str, Any]) -> None:
     found = {key: each["operationId"] for key, each in operations(document).items()}
-    assert {key: found.get(key) for key in OPERATIONS} == OPERATIONS
-    assert {key for key in found if key[1].startswith("/api/v1")} <= set(OPERATIONS), "a new route: name it here"
+    named = OPERATIONS | EVALUATIONS
+    assert {key: found.get(key) for key in named} == named
+    assert {key for key in found if key[1].startswith("/api/v1")} <= set(named), "a new route: name it here"
 
 
 def test_operation_ids_are_unique(document: dict[str, Any]) -> None:
@@ -254,6 +270,37 @@ def test_the_body_of_put_is_a_configuration(document: dict[str, Any]) -> None:
     assert ModelConfig.model_validate({"name": "birds", **CONFIGURATION}).name == "birds"
 
 
+def test_the_form_of_an_evaluation(document: dict[str, Any]) -> None:
+    (content,) = document["paths"]["/api/v1/evaluations"]["post"]["requestBody"]["content"].items()
+    assert content[0] == "multipart/form-data"
+    options = set(wire_evaluation.EvaluationOptions.model_fields)
+    assert set(content[1]["schema"]["properties"]) == options | {"image", "mask", "annotations"}
+    given = {name: value for name, value in content[1]["example"].items() if name in options}
+    assert wire_evaluation.EvaluationOptions.model_validate(given).layer == ("layer3", "layer4")
+
+
+@pytest.mark.parametrize(("key", "name"), EVALUATIONS.items())
+def test_answers_and_errors_of_evaluations(document: dict[str, Any], key: tuple[str, str], name: str) -> None:
+    responses = operations(document)[key]["responses"]
+    success = {"evaluate": "202", "remove_evaluation": "204"}.get(name, "200")
+    statuses = {success, "401", "403", "429", "431", "500", "503"}
+    statuses |= {"400", "404", "408", "413", "415", "422"} if name == "evaluate" else set()
+    statuses |= {"404"} if "{evaluation}" in key[1] else set()
+    statuses |= {"409"} if name == "evaluation_report" else set()
+    assert set(responses) == statuses
+    for status in statuses - {success}:
+        problem = wire.Problem.model_validate(responses[status]["content"][MEDIA_TYPE]["example"])
+        assert str(problem.status) == status == str(STATUS[problem.code])
+    content = responses[success].get("content", {})
+    if name in EVALUATION_MODELS:
+        schema = {"$ref": f"#/components/schemas/{EVALUATION_MODELS[name].__name__}"}
+        assert content == {"application/json": {"schema": schema, "example": EVALUATION_ANSWERS[name]}}
+        faithful(EVALUATION_MODELS[name], EVALUATION_ANSWERS[name])
+    else:
+        kinds = {"evaluation_events": {"text/event-stream"}, "evaluation_report": {"text/html"}}
+        assert set(content) == kinds.get(name, set())
+
+
 def test_what_needs_a_key_says_so(document: dict[str, Any]) -> None:
     assert document["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
     for (_, path), operation in operations(document).items():
@@ -308,7 +355,7 @@ def test_examples_of_requests(document: dict[str, Any], name: str) -> None:
     assert form.pop("image")
     REQUEST_MODELS[name].model_validate({"images": [], **form})
     for (_, path), operation in operations(document).items():
-        native = path.startswith("/api/v1/") and operation["operationId"] not in MANAGEMENT
+        native = path.startswith("/api/v1/") and operation["operationId"] not in {*MANAGEMENT, "evaluate"}
         if "requestBody" in operation and native and ("predict" in path) == (name == "PredictRequest"):
             content = operation["requestBody"]["content"]
             assert content["application/json"]["example"] == REQUESTS[name]

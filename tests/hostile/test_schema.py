@@ -78,6 +78,21 @@ def version(server: Server) -> str:
     return found
 
 
+@pytest.fixture
+def evaluation(server: Server) -> str:
+    """An evaluation that is done, and no other."""
+    route = f"{server.url}/api/v1/evaluations"
+    with httpx.Client(timeout=60) as client:
+        for each in client.get(route).json()["evaluations"]:
+            client.delete(f"{route}/{each['id']}").raise_for_status()
+        found: str = client.post(route, files={"image": star()}, data={"purpose": "localisation"}).json()["id"]
+        with client.stream("GET", f"{route}/{found}/events") as events:
+            for _ in events.iter_lines():
+                pass
+        assert client.get(f"{route}/{found}").json()["state"] == "done"
+    return found
+
+
 EXTRA = {"architecture": "shapes"}
 CHANGES = {f"{method} /api/v1/{path}" for method in ("PUT", "DELETE") for path in ("models/{model}", "aliases/{alias}")}
 CHANGES |= {f"POST /api/v1/models/{{model}}/{verb}" for verb in ("reload", "unload")}
@@ -85,7 +100,7 @@ CHANGES |= {f"POST /v2/repository/models/{{model}}/{verb}" for verb in ("load", 
 
 
 @st.composite
-def cases(draw: st.DrawFn, operation: Any, version: str) -> Any:
+def cases(draw: st.DrawFn, operation: Any, version: str, evaluation: str) -> Any:
     """A request of the schema or beside it; half of them ask the model that there is, or send a picture."""
     mode = draw(st.sampled_from([GenerationMode.POSITIVE, GenerationMode.POSITIVE, GenerationMode.NEGATIVE]))
     case = draw(operation.as_strategy(generation_mode=mode))
@@ -93,6 +108,7 @@ def cases(draw: st.DrawFn, operation: Any, version: str) -> Any:
     if case.path_parameters and (much or draw(st.booleans())):
         there = {"model": "extra" if operation.label in CHANGES else "shapes", "version": version, "alias": "steady"}
         there |= {"name": "shapes-mask", "layer": "layer4", "method": "gradcam", "endpoint": "shapes"}
+        there["evaluation"] = evaluation
         case.path_parameters.update({name: there[name] for name in case.path_parameters if name in there})
         if operation.label in CHANGES and operation.label.startswith("PUT"):
             case.body = dict(EXTRA) if "model" in case.path_parameters else {"model": "shapes", "version": version}
@@ -157,9 +173,12 @@ def _put_in_theirs(case: Any) -> None:
 
 
 @pytest.mark.parametrize("label", OPERATIONS)
-def test_every_answer_is_as_documented(label: str, server: Server, version: str) -> None:
+def test_every_answer_is_as_documented(
+    label: str, server: Server, version: str, request: pytest.FixtureRequest
+) -> None:
     operation = OPERATIONS[label]
-    examples = 150 if label.startswith("POST") else 50
+    evaluation = request.getfixturevalue("evaluation") if "/evaluations" in label else ""
+    examples = 150 if label.startswith("POST") and not evaluation else 50
 
     @settings(
         max_examples=examples,
@@ -169,7 +188,7 @@ def test_every_answer_is_as_documented(label: str, server: Server, version: str)
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
-    @given(case=cases(operation, version))
+    @given(case=cases(operation, version, evaluation))
     def check(case: Any) -> None:
         response = case.call(base_url=server.url, timeout=60)
         seen.add(response.status_code)

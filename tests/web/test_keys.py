@@ -40,6 +40,8 @@ SCOPES = {
     ("POST", "/api/v1/models/pets/versions/1/explain"): "infer",
     ("POST", "/api/v1/models/pets/versions/1/predict"): "infer",
     ("POST", "/integrations/cvat/api/function_invocations"): "infer",
+    ("POST", "/api/v1/evaluations"): "infer",
+    ("DELETE", "/api/v1/evaluations/x"): "infer",
 }
 PETS = [f"pets{version}" for version in ("", "/versions/1")]
 SCOPES |= {("POST", f"/v1/models/{pets}:{verb}"): "infer" for pets in PETS for verb in ("predict", "explain")}
@@ -108,7 +110,7 @@ def addresses() -> list[tuple[str, str]]:
         path = f"{route.path}/x" if isinstance(route, Mount) else route.path
         path = path.replace("{model}", "pets").replace("{name}", "x").replace("{alias}", "x").replace("{version}", "1")
         path = path.replace("{layer}", "conv1").replace("{method}", "gradcam").replace("{endpoint}", "pets")
-        path = path.replace("{project}", "p").replace("{location}", "l")
+        path = path.replace("{project}", "p").replace("{location}", "l").replace("{evaluation}", "x")
         assert "{" not in path
         found += [(verb, path) for verb in (["GET", "POST"] if isinstance(route, Mount) else route.methods or ())]
     return sorted(found)

@@ -7,7 +7,6 @@ Runs in the worker process.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import socket
@@ -19,14 +18,13 @@ from typing import TYPE_CHECKING
 
 from service import logs
 from service.engine.messages import Start, pack, receive
+from service.engine.workers.ending import die_with_the_front
 from service.engine.workers.executor import Executor
 
 if TYPE_CHECKING:
     from service.engine.messages import Message
 
-__all__ = ["die_with_the_front", "main", "serve"]
-
-_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
+__all__ = ["main", "serve"]
 
 
 def main() -> None:
@@ -67,9 +65,3 @@ def _stand_back() -> None:
     os.nice(5)
     with suppress(OSError):  # of other systems than Linux, or where /proc is read-only
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
-
-
-def die_with_the_front() -> None:
-    """Have the kernel kill this process when its parent is gone: one that hangs does not see its socket close."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -9,6 +9,7 @@ from service import wire
 from service.http.examples import BODY_ERRORS, READING_ERRORS, TIMEOUT_HEADER
 from service.problems import problem_body, status_of
 from service.protocols import EXAMPLE_REQUEST_ID, OpenApiPart
+from service.protocols.native import evaluations_openapi
 from service.protocols.native.examples import (
     ANSWERS,
     CONFIGURATION,
@@ -35,6 +36,9 @@ _PICTURE = {"type": "string", "format": "binary"}
 
 
 def _complete(operation: Operation) -> None:
+    if "evaluations" in operation.fields["tags"]:
+        evaluations_openapi.complete(operation, OPENAPI.error_schema)
+        return
     if "management" in operation.fields["tags"] and operation.method != "get":
         _complete_management(operation)
         return

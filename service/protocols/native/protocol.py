@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from service.protocols import WireProtocol
-from service.protocols.native.management import router
+from service.protocols.native.evaluations import LARGE_POSTS, router
 from service.protocols.native.openapi import OPENAPI
 
 __all__ = ["NATIVE"]
 
-NATIVE = WireProtocol(name="native", router=router, prefixes=(router.prefix,), openapi=OPENAPI)
+NATIVE = WireProtocol(name="native", router=router, prefixes=(router.prefix,), large_posts=LARGE_POSTS, openapi=OPENAPI)

@@ -1,0 +1,1 @@
+"""Evaluations that run for minutes, behind the requests that are answered meanwhile."""

@@ -1,0 +1,114 @@
+"""A process that is told something, and heard line by line until it ends.
+
+Runs in the front process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+from typing import TYPE_CHECKING, Any
+
+from service.engine.worker_process import python_command
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+__all__ = ["lead_a_group", "run"]
+
+_MOST_BYTES = 8 << 20  # of a line
+_LAST_WORDS_S = 1.0  # others that it has left running may hold on to its end of the pipe
+
+
+async def run(module: str, said: bytes, hear: Callable[[dict[str, Any]], None]) -> int:
+    """Run ``main`` of a module in a new process, which is killed with all that it started when this is cancelled.
+
+    Args:
+        module: whose ``main`` calls :func:`lead_a_group`, reads standard input, and writes lines of JSON to
+            the descriptor that it is given.
+        said: what standard input is.
+        hear: told each object that comes.
+
+    Returns:
+        The exit code, negative for a signal.
+
+    Raises:
+        OSError: the machine has no process or no descriptor left.
+    """
+    reading, writing = os.pipe()
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *python_command(module, writing), stdin=asyncio.subprocess.PIPE, pass_fds=(writing,)
+        )
+    except BaseException:
+        os.close(reading)
+        raise
+    finally:
+        os.close(writing)
+    try:
+        async with _lines(reading) as lines:
+            return await _heard(process, said, lines, hear)
+    finally:
+        await asyncio.shield(_ended(process))
+
+
+@contextlib.asynccontextmanager
+async def _lines(descriptor: int) -> AsyncIterator[asyncio.StreamReader]:
+    lines = asyncio.StreamReader(_MOST_BYTES)
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(lines), os.fdopen(descriptor, "rb", buffering=0)
+    )
+    try:
+        yield lines
+    finally:
+        transport.close()
+
+
+async def _heard(
+    process: asyncio.subprocess.Process,
+    said: bytes,
+    lines: asyncio.StreamReader,
+    hear: Callable[[dict[str, Any]], None],
+) -> int:
+    hearing = asyncio.ensure_future(_hear(lines, hear))
+    try:
+        assert process.stdin is not None
+        with contextlib.suppress(ConnectionError):
+            process.stdin.write(said)
+            await process.stdin.drain()
+        process.stdin.close()
+        code = await process.wait()
+        await asyncio.wait({hearing}, timeout=_LAST_WORDS_S)
+        return code
+    finally:
+        hearing.cancel()
+        await asyncio.gather(hearing, return_exceptions=True)
+
+
+async def _hear(lines: asyncio.StreamReader, hear: Callable[[dict[str, Any]], None]) -> None:
+    while not lines.at_eof():
+        with contextlib.suppress(ValueError):  # a model's code has written into what it did not open
+            message = json.loads(await lines.readline())
+            if isinstance(message, dict):
+                hear(message)
+
+
+def lead_a_group() -> None:
+    """Put this process at the head of a group, to be killed as one.
+
+    It stays in its session: Linux shares the cores between sessions first (autogroups), so that in one of its own the
+    lowest priority would mean nothing.
+    """
+    os.setpgid(0, 0)
+
+
+async def _ended(process: asyncio.subprocess.Process) -> None:
+    """End it, and what it has started."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # it is gone, or leads no group yet
+        os.killpg(process.pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
+    await process.wait()

@@ -1,0 +1,164 @@
+"""What is sent for an evaluation, looked at before it is taken: whatever it is, it is used, left out or refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image as Pillow
+
+from service.errors import InvalidOption, NoImage, ServiceError
+from service.imaging.decode import DecodeLimits
+from service.jobs.looking import look_at
+from service.jobs.material import ANNOTATIONS, Image, Material
+from tests.hostile.bombs import png_header
+
+LIMITS = DecodeLimits(100_000, 10_000, 10)
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def picture(name: str, file: str, width: int = 20, height: int = 10) -> Image:
+    Pillow.fromarray(np.zeros((height, width, 3), np.uint8)).save(file, "PNG")
+    return Image(file=file, name=name)
+
+
+def coco(**content: Any) -> str:
+    return json.dumps({
+        "images": [{"id": 1, "file_name": "a.png"}],
+        "annotations": [{"image_id": 1, "bbox": [1, 2, 3, 4]}],
+        **content,
+    })  # fmt: skip
+
+
+def looked(*images: Image, masks: tuple[Image, ...] = (), annotations: str | None = None) -> Material:
+    if annotations is not None:
+        Path(ANNOTATIONS).write_text(annotations, encoding="utf-8")
+    return look_at(Path.cwd(), Material(images=images, masks=masks, annotations=annotations is not None), LIMITS)
+
+
+class TestPictures:
+    def test_those_that_can_be_read_are_used(self) -> None:
+        found = looked(picture("a.png", "0"), picture("cats/b.png", "1"))
+        assert [image.name for image in found.images] == ["a.png", "cats/b.png"]
+        assert found.skipped == ()
+
+    def test_others_are_left_out_with_words(self) -> None:
+        Path("1").write_bytes(b"")
+        Path("2").write_bytes(b"no picture")
+        Path("3").write_bytes(b"\xff\xd8" + bytes(LIMITS.max_bytes))
+        Path("4").write_bytes(png_header(50_000, 50_000))
+        names = {"1": "empty.png", "2": "text.txt", "3": "long.jpg", "4": "bomb.png"}
+        found = looked(picture("a.png", "0"), *(Image(file=file, name=name) for file, name in names.items()))
+        assert [image.name for image in found.images] == ["a.png"]
+        assert [(each.name, each.code) for each in found.skipped] == [
+            ("empty.png", "invalid_image"),
+            ("text.txt", "invalid_image"),
+            ("long.jpg", "image_too_large"),
+            ("bomb.png", "image_too_large"),
+        ]
+        assert all(each.text.endswith(".") for each in found.skipped)
+
+    def test_there_must_be_one(self) -> None:
+        Path("0").write_bytes(b"no picture")
+        with pytest.raises(NoImage, match=r"no picture that can be used. notes.txt: "):
+            looked(Image(file="0", name="notes.txt"))
+
+    def test_of_one_name_they_get_further_ones(self) -> None:
+        found = looked(*(picture("cats/a.png", str(number)) for number in range(3)))
+        assert [image.name for image in found.images] == ["cats/a.png", "cats/a (2).png", "cats/a (3).png"]
+
+    def test_of_one_name_nobody_knows_which_is_marked(self) -> None:
+        found = looked(picture("a.png", "0"), picture("a.png", "1"), annotations=coco())
+        assert [image.file for image in found.images] == ["0"]
+        assert [each.code for each in found.skipped] == ["name_taken"]
+
+
+class TestMasks:
+    def test_each_goes_to_the_picture_of_its_name(self) -> None:
+        images = picture("a.jpg", "0"), picture("cats/b.png", "1"), picture("c.png", "2")
+        masks = picture("cats/b.png", "3"), picture("a.mask.png", "4")
+        found = looked(*images, masks=masks)
+        assert [image.mask for image in found.images] == ["4", "3", None]
+        assert found.marked == 2
+
+    def test_one_of_no_picture_is_named(self) -> None:
+        found = looked(picture("a.png", "0"), masks=(picture("a.png", "1"), picture("b.png", "2")))
+        assert [(each.name, each.code) for each in found.skipped] == [("b.png", "mask_of_nothing")]
+
+    def test_all_of_no_picture_are_refused(self) -> None:
+        with pytest.raises(InvalidOption, match=r"file names must be the same, such as a\.png"):
+            looked(picture("a.png", "0"), masks=(picture("b.png", "1"),))
+
+    def test_of_another_size(self) -> None:
+        with pytest.raises(InvalidOption, match=r"a\.png has 10×10 pixels, its picture 20×10"):
+            looked(picture("a.png", "0"), masks=(picture("a.png", "1", 10, 10),))
+
+    def test_none_at_all(self) -> None:
+        Path("1").write_bytes(b"no picture")
+        with pytest.raises(InvalidOption, match=r"The mask a\.png cannot be read: "):
+            looked(picture("a.png", "0"), masks=(Image(file="1", name="a.png"),))
+
+
+class TestAnnotations:
+    def test_they_are_counted(self) -> None:
+        assert looked(picture("cats/a.png", "0"), picture("b.png", "1"), annotations=coco()).marked == 1
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            "",
+            "[]",
+            "{}",
+            '{"images": 3, "annotations": 4}',
+            coco(annotations=[{"image_id": 1, "bbox": [1, 2, 3]}]),
+            coco(annotations=[{"image_id": 1, "bbox": [float("nan"), 2, 3, 4]}]),
+            coco(annotations=[{"image_id": 1, "bbox": [1, 2, float("inf"), 4]}]),
+            coco(annotations=[{"image_id": 1, "bbox": [1, 2, 10**400, 4]}]),
+            coco(annotations=[{"image_id": 1, "bbox": [1, 2, "much", 4]}]),
+            coco(annotations=[{"image_id": 2, "bbox": [1, 2, 3, 4]}]),
+            coco(annotations=[{"image_id": 1, "bbox": [1, 2, 3, 4], "segmentation": [[1, 2, float("nan"), 4]]}]),
+            coco(annotations=[{"image_id": 1, "bbox": [1, 2, 3, 4], "segmentation": [[1]]}]),
+            coco(annotations=[7]),
+            coco(images=[{"id": []}]),
+            "[" * 100_000,
+        ],
+    )
+    def test_what_is_no_file_of_coco(self, content: str) -> None:
+        with pytest.raises(InvalidOption, match="'annotations' is no COCO file") as raised:
+            looked(picture("a.png", "0"), annotations=content)
+        assert "/" not in raised.value.message  # no path of this machine
+
+    def test_about_other_pictures(self) -> None:
+        with pytest.raises(InvalidOption, match=r"such as b\.png"):
+            looked(picture("b.png", "0"), annotations=coco())
+
+    def test_too_many_on_a_picture(self) -> None:
+        many = [{"image_id": 1, "bbox": [1, 2, 3, 4]}] * 1001
+        with pytest.raises(InvalidOption, match=r"On a\.png there are 1,001 boxes"):
+            looked(picture("a.png", "0"), annotations=coco(annotations=many))
+
+    @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+    @given(
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+            lambda inner: (
+                st.lists(inner, max_size=3)
+                | st.dictionaries(
+                    st.sampled_from(["images", "annotations", "id", "bbox", "image_id"]), inner, max_size=4
+                )
+            ),
+        )
+    )
+    def test_whatever_json_it_is(self, content: Any) -> None:
+        """Nothing but our errors comes of it."""
+        with pytest.raises(ServiceError):
+            looked(picture("a.png", "0"), annotations=json.dumps(content))
