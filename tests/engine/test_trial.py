@@ -192,6 +192,29 @@ async def test_the_process_ends_when_nothing_is_tried_for_a_while(
     assert await tried(pool) is not first
 
 
+async def test_what_comes_while_the_process_ends_is_tried_in_another(
+    pool: FakedPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.engine.trial._LINGER_S", 0.05)
+    pool.load(NEW)
+    first = await tried(pool)
+    ends = asyncio.Event()
+
+    async def stop(timeout_s: float) -> None:  # noqa: ARG001  # the port's signature
+        first.stopped = True
+        await ends.wait()
+
+    monkeypatch.setattr(first, "stop", stop)
+    first.load_failed("m", "no")
+    await until(lambda: first.stopped)
+    key = pool.load(NEW)
+    await settle()
+    ends.set()
+    second = await tried(pool)
+    assert second is not first
+    assert second.loads == [key]
+
+
 async def test_progress_never_falls_and_says_what_is_done(pool: FakedPool) -> None:
     key = pool.load(NEW)
     trial = await tried(pool)

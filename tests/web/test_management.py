@@ -167,6 +167,18 @@ async def test_a_model_is_busy_while_a_version_of_it_is_loaded(
     assert (await client.delete(f"{MODELS}/birds")).status_code == 204
 
 
+async def test_who_waits_for_a_model_that_somebody_removes_is_told_so(
+    application: Application, client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "camserve.models")
+    application.worker.load_outcome = never
+    waiting = asyncio.create_task(put(client, wait=60))
+    await until(lambda: application.pool.registry.has("birds"))
+    assert (await client.delete(f"{MODELS}/birds")).status_code == 204
+    assert "was removed, or replaced" in problem(await waiting, "model_superseded")
+    assert "model birds was removed or replaced while somebody waited" in caplog.text
+
+
 async def test_a_model_that_is_removed_finishes_what_it_began(
     application: Application, client: httpx.AsyncClient
 ) -> None:
