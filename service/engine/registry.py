@@ -219,9 +219,13 @@ class Registry:
             self._forget_if_gone(version)
 
     def lost(self, worker: int) -> None:
-        """Note that a worker has ended, and holds nothing any more; what waited for it alone takes over."""
+        """Note that a worker has ended, and holds nothing any more; what waited for it alone takes over.
+
+        What no other worker holds will be loaded again: who asks for it meanwhile waits, as for what was put out.
+        """
         for version in list(self._versions.values()):
             if not self._given_up(version):
+                version.on_demand |= set(version.infos) == {worker}
                 self.unloaded(worker, version.key)
         self._told.pop(worker, None)
         for name in self._current:

@@ -286,6 +286,26 @@ async def test_a_suspect_that_can_be_loaded_is_loaded(suspicious: FakedPool) -> 
     assert suspicious.status("deadly").state == "ready"
 
 
+async def test_one_that_was_loaded_when_a_worker_ended_that_computed_is_a_suspect_too(suspicious: FakedPool) -> None:
+    suspicious.worker.load_done("good")
+    trial = await tried(suspicious)
+    trial.load_done("deadly")
+    trial.unload_done()
+    await settle()
+    for _ in range(5):
+        suspicious.submit(entry(model="good", revision=2))
+        suspicious.worker.die("killed by SIGSEGV")
+        await settle()
+        assert [key.name for key in suspicious.worker.loads] == ["good"]
+        suspicious.worker.load_done("good")
+        assert [key.name for key in trial.loads][-1] == "deadly", "a process of its own tries it first"
+        trial.load_done("deadly")
+        trial.unload_done()
+        await settle()
+    suspicious.worker.load_done("deadly")
+    assert suspicious.status("deadly").state == "ready", "no batch has it given up"
+
+
 async def test_where_nothing_can_be_loaded_a_suspect_is_tried_again_and_again(suspicious: FakedPool) -> None:
     for _ in range(4):
         (await tried(suspicious)).die()
@@ -398,3 +418,25 @@ async def test_a_replacement_that_loads_aside_and_ends_a_worker_is_given_up_at_o
         pool.workers[number].load_done("m")
     assert states(pool) == ["ready", "failed"]
     assert reason(pool, key).startswith("Loading it ends the process: killed by SIGKILL.")
+
+
+async def test_one_that_ends_a_worker_that_computes_is_given_up_at_once_too(pool: FakedPool) -> None:
+    key = pool.load(NEW)
+    trial = await tried(pool)
+    trial.load_done("m")
+    trial.unload_done()
+    await settle()
+    waiting = entry(7)
+    pool.submit(waiting)
+    number = next(number for number, worker in enumerate(pool.workers) if worker.sent)
+    pool.workers[number].die("killed by SIGKILL")
+    await settle()
+    pool.workers[1 - number].die("killed by SIGKILL")
+    await settle()
+    for worker in list(pool.workers):
+        assert key not in worker.loads
+        worker.load_done("m")
+        for run in worker.sent:
+            worker.answer(run)
+    assert number_of(waiting) == 7
+    assert "Pictures were computed meanwhile" in reason(pool, key)

@@ -378,6 +378,16 @@ async def test_one_that_cannot_be_loaded_again_says_why(application: Application
     assert "its file is damaged" in problem(response, "not_ready")
 
 
+async def test_who_asks_while_the_only_worker_comes_back_waits(
+    application: Application, client: httpx.AsyncClient
+) -> None:
+    application.worker.die("killed by SIGKILL", "signal")
+    assert (await client.get("/readyz")).status_code == 503
+    assert (await client.get(f"{MODELS}/pets")).json()["classes"] == 3
+    assert await version_of(client, f"{MODELS}/pets") == "1"
+    assert (await client.get("/readyz")).status_code == 200
+
+
 async def test_beyond_the_budget_the_least_recently_used_model_is_put_out() -> None:
     """Each model takes 400 bytes, of which three fit."""
     models = tuple(ModelConfig(name=name, architecture="shapes") for name in ("pets", "b", "c", "d"))
