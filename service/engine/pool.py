@@ -333,7 +333,7 @@ class Pool:
         self._dispatch()
 
     def on_exit(self, worker: Worker, *, by_loading: bool = False) -> None:
-        """Give a dead worker's entries to a healthy one: each once more, and alone; again where they are not to blame."""
+        """Give a dead worker's entries to a healthy one, each alone: once, or as often as they are not to blame."""
         snapshot = worker.snapshot
         lost = list(self._running_on(snapshot.number))
         for batch in reversed(lost):

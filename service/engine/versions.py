@@ -31,7 +31,7 @@ class ModelStatus:
         reason: why it failed.
         info: what the workers that hold it found out; None if none does.
         known: the same; where none holds it any more, what was known when one did.
-        on_demand: whether it answered before, and is loaded again: when somebody asks for it, or since its worker ended.
+        on_demand: whether it has answered and is loaded again: when somebody asks for it, or since its worker ended.
     """
 
     config: ModelConfig

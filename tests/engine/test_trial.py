@@ -200,7 +200,7 @@ async def test_what_comes_while_the_process_ends_is_tried_in_another(
     first = await tried(pool)
     ends = asyncio.Event()
 
-    async def stop(timeout_s: float) -> None:  # noqa: ARG001  # the port's signature
+    async def stop(timeout_s: float) -> None:
         first.stopped = True
         await ends.wait()
 
