@@ -27,12 +27,19 @@ class _Said:
     version: str
     digest: str | None = None
 
+    def holds_of(self, digest: str) -> bool:
+        """Whether it stands for these weights; the first that it is asked of are those that it stands for."""
+        if self.digest is None:
+            self.digest = digest
+        return self.digest == digest
+
 
 class Versions:
     """Names versions. One for the application.
 
-    A project that introduces itself while its model is loading is told a name that no other weights will ever have.
-    Predictions keep it until the project introduces itself again, or the model has other weights.
+    A project that introduces itself while its model is loading is told a name that no other weights will ever have. It
+    keeps that for as long as the model has the weights that come then: another would have Label Studio predict
+    everything once more.
 
     Args:
         score: what a prediction's score is.
@@ -56,11 +63,10 @@ class Versions:
         Raises:
             UnknownModel, UnknownLayer, LayerNotExplainable: there is no such place.
         """
-        about = (project, place, labelling.digest)
         status = engine.model(place.model)
         if status.info or status.known:
-            self._said.pop(about, None)
-            return self.now(engine, place, labelling)
+            return self.predicted(engine, place, labelling, project)
+        about = (project, place, labelling.digest)
         said = self._said.get(about)
         if said is None or said.digest is not None:
             once = f"{status.state}-{secrets.token_hex(4)}"
@@ -78,8 +84,4 @@ class Versions:
         now = self.now(engine, place, labelling)
         status, said = engine.model(place.model), self._said.get((project, place, labelling.digest))
         info = status.info or status.known
-        if said is None or info is None:
-            return now
-        if said.digest is None:
-            said.digest = info.digest
-        return said.version if said.digest == info.digest else now
+        return said.version if said is not None and info is not None and said.holds_of(info.digest) else now

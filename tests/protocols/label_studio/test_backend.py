@@ -116,7 +116,7 @@ class TestTime:
             assert (await client.post(f"{PREFIX}/setup", json=setup(KINDS))).status_code == 200
 
     async def test_what_setup_said_while_the_model_was_loading_is_what_predictions_are_known_by(self) -> None:
-        """Until the project introduces itself again, and never for other weights."""
+        """For as long as the model has these weights: all would be predicted once more otherwise."""
         async with faked(management=True) as application, application.client() as client:
 
             async def told() -> str:
@@ -141,8 +141,10 @@ class TestTime:
             one = replace(PETS, name="birds", revision=key.revision, digest="1" * 64)
             worker.say(ModelLoaded(key, one))
             assert await predicted() == {before}
-            assert await told() == "birds/1-111111111111/conv2/gradcam/t0.5"
-            assert await predicted() == {await told()}
+            assert await told() == before
+            other = {**setup(KINDS), "project": "2.1795246491"}
+            new = (await client.post(f"{PREFIX}/birds/setup", json=other)).json()["model_version"]
+            assert new == "birds/1-111111111111/conv2/gradcam/t0.5"
             await client.delete("/api/v1/models/birds")
             await load()
             again = await told()
@@ -153,7 +155,7 @@ class TestTime:
             await load(version="2")
             [*_, key] = worker.loads
             worker.say(ModelLoaded(key, replace(one, revision=key.revision, digest="2" * 64)))
-            assert await predicted() == {"birds/1+22222222-222222222222/conv2/gradcam/t0.5"}
+            assert await predicted() == {"birds/1+22222222-222222222222/conv2/gradcam/t0.5"} == {await told()}
 
     async def test_once_the_label_map_says_what_labels_mean_they_are_asked_for_again(self) -> None:
         versions = set()
