@@ -248,6 +248,11 @@ class Registry:
         """Return what a worker could not load."""
         return [key for key, version in self._versions.items() if worker in version.failures]
 
+    def has_answered(self, key: ModelKey) -> bool:
+        """Whether some worker held a version, or what it was loaded from, at any time."""
+        version = self._versions.get(key)
+        return version is not None and version.known is not None
+
     def holds(self, worker: int, key: ModelKey) -> bool:
         """Whether a worker answers for a version."""
         version = self._versions.get(key)

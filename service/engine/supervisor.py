@@ -353,8 +353,8 @@ class Supervisor:
     def _blame(self, slot: Slot, *, greeted: bool) -> bool:
         """Remember the model that was being loaded: it is tried aside before a worker loads it again, or given up.
 
-        That others were loaded before tells a bad model from a machine on which nothing can be loaded. Where a batch
-        may have been the reason, no model that is needed is given up.
+        That others were loaded before tells a bad model from a machine on which nothing can be loaded. A batch may have
+        been the reason as well, unless the model could be loaded aside, and it is here that it cannot.
 
         Returns:
             Whether it is given up.
@@ -367,10 +367,10 @@ class Supervisor:
         version = self._registry.version(key)
         if version is not None:
             self._trials.doubt(version.config)
-        # A replacement that could be loaded aside and not here takes what answers along: once is enough.
-        aside = key in self._tried and version is not None and not version.current
-        self._fatal[key] += bool(self._registry.held_by(slot.number)) and (aside or not busy)
-        if self._fatal[key] >= (1 if aside else KEEPS_DYING):
+        tried = key in self._tried
+        self._fatal[key] += bool(self._registry.held_by(slot.number)) and (tried or not busy)
+        # It takes what answers along: once is enough, where nobody has had an answer of it.
+        if self._fatal[key] >= (1 if tried and not self._registry.has_answered(key) else KEEPS_DYING):
             perhaps = " Pictures were computed meanwhile; if they may be the reason, load it once more." if busy else ""
             self._refused[key] = _killed(slot.worker.snapshot.last_exit) + perhaps
         return key in self._refused

@@ -286,24 +286,52 @@ async def test_a_suspect_that_can_be_loaded_is_loaded(suspicious: FakedPool) -> 
     assert suspicious.status("deadly").state == "ready"
 
 
-async def test_one_that_was_loaded_when_a_worker_ended_that_computed_is_a_suspect_too(suspicious: FakedPool) -> None:
-    suspicious.worker.load_done("good")
-    trial = await tried(suspicious)
+async def test_what_was_loaded_when_a_worker_ended_that_computed_is_a_suspect_too() -> None:
+    """A batch may have been the reason, until it could be loaded aside and not here."""
+    pool = FakedPool(settings(names=("good", "deadly")), FakeLauncher(SeparateWorker))
+    await pool.start()
+    await settle()
+    await dies_while_it_computes(pool)
+    assert [key.name for key in pool.worker.loads] == ["good"]
+    trial = await tried(pool)
+    assert [key.name for key in trial.loads] == ["deadly"], "a process of its own tries it first"
     trial.load_done("deadly")
     trial.unload_done()
     await settle()
-    for _ in range(5):
-        suspicious.submit(entry(model="good", revision=2))
-        suspicious.worker.die("killed by SIGSEGV")
-        await settle()
-        assert [key.name for key in suspicious.worker.loads] == ["good"]
-        suspicious.worker.load_done("good")
-        assert [key.name for key in trial.loads][-1] == "deadly", "a process of its own tries it first"
-        trial.load_done("deadly")
-        trial.unload_done()
-        await settle()
-    suspicious.worker.load_done("deadly")
-    assert suspicious.status("deadly").state == "ready", "no batch has it given up"
+    assert pool.worker.loads[-1].name == "deadly"
+    await dies_while_it_computes(pool)
+    assert [key.name for key in pool.worker.loads] == ["good"]
+    assert "Pictures were computed meanwhile" in str(pool.status("deadly").reason)
+    await pool.stop()
+
+
+async def test_what_has_answered_before_is_given_up_at_the_third_worker() -> None:
+    pool = FakedPool(settings(names=("good", "deadly")), FakeLauncher(SeparateWorker))
+    await pool.start()
+    await settle()
+    pool.worker.load_done("good", "deadly")
+    pool.put_out(pool.worker.key("deadly"))
+    pool.worker.unload_done()
+    pool.wake("deadly")
+    await settle()
+    for number in range(3):
+        assert pool.status("deadly").state == "loading"
+        if number:
+            trial = await tried(pool)
+            trial.load_done("deadly")
+            trial.unload_done()
+            await settle()
+        assert pool.worker.loads[-1].name == "deadly"
+        await dies_while_it_computes(pool)
+    assert pool.status("deadly").state == "failed"
+    await pool.stop()
+
+
+async def dies_while_it_computes(pool: FakedPool) -> None:
+    pool.worker.load_done("good")
+    pool.submit(entry(model="good"))
+    pool.worker.die("killed by SIGSEGV")
+    await settle()
 
 
 async def test_where_nothing_can_be_loaded_a_suspect_is_tried_again_and_again(suspicious: FakedPool) -> None:
