@@ -267,6 +267,13 @@ class ModelBusy(BadInput):
     title = "Model is being loaded"
 
 
+class ModelSuperseded(BadInput):
+    """Another change came first: the model was removed or replaced while somebody waited for it to be loaded."""
+
+    code = "model_superseded"
+    title = "Another change came first"
+
+
 class DefaultModel(BadInput):
     """The default model stays: requests that name none go to it."""
 

@@ -36,6 +36,7 @@ STATUS: Mapping[str, int] = {
     "method_not_allowed": 405,
     "request_timeout": 408,
     "model_busy": 409,
+    "model_superseded": 409,
     "default_model": 409,
     "name_taken": 409,
     "evaluation_not_done": 409,

@@ -207,7 +207,7 @@ class Explainer:
         """
         self._check_count(request.images)
         deadline = asyncio.get_running_loop().time() + self._allowed_s(request)
-        if self.pool.status(request.model, request.version).on_demand:
+        while self.pool.status(request.model, request.version).on_demand:  # its worker may end right after
             await self._loaded_again(request, deadline)
         with self.pool.lease(request.model, request.version) as info:
             self.management.used(info.key)
@@ -225,7 +225,7 @@ class Explainer:
             return answer
 
     async def _loaded_again(self, request: Request, deadline: float) -> None:
-        """Wait for a model that was put out, in a place of the queue.
+        """Wait for a model that was put out, or whose only worker has ended, in a place of the queue.
 
         Raises:
             NotReady: it is not there in time.
@@ -237,7 +237,7 @@ class Explainer:
                     await self.pool.available(request.model, request.version)
         except TimeoutError:
             raise NotReady(
-                f"Model {self.pool.status(request.model).config.name!r} was put out and is being loaded again. "
+                f"Model {self.pool.status(request.model).config.name!r} is being loaded again. "
                 "Try again in a few seconds.",
                 retry_after_s=5,
             ) from None

@@ -15,7 +15,7 @@ from service.engine import remembered
 from service.engine.memory_budget import MemoryBudget
 from service.engine.permitted import permitted
 from service.engine.watch import Watch
-from service.errors import DefaultModel, ManagementOff, ModelBusy, ModelLoadError, NotReady
+from service.errors import DefaultModel, ManagementOff, ModelBusy, ModelLoadError, ModelSuperseded, NotReady
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -214,22 +214,27 @@ class Management:
 
         Raises:
             ModelLoadError: it cannot be loaded; the version before it, if there is one, goes on answering.
+            ModelSuperseded: somebody removed or replaced it meanwhile.
             NotReady: the service is shutting down.
         """
         try:
             async with asyncio.timeout(wait_s):
                 await self._pool.until(lambda: self._registry.settled(key))
+                if key in self._remembering:
+                    await asyncio.shield(self._remembering[key])
         except TimeoutError:
             return False
         if self._pool.lifecycle.over:
             raise NotReady("The service is shutting down.", retry_after_s=5)
         version = self._registry.version(key)
         if version is None or version.state == "draining":
-            raise ModelLoadError("The model was removed, or replaced by another version, before it was ready.")
+            log.info("model %s was removed or replaced while somebody waited for it to be loaded", key.name)
+            raise ModelSuperseded(
+                f"Model {key.name!r} was removed, or replaced by another version, while this request waited for it. "
+                "Look at what is there now, and ask once more if it is not what you want."
+            )
         if version.state == "failed":
             raise ModelLoadError(self._failure(version))
-        if key in self._remembering:
-            await asyncio.shield(self._remembering[key])
         return True
 
     def _failure(self, version: VersionStatus) -> str:

@@ -242,7 +242,7 @@ class Pool:
         raise NotReady(f"Model {model!r} is being loaded. Try again in a few seconds.", retry_after_s=2)
 
     async def available(self, name: str | None, label: str | None = None) -> None:
-        """Have a model that was put out loaded again, and wait for it; one that is there is there at once.
+        """Wait for a model that is loaded again, and begin to where it was put out; one that is there is there at once.
 
         Raises:
             UnknownModel, UnknownVersion, NotReady: as :meth:`ready_info`.
@@ -332,19 +332,19 @@ class Pool:
         self._changed.set()
         self._dispatch()
 
-    def on_exit(self, worker: Worker) -> None:
-        """Give a dead worker's entries to a healthy one: each once more, and alone."""
+    def on_exit(self, worker: Worker, *, by_loading: bool = False) -> None:
+        """Give a dead worker's entries to a healthy one, each alone: once, or as often as they are not to blame."""
         snapshot = worker.snapshot
         lost = list(self._running_on(snapshot.number))
         for batch in reversed(lost):
             del self._running[batch.number]
             for entry in reversed(batch.entries):
+                entry.attempts += not by_loading
                 self._retry(entry, snapshot.ending or "exited")
         self._changed.set()
         self._dispatch()
 
     def _retry(self, entry: Entry, ending: Ending) -> None:
-        entry.attempts += 1
         if entry.attempts >= _MAX_ATTEMPTS:
             entry.fail(InternalError("Two workers died while they computed this picture; it is not tried again."))
         elif not entry.abandoned:

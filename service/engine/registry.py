@@ -219,9 +219,13 @@ class Registry:
             self._forget_if_gone(version)
 
     def lost(self, worker: int) -> None:
-        """Note that a worker has ended, and holds nothing any more; what waited for it alone takes over."""
+        """Note that a worker has ended, and holds nothing any more; what waited for it alone takes over.
+
+        What no other worker holds will be loaded again: who asks for it meanwhile waits, as for what was put out.
+        """
         for version in list(self._versions.values()):
             if not self._given_up(version):
+                version.on_demand |= set(version.infos) == {worker}
                 self.unloaded(worker, version.key)
         self._told.pop(worker, None)
         for name in self._current:
@@ -243,6 +247,11 @@ class Registry:
     def failed_on(self, worker: int) -> list[ModelKey]:
         """Return what a worker could not load."""
         return [key for key, version in self._versions.items() if worker in version.failures]
+
+    def has_answered(self, key: ModelKey) -> bool:
+        """Whether some worker held a version, or what it was loaded from, at any time."""
+        version = self._versions.get(key)
+        return version is not None and version.known is not None
 
     def holds(self, worker: int, key: ModelKey) -> bool:
         """Whether a worker answers for a version."""

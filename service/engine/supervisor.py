@@ -80,6 +80,9 @@ class BusyListener(Listener, Protocol):
     def make_room(self, info: ModelInfo) -> None:
         """A model is about to be loaded by the workers."""
 
+    def on_exit(self, worker: Worker, *, by_loading: bool = False) -> None:
+        """A worker has ended; ``by_loading``, because of a model that none will load again."""
+
 
 class Supervisor:
     """Keeps as many workers alive as the settings ask for. Lives in one event loop, which alone may call it.
@@ -332,7 +335,7 @@ class Supervisor:
     def on_exit(self, worker: Worker) -> None:
         """Put another worker in the place of one that has ended: at once if it was of use, else later and later."""
         slot, state = self._slot_of(worker), worker.snapshot
-        self._blame(slot, greeted=state.greeted)
+        by_loading = self._blame(slot, greeted=state.greeted)
         self._registry.lost(slot.number)
         if not self._stopping:
             slot.deaths = 1 if slot.useful else slot.deaths + 1
@@ -343,28 +346,34 @@ class Supervisor:
             slot.worker = self._make(slot.number, state.device)
             self._leave_out_refused(slot)
             self._spawn(self._start(slot, delay_s))
-        self._pool.on_exit(worker)
+        self._pool.on_exit(worker, by_loading=by_loading)
 
     # -- models that kill ---------------------------------------------------------------------------------------------
 
-    def _blame(self, slot: Slot, *, greeted: bool) -> None:
-        """Remember the model that was being loaded, unless a batch may have been the reason.
+    def _blame(self, slot: Slot, *, greeted: bool) -> bool:
+        """Remember the model that was being loaded: it is tried aside before a worker loads it again, or given up.
 
-        That others were loaded before tells a bad model from a machine on which nothing can be loaded.
+        That others were loaded before tells a bad model from a machine on which nothing can be loaded. A batch may have
+        been the reason as well, unless the model could be loaded aside, and it is here that it cannot.
+
+        Returns:
+            Whether it is given up.
         """
         missing = self._registry.missing(slot.number)
-        if not (greeted and missing) or self._pool.is_busy(slot.number):
-            return
-        key = missing[0]
+        if not (greeted and missing):
+            return False
+        key, busy = missing[0], self._pool.is_busy(slot.number)
         self._deadly[key] += 1
-        self._fatal[key] += bool(self._registry.held_by(slot.number))
         version = self._registry.version(key)
         if version is not None:
             self._trials.doubt(version.config)
-        # A replacement that could be loaded aside and not here takes what answers along: once is enough.
-        aside = key in self._tried and version is not None and not version.current
-        if self._fatal[key] >= (1 if aside else KEEPS_DYING):
-            self._refused[key] = _killed(slot.worker.snapshot.last_exit)
+        tried = key in self._tried
+        self._fatal[key] += bool(self._registry.held_by(slot.number)) and (tried or not busy)
+        # It takes what answers along: once is enough, where nobody has had an answer of it.
+        if self._fatal[key] >= (1 if tried and not self._registry.has_answered(key) else KEEPS_DYING):
+            perhaps = " Pictures were computed meanwhile; if they may be the reason, load it once more." if busy else ""
+            self._refused[key] = _killed(slot.worker.snapshot.last_exit) + perhaps
+        return key in self._refused
 
     def _leave_out_refused(self, slot: Slot) -> None:
         for key, _ in self.wanted(slot):

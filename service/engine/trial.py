@@ -126,7 +126,14 @@ class Trials:
     # -- one after the other ------------------------------------------------------------------------------------------
 
     async def _try_all(self) -> None:
-        """Try what waits and what comes soon; then end the process."""
+        """Try what waits and what comes soon; then end the process. What comes while it ends is tried in another."""
+        while self._waiting:
+            await self._try_waiting()
+            worker, self._worker = self._worker, None
+            if worker is not None:
+                await worker.stop(timeout_s=1.0)
+
+    async def _try_waiting(self) -> None:
         with contextlib.suppress(TimeoutError):
             while True:
                 self._news.clear()
@@ -134,9 +141,6 @@ class Trials:
                     await self._try_next()
                 async with asyncio.timeout(_LINGER_S):
                     await self._news.wait()
-        worker, self._worker = self._worker, None
-        if worker is not None:
-            await worker.stop(timeout_s=1.0)
 
     async def _try_next(self) -> None:
         key, config = next(iter(self._waiting.items()))

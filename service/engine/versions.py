@@ -31,7 +31,7 @@ class ModelStatus:
         reason: why it failed.
         info: what the workers that hold it found out; None if none does.
         known: the same; where none holds it any more, what was known when one did.
-        on_demand: whether it is unloaded, or loaded again because somebody has asked for it.
+        on_demand: whether it has answered and is loaded again: when somebody asks for it, or since its worker ended.
     """
 
     config: ModelConfig
@@ -99,7 +99,7 @@ class Version:
         beside: whether it is there for an alias alone, and never takes over.
         draining: whether it serves only what has begun with it.
         unloaded: whether no worker is to hold it until somebody asks for it.
-        on_demand: whether it is so, or is loaded again because somebody asked for it.
+        on_demand: whether it is so, or is loaded again because somebody asked for it or its worker ended.
         known: what was known of it when it was loaded last.
         reached: how much of loading was done when somebody asked last.
         expected: name → digest of the content that it pointed to before the service was started again.

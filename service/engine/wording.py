@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from service.errors import InvalidOption, shorten
+from service.errors import InvalidOption, UnknownLabel, shorten
 from service.models.sentences import OWN, Sentences, check_sentence, sentence_of
 
 if TYPE_CHECKING:
@@ -70,7 +70,16 @@ class Wording:
             UnknownLabel: there is no such class.
         """
         text = _sentence_in(target)
-        return self.texts[text] if text is not None and text in self.texts else self.info.class_index(target)
+        if text is not None and text in self.texts:
+            return self.texts[text]
+        try:
+            return self.info.class_index(target)
+        except UnknownLabel as error:
+            if not self.sentences.instead:
+                raise
+            # Without a name, so that nobody is sent to the model's own classes.
+            here = "The classes are the labels that come with the request."
+            raise UnknownLabel(f"{error.message} {here}", suggestions=error.suggestions) from None
 
 
 def _texts(request: Request, info: ModelInfo) -> Iterator[str]:

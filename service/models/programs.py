@@ -181,6 +181,8 @@ _EXPRESSION = (
     r"|StrictGreaterThan|GreaterThan|Not|And|Or)\(|, |\)){1,200}"
 )
 
+_NO_NUMBER = "-?Infinity|NaN"  # what JSON has no numbers for: attention that is written out masks by them
+
 # What text may be, by the key it stands under. Names are written into Python code, sizes evaluated.
 _TEXTS = {
     "name": f"(?:{_WORD})?",
@@ -194,6 +196,8 @@ _TEXTS = {
     "path_name": r"(?:weight|tensor)_\d+",
     "expr_str": _EXPRESSION,
     "type": r"[a-z]+",
+    "as_float": _NO_NUMBER,
+    "as_floats": _NO_NUMBER,
     "as_string": r"[A-Za-z0-9_ ,.>+*-]{0,500}",
     "verifiers": r"[A-Z]+",
     "nn_module_stack": rf"{_IN_MODULE}(?:;{_IN_MODULE})*",

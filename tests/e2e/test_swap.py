@@ -56,6 +56,15 @@ def deadly(how):
         "calls sys.exit": lambda: sys.exit(3),
     }[how]()
 
+def deadly_in_workers():
+    # The process that tries models comes first, and leaves a file behind.
+    import os, pathlib
+    tried = pathlib.Path(__file__).with_name("tried")
+    if tried.exists():
+        os._exit(5)
+    tried.touch()
+    return build()
+
 def deadly_later():
     network = build()
     network.register_forward_hook(lambda *_: __import__("os")._exit(4))
@@ -209,6 +218,23 @@ def test_a_version_that_kills_whoever_loads_it_fails_nobody_and_says_how(server:
         "new": "exited with code 1",
     }.items():
         assert said in reasons[how]
+
+
+@pytest.mark.slow
+def test_a_version_that_ends_the_only_worker_fails_nobody(server: Server) -> None:
+    """It could be loaded aside: the old version goes with the worker and comes back, and whoever asks waits."""
+    with httpx.Client(base_url=server.url, timeout=60) as client:
+        put(client, "a.safetensors")
+        version, _ = explained(client)
+        pids = _workers(client)
+        with asked(server) as crowd:
+            crowd.go_on()
+            reason = refuse(client, architecture="swap_nets.deadly_in_workers", size=96)
+            crowd.go_on()
+        assert _workers(client) != pids
+    assert "exited with code 5" in reason
+    assert crowd.failed == []
+    assert {found for found, _ in crowd.answers} == {version}
 
 
 @pytest.mark.slow

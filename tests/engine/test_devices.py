@@ -147,12 +147,15 @@ def test_a_model_that_workers_are_about_to_drop_is_not_counted_once_more() -> No
 def test_the_process_that_tries_models_takes_any_device(tmp_path: Path) -> None:
     said: list[FromWorker] = []
     executor = Executor(Start("cuda:77", 1, 1, Downloads(tmp_path, allowed=False)), said.append, lambda _code: None)
-    for number, device in enumerate(["cpu", "cuda:78"]):
+    named = ["cpu", "cuda:78", *(() if torch.backends.mps.is_available() else ("mps",))]
+    for number, device in enumerate(named):
         config = ModelConfig(architecture="shapes", device=device)
         executor._load(Load(ModelKey(config.name, number), config))
     executor.close()
     loaded = next(each for each in said if isinstance(each, ModelLoaded))
-    failed = next(each for each in said if isinstance(each, ModelFailed))
+    failed, *others = (each for each in said if isinstance(each, ModelFailed))
     assert loaded.info.device == "cpu"
     found = torch.cuda.device_count()
     assert f"The device 'cuda:78' cannot be used; this machine has {found} CUDA devices." in failed.reason
+    expected = "The device 'mps' cannot be used; this machine has no GPU of Apple that PyTorch can use."
+    assert [each.reason for each in others] == [expected for _ in named[2:]]

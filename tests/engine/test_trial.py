@@ -192,6 +192,29 @@ async def test_the_process_ends_when_nothing_is_tried_for_a_while(
     assert await tried(pool) is not first
 
 
+async def test_what_comes_while_the_process_ends_is_tried_in_another(
+    pool: FakedPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.engine.trial._LINGER_S", 0.05)
+    pool.load(NEW)
+    first = await tried(pool)
+    ends = asyncio.Event()
+
+    async def stop(timeout_s: float) -> None:
+        first.stopped = True
+        await ends.wait()
+
+    monkeypatch.setattr(first, "stop", stop)
+    first.load_failed("m", "no")
+    await until(lambda: first.stopped)
+    key = pool.load(NEW)
+    await settle()
+    ends.set()
+    second = await tried(pool)
+    assert second is not first
+    assert second.loads == [key]
+
+
 async def test_progress_never_falls_and_says_what_is_done(pool: FakedPool) -> None:
     key = pool.load(NEW)
     trial = await tried(pool)
@@ -261,6 +284,54 @@ async def test_a_suspect_that_can_be_loaded_is_loaded(suspicious: FakedPool) -> 
     await settle()
     suspicious.worker.load_done("deadly")
     assert suspicious.status("deadly").state == "ready"
+
+
+async def test_what_was_loaded_when_a_worker_ended_that_computed_is_a_suspect_too() -> None:
+    """A batch may have been the reason, until it could be loaded aside and not here."""
+    pool = FakedPool(settings(names=("good", "deadly")), FakeLauncher(SeparateWorker))
+    await pool.start()
+    await settle()
+    await dies_while_it_computes(pool)
+    assert [key.name for key in pool.worker.loads] == ["good"]
+    trial = await tried(pool)
+    assert [key.name for key in trial.loads] == ["deadly"], "a process of its own tries it first"
+    trial.load_done("deadly")
+    trial.unload_done()
+    await settle()
+    assert pool.worker.loads[-1].name == "deadly"
+    await dies_while_it_computes(pool)
+    assert [key.name for key in pool.worker.loads] == ["good"]
+    assert "Pictures were computed meanwhile" in str(pool.status("deadly").reason)
+    await pool.stop()
+
+
+async def test_what_has_answered_before_is_given_up_at_the_third_worker() -> None:
+    pool = FakedPool(settings(names=("good", "deadly")), FakeLauncher(SeparateWorker))
+    await pool.start()
+    await settle()
+    pool.worker.load_done("good", "deadly")
+    pool.put_out(pool.worker.key("deadly"))
+    pool.worker.unload_done()
+    pool.wake("deadly")
+    await settle()
+    for number in range(3):
+        assert pool.status("deadly").state == "loading"
+        if number:
+            trial = await tried(pool)
+            trial.load_done("deadly")
+            trial.unload_done()
+            await settle()
+        assert pool.worker.loads[-1].name == "deadly"
+        await dies_while_it_computes(pool)
+    assert pool.status("deadly").state == "failed"
+    await pool.stop()
+
+
+async def dies_while_it_computes(pool: FakedPool) -> None:
+    pool.worker.load_done("good")
+    pool.submit(entry(model="good"))
+    pool.worker.die("killed by SIGSEGV")
+    await settle()
 
 
 async def test_where_nothing_can_be_loaded_a_suspect_is_tried_again_and_again(suspicious: FakedPool) -> None:
@@ -375,3 +446,25 @@ async def test_a_replacement_that_loads_aside_and_ends_a_worker_is_given_up_at_o
         pool.workers[number].load_done("m")
     assert states(pool) == ["ready", "failed"]
     assert reason(pool, key).startswith("Loading it ends the process: killed by SIGKILL.")
+
+
+async def test_one_that_ends_a_worker_that_computes_is_given_up_at_once_too(pool: FakedPool) -> None:
+    key = pool.load(NEW)
+    trial = await tried(pool)
+    trial.load_done("m")
+    trial.unload_done()
+    await settle()
+    waiting = entry(7)
+    pool.submit(waiting)
+    number = next(number for number, worker in enumerate(pool.workers) if worker.sent)
+    pool.workers[number].die("killed by SIGKILL")
+    await settle()
+    pool.workers[1 - number].die("killed by SIGKILL")
+    await settle()
+    for worker in list(pool.workers):
+        assert key not in worker.loads
+        worker.load_done("m")
+        for run in worker.sent:
+            worker.answer(run)
+    assert number_of(waiting) == 7
+    assert "Pictures were computed meanwhile" in reason(pool, key)

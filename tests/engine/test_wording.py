@@ -15,6 +15,7 @@ from service.engine.request import Request, Upload
 from service.errors import InvalidOption, RequestTooCostly, UnknownLabel
 from service.imaging.decode import Header
 from service.models.sentences import OWN, SENTENCES_KEPT, Sentences
+from service.problems import detail_of
 from tests.web.application import PETS
 
 FIXED = replace(PETS, labels=("cat", "dog", "text:owl"))
@@ -40,8 +41,15 @@ class TestClasses:
 
     def test_names_and_numbers_are_those_of_the_labels(self) -> None:
         assert planned(labels=("a car", "b"), targets=("#1",), against="a car").targets.classes == (1,)
-        with pytest.raises(UnknownLabel):
-            planned(labels=("a car", "b"), targets=("cat",))
+        with pytest.raises(UnknownLabel) as unknown:
+            planned(labels=("a car", "b"), targets=("a cat",))
+        assert unknown.value.suggestions == ("a car",)
+        assert detail_of(unknown.value) == (
+            "There is no class 'a cat'. Did you mean 'a car'? The classes are the labels that come with the request."
+        ), "and nobody is sent to the model's own classes"
+        with pytest.raises(UnknownLabel) as own:
+            planned(targets=("a cat", "text:a car"))
+        assert "/classes" in detail_of(own.value)
         with pytest.raises(InvalidOption, match="only 2 classes"):
             planned(labels=("a car", "b"), top_k=3)
         with pytest.raises(InvalidOption, match="2 classes"):

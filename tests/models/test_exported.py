@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, export
+from torch.nn import functional
 
 from service.cam.targets import Targets
 from service.errors import ModelLoadError
@@ -53,6 +55,20 @@ class Grey(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         logit: Tensor = self.head(self.body(x).relu().mean((2, 3)))
         return logit
+
+
+class Attending(nn.Module):
+    """Patches that attend to each other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.patches, self.head = nn.Conv2d(3, 8, 8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.patches(x).flatten(2).transpose(1, 2)
+        logits: Tensor = self.head(functional.scaled_dot_product_attention(tokens, tokens, tokens).mean(1))
+        return logits
 
 
 def small(channels: int = 3) -> nn.Sequential:
@@ -109,6 +125,17 @@ class TestMaps:
         host = served(exported(small(), tmp_path / "net.pt2", 2, 3, 32, 32, shapes=bounded), offline)
 
         assert host.predict(torch.zeros(7, 32, 32, 3, dtype=torch.uint8).numpy()).shape == (7, 4)
+
+    def test_of_attention_that_is_written_out(self, tmp_path: Path, offline: Downloads) -> None:
+        """By ``run_decompositions``: with infinities, which JSON has no numbers for, and so many words on attention."""
+        net = Attending().eval()
+        program = export(net, (torch.randn(2, 3, 32, 32),), dynamic_shapes=ANY_BATCH).run_decompositions()
+        torch.export.save(program, tmp_path / "net.pt2")
+        assert b"-Infinity" in zipfile.ZipFile(tmp_path / "net.pt2").read("net/models/model.json")
+        host = served(tmp_path / "net.pt2", offline)
+
+        check_maps(host, net, ("patches",), (0, 2))
+        assert set(host.info.refused_methods) >= {"attention_rollout", "legrad"}
 
     def test_of_several_outputs_by_their_names(self, tmp_path: Path, offline: Downloads) -> None:
         class Two(nn.Module):

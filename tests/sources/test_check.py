@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from service.check.report import STEPS
@@ -88,6 +89,13 @@ def of_onnx(folder: Path) -> str:
     return f"net={folder}/net.onnx,labels={folder}/labels.txt,mean=0.5,std=0.25"
 
 
+def of_clip(folder: Path) -> str:
+    open_clip = need("open_clip", "clip")
+    torch.manual_seed(0)
+    save_file(open_clip.create_model("ViT-S-32-alt").state_dict(), folder / "net.safetensors")
+    return f"clip/ViT-S-32-alt:{folder}/net.safetensors,labels={folder}/labels.txt"
+
+
 def of_code(_folder: Path) -> str:
     return "net=tests.sources.test_check.small,size=64"
 
@@ -113,7 +121,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-OF_SOURCES = (of_torchvision, of_timm, of_hugging_face, of_keras, of_torch_export, of_onnx, of_code)
+OF_SOURCES = (of_torchvision, of_timm, of_hugging_face, of_keras, of_torch_export, of_onnx, of_clip, of_code)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what the libraries do while they save
@@ -126,7 +134,7 @@ def test_a_model_of_each_source_passes(make: Callable[[Path], str], folder: Path
     assert list(rows) == list(STEPS)
     assert {row["result"] for step, row in rows.items() if step not in {"reference", "picture"}} == {"ok"}, rows
     assert "3 classes (a, b, c), softmax" in rows["labels"]["found"] or make is of_code
-    known = make in {of_torchvision, of_timm, of_hugging_face}
+    known = make in {of_torchvision, of_timm, of_hugging_face, of_clip}
     assert rows["reference"]["result"] == ("ok" if known else "skipped"), rows["reference"]
     assert ("inputs differ by" in rows["reference"]["found"]) == known
 
@@ -134,8 +142,13 @@ def test_a_model_of_each_source_passes(make: Callable[[Path], str], folder: Path
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "options"),
-    [(of_torchvision, "interpolation=nearest,mean=0,std=1"), (of_timm, "mean=0,std=1"), (of_hugging_face, "mode=pad")],
-    ids=["torchvision", "timm", "hugging_face"],
+    [
+        (of_torchvision, "interpolation=nearest,mean=0,std=1"),
+        (of_timm, "mean=0,std=1"),
+        (of_hugging_face, "mode=pad"),
+        (of_clip, "mode=squash"),
+    ],
+    ids=["torchvision", "timm", "hugging_face", "clip"],
 )
 def test_preprocessing_other_than_its_librarys_is_named(
     make: Callable[[Path], str], options: str, folder: Path

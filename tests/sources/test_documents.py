@@ -19,8 +19,15 @@ __all__ = ["workdir"]
 need("timm", "timm")
 need("transformers", "hf")
 need("open_clip", "clip")
+need("onnx2torch", "onnx")
 
-LIBRARIES = {"timm": "import timm", "hf": "from transformers import", "clip": "import open_clip"}
+LIBRARIES = {
+    "timm": "import timm",
+    "hf": "from transformers import",
+    "onnx": "import torch\n",
+    "clip": "import open_clip",
+}
+NAMES = {"onnx": "food"}
 SHOWN = [block for block in blocks(ROOT / "docs" / "models.md") if "tests/sources/test_documents.py" in block.comment]
 
 
@@ -34,7 +41,9 @@ def test_what_is_shown_runs(library: str, workdir: Path) -> None:
     subprocess.run(["python", "-c", code], check=True, timeout=120)
     ran = subprocess.run(["bash", "-euc", shown.text], check=True, timeout=300, capture_output=True, text=True)
 
-    assert ran.stdout.count("* the default layer of birds") == shown.text.count("camserve layers")
+    assert ran.stdout.count(f"* the default layer of {NAMES.get(library, 'birds')}") == shown.text.count(
+        "camserve layers"
+    )
     if library == "clip":
         assert ran.stdout.count("red car") == 1
         assert "a star on a dark ground" in (workdir / "camserve-out" / "explanations.json").read_text()

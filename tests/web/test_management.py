@@ -167,6 +167,18 @@ async def test_a_model_is_busy_while_a_version_of_it_is_loaded(
     assert (await client.delete(f"{MODELS}/birds")).status_code == 204
 
 
+async def test_who_waits_for_a_model_that_somebody_removes_is_told_so(
+    application: Application, client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "camserve.models")
+    application.worker.load_outcome = never
+    waiting = asyncio.create_task(put(client, wait=60))
+    await until(lambda: application.pool.registry.has("birds"))
+    assert (await client.delete(f"{MODELS}/birds")).status_code == 204
+    assert "was removed, or replaced" in problem(await waiting, "model_superseded")
+    assert "model birds was removed or replaced while somebody waited" in caplog.text
+
+
 async def test_a_model_that_is_removed_finishes_what_it_began(
     application: Application, client: httpx.AsyncClient
 ) -> None:
@@ -364,6 +376,16 @@ async def test_one_that_cannot_be_loaded_again_says_why(application: Application
     application.worker.load_outcome = fails
     response = await client.post(f"{MODELS}/pets/predict", content=png(), headers=IMAGE)
     assert "its file is damaged" in problem(response, "not_ready")
+
+
+async def test_who_asks_while_the_only_worker_comes_back_waits(
+    application: Application, client: httpx.AsyncClient
+) -> None:
+    application.worker.die("killed by SIGKILL", "signal")
+    assert (await client.get("/readyz")).status_code == 503
+    assert (await client.get(f"{MODELS}/pets")).json()["classes"] == 3
+    assert await version_of(client, f"{MODELS}/pets") == "1"
+    assert (await client.get("/readyz")).status_code == 200
 
 
 async def test_beyond_the_budget_the_least_recently_used_model_is_put_out() -> None:

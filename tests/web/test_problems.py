@@ -122,6 +122,7 @@ NOT_OVER_HTTP = {
     "path_not_allowed": "only where models may be changed: tests/web/test_management.py",
     "source_not_allowed": "only where models may be changed: tests/web/test_management.py",
     "model_busy": "only where models may be changed: tests/web/test_management.py",
+    "model_superseded": "only where models may be changed: tests/web/test_management.py",
     "default_model": "only where models may be changed: tests/web/test_management.py",
     "name_taken": "only where models may be changed: tests/web/test_management.py",
     "unknown_alias": "only where models may be changed: tests/web/test_management.py",

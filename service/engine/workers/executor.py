@@ -325,6 +325,7 @@ def require_device(device: str) -> None:
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        words = first_line(error)
-        found = f"{torch.cuda.device_count()} CUDA devices"
-        raise ModelLoadError(f"The device {device!r} cannot be used; this machine has {found}. ({words})") from error
+        cannot = f"The device {device!r} cannot be used; this machine has"
+        if device == "mps" and not torch.backends.mps.is_available():  # torch would list all that it has been built for
+            raise ModelLoadError(f"{cannot} no GPU of Apple that PyTorch can use.") from error
+        raise ModelLoadError(f"{cannot} {torch.cuda.device_count()} CUDA devices. ({first_line(error)})") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,10 @@ from service.models.sources.source import Downloads, LoadedModel
 from service.models.state_dicts import digest, load_file_into
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from PIL.Image import Image
+
     from service.cam.explain import Checkpoint
     from service.settings import ModelConfig
 
@@ -57,14 +62,16 @@ def load(config: ModelConfig, _downloads: Downloads) -> LoadedModel:
     prompts = _prompts(config)
     encoder = TextEncoder(model, open_clip.get_tokenizer(name))
     module = ZeroShot(model, _own_features(encoder, [sentence_of(prompts, label) for label in labels]))
+    told = open_clip.get_model_preprocess_cfg(model)
     return LoadedModel(
         module,
-        _preprocessing(open_clip.get_model_preprocess_cfg(model)),
+        _preprocessing(told),
         labels,
         digest(file),
         warnings,
         default_layer=_default_layer(module),
         activation="softmax" if module.bias is None else "sigmoid",
+        transform=partial(_transform, told),
         zero_shot=_Classes(prompts, module, encoder),
     )
 
@@ -178,6 +185,13 @@ def _preprocessing(told: dict[str, Any]) -> PreprocessSpec:
         std=tuple(told["std"]),
         fill=(told["fill_color"],) * 3,
     )
+
+
+def _transform(told: dict[str, Any]) -> Callable[[Image], Tensor]:
+    """Return what open_clip itself makes of a picture, (3, H, W)."""
+    transform = library("open_clip.transform", "clip")
+    made: Callable[[Image], Tensor] = transform.image_transform_v2(transform.PreprocessCfg(**told), is_train=False)
+    return made
 
 
 def _default_layer(module: ZeroShot) -> str | None:

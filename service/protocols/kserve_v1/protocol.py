@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from service.errors import ServiceError
     from service.vocabulary import Operation
 
-__all__ = ["KSERVE_V1"]
+__all__ = ["KSERVE_V1", "answer_instances"]
 
 router = APIRouter(prefix="/v1", tags=["KServe V1"])
 
@@ -43,28 +43,28 @@ async def v1_version(model: str, version: str, request: Request) -> Any:
 @key_scope("infer")
 async def v1_predict(model: str, request: Request) -> Response:
     """Classes of every instance, with no gradient work. An instance that fails has its own error among the others."""
-    return await _answer(request, "predict", model)
+    return await answer_instances(request, "predict", model)
 
 
 @router.post("/models/{model}:explain", summary="Explain instances (V1, Vertex AI)")
 @key_scope("infer")
 async def v1_explain(model: str, request: Request) -> Response:
     """Explanations and classes of every instance, in one answer, in the shape of Vertex AI's attributions."""
-    return await _answer(request, "explain", model)
+    return await answer_instances(request, "explain", model)
 
 
 @router.post("/models/{model}/versions/{version}:predict", summary="Classify instances with a version (V1)")
 @key_scope("infer")
 async def v1_predict_version(model: str, version: str, request: Request) -> Response:
     """As without a version."""
-    return await _answer(request, "predict", model, version)
+    return await answer_instances(request, "predict", model, version)
 
 
 @router.post("/models/{model}/versions/{version}:explain", summary="Explain instances with a version (V1)")
 @key_scope("infer")
 async def v1_explain_version(model: str, version: str, request: Request) -> Response:
     """As without a version."""
-    return await _answer(request, "explain", model, version)
+    return await answer_instances(request, "explain", model, version)
 
 
 def _ready(request: Request, model: str, version: str | None = None) -> dict[str, Any]:
@@ -73,7 +73,8 @@ def _ready(request: Request, model: str, version: str | None = None) -> dict[str
     return {"name": model, "ready": True}
 
 
-async def _answer(request: Request, op: Operation, model: str, version: str | None = None) -> Response:
+async def answer_instances(request: Request, op: Operation, model: str, version: str | None = None) -> Response:
+    """Answer a list of instances."""
     from service.protocols.kserve_v1.verbs import answer  # noqa: PLC0415  # adds nothing to the start
 
     return await answer(request, op, model, version)

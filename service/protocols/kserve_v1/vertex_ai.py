@@ -9,10 +9,10 @@ from pydantic_core import to_json
 
 from service.problems import detail_of, status_of
 from service.protocols import WireProtocol, key_scope
+from service.protocols.kserve_v1.protocol import answer_instances
 
 if TYPE_CHECKING:
     from service.errors import ServiceError
-    from service.vocabulary import Operation
 
 __all__ = ["VERTEX_AI"]
 
@@ -30,20 +30,14 @@ router = APIRouter(
 @key_scope("infer")
 async def vertex_ai_predict(endpoint: str, request: Request) -> Response:
     """As KServe V1's, with the model that the endpoint is called after."""
-    return await _answer(request, "predict", endpoint)
+    return await answer_instances(request, "predict", endpoint)
 
 
 @router.post("/{endpoint}:explain", summary="Explain instances (Vertex AI)")
 @key_scope("infer")
 async def vertex_ai_explain(endpoint: str, request: Request) -> Response:
     """As KServe V1's, with the model that the endpoint is called after."""
-    return await _answer(request, "explain", endpoint)
-
-
-async def _answer(request: Request, op: Operation, model: str) -> Response:
-    from service.protocols.kserve_v1.verbs import answer  # noqa: PLC0415  # adds nothing to the start
-
-    return await answer(request, op, model, None)
+    return await answer_instances(request, "explain", endpoint)
 
 
 _LISTED = {

@@ -25,9 +25,9 @@ from service.labelling.labels import meanings
 from service.protocols.label_studio.batch import Finished, run
 from service.protocols.label_studio.look import Asking, look, look_where
 from service.protocols.label_studio.pictures import NOBODY, Credentials, Pictures, is_fault
-from service.protocols.label_studio.place import model_version
 from service.protocols.label_studio.regions import REGIONS
 from service.protocols.label_studio.tasks import marked_region, pointed_image, value_of_task
+from service.protocols.label_studio.versions import Versions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -60,6 +60,7 @@ class Question:
         tasks: as Label Studio sends them.
         keys: of the tasks, as :func:`keys_of` returns them.
         labelling: what their project asks for.
+        project: which it is.
         context: what somebody marked with a smart tool; None where nobody did.
         credentials: of the project, for pictures elsewhere.
     """
@@ -67,6 +68,7 @@ class Question:
     tasks: Sequence[Mapping[str, Any]]
     keys: Sequence[str]
     labelling: Labelling
+    project: str = ""
     context: Mapping[str, Any] | None = None
     credentials: Credentials = NOBODY
 
@@ -82,6 +84,7 @@ class Backend:
         self._settings = settings
         self._pictures = Pictures(settings)
         self._finished = Finished(_KEPT_BYTES)
+        self._versions = Versions(settings.label_studio_score)
         self._named: OrderedDict[tuple[str, ...], None] = OrderedDict()
 
     async def close(self) -> None:
@@ -90,14 +93,16 @@ class Backend:
 
     # -- what predictions are known by --------------------------------------------------------------------------------
 
-    def version(self, engine: Explainer, place: Place, labelling: Labelling) -> str:
-        """Return what predictions are known by, without waiting for the model.
+    def version(self, engine: Explainer, place: Place, labelling: Labelling, project: str | None = None) -> str:
+        """Return what predictions are known by, of a project that introduces itself, without waiting for the model.
 
         Raises:
             UnknownModel, UnknownLayer, UnknownMethod …: there is no such place.
         """
         self._check(engine, place)
-        return model_version(engine, place, labelling, self._settings.label_studio_score)
+        if project is None:
+            return self._versions.now(engine, place, labelling)
+        return self._versions.introduced(engine, place, labelling, project)
 
     def _check(self, engine: Explainer, place: Place) -> None:
         """Raise what is wrong with a place as soon as the model is known: of every task, it would be the same."""
@@ -140,7 +145,8 @@ class Backend:
         budget_s = self._settings.label_studio_budget_s
         until = asyncio.get_running_loop().time() + budget_s
         await self._loaded(engine, place, until)
-        version = self.version(engine, place, question.labelling)
+        self._check(engine, place)
+        version = self._versions.predicted(engine, place, question.labelling, question.project)
         timeout_s = min(budget_s, self._settings.max_request_timeout_s)
         asking = Asking(engine, place, question.labelling, client, self._settings.label_studio_score, timeout_s)
         late = DeadlineExceeded(f"The prediction was not ready within {budget_s:g} s.")

@@ -31,10 +31,12 @@ class Place:
     method: str = Options.methods[0]
 
 
-def model_version(engine: Explainer, place: Place, labelling: Labelling, score: LabelStudioScore) -> str:
+def model_version(
+    engine: Explainer, place: Place, labelling: Labelling, score: LabelStudioScore, unknown: str | None = None
+) -> str:
     """Return what predictions are known by: it differs where they would.
 
-    While nothing is known of the model yet, it says so instead of keeping Label Studio waiting.
+    While nothing is known of the model yet, it says ``unknown``, or its state, instead of keeping Label Studio waiting.
 
     Raises:
         UnknownModel: there is none of that name.
@@ -43,7 +45,7 @@ def model_version(engine: Explainer, place: Place, labelling: Labelling, score: 
     status = engine.model(place.model)
     info = status.info or status.known
     name = status.config.name
-    version = f"{info.version}-{info.digest[:12]}" if info is not None else status.state
+    version = f"{info.version}-{info.digest[:12]}" if info is not None else unknown or status.state
     layer = place.layer if info is None else info.layer(place.layer).name
     parts = [
         name,

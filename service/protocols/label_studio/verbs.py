@@ -128,7 +128,7 @@ async def setup(request: Request) -> dict[str, str]:
     backend, engine = _shared(request)
     place = _place(request)
     body, labelling = await _read(request, SetupBody, lambda body: (body, parse_config(body.label_config)))
-    version = backend.version(engine, place, labelling)
+    version = backend.version(engine, place, labelling, body.project)
     await backend.introduce(engine, place, labelling, body.project)
     return {"model_version": version}
 
@@ -145,7 +145,8 @@ def _question(body: PredictBody) -> Question:
     params = body.params or Parameters()
     labelling = parse_config(body.label_config)
     keys = keys_of(body.tasks, body.project, labelling)
-    return Question(body.tasks, keys, labelling, params.context, Credentials(params.login, params.password))
+    credentials = Credentials(params.login, params.password)
+    return Question(body.tasks, keys, labelling, body.project, params.context, credentials)
 
 
 async def versions(request: Request) -> dict[str, list[str]]:

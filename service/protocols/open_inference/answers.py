@@ -68,6 +68,7 @@ def encoded(answer: Answer, asked: Asked, most_bytes: int) -> tuple[bytes, list[
         "margin": lambda: _certainty(answer, "margin"),
         "mass_inside": lambda: _of_map(answer, "mass_inside"),
         "flip_stability": lambda: _of_map(answer, "flip_stability"),
+        "layer_agreement": lambda: _of_map(answer, "layer_agreement"),
         "error": lambda: _texts([_said(image) for image in answer.images]),
     }
     described, behind = [], []
@@ -141,14 +142,15 @@ def _shape(image: ImageAnswer, asked: Asked, max_side: int) -> tuple[int, int]:
 
 
 def _only(image: ImageAnswer) -> MapAnswer:
-    """Return the map of a picture.
+    """Return the map of a picture; of several layers that are compared, that of the first.
 
     Raises:
         InvalidOption: there are several.
     """
-    if len(image.explanations) != 1:
+    first = image.explanations[0]
+    if sum(each.layer == first.layer for each in image.explanations) != 1:
         raise InvalidOption("A tensor holds one map for each picture: ask for one target, not for the best few.")
-    return image.explanations[0]
+    return first
 
 
 def _overlay(image: ImageAnswer) -> bytes:

@@ -28,6 +28,7 @@ _OUTPUTS: tuple[tuple[str, str, list[int]], ...] = (
     ("margin", "FP32", [-1]),
     ("mass_inside", "FP32", [-1]),
     ("flip_stability", "FP32", [-1]),
+    ("layer_agreement", "FP32", [-1]),
     ("error", "BYTES", [-1]),
 )
 _TRITON_TYPES = {"BYTES": "TYPE_STRING", "FP32": "TYPE_FP32", "INT64": "TYPE_INT64"}

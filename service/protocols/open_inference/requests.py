@@ -34,6 +34,7 @@ OUTPUTS = (
     "margin",
     "mass_inside",
     "flip_stability",
+    "layer_agreement",
     "error",
 )
 _BY_DEFAULT = ("heatmap", "class_id", "score", "label")
@@ -43,6 +44,7 @@ _DRAWN: Mapping[str, Output] = {
     "overlay": "overlay",
     "mass_inside": "scores",
     "flip_stability": "scores",
+    "layer_agreement": "scores",
 }
 _MAX_SIGNS = 50_000
 _EXAMPLE = '{"inputs": [{"name": "image", "shape": [1], "datatype": "BYTES", "data": ["…"]}]}'
@@ -54,7 +56,7 @@ _CERTAINTY = {"entropy", "margin"}
 # Options of the native API that are said otherwise here.
 _INSTEAD = {
     "output": "name the tensors that you want in 'outputs'",
-    "scores": "name 'entropy', 'margin', 'mass_inside' and 'flip_stability' in 'outputs'",
+    "scores": "name 'entropy', 'margin', 'mass_inside', 'flip_stability' and 'layer_agreement' in 'outputs'",
     "verify": "no tensor has room for what comes out; ask /api/v1 or /v1",
 }
 _LONGEST_ID = 1024
@@ -132,7 +134,7 @@ def _asked(
     client = _with_priority(client_of(http), _whole(parameters, "priority"))
     attributes = attributes_of(validated(ExplainOptions, _options(parameters)).given())
     attributes |= {"scores": not _CERTAINTY.isdisjoint(outputs), **({"outputs": drawn} if drawn else {})}
-    check_one_map(attributes)
+    _check_layers(attributes, outputs)
     _check_region(attributes, outputs)
     request = Request(
         _uploads(tensors, attributes),
@@ -144,6 +146,19 @@ def _asked(
         **attributes,
     )
     return Asked(request, _id(fields.get("id")), outputs, attributes.get("size", "layer"))
+
+
+def _check_layers(attributes: Mapping[str, Any], outputs: Mapping[str, bool]) -> None:
+    """Refuse what makes several maps of a picture, but for the layers that the first of them is compared with."""
+    if "layer_agreement" not in outputs:
+        return check_one_map(attributes)
+    layers = tuple(dict.fromkeys(attributes.get("layers", ())))
+    if len(layers) < 2 or attributes.get("fuse"):
+        raise InvalidOption(
+            "The output 'layer_agreement' compares the maps of layers: name two or more in the parameter 'layer', "
+            "apart by commas, without 'fuse'."
+        )
+    return check_one_map({**attributes, "layers": layers[:1]})
 
 
 def _check_region(attributes: Mapping[str, Any], outputs: Mapping[str, bool]) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from service.engine.messages import ModelLoaded
 from service.errors import InternalError, Overloaded
 from service.protocols.label_studio import batch
 from service.protocols.label_studio.batch import Finished
@@ -113,6 +114,48 @@ class TestTime:
             before = (await client.get(f"{PREFIX}/health")).json()
             assert before["status"] == "UP"
             assert (await client.post(f"{PREFIX}/setup", json=setup(KINDS))).status_code == 200
+
+    async def test_what_setup_said_while_the_model_was_loading_is_what_predictions_are_known_by(self) -> None:
+        """For as long as the model has these weights: all would be predicted once more otherwise."""
+        async with faked(management=True) as application, application.client() as client:
+
+            async def told() -> str:
+                response = await client.post(f"{PREFIX}/birds/setup", json=setup(KINDS))
+                return str(response.json()["model_version"])
+
+            async def predicted() -> set[str]:
+                body = asked([task(1, PICTURE), task(2, PICTURE)], KINDS)
+                results = (await client.post(f"{PREFIX}/birds/predict", json=body)).json()["results"]
+                return {each["model_version"] for each in results}
+
+            async def load(**config: Any) -> None:
+                await client.put("/api/v1/models/birds", json={"architecture": "shapes", **config})
+
+            worker = application.worker
+            worker.load_outcome = lambda _key, _config: None
+            await load()
+            before = await told()
+            assert before.startswith("birds/loading-")
+            assert await told() == before
+            [key] = [key for key in worker.loads if key.name == "birds"]
+            one = replace(PETS, name="birds", revision=key.revision, digest="1" * 64)
+            worker.say(ModelLoaded(key, one))
+            assert await predicted() == {before}
+            assert await told() == before
+            other = {**setup(KINDS), "project": "2.1795246491"}
+            new = (await client.post(f"{PREFIX}/birds/setup", json=other)).json()["model_version"]
+            assert new == "birds/1-111111111111/conv2/gradcam/t0.5"
+            await client.delete("/api/v1/models/birds")
+            await load()
+            again = await told()
+            assert again != before
+            [*_, key] = worker.loads
+            worker.say(ModelLoaded(key, replace(one, revision=key.revision)))
+            assert await predicted() == {again}
+            await load(version="2")
+            [*_, key] = worker.loads
+            worker.say(ModelLoaded(key, replace(one, revision=key.revision, digest="2" * 64)))
+            assert await predicted() == {"birds/1+22222222-222222222222/conv2/gradcam/t0.5"} == {await told()}
 
     async def test_once_the_label_map_says_what_labels_mean_they_are_asked_for_again(self) -> None:
         versions = set()

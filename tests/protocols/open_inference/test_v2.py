@@ -206,6 +206,29 @@ async def test_how_good_the_map_of_each_picture_is(client: httpx.AsyncClient) ->
     assert 0 <= tensors(await client.post(INFER, json=corner))["mass_inside"][0] < 1
 
 
+async def test_how_like_the_maps_of_two_layers_are(client: httpx.AsyncClient) -> None:
+    """The same as the native API says, and the rest is that of the first layer."""
+    both, one = {"layer": "conv1,conv2"}, {"layer": "conv1"}
+    names = ("layer_agreement", "flip_stability", "heatmap", "error")
+    found = tensors(await client.post(INFER, json=body(*names, inputs=[image(B64, "QUJD")], parameters=both)))
+    native = await client.post(
+        "/api/v1/models/pets/explain",
+        params={"layer": ["conv1", "conv2"], "output": "scores"},
+        content=PICTURE,
+        headers={"Content-Type": "image/png"},
+    )
+    scores = [each["scores"] for each in native.json()["results"][0]["explanations"]]
+    assert found["layer_agreement"] == [pytest.approx(scores[0]["layer_agreement"]), 0]
+    assert found["flip_stability"] == [pytest.approx(scores[0]["flip_stability"]), 0]
+    alone = tensors(await client.post(INFER, json=body("heatmap", parameters=one)))
+    assert found["heatmap"][0] == alone["heatmap"][0]
+    for parameters in ({}, one, {"layer": "conv1,conv1"}, {**both, "fuse": "max"}):
+        says(await client.post(INFER, json=body("layer_agreement", parameters=parameters)), 422, "two or more")
+    says(await client.post(INFER, json=body("layer_agreement", parameters={**both, "method": "gradcam,layercam"})), 422)
+    few = body("layer_agreement", "heatmap", parameters={**both, "target": "top-2"})
+    says(await client.post(INFER, json=few), 422, "one target")
+
+
 async def test_without_maps_there_is_no_gradient_work(application: Application, client: httpx.AsyncClient) -> None:
     await client.post(INFER, json=body("class_id", "score", "label", parameters={"layer": "conv1", "target": "cat"}))
     assert application.metric("camserve_batch_size_count", model="pets", op="predict") == 1
