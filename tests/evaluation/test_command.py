@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ import pytest
 from PIL import Image
 
 from service.demo.scenes import LABELS, make_scene
+from tests.environment import settings_of_tests
 from tests.test_cli import run
 
 if TYPE_CHECKING:
@@ -22,13 +22,7 @@ SAMPLES = Path("service/demo/samples")
 
 @pytest.fixture(autouse=True, scope="module")
 def _clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as environment:
-        for name in [name for name in os.environ if name.upper().startswith("CAMSERVE_")]:
-            environment.delenv(name)
-        environment.setenv("CAMSERVE_THREADS", "1")
-        environment.setenv("CAMSERVE_DEVICE", "cpu")
-        environment.setenv("CAMSERVE_MODELS", "shapes")
-        environment.setenv("CAMSERVE_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+    with settings_of_tests(device="cpu", models="shapes", cache_dir=tmp_path_factory.mktemp("cache")):
         yield
 
 
