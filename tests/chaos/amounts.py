@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import io
 import json
 import math
 import socket
 import time
-from contextlib import asynccontextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode, urlsplit
 
@@ -21,15 +21,16 @@ from tests.faults import picture
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
 
     from service.settings import Settings
+    from tests.chaos.small import SmallRequests
 
 __all__ = ["AMOUNTS", "Crowd", "front_bound", "percentile"]
 
 # What small requests should take beside large ones: three times what they take in quiet, or a slice of large work more.
 _TIMES, _SLICE_S = 3.0, 0.15
-_SMALL_EVERY_S = 0.04
+_QUIET_S = 10.0
 # What is documented of requests that ask for too much, or for nonsense.
 _SAID = {400, 401, 404, 405, 408, 411, 413, 414, 415, 422, 429, 431, 503, 504}
 
@@ -48,56 +49,44 @@ def front_bound(settings: Settings) -> int:
     return 100 * megabyte + bodies + 32 * settings.max_open_pixels + canvases + kept + 2 * settings.max_total_cost.bytes
 
 
+@contextmanager
+def during(spans: list[tuple[float, float]]) -> Iterator[None]:
+    """Note when the block ran."""
+    began = time.monotonic()
+    try:
+        yield
+    finally:
+        spans.append((began, time.monotonic()))
+
+
 @dataclass
 class Crowd:
-    """Clients that ask for much, and one beside them that asks for little.
+    """Clients that ask for much, and one beside them that asks for little all the time.
 
     Attributes:
         url: of the server.
         bulk: the headers of those that ask for much.
-        small: the headers of the other.
+        small: what the other's requests took.
         rng: what is chosen by chance.
-        quiet: seconds that small requests took with nothing beside them.
-        crowded: seconds that they took beside much.
+        quiet: when nothing was beside the small requests, in seconds of ``time.monotonic``.
+        crowded: when there was much beside them.
     """
 
     url: str
     bulk: Mapping[str, str]
-    small: Mapping[str, str]
+    small: SmallRequests
     rng: random.Random
-    quiet: list[float] = field(default_factory=list)
-    crowded: list[float] = field(default_factory=list)
+    quiet: list[tuple[float, float]] = field(default_factory=list)
+    crowded: list[tuple[float, float]] = field(default_factory=list)
 
     async def listen(self) -> None:
         """Learn what small requests take in quiet."""
-        async with self.asking(self.quiet):
-            await asyncio.sleep(4)
-
-    @asynccontextmanager
-    async def asking(self, seconds: list[float]) -> AsyncIterator[None]:
-        """Send small requests one after the other while the block runs."""
-
-        async def ask() -> None:
-            data = picture(1)
-            async with httpx.AsyncClient(base_url=self.url, headers=self.small, timeout=60) as client:
-                while True:
-                    began = time.monotonic()
-                    answered = await client.post("/api/v1/predict", files={"image": data})
-                    if answered.status_code == 200:
-                        seconds.append(time.monotonic() - began)
-                    await asyncio.sleep(_SMALL_EVERY_S)
-
-        task = asyncio.create_task(ask())
-        try:
-            yield
-        finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError, httpx.HTTPError):
-                await task
+        with during(self.quiet):
+            await asyncio.sleep(_QUIET_S)
 
     def verdict(self) -> str:
         """Say what small requests took, and what they should: no promise, as all of them share this machine's cores."""
-        quiet, crowded = percentile(self.quiet, 0.99), percentile(self.crowded, 0.99)
+        quiet, crowded = (percentile(self.small.seconds(spans), 0.99) for spans in (self.quiet, self.crowded))
         aim = max(_TIMES * quiet, quiet + _SLICE_S)
         times = f"{crowded * 1000:.0f} ms, in quiet {quiet * 1000:.0f} ms; the aim is {aim * 1000:.0f} ms"
         return f"p99 of small requests beside large ones: {times}"
@@ -112,6 +101,7 @@ class Crowd:
             return (await client.post("/api/v1/explain", params=options, files=files)).status_code
 
 
+@cache
 def _flat(side: int) -> bytes:
     """Draw many pixels in few bytes."""
     stream = io.BytesIO()
@@ -126,7 +116,7 @@ def _unless(statuses: list[int]) -> list[str]:
 async def bulk_clients(crowd: Crowd) -> list[str]:
     """Requests of many pictures, targets and methods, again and again."""
     asked = {"method": ("eigengradcam", "layercam", "gradcam"), "target": "top-4", "layer": ("body.0", "body.4")}
-    async with crowd.asking(crowd.crowded):
+    with during(crowd.crowded):
         statuses = [
             status
             for _ in range(3)
@@ -141,7 +131,7 @@ async def leavers(crowd: Crowd) -> list[str]:
     """Large pictures with many large maps, and nobody waits for them."""
     asked = {"method": ("gradcam", "hirescam"), "target": "top-4", "output": ("heatmap", "overlay", "mask")}
     large = _flat(4000)
-    async with crowd.asking(crowd.crowded):
+    with during(crowd.crowded):
         for _ in range(3):
             wait = crowd.rng.uniform(0.2, 1.5)
             left = (crowd.post(asked | {"max_side": 3000}, [large], patience_s=wait) for _ in range(4))
@@ -157,7 +147,7 @@ async def readers_that_stop(crowd: Crowd) -> list[str]:
     lines = [f"POST /api/v1/explain?{asked} HTTP/1.1", f"Host: {address.netloc}", "Content-Type: image/png"]
     lines += [f"{name}: {value}" for name, value in crowd.bulk.items()] + [f"Content-Length: {len(body)}", "", ""]
     held = []
-    async with crowd.asking(crowd.crowded):
+    with during(crowd.crowded):
         for _ in range(8):
             connection = socket.create_connection((address.hostname, address.port), timeout=5)
             connection.sendall("\r\n".join(lines).encode() + body)
@@ -171,7 +161,7 @@ async def readers_that_stop(crowd: Crowd) -> list[str]:
 async def long_deadlines(crowd: Crowd) -> list[str]:
     """Slow methods whose clients would wait for an hour, and drawing of thousands of pixels behind them."""
     asked = {"method": ("scorecam", "ablationcam", "smoothgradcam++"), "smooth": 8, "max_side": 4000}
-    async with crowd.asking(crowd.crowded):
+    with during(crowd.crowded):
         statuses = await asyncio.gather(*(crowd.post(asked, [_flat(3000)], deadline_ms=3_600_000) for _ in range(4)))
     return _unless(statuses)
 
@@ -179,13 +169,15 @@ async def long_deadlines(crowd: Crowd) -> list[str]:
 async def awkward_amounts(crowd: Crowd) -> list[str]:
     """More of everything than makes sense: names, values, parts, pictures, digits, characters of base64."""
     statuses = []
-    async with crowd.asking(crowd.crowded), httpx.AsyncClient(headers=crowd.bulk, timeout=60) as client:
-        for options, sent in _awkward(crowd.rng):
-            try:
-                answered = await client.post(f"{crowd.url}/api/v1/explain", params=options, **sent)
-            except httpx.TransportError:
-                continue  # refused by its head, with the body still on its way
-            statuses.append(answered.status_code)
+    requests = _awkward(crowd.rng)
+    async with httpx.AsyncClient(headers=crowd.bulk, timeout=60) as client:
+        with during(crowd.crowded):
+            for options, sent in requests:
+                try:
+                    answered = await client.post(f"{crowd.url}/api/v1/explain", params=options, **sent)
+                except httpx.TransportError:
+                    continue  # refused by its head, with the body still on its way
+                statuses.append(answered.status_code)
     return _unless(statuses)
 
 

@@ -22,6 +22,7 @@ from service.settings import load_settings
 from service.web.keys import digest_of
 from tests.chaos.amounts import AMOUNTS, Crowd, front_bound
 from tests.chaos.faults import FAULTS, Scene
+from tests.chaos.small import SmallRequests, small_requests
 from tests.chaos.traffic import MODELS, REFUSED_MODEL, Load, Traffic
 from tests.faults import DEPENDENT, MODEL
 from tests.server import running_server
@@ -67,13 +68,13 @@ class Row:
 class Run:
     """One run."""
 
-    def __init__(self, server: Server, folder: Path, seed: int, rate: float) -> None:
+    def __init__(self, server: Server, small: SmallRequests, folder: Path, seed: int, rate: float) -> None:
         self.server = server
         self.rng = random.Random(seed)
         self.traffic = Traffic(server.url, self.rng, KEYS["traffic"])
         self.load = Load(self.traffic, rate)
         self.scene = Scene(self.traffic, folder, server.url, MAX_QUEUE)
-        self.crowd = Crowd(server.url, KEYS["bulk"], KEYS["small"], self.rng)
+        self.crowd = Crowd(server.url, KEYS["bulk"], small, self.rng)
         self.rows = {name: Row() for name in (*FAULTS, *AMOUNTS)}
         self.front_peak = 0
         self.complaints: list[str] = []
@@ -179,8 +180,11 @@ def main() -> int:
     print(f"chaos: {options.seconds:g} s, seed {seed}, {options.rate:g} requests per second\n", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["CAMSERVE_TESTS_FAULTS"] = folder
-        with running_server(*ARGUMENTS, headers=KEYS["small"]) as server:
-            run = Run(server, Path(folder), seed, options.rate)
+        with (
+            running_server(*ARGUMENTS, headers=KEYS["small"]) as server,
+            small_requests(server.url, KEYS["small"]["Authorization"], Path(folder) / "small") as small,
+        ):
+            run = Run(server, small, Path(folder), seed, options.rate)
             asyncio.run(run.go(options.seconds))
             return 0 if run.report() else 1
 
