@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import fairness, in_process, live, over_http, overload, page, registration, soak, verifying
+from benchmarks import evaluating, fairness, in_process, live, over_http, overload, page, registration, soak, verifying
 
 BENCHMARKS = {
     "explain": in_process.explain_against_forward,
@@ -13,6 +13,7 @@ BENCHMARKS = {
     "layers": in_process.several_layers_against_one,
     "estimate": in_process.estimated_against_measured,
     "verify": verifying.proofs_against_passes,
+    "evaluate": evaluating.hundred_pictures_and_twelve_layers,
     "registration": registration.measured_against_stretched,
     "measuring": registration.load_with_and_without_measuring,
     "start": over_http.start_of_the_front,

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from service.engine.explainer import Explainer
 from service.engine.request import Request, Upload
-from service.golden.difference import draw_difference
+from service.imaging.difference import draw_difference
 from service.metrics import Metrics
 from service.settings import Settings
 

@@ -9,6 +9,7 @@ protocols, clients and exports all use it.
 
 from __future__ import annotations
 
+import base64
 import io
 import math
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     Levels = NDArray[np.uint8]
     Mask = NDArray[np.bool_]
 
-__all__ = ["Area", "Clicks", "area_of", "levels_of", "parts_at"]
+__all__ = ["Area", "Clicks", "area_of", "levels_in", "levels_of", "parts_at"]
 
 Point = tuple[float, float]
 
@@ -63,6 +64,12 @@ class Area:
         whole = np.zeros((height, width), np.bool_)
         whole[self.top : self.bottom + 1, self.left : self.right + 1] = self.bits
         return whole
+
+
+def levels_in(png: str) -> NDArray[np.uint8]:
+    """Return the map (h, w), 0 to 255, of a grey picture in base64, as answers and kept files have it."""
+    with Image.open(io.BytesIO(base64.b64decode(png))) as image:
+        return np.asarray(image.convert("L"))
 
 
 def levels_of(mask: bytes, width: int, height: int) -> NDArray[np.uint8]:

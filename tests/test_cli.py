@@ -24,6 +24,7 @@ from service.imaging.formats import FORMATS
 from service.models.sources.table import SOURCES
 from service.protocols.native.examples import ANSWERS
 from service.settings import load_settings
+from tests.environment import settings_of_tests
 from tests.toys import png
 
 if TYPE_CHECKING:
@@ -57,11 +58,7 @@ def _clean_environment() -> Iterator[None]:
     """No settings from outside; one thread, here and in the workers, as more only wait for each other."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as environment:
-        for name in list(os.environ):
-            if name.upper().startswith("CAMSERVE_"):
-                environment.delenv(name)
-        environment.setenv("CAMSERVE_THREADS", "1")
+    with settings_of_tests():
         yield
     torch.set_num_threads(before)
 

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import json
+import argparse
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from service.commands.asking import add_server
-from service.commands.evaluation_table import table
+from service.commands.evaluated import as_json, require_places, table, write
 from service.commands.flags import add_command, add_settings, find_own_code, settings_of, worded
 from service.commands.pictures import images_in
 from service.errors import InvalidOption, ServiceError
 from service.evaluation.asked import Purpose
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Sequence
 
+    from service.evaluation.comparison import Comparison
     from service.evaluation.outcome import Outcome
     from service.evaluation.pictures import Picture
     from service.evaluation.run import Run
+    from service.model_config import ModelConfig
     from service.models.host import ModelHost
     from service.models.info import ModelInfo
     from service.settings import Settings
@@ -54,6 +56,11 @@ def add(commands: Any) -> None:
     marks = parser.add_mutually_exclusive_group()
     marks.add_argument("--boxes", type=Path, metavar="FILE", help="COCO file that says where objects are")
     marks.add_argument("--masks", type=Path, metavar="FOLDER", help="folder with a mask, NAME.png, for each picture")
+    parser.add_argument(
+        "--compare-with",
+        metavar="MODEL",
+        help="another model, or version: the name of a configured one, or what --model takes",
+    )
     parser.add_argument("--seed", type=int, default=0, help="what all chance follows from; %(default)s if left out")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write a report, one HTML file")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures as JSON; - prints them")
@@ -65,6 +72,7 @@ def add(commands: Any) -> None:
 
 def _evaluate(options: argparse.Namespace) -> int:
     from service.evaluation.outcome import outcome_of  # noqa: PLC0415
+    from service.evaluation.report import report_of  # noqa: PLC0415
 
     if options.server:
         from service.commands.evaluate_there import evaluate_there  # noqa: PLC0415
@@ -76,19 +84,41 @@ def _evaluate(options: argparse.Namespace) -> int:
         raise InvalidOption("Name the folder with the pictures.")
     if not options.folder.is_dir():
         raise FileNotFoundError(f"there is no folder {options.folder}")
+    require_places(options)
     began = time.monotonic()
     settings = settings_of(options)
-    host = _loaded(settings)
-    run = _run(options, host, _pictures(options, settings, host.info))
-    _finish(run)
-    outcome = outcome_of(run)
+    chosen = [settings.models[0], *_other(options, settings)]
+    hosts = [_loaded(settings, model) for model in chosen]
+    found = _pictures_of_all(options, settings, [host.info for host in hosts])
+    runs = [_run(options, host, pictures) for host, pictures in zip(hosts, found, strict=True)]
+    for number, run in enumerate(runs):
+        _finish(run, f"model {number + 1} of 2, " if len(runs) > 1 else "")
+    outcomes = [outcome_of(run) for run in runs]
+    compared = _compared(outcomes)
     if str(options.json) != "-":
-        print("\n".join(table(outcome.as_json())))
-    _write(options, outcome, time.monotonic() - began)
+        print("\n".join(table(outcomes[0], compared)))
+    write(options, as_json(outcomes[0], compared), partial(report_of, outcomes[0], time.monotonic() - began, compared))
     return 0
 
 
-def _loaded(settings: Settings) -> ModelHost:
+def _other(options: argparse.Namespace, settings: Settings) -> Sequence[ModelConfig]:
+    """Return the model to compare with, if there is one: a configured one by its name, or what the flag describes."""
+    if options.compare_with is None:
+        return ()
+    without = settings_of(argparse.Namespace(**{**vars(options), "models": None}))
+    named = {model.name: model for model in (*without.models, *settings.models)}
+    if options.compare_with in named:
+        return (named[options.compare_with],)
+    return settings_of(argparse.Namespace(**{**vars(options), "models": [options.compare_with]})).models[:1]
+
+
+def _compared(outcomes: Sequence[Outcome]) -> Comparison | None:
+    from service.evaluation.comparison import Comparison  # noqa: PLC0415
+
+    return Comparison(outcomes[0], outcomes[1]) if len(outcomes) > 1 else None
+
+
+def _loaded(settings: Settings, model: ModelConfig) -> ModelHost:
     import torch  # noqa: PLC0415
 
     from service.engine.workers.executor import devices_for, require_device  # noqa: PLC0415
@@ -101,11 +131,20 @@ def _loaded(settings: Settings) -> ModelHost:
     device = devices_for(settings.device)[0]
     require_device(device)
     downloads = Downloads(settings.cache_dir, settings.allow_download, settings.weights_mirror)
-    return load_model(settings.models[0], device, downloads)
+    return load_model(model, device, downloads)
 
 
-def _pictures(options: argparse.Namespace, settings: Settings, info: ModelInfo) -> list[Picture]:
-    """Read the folder's pictures; say which cannot be.
+def _pictures_of_all(
+    options: argparse.Namespace, settings: Settings, infos: Sequence[ModelInfo]
+) -> list[list[Picture]]:
+    """Read the folder's pictures for every model, and leave out what one of them cannot be shown."""
+    found = [_pictures(options, settings, info, aloud=info is infos[0]) for info in infos]
+    common = set.intersection(*({picture.name for picture in pictures} for pictures in found))
+    return [[picture for picture in pictures if picture.name in common] for pictures in found]
+
+
+def _pictures(options: argparse.Namespace, settings: Settings, info: ModelInfo, *, aloud: bool) -> list[Picture]:
+    """Read the folder's pictures; say, ``aloud``, which cannot be.
 
     Raises:
         FileNotFoundError: there are none.
@@ -123,10 +162,10 @@ def _pictures(options: argparse.Namespace, settings: Settings, info: ModelInfo) 
     found: list[Picture] = []
     for file in without_masks(images_in(options.folder), options.masks):
         picture = folder.picture(file)
-        if isinstance(picture, ServiceError):
-            print(f"{file}: {worded(picture)}", file=sys.stderr)
-        else:
+        if not isinstance(picture, ServiceError):
             found.append(picture)
+        elif aloud:
+            print(f"{file}: {worded(picture)}", file=sys.stderr)
     if not found:
         raise FileNotFoundError(f"there is no picture in {options.folder}")
     if (options.boxes or options.masks) and not any(picture.truths for picture in found):
@@ -150,31 +189,13 @@ def _run(options: argparse.Namespace, host: ModelHost, pictures: Sequence[Pictur
     return Run(InProcess(host), pictures, Asked(arms, purposes, options.seed))
 
 
-def _finish(run: Run) -> None:
+def _finish(run: Run, whose: str) -> None:
     """Do all of it, with a progress bar that says how much time is left."""
     from tqdm import tqdm  # noqa: PLC0415
 
     form = "{desc}: {percentage:3.0f}% |{bar}| {elapsed} so far, {remaining} left"
     with tqdm(total=1.0, bar_format=form, file=sys.stderr, disable=not sys.stderr.isatty()) as bar:
         for progress in run.steps():
-            bar.set_description_str(progress.stage, refresh=False)
+            bar.set_description_str(f"{whose}{progress.stage}", refresh=False)
             bar.total = progress.total
             bar.update(progress.done - bar.n)
-
-
-# -- what is written ---------------------------------------------------------------------------------------------------
-
-
-def _write(options: argparse.Namespace, outcome: Outcome, seconds: float) -> None:
-    if options.json is not None:
-        text = json.dumps(outcome.as_json(), indent=2, allow_nan=False) + "\n"
-        if str(options.json) == "-":
-            print(text, end="")
-        else:
-            options.json.write_text(text, encoding="utf-8")
-            print(f"figures: {options.json}")
-    if options.report is not None:
-        from service.evaluation.report import report_of  # noqa: PLC0415
-
-        options.report.write_text(report_of(outcome, seconds), encoding="utf-8")
-        print(f"report: {options.report}", file=sys.stderr if str(options.json) == "-" else sys.stdout)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from service.commands.evaluated import require_places, write
 from service.commands.evaluation_table import table
 from service.commands.pictures import images_in
 from service.errors import InvalidOption
@@ -26,6 +27,9 @@ def evaluate_there(options: argparse.Namespace) -> int:
     """Do what the flags say at the server that they name."""
     from service.client import Client  # noqa: PLC0415
 
+    if options.compare_with:
+        raise InvalidOption("Two models are compared here, not behind a server: leave out --server or --compare-with.")
+    require_places(options)
     key = options.api_key_file.read_text(encoding="utf-8").strip() if options.api_key_file else None
     with Client(options.server, api_key=key, timeout=600.0) as client:
         if options.cancel:
@@ -103,15 +107,6 @@ def _write(options: argparse.Namespace, client: Client, done: Evaluation) -> Non
     result: dict[str, Any] = done.result.model_dump(exclude_unset=True)
     for each in done.skipped:
         print(f"{each.name}: {each.text}", file=sys.stderr)
-    text = json.dumps(result, indent=2, allow_nan=False) + "\n"
-    told = sys.stderr if str(options.json) == "-" else sys.stdout
-    if str(options.json) == "-":
-        print(text, end="")
-    else:
+    if str(options.json) != "-":
         print("\n".join(table(result)))
-    if options.json is not None and str(options.json) != "-":
-        options.json.write_text(text, encoding="utf-8")
-        print(f"figures: {options.json}")
-    if options.report is not None:
-        options.report.write_text(client.evaluation_report(done.id), encoding="utf-8")
-        print(f"report: {options.report}", file=told)
+    write(options, result, partial(client.evaluation_report, done.id))

@@ -179,8 +179,8 @@ def _stem(picture: RecordedPicture, number: int) -> str:
 
 
 def _draw(path: Path, data: bytes, before: RecordedMap, after: RecordedMap) -> None:
-    from service.golden.difference import draw_difference  # noqa: PLC0415
     from service.imaging.decode import DecodeLimits, decode  # noqa: PLC0415
+    from service.imaging.difference import draw_difference  # noqa: PLC0415
 
     rgb = decode(data, DecodeLimits(len(data), _ANY, _ANY)).rgb  # it was answered: within what whoever answered allows
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Marked", "class_named", "mask_file", "read_coco", "read_mask", "truths_of"]
 
+_FARTHEST = 1e6  # pixels
 _MASK_SUFFIXES = (".mask.png", ".png")
 
 
@@ -55,36 +55,60 @@ def read_coco(file: Path) -> dict[str, Marked]:
         OSError: it cannot be read.
     """
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        names = {image["id"]: str(image["file_name"]) for image in content["images"]}
-        categories = {each["id"]: str(each["name"]) for each in content.get("categories", ())}
-        found: dict[str, Marked] = defaultdict(Marked)
-        for each in content["annotations"]:
-            if not each.get("iscrowd"):
-                _add(found[names[each["image_id"]]], categories.get(each.get("category_id"), ""), each)
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
+        names = {image["id"]: _text(image["file_name"]) for image in content["images"]}
+        categories = {each["id"]: _text(each["name"]) for each in content.get("categories") or ()}
+        annotations = list(content["annotations"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InvalidOption(
             f"{file} is no COCO file: it needs 'images' with 'id' and 'file_name', and 'annotations' with 'image_id' "
             f"and 'bbox' [left, top, width, height]. ({type(error).__name__}: {error})"
         ) from error
+    found: dict[str, Marked] = defaultdict(Marked)
+    for number, each in enumerate(annotations, 1):
+        try:
+            if not each.get("iscrowd"):
+                _add(found[_picture_of(each, names)], categories.get(each.get("category_id"), ""), each)
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+            raise InvalidOption(
+                f"{file}: annotation {number} of {len(annotations)} cannot be read: it needs an 'image_id' of one of "
+                "the 'images' and a 'bbox' [left, top, width, height] of numbers, and may have a 'category_id' and, "
+                f"as 'segmentation', polygons [[x, y, x, y, …]]. ({type(error).__name__}: {error})"
+            ) from error
     return dict(found)
 
 
+def _text(value: Any) -> str:
+    if not isinstance(value, str | int):
+        raise TypeError(f"{value!r} is no name")
+    return str(value)
+
+
+def _picture_of(annotation: dict[str, Any], names: dict[Any, str]) -> str:
+    if annotation["image_id"] not in names:
+        raise ValueError(f"there is no image {annotation['image_id']!r}")
+    return names[annotation["image_id"]]
+
+
 def _add(marked: Marked, category: str, annotation: dict[str, Any]) -> None:
-    left, top, width, height = (float(value) for value in annotation["bbox"])
-    if not all(math.isfinite(value) for value in (left, top, width, height)):
-        raise ValueError("the numbers of a 'bbox' must be finite")
+    left, top, width, height = (_number(value) for value in annotation["bbox"])
     marked.boxes[category].append((left, top, left + width, top + height))
     outline = annotation.get("segmentation")
-    if isinstance(outline, list):
-        marked.polygons[category].extend(_polygon(polygon) for polygon in outline)
+    if isinstance(outline, list):  # run lengths are not read: the box counts
+        marked.polygons[category].extend(each for each in map(_polygon, outline) if len(each) >= 6)
 
 
-def _polygon(values: list[Any]) -> list[float]:
-    found = [float(value) for value in values]
-    if len(found) < 4 or len(found) % 2 or not all(math.isfinite(value) for value in found):
-        raise ValueError("a polygon in 'segmentation' must be finite numbers: x and y of two points or more, by turns")
-    return found
+def _polygon(values: Any) -> list[float]:
+    if not isinstance(values, list) or len(values) % 2:
+        raise ValueError("a polygon is a list [x, y, x, y, …]")
+    return [_number(value) for value in values]
+
+
+def _number(value: Any) -> float:
+    number = float(value)
+    if not abs(number) <= _FARTHEST:
+        raise ValueError(f"{value!r} is no place in a picture")
+    return number
 
 
 def truths_of(marked: Marked, geometry: Geometry, info: ModelInfo) -> dict[int | None, Truth]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,15 +13,18 @@ from service.evaluation.recommendation import LEAST_PICTURES, arm_name
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from service.evaluation.overview import Overview
     from service.evaluation.passing import Gates
     from service.evaluation.recommendation import Recommendation
     from service.evaluation.scores import Scores
 
-__all__ = ["Finding", "findings_of", "outside", "reference"]
+__all__ = ["Finding", "findings_of", "reference", "words_for"]
 
 _OF_A_CLASS, _OF_ALL = 0.5, 0.25  # share of pictures whose maps lie outside before it is said
 _LEAST = 3  # pictures of a class
 _OFTEN = 0.2
+_NAMED = 3  # classes of a group
+_MIDDLE = 1 / 3, 2 / 3
 
 
 @dataclass(frozen=True)
@@ -32,11 +35,12 @@ class Finding:
     text: str
 
 
-def findings_of(scores: Scores, gates: Mapping[int, Gates], recommendations: Sequence[Recommendation]) -> list[Finding]:
+def findings_of(scores: Scores, gates: Mapping[int, Gates], overview: Overview) -> list[Finding]:
     """Return the warnings of an evaluation, the gravest first."""
     return [
         *_few(scores),
-        *_outside(scores, recommendations),
+        *_outside(scores, overview.arm),
+        *_shared_places(scores, overview),
         *_same_regions(scores, gates),
         *_padding(scores, gates),
         *_dead(scores, gates),
@@ -52,27 +56,41 @@ def _few(scores: Scores) -> Iterator[Finding]:
         )
 
 
-def outside(scores: Scores, arm: int) -> list[int]:
-    """Return the marked pictures whose map lies outside the object.
+def _shared_places(scores: Scores, overview: Overview) -> Iterator[Finding]:
+    run, name = scores.run, arm_name(scores.run.asked.arms, overview.arm)
+    labels, classes = run.subject.info.labels, run.maps.classes
+    hits, away = scores.of("pointing_game", f"a{overview.arm}"), set(scores.outside(overview.arm))
+    for group in overview.shared:
+        predicted = Counter(labels[classes[picture]] for picture in group.members).most_common(_NAMED)
+        told = ", ".join(f"{label!r} ({count})" for label, count in predicted)
+        more = len({classes[picture] for picture in group.members}) - len(predicted)
+        marked = [picture for picture in group.members if not np.isnan(hits[picture])]
+        count = len(away.intersection(marked))
+        where = f", outside the annotated object in {count} of the {len(marked)} that are marked" if marked else ""
+        yield Finding(
+            "shared_place",
+            f"Shared place: the maps of {len(group.members)} pictures ({name}) lie alike, {words_for(group.place)}"
+            f"{where}; of maps put elsewhere by chance no so large a group is so alike. Predicted: {told}"
+            f"{f' and {more} more' if more > 0 else ''}. Look at what these pictures show there: it may be a shortcut.",
+        )
 
-    That is: no maximum hits, and less of the map is inside than of one that is the same everywhere.
-    """
-    run, found = scores.run, []
-    hits, mass = scores.of("pointing_game", f"a{arm}"), scores.of("mass_inside", f"a{arm}")
-    for picture in np.flatnonzero(~np.isnan(hits)).tolist():
-        truth = run.pictures[picture].truth(run.maps.classes[picture])
-        if truth is not None and hits[picture] == 0 and mass[picture] < float(truth.mask.mean()):
-            found.append(picture)
-    return found
+
+def words_for(place: tuple[float, float]) -> str:
+    """Return words for a place, given as x and y in shares of what the model saw."""
+    x, y = place
+    across = "left" if x < _MIDDLE[0] else "right" if x > _MIDDLE[1] else ""
+    down = "top" if y < _MIDDLE[0] else "bottom" if y > _MIDDLE[1] else ""
+    if across and down:
+        return f"in the {down} {across} corner"
+    return f"at the {down or across}" if down or across else "in the middle"
 
 
-def _outside(scores: Scores, recommendations: Sequence[Recommendation]) -> Iterator[Finding]:
-    arm = reference(scores, recommendations)
-    if "pointing_game" not in scores.metrics or arm is None:
+def _outside(scores: Scores, arm: int) -> Iterator[Finding]:
+    if "pointing_game" not in scores.metrics:
         return
     run, name = scores.run, arm_name(scores.run.asked.arms, arm)
     labels, classes = run.subject.info.labels, run.maps.classes
-    away = set(outside(scores, arm))
+    away = set(scores.outside(arm))
     marked = np.flatnonzero(~np.isnan(scores.of("pointing_game", f"a{arm}"))).tolist()
     by_class: dict[int, list[int]] = defaultdict(list)
     for picture in marked:
@@ -92,7 +110,7 @@ def _outside(scores: Scores, recommendations: Sequence[Recommendation]) -> Itera
         )
 
 
-def reference(scores: Scores, recommendations: Sequence[Recommendation]) -> int | None:
+def reference(scores: Scores, recommendations: Sequence[Recommendation]) -> int:
     """Return the candidate whose maps are looked at: the recommended one that says most of what the model uses."""
     by_purpose = {each.purpose: each.arm for each in recommendations}
     for purpose in ("faithfulness", "class", "localisation"):
@@ -100,7 +118,7 @@ def reference(scores: Scores, recommendations: Sequence[Recommendation]) -> int 
             return arm
     arms, default = scores.run.asked.arms, scores.run.subject.info.default_layer
     distinct = scores.run.maps.distinct
-    return next((arm for arm in distinct if arms[arm].layer == default), distinct[0] if distinct else None)
+    return next((arm for arm in distinct if arms[arm].layer == default), distinct[0])
 
 
 def _same_regions(scores: Scores, gates: Mapping[int, Gates]) -> Iterator[Finding]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
+import io
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -18,15 +19,19 @@ from service.imaging.geometry import Geometry
 from service.imaging.render import RenderSpec, render
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from service.evaluation.asked import Purpose
     from service.evaluation.scores import Scores
+    from service.placement import Placement
 
-__all__ = ["Example", "boxes_on", "examples_of", "overlay", "thumbnail"]
+__all__ = ["Example", "boxes_on", "examples_of", "jpeg", "mean_overlay", "overlay", "shown_picture", "thumbnail"]
 
 _EACH = 2  # best, worst, disagreeing
 _ENOUGH = 200  # pictures that are looked at for disagreement
+_QUALITY = 85
 _SPEC = RenderSpec(("overlay",), size="model", image_format="jpeg", alpha=0.55)
 
 
@@ -70,24 +75,52 @@ def _agreement(scores: Scores) -> dict[int, float]:
 
 def overlay(scores: Scores, arm: int, picture: int) -> str:
     """Return a candidate's map on what the model saw of a picture, as the address of a JPEG that holds it."""
-    shown = scores.run.pictures[picture].pixels
-    values, geometry = scores.run.maps.raw(arm, picture), _whole(shown)
-    placement = scores.run.maps.placement(arm, values.shape)
-    drawn = render(values, geometry, _SPEC, Canvas(_image(shown), geometry, "model", 1), placement)
+    values = scores.run.maps.raw(arm, picture)
+    return _laid(scores.run.pictures[picture].pixels, values, scores.run.maps.placement(arm, values.shape))
+
+
+def mean_overlay(
+    scores: Scores, arm: int, pictures: Sequence[int], values: NDArray[Any], *, own_grid: bool = True
+) -> str:
+    """Return a mean map on the mean of what the model saw of some pictures, as the address of a JPEG that holds it.
+
+    Args:
+        scores: of the run.
+        arm: the candidate whose maps the mean is of.
+        pictures: their numbers.
+        values: the mean, (h, w).
+        own_grid: whether it is on the grid of the candidate's maps; else it is spread evenly over the input.
+    """
+    mean = np.zeros(scores.run.pictures[pictures[0]].pixels.shape, np.float64)
+    for picture in pictures:
+        mean += scores.run.pictures[picture].pixels / len(pictures)
+    placement = scores.run.maps.placement(arm, values.shape) if own_grid else None
+    return _laid(np.rint(mean).astype(np.uint8), values, placement)
+
+
+def _laid(pixels: NDArray[np.uint8], values: NDArray[Any], placement: Placement | None) -> str:
+    """Return a map on the model's input."""
+    geometry = _whole(pixels)
+    drawn = render(values, geometry, _SPEC, Canvas(_image(pixels), geometry, "model", 1), placement)
     assert drawn.overlay is not None
     return _address(drawn.overlay.data)
 
 
 def thumbnail(scores: Scores, picture: int) -> str:
     """Return what the model saw of a picture, as the address of a JPEG that holds it."""
-    shown = scores.run.pictures[picture].pixels
-    geometry = _whole(shown)
-    drawn = render(np.zeros((1, 1)), geometry, _PLAIN, Canvas(_image(shown), geometry, "model", 1))
-    assert drawn.overlay is not None
-    return _address(drawn.overlay.data)
+    return jpeg(shown_picture(scores.run.pictures[picture].pixels))
 
 
-_PLAIN = RenderSpec(("overlay",), size="model", image_format="jpeg", alpha=0.0)
+def shown_picture(pixels: NDArray[np.uint8]) -> Image.Image:
+    """Return the model's input (h, w, channels) as a picture."""
+    return _image(pixels).rgb
+
+
+def jpeg(picture: Image.Image) -> str:
+    """Return the address of a JPEG that holds a picture."""
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG", quality=_QUALITY)
+    return _address(stream.getvalue())
 
 
 def boxes_on(scores: Scores, picture: int) -> NDArray[np.float64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,9 +67,8 @@ class Folder:
             return error
         prepared = preprocess(image, self.info.preprocess)
         named = class_named(name.parent.name, self.info) if name.parent.name else None
-        return Picture(
-            name.as_posix(), prepared.pixels, prepared.geometry, named, self._truths(name, prepared.geometry)
-        )
+        told = os.fsencode(name.as_posix()).decode("utf-8", "replace")  # a name may be any bytes
+        return Picture(told, prepared.pixels, prepared.geometry, named, self._truths(name, prepared.geometry))
 
     def _truths(self, name: Path, geometry: Geometry) -> dict[int | None, Truth]:
         if self.marked is not None:

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import service
 from service.evaluation.asked import METRICS
 from service.evaluation.baselines import BASELINES
-from service.evaluation.findings import findings_of
+from service.evaluation.findings import findings_of, reference
+from service.evaluation.overview import overview_of
 from service.evaluation.passing import gates_of
 from service.evaluation.recommendation import recommend
 from service.evaluation.scores import Scores
 
 if TYPE_CHECKING:
     from service.evaluation.findings import Finding
+    from service.evaluation.groups import Group
+    from service.evaluation.overview import ClassMean, Overview
     from service.evaluation.passing import Gates
     from service.evaluation.recommendation import Recommendation
     from service.evaluation.run import Run
     from service.evaluation.statistics import Interval
 
-__all__ = ["Outcome", "outcome_of"]
+__all__ = ["Outcome", "interval_as_json", "outcome_of"]
 
 
 @dataclass(frozen=True)
@@ -33,12 +37,14 @@ class Outcome:
         gates: of each candidate that stands for itself.
         recommendations: one per purpose.
         findings: the warnings.
+        overview: of the maps of the candidate whose maps are looked at.
     """
 
     scores: Scores
     gates: dict[int, Gates]
     recommendations: list[Recommendation]
     findings: list[Finding]
+    overview: Overview
 
     @property
     def run(self) -> Run:
@@ -48,6 +54,7 @@ class Outcome:
     def as_json(self) -> dict[str, Any]:
         """Return what docs/evaluate.md describes: numbers, strings, lists and dictionaries."""
         info, asked = self.run.subject.info, self.run.asked
+        shown = asked.arms[self.overview.arm]
         return {
             "camserve": service.__version__,
             "model": {"name": info.name, "version": info.version, "digest": info.digest},
@@ -57,7 +64,32 @@ class Outcome:
             "recommendations": [self._recommendation(each) for each in self.recommendations],
             "warnings": [{"code": each.code, "text": each.text} for each in self.findings],
             "baselines": [{"name": name, "metrics": self._metrics(name)} for name in BASELINES],
+            "overview": {
+                "layer": shown.layer,
+                "method": shown.method,
+                "class_means": [self._mean(each) for each in self.overview.means],
+                "groups": [self._group(each) for each in self.overview.groups],
+            },
         }
+
+    def _mean(self, mean: ClassMean) -> dict[str, Any]:
+        label = self.run.subject.info.labels[mean.label]
+        return {"label": label, "index": mean.label, "images": len(mean.pictures), "dead": mean.dead}
+
+    def _group(self, group: Group) -> dict[str, Any]:
+        return {
+            "files": [self.run.pictures[picture].name for picture in group.members],
+            "labels": self.labels(group),
+            "alike": round(group.alike, 6),
+            "beyond_chance": group.beyond_chance,
+            "place": [round(value, 6) for value in group.place],
+            "warned": any(each is group for each in self.overview.shared),
+        }
+
+    def labels(self, group: Group) -> dict[str, int]:
+        """Return how many pictures of a group are predicted to be what, the most frequent first."""
+        labels, classes = self.run.subject.info.labels, self.run.maps.classes
+        return dict(Counter(labels[classes[picture]] for picture in group.members).most_common())
 
     def _row(self, arm: int) -> dict[str, Any]:
         run, twin = self.run, self.run.maps.twins[arm]
@@ -79,7 +111,7 @@ class Outcome:
 
     def _metrics(self, who: str) -> dict[str, dict[str, float | int]]:
         found = {name: self.scores.interval(name, who) for name in METRICS if name in self.scores.metrics}
-        return {name: _interval(each) for name, each in found.items() if each.n}
+        return {name: interval_as_json(each) for name, each in found.items() if each.n}
 
     def _recommendation(self, found: Recommendation) -> dict[str, Any]:
         arms = self.run.asked.arms
@@ -96,7 +128,8 @@ class Outcome:
         }
 
 
-def _interval(found: Interval) -> dict[str, float | int]:
+def interval_as_json(found: Interval) -> dict[str, float | int]:
+    """Return an interval as JSON has it; what is no number is left out."""
     values = {"mean": found.mean, "low": found.low, "high": found.high}
     return {**{name: round(value, 6) for name, value in values.items() if math.isfinite(value)}, "n": found.n}
 
@@ -106,4 +139,6 @@ def outcome_of(run: Run) -> Outcome:
     scores = Scores(run)
     gates = {arm: gates_of(scores, arm) for arm in run.maps.distinct}
     recommendations = [recommend(scores, gates, purpose) for purpose in run.asked.purposes]
-    return Outcome(scores, gates, recommendations, findings_of(scores, gates, recommendations))
+    overview = overview_of(scores, reference(scores, recommendations))
+    findings = findings_of(scores, gates, overview)
+    return Outcome(scores, gates, recommendations, findings, overview)

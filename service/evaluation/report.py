@@ -12,7 +12,7 @@ import service
 from service.evaluation.asked import METRICS, PURPOSES
 from service.evaluation.baselines import BASELINES
 from service.evaluation.charts import behind_chart
-from service.evaluation.findings import reference
+from service.evaluation.comparison_report import comparison_section, groups_section, means_section
 from service.evaluation.gallery import boxes_on, examples_of, overlay, thumbnail
 from service.evaluation.recommendation import arm_name
 from service.evaluation.style import STYLE
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from service.evaluation.asked import Metric, Purpose
+    from service.evaluation.comparison import Comparison
     from service.evaluation.gallery import Example
     from service.evaluation.outcome import Outcome
 
@@ -34,12 +35,13 @@ _PURPOSES: dict[Purpose, str] = {
 _BASELINES = {"random": "a random map", "centre": "the centre of the picture", "edges": "the picture's edges"}
 
 
-def report_of(outcome: Outcome, seconds: float | None = None) -> str:
+def report_of(outcome: Outcome, seconds: float | None = None, compared: Comparison | None = None) -> str:
     """Return the report.
 
     Args:
         outcome: of a run.
         seconds: how long it took; left out where nobody knows.
+        compared: the outcome beside that of another model.
     """
     info = outcome.run.subject.info
     count = len(outcome.run.pictures)
@@ -53,6 +55,9 @@ def report_of(outcome: Outcome, seconds: float | None = None) -> str:
         *_ties(outcome),
         *_figures(outcome),
         *_gallery(outcome),
+        *means_section(outcome),
+        *groups_section(outcome),
+        *(() if compared is None else comparison_section(compared)),
         *_how(outcome, seconds),
     ]
     return (
@@ -145,9 +150,7 @@ def _remark(outcome: Outcome, arm: int) -> str:
 
 
 def _gallery(outcome: Outcome) -> Iterator[str]:
-    arm = reference(outcome.scores, outcome.recommendations)
-    if arm is None:
-        return
+    arm = outcome.overview.arm
     examples = examples_of(outcome.scores, arm)
     yield "<h2>The same pictures at every layer</h2>"
     yield (

@@ -75,6 +75,33 @@ class Scores:
             return pooled_interval(counts, average_precision, self._seed)
         return interval(self.of(metric, who), self._seed)
 
+    def difference(
+        self, metric: Metric, who: str, other: Scores, whose: str
+    ) -> tuple[Interval, Interval, Interval] | None:
+        """Return a metric here, in another run of the same pictures, and what it is more there, picture by picture.
+
+        All are of the pictures that it was measured on in both runs; None without any.
+        """
+        if metric == "pxap":
+            return self._pixel_difference(who, other, whose)
+        here, there = self.of(metric, who), other.of(metric, whose)
+        both = ~np.isnan(here + there)
+        if not both.any():
+            return None
+        found = [interval(each[both], self._seed) for each in (here, there, there - here)]
+        return found[0], found[1], found[2]
+
+    def _pixel_difference(self, who: str, other: Scores, whose: str) -> tuple[Interval, Interval, Interval] | None:
+        """See ``difference``: what is pooled over pictures is resampled together."""
+        both = [i for i in self._marked if i in set(other._marked)]
+        if not both:
+            return None
+        here, there = ([scores.run.state[f"truth/{i}"]["pxap"][scores._row(name)] for i in both]
+                       for scores, name in ((self, who), (other, whose)))  # fmt: skip
+        counts = np.stack([here, there], axis=1)  # (pictures, 2, 2, BINS)
+        one, two = (pooled_interval(counts[:, each], average_precision, self._seed) for each in (0, 1))
+        return one, two, pooled_interval(counts, _more_precise, self._seed)
+
     def _row(self, who: str) -> int:
         return self.run.whose(shifts=True).index(who)
 
@@ -112,9 +139,28 @@ class Scores:
                 counts[mosaic.pictures[cell]] += 1
         return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
 
+    def outside(self, arm: int) -> list[int]:
+        """Return the marked pictures whose map lies outside the object.
+
+        That is: no maximum hits, and less of the map is inside than of one that is the same everywhere.
+        """
+        found, classes = [], self.run.maps.classes
+        hits, mass = self.of("pointing_game", f"a{arm}"), self.of("mass_inside", f"a{arm}")
+        for picture in np.flatnonzero(~np.isnan(hits)).tolist():
+            truth = self.run.pictures[picture].truth(classes[picture])
+            if truth is not None and hits[picture] == 0 and mass[picture] < float(truth.mask.mean()):
+                found.append(picture)
+        return found
+
     def head_correlation(self, arm: int) -> float:
         """Return the mean correlation of an arm's maps with those of random heads; NaN where there are none."""
         rows: list[NDArray[Any]] = []
         while (found := self.run.found(f"head/{len(rows)}")) is not None:
             rows.append(found["correlation"][arm])
         return float(np.mean(rows)) if rows else float("nan")
+
+
+def _more_precise(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return how much higher the second average precision is, of counts (…, 2, 2, BINS)."""
+    found = average_precision(counts)
+    return np.asarray(found[..., 1] - found[..., 0])

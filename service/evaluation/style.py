@@ -50,6 +50,9 @@ td.words { text-align: left; min-width: 15rem; font-size: .8rem; }
   pointer-events: none; }
 .gallery .empty { outline: 1px dashed var(--apart); }
 .gallery td.head { font-size: .8rem; vertical-align: bottom; overflow-wrap: anywhere; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(120px, 1fr)); gap: .75rem; }
+.tiles figure { margin: 0; } .tiles img { display: block; width: 100%; border-radius: 4px; }
+figcaption { font-size: .8rem; overflow-wrap: anywhere; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1rem; font-size: .9rem; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 @media print { .card { break-inside: avoid; } }

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
-from service.areas import Area, area_of, levels_of
+from service.areas import Area, area_of, levels_in, levels_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -85,8 +85,7 @@ class Heat(_Kept):
 
     def levels(self) -> NDArray[np.uint8]:
         """Return it as an array, (h, w)."""
-        with Image.open(io.BytesIO(base64.b64decode(self.png))) as image:
-            return np.asarray(image.convert("L"))
+        return levels_in(self.png)
 
 
 class Record(_Kept):

@@ -6,22 +6,20 @@ or another input size. A picture takes about 2 KB.
 
 from __future__ import annotations
 
-import base64
-import io
 import os
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-from PIL import Image
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from service import __version__
+from service.areas import levels_in
 from service.errors import InvalidOption, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from service import wire
@@ -55,8 +53,7 @@ class RecordedMap(_Kept):
 
     def levels(self) -> NDArray[np.uint8]:
         """Return the map, (h, w), 0 to 255."""
-        with Image.open(io.BytesIO(base64.b64decode(self.png))) as image:
-            return np.asarray(image.convert("L"))
+        return levels_in(self.png)
 
 
 class RecordedPicture(_Kept):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from service.golden.difference import moved
+from service.imaging.difference import moved
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

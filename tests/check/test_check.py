@@ -18,6 +18,7 @@ from PIL import Image
 from service.check.report import STEPS
 from service.check.warned import STEP_OF
 from tests.docs.documents import first_cells
+from tests.environment import settings_of_tests
 from tests.test_cli import Run, run
 
 if TYPE_CHECKING:
@@ -29,12 +30,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(autouse=True, scope="module")
 def _clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as environment:
-        for name in [name for name in os.environ if name.upper().startswith("CAMSERVE_")]:
-            environment.delenv(name)
-        environment.setenv("CAMSERVE_THREADS", "1")
-        environment.setenv("CAMSERVE_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
-        environment.setenv("CAMSERVE_DEVICE", "cpu")
+    with settings_of_tests(device="cpu", cache_dir=tmp_path_factory.mktemp("cache")):
         yield
 
 

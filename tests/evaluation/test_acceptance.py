@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -94,6 +95,33 @@ def test_the_shortcut_is_warned_of_and_nothing_else() -> None:
     assert len(texts) == 1
     assert "Map outside the annotated object: for 'disk'" in texts[0]
     assert "map_outside_object" not in {each.code for each in outcome("shapes").findings}
+
+
+@pytest.mark.parametrize("marked", [True, False])
+def test_the_group_that_sees_the_watermark_is_found(marked: bool) -> None:
+    found = overview("shapes-shortcut", marked)
+    texts = [each.text for each in found.findings if each.code == "shared_place"]
+    assert texts
+    assert all("'disk'" in text for text in texts)
+    assert all(("outside the annotated object" in text) is marked for text in texts)
+    watermarked = {i for i, shown in enumerate(found.run.pictures) if shown.named == 0}
+    members = [picture for group in found.overview.shared for picture in group.members]
+    assert len(watermarked.intersection(members)) >= 0.8 * len(members)
+    assert len(watermarked.intersection(members)) >= len(watermarked) / 3
+
+
+@pytest.mark.parametrize("marked", [True, False])
+def test_no_group_is_warned_of_where_there_is_no_shortcut(marked: bool) -> None:
+    assert overview("shapes", marked).overview.shared == []
+
+
+@cache
+def overview(name: str, marked: bool) -> Outcome:
+    pictures = [each if marked else replace(each, truths={}) for each in scenes(name, 60)]
+    run = Run(InProcess(host_of(name)), pictures, Asked((Arm("layer4", "gradcam"),), ("localisation",)))
+    for _ in run.steps():
+        pass
+    return outcome_of(run)
 
 
 def test_faithful_maps_of_the_shortcut_miss_the_object() -> None:

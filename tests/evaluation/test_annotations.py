@@ -94,15 +94,55 @@ class TestCoco:
         "changes",
         [
             {"images": None},
-            {"annotations": [{"image_id": 8, "bbox": [0, 0, 1, 1]}]},
-            {"annotations": [{"image_id": 7}]},
-            {"annotations": [{"image_id": 7, "bbox": ["a", 0, 1, 1]}]},
-            {"annotations": [{"image_id": 7, "bbox": [0, 1, 1]}]},
+            {"images": {"7": {}}},
+            {"images": [{"file_name": "red/a.png"}]},
+            {"images": [{"id": 7, "file_name": None}]},
+            {"images": [{"id": [7], "file_name": "red/a.png"}]},
+            {"annotations": None},
+            {"categories": [None]},
         ],
     )
     def test_what_is_wrong_is_said(self, tmp_path: Path, changes: dict[str, Any]) -> None:
         with pytest.raises(InvalidOption, match="is no COCO file: it needs 'images'"):
             read_coco(coco(tmp_path, **changes))
+
+    @pytest.mark.parametrize(
+        "annotation",
+        [
+            None,
+            [7],
+            {"image_id": 8, "bbox": [1, 2, 3, 4]},
+            {"image_id": [7], "bbox": [1, 2, 3, 4]},
+            {"image_id": 7},
+            {"image_id": 7, "bbox": [1, 2, 3]},
+            {"image_id": 7, "bbox": "none"},
+            {"image_id": 7, "bbox": [1, 2, 3, float("nan")]},
+            {"image_id": 7, "bbox": [1, 2, float("inf"), 4]},
+            {"image_id": 7, "bbox": [1, 2, 3, 1e300]},
+            {"image_id": 7, "bbox": [1, 2, 3, 4], "category_id": [1]},
+            {"image_id": 7, "bbox": [1, 2, 3, 4], "segmentation": [1, 2, 3, 4, 5, 6]},
+            {"image_id": 7, "bbox": [1, 2, 3, 4], "segmentation": [[1, 2, 3, 4, 5, 6, 7]]},
+            {"image_id": 7, "bbox": [1, 2, 3, 4], "segmentation": [[1, 2, 3, 4, 5, float("nan")]]},
+        ],
+    )
+    def test_which_annotation_is_wrong_is_said(self, tmp_path: Path, annotation: Any) -> None:
+        right = {"image_id": 7, "bbox": [1, 2, 3, 4]}
+        with pytest.raises(InvalidOption, match=r"annotation 2 of 3 cannot be read: it needs an 'image_id'"):
+            read_coco(coco(tmp_path, annotations=[right, annotation, right]))
+
+    @pytest.mark.parametrize(
+        "segmentation", [{"size": [64, 64], "counts": "PPm0"}, {"size": [64, 64], "counts": [9, 9]}, [], [[]], [[1, 2]]]
+    )
+    def test_the_box_counts_where_the_outline_is_no_polygon(self, tmp_path: Path, segmentation: Any) -> None:
+        annotation = {"image_id": 7, "category_id": 1, "bbox": ["4", 6, 8, 10], "segmentation": segmentation}
+        marked = read_coco(coco(tmp_path, annotations=[annotation]))["red/a.png"]
+        assert marked.boxes == {"Red": [(4, 6, 12, 16)]}
+        assert not any(marked.polygons.values())
+
+    def test_a_byte_order_mark_is_no_mistake(self, tmp_path: Path) -> None:
+        file = coco(tmp_path)
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+        assert set(read_coco(file)) == {"red/a.png"}
 
     def test_what_is_no_json(self, tmp_path: Path) -> None:
         (tmp_path / "x.json").write_text("<xml/>", encoding="utf-8")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ import pytest
 from PIL import Image
 
 from service.demo.scenes import LABELS, make_scene
+from tests.environment import settings_of_tests
 from tests.test_cli import run
 
 if TYPE_CHECKING:
@@ -22,13 +22,7 @@ SAMPLES = Path("service/demo/samples")
 
 @pytest.fixture(autouse=True, scope="module")
 def _clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as environment:
-        for name in [name for name in os.environ if name.upper().startswith("CAMSERVE_")]:
-            environment.delenv(name)
-        environment.setenv("CAMSERVE_THREADS", "1")
-        environment.setenv("CAMSERVE_DEVICE", "cpu")
-        environment.setenv("CAMSERVE_MODELS", "shapes")
-        environment.setenv("CAMSERVE_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+    with settings_of_tests(device="cpu", models="shapes", cache_dir=tmp_path_factory.mktemp("cache")):
         yield
 
 
@@ -87,6 +81,25 @@ def test_one_purpose_alone_and_json_on_standard_output(folder: Path) -> None:
     assert set(found["rows"][0]["metrics"]) == {"grid_pointing_game"}
 
 
+@pytest.mark.slow
+def test_two_models_on_the_same_pictures(tmp_path: Path) -> None:
+    report, figures = tmp_path / "new" / "report.html", tmp_path / "out.json"
+    ran = run(
+        *("evaluate", SAMPLES, "--masks", SAMPLES, "--purpose", "localisation", "--layers", "layer4"),
+        *("--compare-with", "shapes-shortcut", "--report", report, "--json", figures),
+    )
+    assert ran.code == 0, ran.err
+    told = json.loads(figures.read_text(encoding="utf-8"))["comparison"]
+    first = told["pictures"][0]
+    assert first["file"] == "watermark-disk.png"
+    assert first["same_answer"]
+    assert first["moved"] > 0.5
+    assert told["second"]["model"]["name"] == "shapes-shortcut"
+    assert "shapes-shortcut compared with shapes" in ran.out
+    assert "The answer stayed, the map moved" in report.read_text(encoding="utf-8")
+    assert [each.name for each in report.parent.iterdir()] == ["report.html"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -99,6 +112,10 @@ def test_one_purpose_alone_and_json_on_standard_output(folder: Path) -> None:
         ((SAMPLES, "--layers", "fc"), "fc"),
         ((SAMPLES, "--methods", "gradcan"), "gradcan"),
         ((SAMPLES, "--methods", "legrad"), "does not apply to model 'shapes'"),
+        ((SAMPLES, "--compare-with", "nothing-of-the-kind"), "nothing-of-the-kind"),
+        ((SAMPLES, "--compare-with", "shapes-shortcut", "--layers", "layer9"), "layer9"),
+        ((SAMPLES, "--report", SAMPLES), "is a folder: name the file to write"),
+        ((SAMPLES, "--report", "README.md/report.html"), "its folder cannot be made"),
         ((SAMPLES, "--seed", "-1"), "'seed' must be 0 or more"),
         (("openapi",), "there is no picture in openapi"),
     ],

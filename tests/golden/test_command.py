@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 
+from tests.environment import settings_of_tests
 from tests.server import running_server
 from tests.test_cli import run
 
@@ -23,11 +23,7 @@ NAMES = ("03-star.png", "watermark-disk.png")
 
 @pytest.fixture(autouse=True, scope="module")
 def _clean_environment() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as environment:
-        for name in [name for name in os.environ if name.upper().startswith("CAMSERVE_")]:
-            environment.delenv(name)
-        environment.setenv("CAMSERVE_THREADS", "1")
-        environment.setenv("CAMSERVE_DEVICE", "cpu")
+    with settings_of_tests(device="cpu"):
         yield
 
 

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from service.errors import InvalidOption
-from service.golden.difference import draw_difference, moved
 from service.golden.recording import RecordedMap, RecordedModel, RecordedPicture, Recording, class_spec
+from service.imaging.difference import draw_difference, moved
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,10 +14,11 @@ if TYPE_CHECKING:
 
     Levels = NDArray[np.uint8]
 
-__all__ = ["draw_difference", "moved"]
+__all__ = ["draw_difference", "moved", "panels"]
 
 _SIDE, _GAP, _TITLE = 320, 8, 22  # of a panel, between panels, above them; pixels
 _OVERLAY, _DARK = 0.5, 0.45  # how much of the map is laid on, and how much of the picture is left under the difference
+_TITLES = ("recorded", "now", "more now (red), less now (blue)")
 _MORE, _LESS = (235, 60, 45), (60, 110, 240)
 
 
@@ -47,21 +48,24 @@ def draw_difference(picture: Image.Image, before: Levels, after: Levels, colours
         after: the map now, the same.
         colours: the name of the colormap of the first two.
     """
-    base = picture.copy()
-    base.thumbnail((_SIDE, _SIDE))
-    panels = {
-        "recorded": _overlay(base, before, colours),
-        "now": _overlay(base, after, colours),
-        "more now (red), less now (blue)": _change(base, before, after),
-    }
-    width, height = base.size
+    drawn = panels(picture, before, after, colours)
+    width, height = drawn[0].size
     step = max(width, 200) + _GAP  # room for the titles
-    sheet = Image.new("RGB", (len(panels) * step - _GAP, height + _TITLE), "white")
+    sheet = Image.new("RGB", (len(drawn) * step - _GAP, height + _TITLE), "white")
     draw = ImageDraw.Draw(sheet)
-    for place, (title, panel) in enumerate(panels.items()):
+    for place, (title, panel) in enumerate(zip(_TITLES, drawn, strict=True)):
         draw.text((place * step, 3), title, "black", ImageFont.load_default(13))
         sheet.paste(panel, (place * step, _TITLE))
     return sheet
+
+
+def panels(
+    picture: Image.Image, before: Levels, after: Levels, colours: str
+) -> tuple[Image.Image, Image.Image, Image.Image]:
+    """Return the three pictures that ``draw_difference`` lays side by side, of one size."""
+    base = picture.copy()
+    base.thumbnail((_SIDE, _SIDE))
+    return _overlay(base, before, colours), _overlay(base, after, colours), _change(base, before, after)
 
 
 def _enlarged(levels: Levels, size: tuple[int, int]) -> NDArray[np.float32]:
