@@ -134,7 +134,7 @@ class TestAnnotations:
     )
     def test_what_is_no_file_of_coco(self, content: str) -> None:
         with pytest.raises(
-            InvalidOption, match="'annotations'(: annotation 1 of 1 cannot be read| is no COCO file)"
+            InvalidOption, match=r"'annotations'(: annotation 1 of 1 cannot be read| is no COCO file)"
         ) as raised:
             looked(picture("a.png", "0"), annotations=content)
         assert "/" not in raised.value.message  # no path of this machine
