@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import statistics
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from benchmarks.timing import medians
-from service.cam.eager import EagerNetwork
 from service.cam.explain import explain, predict
+from service.cam.folding import FoldedNetwork
 from service.cam.methods import METHODS
 from service.cam.targets import Targets, Top
 from service.engine.amount import amount
+from service.models.host import HowTo
 from service.models.loading import load_model
 from service.models.sources.source import Downloads
 from service.settings import ModelConfig, Settings
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from service.cam.layers import Layer
+    from service.cam.network import Network
+    from service.models.host import ModelHost
     from service.models.info import ModelInfo
 
 
@@ -31,12 +35,14 @@ _VIT_LAYER = "encoder.layers.encoder_layer_11.ln_1"
 
 
 @cache
-def _loaded(architecture: str) -> tuple[EagerNetwork, dict[str, Layer], ModelInfo]:
-    config = ModelConfig(name=architecture, architecture=architecture, weights="random")
-    host = load_model(config, "cpu", Downloads(Settings().cache_dir, allowed=False))
-    network = host.network(None)
-    assert isinstance(network, EagerNetwork)
-    return network, {layer.name: layer for layer in host.info.layers}, host.info
+def _host(architecture: str, precision: str = "float32") -> ModelHost:
+    config = ModelConfig(name=architecture, architecture=architecture, weights="random", precision=precision)
+    return load_model(config, "cpu", Downloads(Settings().cache_dir, allowed=False))
+
+
+def _loaded(architecture: str) -> tuple[Network, dict[str, Layer], ModelInfo]:
+    host = _host(architecture)
+    return host.network(None), {layer.name: layer for layer in host.info.layers}, host.info
 
 
 def _explain(batch: int, *targets: int | Top) -> Callable[[], object]:
@@ -47,21 +53,28 @@ def _explain(batch: int, *targets: int | Top) -> Callable[[], object]:
 
 
 def explain_against_forward() -> Iterator[str]:
-    """Grad-CAM at ResNet-50's layer4 against a bare forward pass in inference mode."""
-    model = _loaded("resnet50")[0]._module
+    """Grad-CAM at ResNet-50's layer4, as it is served, against a bare float32 forward pass in inference mode."""
+    hosts = {precision: _host("resnet50", precision) for precision in ("float32", "bfloat16")}
+    network = hosts["float32"].network(None)
+    assert isinstance(network, FoldedNetwork)
+    model = network.own_module
     for batch in (1, 8):
-        inputs = torch.randn(batch, 3, 224, 224)
+        pixels = np.random.default_rng(0).integers(0, 256, (batch, 224, 224, 3), dtype=np.uint8)
+        inputs = hosts["float32"].normalise(pixels).contiguous()  # (N, 3, H, W), as most programs have it
 
         @torch.inference_mode()
         def forward(inputs: torch.Tensor = inputs) -> object:
             return model(inputs)
 
-        times = medians({"forward": forward, "explain": _explain(batch, Top(1))}, rounds=15)
-        ratio = times["explain"] / times["forward"]
-        yield (
-            f"ResNet-50 layer4, batch {batch}: {ratio:.2f} × a bare forward pass "
-            f"({times['explain'] / batch * 1000:.0f} against {times['forward'] / batch * 1000:.0f} ms per picture)"
-        )
+        asked = [Targets((Top(1),))] * batch, HowTo(("layer4",), ("gradcam",))
+        runs = {name: partial(host.explain, pixels, *asked) for name, host in hosts.items()}
+        times = medians({"forward": forward, **runs}, rounds=15)
+        for name in hosts:
+            ratio, each = times[name] / times["forward"], {run: 1000 * took / batch for run, took in times.items()}
+            yield (
+                f"ResNet-50 layer4, {name}, batch {batch}: {ratio:.2f} × a bare float32 forward pass "
+                f"({each[name]:.0f} against {each['forward']:.0f} ms per picture)"
+            )
 
 
 def many_targets_against_one() -> Iterator[str]:
@@ -127,7 +140,7 @@ def estimated_against_measured() -> Iterator[str]:
         )
 
 
-def _estimated_against_measured(network: EagerNetwork, name: str, layer: Layer, flops: int) -> float:
+def _estimated_against_measured(network: Network, name: str, layer: Layer, flops: int) -> float:
     inputs, targets = torch.randn(1, 3, 224, 224), [Targets((Top(1),))]
     times = medians(
         {

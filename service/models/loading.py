@@ -17,6 +17,7 @@ from service.cam.arithmetic import arithmetic_of
 from service.cam.catalogue import probe_layers
 from service.cam.derivatives import cause_of
 from service.cam.eager import EagerNetwork
+from service.cam.folding import FoldedNetwork, folded
 from service.cam.heads import find_heads, is_ranking
 from service.errors import ModelLoadError, ModelOutputError, ServiceError, first_line
 from service.models.defaults import default_layer, recommended
@@ -114,7 +115,7 @@ def _loaded(config: ModelConfig, device: str, downloads: Downloads, tell: Tell, 
     output, probe = first_output(module, Probe(spec, place, getattr(torch, config.precision)))
     observer.begins("labels")
     heads, head = _heads(config, output, len(probe.noise))
-    bare: dict[str | None, Network] = {name: EagerNetwork(module, name, loaded.hidden) for name in heads or [None]}
+    bare = _networks(loaded, module, heads, probe.noise)
     drawn = _check_answers(bare[head], module, probe.noise, observer)
     observer.begins("labels")
     outputs = read_outputs(_with_activation(config, loaded, heads), bare, head, loaded.labels, probe)
@@ -145,7 +146,7 @@ def _loaded(config: ModelConfig, device: str, downloads: Downloads, tell: Tell, 
         dtype=config.precision,
         device=str(place),
         parameters=sum(parameter.numel() for parameter in module.parameters()),
-        memory=_bytes_of(module),
+        memory=_bytes_of(module) + sum(each.more_bytes for each in bare.values() if isinstance(each, FoldedNetwork)),
         content=content,
         activation=outputs.heads[head].activation,
         multi_label=config.multi_label,
@@ -172,6 +173,16 @@ def _loaded(config: ModelConfig, device: str, downloads: Downloads, tell: Tell, 
         return ModelHost(networks, info, place, channels_last=probe.channels_last)
     info, worded = _worded(info, loaded.zero_shot, networks[head])
     return ModelHost(networks, info, place, channels_last=probe.channels_last, worded=worded)
+
+
+def _networks(
+    loaded: LoadedModel, module: nn.Module, heads: Collection[str], images: Tensor
+) -> dict[str | None, Network]:
+    """See a module through each of its heads; one of a single output is folded where it can be."""
+    if not heads and loaded.zero_shot is None and (quick := folded(module, images, loaded.hidden)) is not None:
+        return {None: quick}
+    names: Collection[str | None] = heads or [None]
+    return {name: EagerNetwork(module, name, loaded.hidden) for name in names}
 
 
 def _worded(info: ModelInfo, classes: ZeroShotClasses, own: Network) -> tuple[ModelInfo, Worded]:

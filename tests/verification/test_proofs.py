@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from service.cam.folding import FoldedNetwork
 from service.cam.methods import METHODS
 from service.cam.targets import CamOptions, Targets, Top
 from service.engine.messages import Lane, RowAnswer
@@ -179,14 +180,17 @@ class Counting:
 
     def __init__(self, model: ModelHost, first: str) -> None:
         self.rows = 0
-        self._module = model.network()._module.get_submodule(first)  # type: ignore[attr-defined]
-        self._handle = self._module.register_forward_hook(self._count)
+        network = model.network()
+        seen = (network._own, network._quick) if isinstance(network, FoldedNetwork) else (network,)
+        modules = (each._module.get_submodule(first) for each in seen)  # type: ignore[attr-defined]
+        self._handles = [module.register_forward_hook(self._count) for module in modules]
 
     def _count(self, _module: object, inputs: Any, _output: object) -> None:
         self.rows += len(inputs[0])
 
     def close(self) -> None:
-        self._handle.remove()
+        for handle in self._handles:
+            handle.remove()
 
 
 NETWORKS = {"shapes": ("stem", {}), "tests.verification.models.transformer": ("conv_proj", {"size": 32})}
