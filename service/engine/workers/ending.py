@@ -1,6 +1,8 @@
 """The end of a process whose front has gone. Needs no torch to import.
 
-Runs in the worker process, and in others that the front starts.
+Runs in the worker process.
+
+Other processes that the front starts end in the same way.
 """
 
 from __future__ import annotations
