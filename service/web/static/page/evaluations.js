@@ -12,6 +12,9 @@ const POLL_MS = 5000; // while one of them waits or runs
 
 const STATES = { queued: "waits for its turn", running: "runs", done: "done", failed: "failed", cancelled: "cancelled" };
 
+const DELETE = { what: "Delete", text: "Its report and figures are gone then." };
+const CANCEL = { what: "Cancel", text: "It is ended, and nothing of it is kept." };
+
 let act;
 let timer;
 
@@ -52,7 +55,7 @@ function row(entry) {
     name, make("span", { className: "unseen" }, ` of ${when}`));
   if (chosen) look.ariaCurrent = "true";
   look.dataset.key = `look-${id}`;
-  const drop = make("button", { type: "button", onclick: () => act.forget(entry) }, "Delete…",
+  const drop = make("button", { type: "button", onclick: () => act.forget(entry) }, isOver(entry) ? "Delete…" : "Cancel…",
     make("span", { className: "unseen" }, ` ${name} of ${when}`));
   drop.dataset.key = `drop-${id}`;
   return make("li", { className: "row" }, look, make("span", { className: "note" }, `${when}, ${how(entry)}`),
@@ -62,9 +65,12 @@ function row(entry) {
 const how = ({ state: reached, progress }) => (reached === "running" ? `${STATES[reached]}: ${wholePercent(progress)}` : STATES[reached]);
 
 /** Ask whether an evaluation is to go. */
-export function confirmed({ model, images }) {
+export function confirmed(entry) {
   const dialog = $("forget-dialog");
-  put($("forget-title"), `Delete the evaluation of ${model} on ${plural(images, "picture")}?`);
+  const { what, text } = isOver(entry) ? DELETE : CANCEL;
+  put($("forget-title"), `${what} the evaluation of ${entry.model} on ${plural(entry.images, "picture")}?`);
+  put($("forget-text"), text);
+  put($("forget-it"), `${what} it`);
   dialog.returnValue = "";
   $("forget-it").onclick = () => dialog.close("forget");
   $("forget-not").onclick = () => dialog.close();

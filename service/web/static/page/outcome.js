@@ -36,6 +36,7 @@ async function attempt(what) {
 export function clear() {
   entry = null;
   $("evaluation").hidden = true;
+  showSkipped([]);
   $("evaluation-result").replaceChildren();
   for (const id of ["evaluation-used", "evaluation-state", "evaluation-title"]) put($(id), "");
   fail("");
@@ -59,7 +60,7 @@ export function show(told) {
   $("report-link").href = `api/v1/${reportPath(told.id)}`;
   $("report-link").hidden = key() !== "";
   $("report-open").hidden = key() === "";
-  showSkipped(told.skipped);
+  if (told.skipped) showSkipped(told.skipped); // events need not repeat it
   if (isDone) draw(told.result);
 }
 
