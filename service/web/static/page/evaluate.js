@@ -56,6 +56,7 @@ async function evaluate() {
   await sending.run(`Sending ${plural(measured.count(), "picture")}…`, async ({ signal, say }) => {
     const entry = await ask("evaluations", { form: measured.form(), signal, say, manner: LARGE });
     change({ evaluation: entry.id, tab: "evaluate" });
+    outcome.show(entry); // at once: what is hidden takes no focus
     $("evaluation-title").focus();
   });
 }

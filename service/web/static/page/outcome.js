@@ -105,7 +105,7 @@ function verdict(recommendation, result) {
   const { purpose, layer, method, ties, text, none_because: nothing } = recommendation;
   const button = layer && make("button", {
     type: "button", className: "primary", onclick: () => take({ layer, method }),
-  }, "Use this layer", make("span", { className: "unseen" }, `: ${candidate({ layer, method }, result)}`));
+  }, "Use this layer", make("span", { className: "unseen" }, ` ${candidate({ layer, method }, result)}`));
   const tied = ties.length > 1 && make("p", { className: "note" }, `Cannot be told apart: ${ties.join(", ")}.`);
   return make("li", { className: nothing ? "purpose none" : "purpose" }, make("h3", {}, PURPOSES[purpose] ?? purpose), make("p", {}, text), tied, button);
 }
