@@ -70,7 +70,7 @@ def report_of(outcome: Outcome, seconds: float | None = None, compared: Comparis
 
 
 def _recommendations(outcome: Outcome) -> Iterator[str]:
-    yield '<div class="cards" style="margin-top:1.25rem">'
+    yield '<div class="cards verdicts">'
     for each in outcome.recommendations:
         kind = "card" if each.none_because is None else "card none"
         yield f'<div class="{kind}"><div class="for">{_PURPOSES[each.purpose]}</div><p>{escape(each.text)}</p></div>'

@@ -18,6 +18,7 @@ h3 { font-size: 1rem; margin: 1.5rem 0 .25rem; }
 p { margin: .5rem 0; max-width: 75ch; }
 .soft, figcaption, .axis { color: var(--soft); }
 .cards { display: grid; gap: .75rem; }
+.verdicts { margin-top: 1.25rem; }
 .card { background: var(--card); border-left: 4px solid var(--accent); border-radius: 6px; padding: .75rem 1rem; }
 .card p { margin: 0; }
 .card.none { border-color: var(--apart); }

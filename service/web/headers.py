@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from typing import TYPE_CHECKING
 
 from starlette.datastructures import MutableHeaders
 
+from service.evaluation.style import STYLE
 from service.web.middleware import route_path
 
 if TYPE_CHECKING:
@@ -15,10 +18,14 @@ if TYPE_CHECKING:
 
 __all__ = ["FOR_ERRORS", "SecurityHeaders"]
 
+# With a key, the page opens an evaluation's report from its own memory, where the page's policy holds.
+_REPORT_STYLE = f"'sha256-{base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()}'"
+
 # One policy for everything: what is no document ignores it, and no route can be forgotten.
 # Pictures come back in answers (data:) and go out from the visitor's disk (blob:); nothing else comes from elsewhere.
 _CONTENT_POLICY = (
-    "default-src 'self'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src {}; "
+    f"default-src 'self'; script-src 'self'; style-src 'self' {_REPORT_STYLE}; "
+    "img-src 'self' data: blob:; connect-src {}; "
     "object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors {}"
 )
 # A page in a frame loads the picture that it is told to, from wherever that picture's own server allows it.

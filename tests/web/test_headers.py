@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from typing import TYPE_CHECKING
 
 import pytest
 from pydantic import ValidationError
 
+from service.evaluation.style import STYLE
 from service.settings import load_settings
 from tests.web.application import faked
 from tests.web.test_pages import LOADED
@@ -33,7 +36,9 @@ def policy(response: httpx.Response) -> dict[str, list[str]]:
 def check(response: httpx.Response, path: str) -> None:
     """What every answer carries, whatever it is."""
     allowed = policy(response)
-    assert allowed["default-src"] == allowed["script-src"] == allowed["style-src"] == ["'self'"]
+    assert allowed["default-src"] == allowed["script-src"] == ["'self'"]
+    digest = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
+    assert allowed["style-src"] == ["'self'", f"'sha256-{digest}'"]  # the report's, which the page opens
     assert allowed["object-src"] == allowed["base-uri"] == allowed["form-action"] == ["'none'"]
     assert not {"'unsafe-inline'", "'unsafe-eval'", "*"} & {each for sources in allowed.values() for each in sources}
     assert allowed["frame-ancestors"] == (["'self'"] if path == "/embed" else ["'none'"])

@@ -1,6 +1,7 @@
 // POSTing pictures to a model, and saying how far it is where it has to be loaded first.
 
 import { explainForm, explainPath } from "../shared/api.js";
+import { pause } from "../shared/retries.js";
 import { ask, peek } from "./api.js";
 import { arriving, loadingWords } from "./loading.js";
 
@@ -45,10 +46,3 @@ async function watch(name, progress, { signal, say }) {
 const find = ({ models, default: standard }, name) =>
   models.find((model) => model.name === (name || standard)) ??
   models.find(({ versions }) => versions.some(({ aliases }) => aliases.includes(name)));
-
-function pause(ms, signal) {
-  return new Promise((resolve, reject) => {
-    setTimeout(resolve, ms);
-    signal.addEventListener("abort", () => reject(signal.reason), { once: true });
-  });
-}

@@ -29,6 +29,12 @@ export function asked() {
   return pictures.length ? { pictures, model: modelName(), options: question() } : null;
 }
 
+/** The pictures of the gallery, read from the server where they are its samples. */
+export async function gathered({ signal }) {
+  await takeWhatIsAsked(signal);
+  return items.map(({ picture }) => picture);
+}
+
 /** Called once; `answered()` is called after every answer, `samples` promises the names of the samples. */
 export function control(answered, samples) {
   tell = answered;
@@ -57,7 +63,7 @@ export function fill(pictures, others = 0) {
 /** Explain what is not explained yet, as the state says. */
 export async function update() {
   await task.run("Explaining…", async ({ signal, say }) => {
-    if (state.samples && !(items.length && items.every(({ picture }) => picture.sample))) await takeSamples(signal);
+    await takeWhatIsAsked(signal);
     $("gallery-vacant").hidden = items.length > 0;
     $("gallery-bar").hidden = !items.length;
     if (!items.length) return;
@@ -73,6 +79,10 @@ export async function update() {
     await explainAll(open, { model: modelName(), options: question(), signal, say, done: arrange });
   });
   arrange();
+}
+
+async function takeWhatIsAsked(signal) {
+  if (state.samples && !(items.length && items.every(({ picture }) => picture.sample))) await takeSamples(signal);
 }
 
 async function takeSamples(signal) {

@@ -4,6 +4,7 @@ import { announceReady } from "../shared/ready.js";
 import { knownLayers, layersOf, load, modelNamed, offered, reloadModels } from "./catalogue.js";
 import * as checks from "./checks.js";
 import { $ } from "./dom.js";
+import * as evaluate from "./evaluate.js";
 import * as explain from "./explain.js";
 import * as exporting from "./exports.js";
 import * as gallery from "./gallery.js";
@@ -18,7 +19,7 @@ import { change, follow, onChange, state, write } from "./state.js";
 import { Task } from "./task.js";
 import { control as controlView, listColormaps, paint, VIEW } from "./viewing.js";
 
-const TABS = { explain, grid, gallery, models };
+const TABS = { explain, grid, gallery, evaluate, models };
 const POLL_MS = 2000; // while models are loading
 
 let reading; // the task that reads the catalogue
@@ -63,17 +64,18 @@ async function readCatalogue() {
 }
 
 function take(incoming) {
-  const { pictures, others } = sorted(incoming);
+  const { pictures, others } = sorted(state.tab === "evaluate" ? evaluate.withoutMarks(incoming) : incoming);
   if (!pictures.length) {
     if (others) $("announcement").textContent = "There is no picture among these files.";
     return;
   }
   $("announcement").textContent = "";
   const kept = pictures.map(({ file, path }) => keep(file, path));
-  if (kept.length === 1 && !others) return one(kept[0]);
+  const many = ["gallery", "evaluate"].includes(state.tab) ? state.tab : "gallery";
+  if (many !== "evaluate" && kept.length === 1 && !others) return one(kept[0]);
   gallery.fill(kept, others);
-  if (state.tab === "gallery" && !state.samples) gallery.update();
-  else change({ tab: "gallery", samples: false });
+  if (state.tab === many && !state.samples) TABS[many].update();
+  else change({ tab: many, samples: false });
 }
 
 /** Look at one picture: in the grid if that is where somebody is, otherwise in the single view. */
@@ -125,6 +127,7 @@ controlView();
 controlTabs();
 const samples = showSamples(takeSample);
 gallery.control(answered, samples);
+evaluate.control();
 models.control(modelsChanged);
 receive(take);
 $("try").addEventListener("click", async () => takeSample((await samples).find((name) => /star/.test(name)) ?? (await samples)[0]));

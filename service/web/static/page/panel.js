@@ -13,10 +13,12 @@ import { change, state } from "./state.js";
 
 /** Connect the pickers and the options; called once. */
 export function control() {
-  new Picker($("model"), {
-    title: "Model", choose: (name) => chooseModel(name), chosen: () => [modelNamed(state.model)?.name],
-    groups: async (query) => filtered(modelGroups(offered.models), query),
-  });
+  for (const id of ["model", "evaluate-model"]) {
+    new Picker($(id), {
+      title: "Model", choose: (name) => chooseModel(name), chosen: () => [modelNamed(state.model)?.name],
+      groups: async (query) => filtered(modelGroups(offered.models), query),
+    });
+  }
   new Picker($("head"), {
     title: "Head", choose: chooseHead, chosen: () => [headName()],
     groups: async (query) => filtered(headGroups(modelNamed(state.model)), query),
@@ -42,7 +44,7 @@ const FUSED = { max: "the strongest of them", mean: "their mean", product: "wher
 /** Class 3 or layer4 of another model is something else; methods are the same, unless it refuses one. */
 export function chooseModel(model, rest = {}) {
   const refused = modelNamed(model)?.refused_methods[state.method];
-  change({ model, head: "", layer: "", target: "", against: "", row: [], column: [], ...(refused && { method: "" }), ...rest });
+  change({ model, head: "", layer: "", target: "", against: "", row: [], column: [], compare: [], ...(refused && { method: "" }), ...rest });
 }
 
 /** Class 3 of another head is something else, too. */

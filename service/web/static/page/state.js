@@ -28,10 +28,14 @@ const DEFAULTS = {
   column: [],
   sort: "added",
   show: "all",
+  compare: [], // the layers that are measured; none: the server's suggestion
+  by_method: [], // the methods at each of them
+  purpose: [], // what maps are wanted for; none: everything
+  evaluation: "", // the one that is shown
 };
 
 const CHOICES = {
-  tab: ["explain", "grid", "gallery", "models"],
+  tab: ["explain", "grid", "gallery", "evaluate", "models"],
   mode: VIEW.mode.choices,
   fuse: REQUEST.fuse.choices,
   by: ["methods", "classes"],

@@ -23,7 +23,8 @@ export async function retried(send, { nextWait, waiting, signal }) {
   }
 }
 
-function pause(ms, signal) {
+/** Wait; rejects once `signal` is aborted. */
+export function pause(ms, signal) {
   return new Promise((resolve, reject) => {
     setTimeout(resolve, ms);
     signal?.addEventListener("abort", () => reject(signal.reason), { once: true });
