@@ -283,6 +283,7 @@ class TestPredict:
                 star.convert("RGB").save(tmp_path / "e.avif")
         for name in ("x.dng", "y.dng", "README", ".hidden"):
             (tmp_path / name).write_bytes(b"no picture")
+        os.mkfifo(tmp_path / "pipe.png")  # nobody writes into it
 
         ran = run("predict", tmp_path, "--model", "shapes", "--top-k", "1")
 

@@ -156,7 +156,8 @@ def images_in(folder: Path) -> list[Path]:
     from service.imaging.formats import suffixes  # noqa: PLC0415
 
     known = suffixes()
-    files = sorted(file for file in folder.rglob("*") if not file.is_dir())
+    # A pipe or a socket would be waited for without end; a link to nothing is said to be one where it is read.
+    files = sorted(file for file in folder.rglob("*") if file.is_file() or not file.exists())
     left_out = (file for file in files if file.suffix.lower() not in known)
     kinds = Counter(file.suffix.lower() or "without a suffix" for file in left_out)
     if kinds:
