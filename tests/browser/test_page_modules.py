@@ -277,6 +277,7 @@ def test_what_is_written_is_read(page: Page) -> None:
         "mode": "swipe", "opacity": 0.25, "threshold": 0.5,
         "regions": True, "colormap": "hot", "samples": True, "by": "classes", "row": ["x", "y"], "column": ["1"],
         "sort": "least", "show": "wrong",
+        "compare": ["l.0", "l.1"], "by_method": ["gradcam"], "purpose": ["class"], "evaluation": "e1",
     }  # fmt: skip
     assert call(page, "state", f"module.read(module.write({json.dumps(values)}))") == values
     assert call(page, "state", "module.write(module.read(''))") == "/errors", "nothing but the path"
