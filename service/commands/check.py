@@ -55,13 +55,13 @@ def _check(options: argparse.Namespace) -> int:
 
     settings = settings_of(options)
     try:
-        image = options.image.read_bytes(), options.image.name
+        image = {"image": options.image.read_bytes(), "image_name": options.image.name}
     except OSError as error:
         print(f"camserve: the picture {options.image} cannot be read: {error.strerror}", file=sys.stderr)
         return 2
     reports = []
     for config in settings.models:
-        report = check(Job.of(settings, config, image, options.out), options.timeout)
+        report = check(Job.of(settings, config, **image, out=options.out), options.timeout)
         reports.append(report)
         if not options.json:
             print("\n".join(_table(report, colours=sys.stdout.isatty())), end="\n\n", flush=True)
