@@ -95,7 +95,8 @@ class Caller:
         async with asyncio.timeout(PATIENCE_S):
             head = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1")
             first, *lines = head.rstrip().split("\r\n")
-            headers = dict(line.lower().split(": ", 1) for line in lines)
+            named = (line.split(": ", 1) for line in lines)
+            headers = {name.lower(): value for name, value in named}
             body = await self.reader.readexactly(int(headers.get("content-length", "0")))
         return Reply(int(first.split()[1]), headers, body)
 

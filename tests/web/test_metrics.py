@@ -45,7 +45,7 @@ async def traffic(application: Application, client: httpx.AsyncClient) -> None:
     leaving = Exchange(EXPLAIN, png(), content_type="image/png")
     task = leaving.start(application)
     await until(lambda: application.worker.running)
-    await client.post(EXPLAIN, content=png(), headers={**IMAGE, "X-Request-Timeout-Ms": "20"})
+    await client.post(EXPLAIN, content=png(), headers={**IMAGE, "X-Request-Timeout-Ms": "250"})  # decoded by then
     leaving.gone.set()
     await task
     application.worker.held = False
