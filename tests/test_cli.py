@@ -494,6 +494,14 @@ class TestUsage:
 
         assert (done.returncode, done.stderr) == (141, b"")
 
+    def test_what_the_terminal_has_no_letter_for_is_no_error(self) -> None:
+        code = "from service import cli; print(cli._open_standard_streams(), 'é \U0001f408')"
+        environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, check=False)
+
+        assert (done.returncode, done.stdout.strip()) == (0, rb"True \xe9 \U0001f408"), done.stderr
+
     @pytest.mark.parametrize(
         "comes",
         [
