@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["comparison_section", "groups_section", "means_section"]
 
-_CLASSES, _GROUPS, _MEMBERS, _MOVED = 24, 12, 6, 12  # drawn at most
+_CLASSES, _GROUPS, _MEMBERS, _MOVED = 24, 12, 5, 12  # drawn at most
 _COLOURS = "turbo"
 
 
