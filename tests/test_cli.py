@@ -20,6 +20,7 @@ from PIL import Image
 
 from service import __version__, cli
 from service.commands import serve
+from service.commands.pictures import images_in
 from service.imaging.formats import FORMATS
 from service.models.sources.table import SOURCES
 from service.protocols.native.examples import ANSWERS
@@ -441,6 +442,23 @@ class TestSettings:
 
         assert (ran.code, ran.out) == (2, "")
         assert ran.err.startswith("camserve: the settings file is not TOML: ")
+
+
+def test_folders_that_are_not_looked_into_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("open", "closed"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").write_bytes(b"")
+    (tmp_path / "round").symlink_to(tmp_path)
+    monkeypatch.setattr("os.access", lambda path, _: path.name != "closed")  # root may read anything
+
+    images_in(tmp_path)
+
+    assert capsys.readouterr().err.splitlines() == [
+        f"{tmp_path / 'closed'}: skipped, you lack the permission to read this folder",
+        f"{tmp_path / 'round'}: skipped, a link to a folder; name that folder itself",
+    ]
 
 
 @pytest.fixture(scope="module")
