@@ -20,6 +20,7 @@ from PIL import Image
 
 from service import __version__, cli
 from service.commands import serve
+from service.commands.pictures import images_in
 from service.imaging.formats import FORMATS
 from service.models.sources.table import SOURCES
 from service.protocols.native.examples import ANSWERS
@@ -443,6 +444,23 @@ class TestSettings:
         assert ran.err.startswith("camserve: the settings file is not TOML: ")
 
 
+def test_folders_that_are_not_looked_into_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("open", "closed"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").write_bytes(b"")
+    (tmp_path / "round").symlink_to(tmp_path)
+    monkeypatch.setattr("os.access", lambda path, _: path.name != "closed")  # root may read anything
+
+    images_in(tmp_path)
+
+    assert capsys.readouterr().err.splitlines() == [
+        f"{tmp_path / 'closed'}: skipped, you lack the permission to read this folder",
+        f"{tmp_path / 'round'}: skipped, a link to a folder; name that folder itself",
+    ]
+
+
 @pytest.fixture(scope="module")
 def document(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("openapi") / "openapi.json"
@@ -493,6 +511,14 @@ class TestUsage:
             os.close(writing)
 
         assert (done.returncode, done.stderr) == (141, b"")
+
+    def test_what_the_terminal_has_no_letter_for_is_no_error(self) -> None:
+        code = "from service import cli; print(cli._open_standard_streams(), 'é \U0001f408')"
+        environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, check=False)
+
+        assert (done.returncode, done.stdout.strip()) == (0, rb"True \xe9 \U0001f408"), done.stderr
 
     @pytest.mark.parametrize(
         "comes",

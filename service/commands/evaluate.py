@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from service.commands.asking import add_server
-from service.commands.evaluated import as_json, require_places, table, write
-from service.commands.flags import add_command, add_settings, find_own_code, settings_of, worded
-from service.commands.pictures import images_in
-from service.errors import InvalidOption, ServiceError
+from service.commands.evaluate_pictures import pictures_of_all
+from service.commands.evaluated import as_json, require_marks, require_places, table, write
+from service.commands.flags import add_command, add_settings, find_own_code, settings_of
+from service.errors import InvalidOption, LayerNotExplainable, UnknownLayer
 from service.evaluation.asked import Purpose
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from service.evaluation.asked import Asked
     from service.evaluation.comparison import Comparison
     from service.evaluation.outcome import Outcome
     from service.evaluation.pictures import Picture
@@ -84,20 +85,21 @@ def _evaluate(options: argparse.Namespace) -> int:
         raise InvalidOption("Name the folder with the pictures.")
     if not options.folder.is_dir():
         raise FileNotFoundError(f"there is no folder {options.folder}")
+    require_marks(options)
     require_places(options)
     began = time.monotonic()
     settings = settings_of(options)
     chosen = [settings.models[0], *_other(options, settings)]
     hosts = [_loaded(settings, model) for model in chosen]
-    found = _pictures_of_all(options, settings, [host.info for host in hosts])
-    runs = [_run(options, host, pictures) for host, pictures in zip(hosts, found, strict=True)]
+    asked = [_asked(options, hosts[0].info), *(_asked_of_other(options, host.info) for host in hosts[1:])]
+    found = pictures_of_all(options, settings, [host.info for host in hosts])
+    runs = [_run(host, pictures, what) for host, pictures, what in zip(hosts, found, asked, strict=True)]
     for number, run in enumerate(runs):
         _finish(run, f"model {number + 1} of 2, " if len(runs) > 1 else "")
     outcomes = [outcome_of(run) for run in runs]
     compared = _compared(outcomes)
-    if str(options.json) != "-":
-        print("\n".join(table(outcomes[0], compared)))
-    write(options, as_json(outcomes[0], compared), partial(report_of, outcomes[0], time.monotonic() - began, compared))
+    report = partial(report_of, outcomes[0], time.monotonic() - began, compared)
+    write(options, as_json(outcomes[0], compared), report, table(outcomes[0], compared))
     return 0
 
 
@@ -134,59 +136,37 @@ def _loaded(settings: Settings, model: ModelConfig) -> ModelHost:
     return load_model(model, device, downloads)
 
 
-def _pictures_of_all(
-    options: argparse.Namespace, settings: Settings, infos: Sequence[ModelInfo]
-) -> list[list[Picture]]:
-    """Read the folder's pictures for every model, and leave out what one of them cannot be shown."""
-    found = [_pictures(options, settings, info, aloud=info is infos[0]) for info in infos]
-    common = set.intersection(*({picture.name for picture in pictures} for pictures in found))
-    return [[picture for picture in pictures if picture.name in common] for pictures in found]
-
-
-def _pictures(options: argparse.Namespace, settings: Settings, info: ModelInfo, *, aloud: bool) -> list[Picture]:
-    """Read the folder's pictures; say, ``aloud``, which cannot be.
+def _asked(options: argparse.Namespace, info: ModelInfo) -> Asked:
+    """Return what is compared on a model.
 
     Raises:
-        FileNotFoundError: there are none.
-        InvalidOption: what is marked cannot be read.
+        ServiceError: that cannot be; of the model to compare with, it says so.
     """
-    from service.evaluation.annotations import read_coco  # noqa: PLC0415
-    from service.evaluation.gathering import Folder, without_masks  # noqa: PLC0415
-    from service.imaging.decode import DecodeLimits  # noqa: PLC0415
-
-    if options.masks is not None and not options.masks.is_dir():
-        raise FileNotFoundError(f"there is no folder {options.masks}")
-    limits = DecodeLimits(settings.max_image_bytes, settings.max_image_pixels, settings.max_image_frames)
-    marked = None if options.boxes is None else read_coco(options.boxes)
-    folder = Folder(options.folder, info, limits, marked, options.masks)
-    found: list[Picture] = []
-    for file in without_masks(images_in(options.folder), options.masks):
-        picture = folder.picture(file)
-        if not isinstance(picture, ServiceError):
-            found.append(picture)
-        elif aloud:
-            print(f"{file}: {worded(picture)}", file=sys.stderr)
-    if not found:
-        raise FileNotFoundError(f"there is no picture in {options.folder}")
-    if (options.boxes or options.masks) and not any(picture.truths for picture in found):
-        raise InvalidOption(
-            f"Nothing in {options.boxes or options.masks} is about these pictures: file names must be the same, "
-            f"such as {found[0].name}."
-        )
-    return found
-
-
-def _run(options: argparse.Namespace, host: ModelHost, pictures: Sequence[Picture]) -> Run:
     from service.evaluation.asked import PURPOSES, Asked  # noqa: PLC0415
     from service.evaluation.candidates import arms_of, default_layers  # noqa: PLC0415
+
+    if not 0 <= options.seed < 2**63:
+        raise InvalidOption(f"'seed' must be 0 to {2**63 - 1}.")
+    arms = arms_of(info, options.layers or default_layers(info), options.methods)
+    purposes = tuple(name for name in PURPOSES if name in (options.purpose or PURPOSES))
+    return Asked(arms, purposes, options.seed)
+
+
+def _asked_of_other(options: argparse.Namespace, info: ModelInfo) -> Asked:
+    """See ``_asked``: of the model to compare with, whose layers may have other names."""
+    try:
+        return _asked(options, info)
+    except (UnknownLayer, LayerNotExplainable) as error:
+        raise InvalidOption(
+            f"Model {info.name!r}, to compare with: {error} Leave out --layers, and each model is measured at its own."
+        ) from error
+
+
+def _run(host: ModelHost, pictures: Sequence[Picture], asked: Asked) -> Run:
     from service.evaluation.in_process import InProcess  # noqa: PLC0415
     from service.evaluation.run import Run  # noqa: PLC0415
 
-    if options.seed < 0:
-        raise InvalidOption("'seed' must be 0 or more.")
-    arms = arms_of(host.info, options.layers or default_layers(host.info), options.methods)
-    purposes = tuple(name for name in PURPOSES if name in (options.purpose or PURPOSES))
-    return Run(InProcess(host), pictures, Asked(arms, purposes, options.seed))
+    return Run(InProcess(host), pictures, asked)
 
 
 def _finish(run: Run, whose: str) -> None:

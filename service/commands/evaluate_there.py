@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from service.commands.evaluated import require_places, write
+from service.commands.evaluated import require_marks, require_places, write
 from service.commands.evaluation_table import table
 from service.commands.pictures import images_in
 from service.errors import InvalidOption
@@ -29,6 +29,7 @@ def evaluate_there(options: argparse.Namespace) -> int:
 
     if options.compare_with:
         raise InvalidOption("Two models are compared here, not behind a server: leave out --server or --compare-with.")
+    require_marks(options)
     require_places(options)
     key = options.api_key_file.read_text(encoding="utf-8").strip() if options.api_key_file else None
     with Client(options.server, api_key=key, timeout=600.0) as client:
@@ -107,6 +108,4 @@ def _write(options: argparse.Namespace, client: Client, done: Evaluation) -> Non
     result: dict[str, Any] = done.result.model_dump(exclude_unset=True)
     for each in done.skipped:
         print(f"{each.name}: {each.text}", file=sys.stderr)
-    if str(options.json) != "-":
-        print("\n".join(table(result)))
-    write(options, result, partial(client.evaluation_report, done.id))
+    write(options, result, partial(client.evaluation_report, done.id), table(result))

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from service.commands.evaluation_table import table as table_of
-from service.errors import InvalidOption
+from service.errors import InvalidOption, ServiceError
 from service.evaluation.asked import METRICS
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from service.evaluation.comparison import Comparison
     from service.evaluation.outcome import Outcome
 
-__all__ = ["as_json", "require_places", "table", "write"]
+__all__ = ["as_json", "require_marks", "require_places", "table", "write"]
 
 _MOVED = 10  # pictures whose map moved, in the table
 
@@ -61,20 +61,47 @@ def require_places(options: argparse.Namespace) -> None:
     """Make the folders that something will be written into, before minutes are spent on it.
 
     Raises:
-        InvalidOption: that is a folder itself, or nothing can be written there.
+        InvalidOption: that is a folder itself, nothing can be written there, or both are one file.
     """
-    for flag in ("report", "json"):
-        path: Path | None = getattr(options, flag)
-        if path is None or str(path) == "-":
-            continue
-        if path.is_dir():
-            raise InvalidOption(f"--{flag} {path} is a folder: name the file to write, such as {path / f'out.{flag}'}.")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InvalidOption(f"--{flag} {path}: its folder cannot be made: {error.strerror}.") from error
-        if not os.access(path if path.exists() else path.parent, os.W_OK):
-            raise InvalidOption(f"--{flag} {path} cannot be written: you lack the permission.")
+    if str(options.report) == "-":
+        raise InvalidOption("--report - : a report is not printed. Name the file to write, such as report.html.")
+    files = {flag: path for flag in ("report", "json") if (path := getattr(options, flag)) and str(path) != "-"}
+    for flag, path in files.items():
+        _require_place(flag, path)
+    places = [place for path in files.values() if _is_whole(place := path.resolve())]
+    if len(set(places)) < len(places):
+        raise InvalidOption(f"--report and --json are both {options.json}: name two files.")
+
+
+def require_marks(options: argparse.Namespace) -> None:
+    """Make sure that where the object is, if that is asked for by name, is known of some picture.
+
+    Raises:
+        InvalidOption: nothing is marked.
+    """
+    if "localisation" in (options.purpose or ()) and not (options.boxes or options.masks):
+        raise InvalidOption("--purpose localisation compares maps with what is marked: give --boxes or --masks, too.")
+
+
+def _require_place(flag: str, path: Path) -> None:
+    if path.is_dir():
+        raise InvalidOption(f"--{flag} {path} is a folder: name the file to write, such as {path / f'out.{flag}'}.")
+    place = path.resolve()
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidOption(f"--{flag} {path}: its folder cannot be made: {error.strerror}.") from error
+    needed = [place] if place.exists() else []
+    needed += [place.parent] if _is_whole(place) else []
+    if not all(os.access(each, os.W_OK) for each in needed):
+        raise InvalidOption(
+            f"--{flag} {path} cannot be written: you lack the permission, for it or for its folder. Name another place."
+        )
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a path is, or will be, a file; others, such as pipes, are written as they are."""
+    return path.is_file() or not path.exists()
 
 
 def as_json(outcome: Outcome, compared: Comparison | None) -> dict[str, Any]:
@@ -83,42 +110,59 @@ def as_json(outcome: Outcome, compared: Comparison | None) -> dict[str, Any]:
     return told if compared is None else {**told, "comparison": compared.as_json()}
 
 
-def write(options: argparse.Namespace, figures: Mapping[str, Any], report: Callable[[], str]) -> None:
-    """Write what was asked for; what cannot be written does not keep the rest from it.
+def write(
+    options: argparse.Namespace, figures: Mapping[str, Any], report: Callable[[], str], lines: Iterable[str]
+) -> None:
+    """Write what was asked for, then print; what cannot be written does not keep the rest from it.
 
     Args:
         options: ``json`` and ``report`` say where.
         figures: for the one.
         report: makes the other.
+        lines: printed, unless the figures are.
 
     Raises:
         OSError: something could not be written.
+        ServiceError: the report could not be had.
     """
-    failed: OSError | None = None
+    text = json.dumps(figures, indent=2, allow_nan=False)
     printed = str(options.json) == "-"
-    if options.json is not None:
-        text = json.dumps(figures, indent=2, allow_nan=False) + "\n"
-        if printed:
-            print(text, end="")
-        else:
-            failed = _written(options.json, text, "figures", printed)
-    if options.report is not None:
-        failed = _written(options.report, report(), "report", printed) or failed
+    files: list[tuple[str, Path | None, Callable[[], str]]] = [
+        ("figures", None if printed else options.json, lambda: f"{text}\n"),
+        ("report", options.report, report),
+    ]
+    failed: OSError | ServiceError | None = None
+    notes = []
+    # Files first: whoever reads what is printed may have seen enough before the end.
+    for what, path, content in files:
+        try:
+            if path is not None:
+                _write_whole(path, content())
+                notes.append(f"{what}: {path}")
+        except OSError as error:
+            failed = OSError(f"the {what} could not be written to {path}: {error.strerror}")
+        except ServiceError as error:
+            failed = error
+    print(text if printed else "\n".join(lines))
+    for note in notes:
+        print(note, file=sys.stderr if printed else sys.stdout)
     if failed is not None:
         raise failed
 
 
-def _written(path: Path, text: str, what: str, aside: bool) -> OSError | None:
-    """Write a file all at once, in the place of what is there; return why it could not be."""
-    whole = path.is_file() or not path.exists()  # others, such as pipes, are written as they are
-    target = path.with_name(f".{path.name[:200]}.{os.getpid()}") if whole else path
+def _write_whole(path: Path, text: str) -> None:
+    """Write a file all at once, in the place of what is there.
+
+    Raises:
+        OSError: it could not be written; what was there is left.
+    """
+    place = path.resolve()
+    if not _is_whole(place):
+        path.write_text(text, encoding="utf-8")
+        return
+    target = place.with_name(f".camserve.{os.getpid()}")
     try:
         target.write_text(text, encoding="utf-8")
-        if whole:
-            target.replace(path)
-    except OSError as error:
-        if whole:
-            target.unlink(missing_ok=True)
-        return OSError(f"the {what} could not be written to {path}: {error.strerror}")
-    print(f"{what}: {path}", file=sys.stderr if aside else sys.stdout)
-    return None
+        target.replace(place)
+    finally:
+        target.unlink(missing_ok=True)

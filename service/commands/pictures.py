@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 import sys
@@ -18,7 +19,7 @@ from service.options import attributes_of
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 
     from service.engine.answers import Answer
     from service.engine.explainer import Explainer
@@ -155,9 +156,10 @@ def images_in(folder: Path) -> list[Path]:
     """Return the files below a folder whose names are those of pictures that can be read; say what is left out."""
     from service.imaging.formats import suffixes  # noqa: PLC0415
 
-    known = suffixes()
+    known, found = suffixes(), sorted(folder.rglob("*"))
+    _tell_of_closed(folder, found)
     # A pipe or a socket would be waited for without end; a link to nothing is said to be one where it is read.
-    files = sorted(file for file in folder.rglob("*") if file.is_file() or not file.exists())
+    files = [file for file in found if file.is_file() or not file.exists()]
     left_out = (file for file in files if file.suffix.lower() not in known)
     kinds = Counter(file.suffix.lower() or "without a suffix" for file in left_out)
     if kinds:
@@ -166,3 +168,12 @@ def images_in(folder: Path) -> list[Path]:
             f"{folder}: skipped {sum(kinds.values())}, not named as pictures that are read: {listed}", file=sys.stderr
         )
     return [file for file in files if file.suffix.lower() in known]
+
+
+def _tell_of_closed(folder: Path, found: Iterable[Path]) -> None:
+    """Say which folders are not looked into: those behind links, which may lead in circles, and unreadable ones."""
+    for each in (folder, *found):
+        if each.is_symlink() and each.is_dir() and each != folder:
+            print(f"{each}: skipped, a link to a folder; name that folder itself", file=sys.stderr)
+        elif each.is_dir() and not os.access(each, os.R_OK | os.X_OK):
+            print(f"{each}: skipped, you lack the permission to read this folder", file=sys.stderr)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,15 +27,38 @@ if TYPE_CHECKING:
 __all__ = ["Marked", "class_named", "mask_file", "read_coco", "read_mask", "truths_of"]
 
 _FARTHEST = 1e6  # pixels
+_HALF_WHITE = 128
 _MASK_SUFFIXES = (".mask.png", ".png")
 
 
 @dataclass
 class Marked:
-    """What a file of COCO says of one picture, by category: boxes and polygons in its pixels."""
+    """What a file of COCO says of one picture, by category: boxes and polygons in its pixels.
+
+    Attributes:
+        boxes: as (left, top, right, bottom).
+        polygons: each as x, y, x, y, ….
+        name: the picture's.
+        size: width and height of the picture that was marked; None where the file does not say.
+    """
 
     boxes: dict[str, list[tuple[float, float, float, float]]] = field(default_factory=lambda: defaultdict(list))
     polygons: dict[str, list[list[float]]] = field(default_factory=lambda: defaultdict(list))
+    name: str = ""
+    size: tuple[int, int] | None = None
+
+    def require_size(self, width: int, height: int) -> None:
+        """Make sure that these are marks of a picture as large as the one at hand, which is ``width`` × ``height``.
+
+        Raises:
+            InvalidOption: they are not, and would lie elsewhere on it.
+        """
+        if self.size is not None and self.size != (width, height):
+            raise InvalidOption(
+                f"What is marked on {self.name} is, by 'width' and 'height' in 'images', in pixels of "
+                f"{self.size[0]}×{self.size[1]}; the picture has {width}×{height}, upright as its EXIF says. Mark "
+                "pictures of this size, or leave 'width' and 'height' out if they are wrong."
+            )
 
 
 def class_named(name: str, info: ModelInfo) -> int | None:
@@ -57,6 +80,7 @@ def read_coco(file: Path) -> dict[str, Marked]:
     try:
         content = json.loads(file.read_text(encoding="utf-8-sig"))
         names = {image["id"]: _text(image["file_name"]) for image in content["images"]}
+        sizes = {names[image["id"]]: _size(image) for image in content["images"]}
         categories = {each["id"]: _text(each["name"]) for each in content.get("categories") or ()}
         annotations = list(content["annotations"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -75,7 +99,13 @@ def read_coco(file: Path) -> dict[str, Marked]:
                 "the 'images' and a 'bbox' [left, top, width, height] of numbers, and may have a 'category_id' and, "
                 f"as 'segmentation', polygons [[x, y, x, y, …]]. ({type(error).__name__}: {error})"
             ) from error
-    return dict(found)
+    return {name: replace(each, name=name, size=sizes[name]) for name, each in found.items()}
+
+
+def _size(image: dict[str, Any]) -> tuple[int, int] | None:
+    """Return what an entry of 'images' says of the picture's size; some programs write 0, or nothing."""
+    size = image.get("width"), image.get("height")
+    return size if all(isinstance(side, int) and side > 0 for side in size) else None  # type: ignore[return-value]
 
 
 def _text(value: Any) -> str:
@@ -112,7 +142,12 @@ def _number(value: Any) -> float:
 
 
 def truths_of(marked: Marked, geometry: Geometry, info: ModelInfo) -> dict[int | None, Truth]:
-    """Return the truths of a picture by class; of categories that the model does not know, together under None."""
+    """Return the truths of a picture by class; of categories that the model does not know, together under None.
+
+    Raises:
+        InvalidOption: what is marked is of a picture of another size.
+    """
+    marked.require_size(geometry.image_width, geometry.image_height)
     grouped: dict[int | None, list[str]] = defaultdict(list)
     for category in marked.boxes:
         grouped[class_named(category, info)].append(category)
@@ -141,14 +176,19 @@ def read_mask(file: Path, geometry: Geometry, limits: DecodeLimits) -> Truth | N
     """Read a mask: what is at least half white is the object.
 
     Raises:
-        InvalidOption: it is no picture, or not as large as the picture that it belongs to.
+        InvalidOption: it is no picture, not as large as the picture that it belongs to, or neither black nor white.
         OSError: it cannot be read.
     """
     try:
-        mask: NDArray[np.bool_] = np.asarray(decode(file.read_bytes(), limits).rgb.convert("L")) >= 128
+        grey: NDArray[np.uint8] = np.asarray(decode(file.read_bytes(), limits).rgb.convert("L"))
     except ServiceError as error:
         raise InvalidOption(f"The mask {file} cannot be read: {error}") from error
-    if mask.shape != (geometry.image_height, geometry.image_width):
-        sizes = f"{mask.shape[1]}×{mask.shape[0]} pixels, its picture {geometry.image_width}×{geometry.image_height}"
+    if grey.shape != (geometry.image_height, geometry.image_width):
+        sizes = f"{grey.shape[1]}×{grey.shape[0]} pixels, its picture {geometry.image_width}×{geometry.image_height}"
         raise InvalidOption(f"The mask {file} has {sizes}: they must be of one size.")
-    return truth_of_mask(mask, geometry)
+    if 0 < (highest := int(grey.max())) < _HALF_WHITE:
+        raise InvalidOption(
+            f"The mask {file} has nothing that is at least half white: its brightest pixel is {highest} of 255. Make "
+            "objects white (255), as in a mask of 0 and 1 or of colours they are not; without any it is black."
+        )
+    return truth_of_mask(grey >= _HALF_WHITE, geometry)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["comparison_section", "groups_section", "means_section"]
 
-_CLASSES, _GROUPS, _MEMBERS, _MOVED = 24, 12, 6, 12  # drawn at most
+_CLASSES, _GROUPS, _MEMBERS, _MOVED = 24, 12, 5, 12  # drawn at most
 _COLOURS = "turbo"
 
 
@@ -142,7 +142,7 @@ def _shifts(found: Comparison) -> Iterator[str]:
             continue
         yield f"<h3>{title}</h3>"
         yield f'<p class="soft">{_pictures(len(shifts))}, those that moved furthest first{_of_shifts(len(shifts))}.</p>'
-        yield '<div class="scroll"><table class="gallery"><tbody>'
+        yield '<div class="scroll"><table class="gallery pairs"><tbody>'
         one, two = (escape(name) for name in found.names)
         yield f"<tr><th></th><td>{one}</td><td>{two}</td><td>more in {two} (red), less (blue)</td></tr>"
         for each in shifts[:_MOVED]:
@@ -175,7 +175,7 @@ def _means_of_both(found: Comparison) -> Iterator[str]:
     yield "<h3>Where the maps of a class lie, in both</h3>"
     of = _of(len(names), _CLASSES, "classes")
     yield f'<p class="soft">Mean maps at the models\' inputs, by predicted class{of}.</p>'
-    yield '<div class="scroll"><table class="gallery"><tbody>'
+    yield '<div class="scroll"><table class="gallery pairs"><tbody>'
     yield f"<tr><th></th>{''.join(f'<td>{escape(name)}: {escape(_arm(each))}</td>' for name, each, _ in sides)}</tr>"
     for label in list(names)[:_CLASSES]:
         cells = (

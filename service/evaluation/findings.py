@@ -51,9 +51,8 @@ def findings_of(scores: Scores, gates: Mapping[int, Gates], overview: Overview) 
 def _few(scores: Scores) -> Iterator[Finding]:
     count = len(scores.run.pictures)
     if count < LEAST_PICTURES:
-        yield Finding(
-            "few_pictures", f"With {count} pictures nothing can be told apart: {LEAST_PICTURES} are the least."
-        )
+        pictures = "1 picture" if count == 1 else f"{count} pictures"
+        yield Finding("few_pictures", f"With {pictures} nothing can be told apart: {LEAST_PICTURES} are the least.")
 
 
 def _shared_places(scores: Scores, overview: Overview) -> Iterator[Finding]:

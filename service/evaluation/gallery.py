@@ -54,11 +54,11 @@ def examples_of(scores: Scores, arm: int) -> list[Example]:
         found[picture] = "among the best"
     for picture in reversed(measured[-_EACH:]):
         found.setdefault(picture, "among the worst")
-    agreement = _agreement(scores)
+    agreement = _agreement(scores) if len(scores.run.maps.distinct) > 1 else {}
     for picture in sorted(agreement, key=lambda each: agreement[each]):
         if len(found) >= 3 * _EACH:
             break
-        found.setdefault(picture, "the layers disagree")
+        found.setdefault(picture, "the maps disagree")
     return [Example(picture, why) for picture, why in found.items()]
 
 

@@ -56,7 +56,7 @@ class Folder:
         """Read a picture, or return what is wrong with it.
 
         Raises:
-            InvalidOption: its mask cannot be read, or is not as large as it.
+            InvalidOption: its mask cannot be read, or marks are of a picture of another size.
         """
         name = file.relative_to(self.path)
         try:
@@ -70,11 +70,22 @@ class Folder:
         told = os.fsencode(name.as_posix()).decode("utf-8", "replace")  # a name may be any bytes
         return Picture(told, prepared.pixels, prepared.geometry, named, self._truths(name, prepared.geometry))
 
+    def is_marked(self, file: Path) -> bool:
+        """Whether there are marks of that name, whatever they mark."""
+        name = file.relative_to(self.path)
+        return self._annotated(name) is not None or self._mask(name) is not None
+
     def _truths(self, name: Path, geometry: Geometry) -> dict[int | None, Truth]:
-        if self.marked is not None:
-            marked = self.marked.get(name.as_posix()) or self.marked.get(name.name)
-            return {} if marked is None else truths_of(marked, geometry, self.info)
-        mask = None if self.masks is None else mask_file(self.masks, name)
-        mask = None if mask == self.path / name else mask  # they lie beside each other, and it has none
+        if (marked := self._annotated(name)) is not None:
+            return truths_of(marked, geometry, self.info)
+        mask = self._mask(name)
         truth = None if mask is None else read_mask(mask, geometry, self.limits)
         return {} if truth is None else {None: truth}
+
+    def _annotated(self, name: Path) -> Marked | None:
+        marked = self.marked or {}
+        return marked.get(name.as_posix()) or marked.get(name.name)
+
+    def _mask(self, name: Path) -> Path | None:
+        mask = None if self.masks is None else mask_file(self.masks, name)
+        return None if mask == self.path / name else mask  # they lie beside each other, and it has none

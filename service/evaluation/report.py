@@ -44,11 +44,11 @@ def report_of(outcome: Outcome, seconds: float | None = None, compared: Comparis
         compared: the outcome beside that of another model.
     """
     info = outcome.run.subject.info
-    count = len(outcome.run.pictures)
+    candidates, pictures = len(outcome.run.asked.arms), len(outcome.run.pictures)
     title = f"Which layer explains {info.name}?"
     body = [
         f"<h1>{escape(title)}</h1>",
-        f'<p class="soft">{len(outcome.run.asked.arms)} candidates on {count} picture{"" if count == 1 else "s"}, '
+        f'<p class="soft">{_counted(candidates, "candidate")} on {_counted(pictures, "picture")}, '
         f"measured by camserve {escape(service.__version__)}.</p>",
         *_recommendations(outcome),
         *_warnings(outcome),
@@ -67,6 +67,10 @@ def report_of(outcome: Outcome, seconds: float | None = None, compared: Comparis
         + "\n".join(body)
         + "\n</main></body></html>\n"
     )
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _recommendations(outcome: Outcome) -> Iterator[str]:

@@ -45,6 +45,7 @@ td.words { text-align: left; min-width: 15rem; font-size: .8rem; }
 .gallery th { text-align: left; font-weight: 400; max-width: 9rem; overflow-wrap: anywhere; }
 .gallery td, .gallery th { padding: .25rem; border: 0; text-align: left; }
 .gallery td { width: 15%; }
+.gallery.pairs td { width: 26%; }
 .gallery figure { margin: 0; position: relative; }
 .gallery img { display: block; width: 100%; min-width: 96px; border-radius: 4px; image-rendering: auto; }
 .gallery svg { position: absolute; inset: 0; width: 100%; height: 100%; fill: none; stroke: #fff; stroke-width: 2;

@@ -125,5 +125,5 @@ def _masked(file: Path, image: Image, geometry: Geometry, limits: DecodeLimits) 
     try:
         truth = read_mask(file, geometry, limits)
     except InvalidOption as error:  # its message names our file
-        raise InvalidOption(f"The mask of {image.name} cannot be read.") from error
+        raise InvalidOption(error.message.replace(str(file), f"of {image.name}")) from error
     return {} if truth is None else {None: truth}

@@ -139,6 +139,19 @@ class TestCoco:
         assert marked.boxes == {"Red": [(4, 6, 12, 16)]}
         assert not any(marked.polygons.values())
 
+    @pytest.mark.parametrize(("width", "height"), [(32, 24), (0, 0), (None, 24), ("32", "24")])
+    def test_sizes_that_say_nothing_else_are_no_mistake(self, tmp_path: Path, width: Any, height: Any) -> None:
+        images = [{"id": 7, "file_name": "red/a.png", "width": width, "height": height}]
+        marked = read_coco(coco(tmp_path, images=images))["red/a.png"]
+        assert truths_of(marked, Geometry(32, 24, 32, 24, 1.0, 1.0, 0.0, 0.0), INFO)
+
+    def test_marks_of_a_picture_of_another_size_are_refused(self, tmp_path: Path) -> None:
+        """Such as one on its side, or reduced since: they would lie elsewhere."""
+        images = [{"id": 7, "file_name": "red/a.png", "width": 24, "height": 32}]
+        marked = read_coco(coco(tmp_path, images=images))["red/a.png"]
+        with pytest.raises(InvalidOption, match=r"on red/a.png is, .* in pixels of 24×32; the picture has 32×24"):
+            truths_of(marked, Geometry(32, 24, 32, 24, 1.0, 1.0, 0.0, 0.0), INFO)
+
     def test_a_byte_order_mark_is_no_mistake(self, tmp_path: Path) -> None:
         file = coco(tmp_path)
         file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
@@ -183,6 +196,15 @@ class TestMasks:
         assert not truth.mask[4:].any()
         with pytest.raises(InvalidOption, match=f"has 8×8 pixels, its picture {SIZE}×{SIZE}"):
             read_mask(saved("m/b.png", 8), geometry, LIMITS)
+
+    def test_one_of_numbers_or_dark_colours_is_refused(self, tmp_path: Path) -> None:
+        geometry, pixels = Geometry(8, 8, 8, 8, 1.0, 1.0, 0.0, 0.0), np.zeros((8, 8), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "black.png")
+        assert read_mask(tmp_path / "black.png", geometry, LIMITS) is None  # nothing is there
+        pixels[2:4] = 1
+        Image.fromarray(pixels).save(tmp_path / "ones.png")
+        with pytest.raises(InvalidOption, match=r"its brightest pixel is 1 of 255\. Make objects white"):
+            read_mask(tmp_path / "ones.png", geometry, LIMITS)
 
     def test_a_folder_is_read(self, tmp_path: Path, saved: Callable[[str, int], Path]) -> None:
         file = saved("pictures/red/a.png", SIZE)

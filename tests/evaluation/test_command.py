@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,12 +12,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from service.commands.evaluate_pictures import pictures_of_all
+from service.commands.evaluated import require_places, write
 from service.demo.scenes import LABELS, make_scene
+from service.errors import InvalidOption
+from service.settings import Settings
 from tests.environment import settings_of_tests
+from tests.evaluation.fakes import INFO
 from tests.test_cli import run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from service.models.info import ModelInfo
 
 SAMPLES = Path("service/demo/samples")
 
@@ -61,7 +70,7 @@ def test_the_table_has_candidates_and_what_they_have_to_beat(told: tuple[str, st
 
 def test_what_cannot_be_read_is_said_and_left_out(told: tuple[str, str, Path]) -> None:
     _, said, _ = told
-    assert "broken.png" in said
+    assert said.count("broken.png: ") == 1
     assert "1 .txt" in said
 
 
@@ -107,16 +116,25 @@ def test_two_models_on_the_same_pictures(tmp_path: Path) -> None:
         ((SAMPLES, "--masks", "nowhere"), "there is no folder nowhere"),
         ((SAMPLES, "--boxes", "nowhere.json"), "nowhere.json"),
         ((SAMPLES, "--boxes", "README.md"), "README.md is no COCO file"),
+        ((SAMPLES, "--boxes", SAMPLES), "is a folder: name the COCO file"),
         ((SAMPLES, "--masks", "docs"), "Nothing in docs is about these pictures"),
+        ((SAMPLES, "--purpose", "localisation"), "give --boxes or --masks"),
         ((SAMPLES, "--layers", "layer9"), "layer9"),
         ((SAMPLES, "--layers", "fc"), "fc"),
         ((SAMPLES, "--methods", "gradcan"), "gradcan"),
         ((SAMPLES, "--methods", "legrad"), "does not apply to model 'shapes'"),
         ((SAMPLES, "--compare-with", "nothing-of-the-kind"), "nothing-of-the-kind"),
         ((SAMPLES, "--compare-with", "shapes-shortcut", "--layers", "layer9"), "layer9"),
+        (
+            (SAMPLES, "--compare-with", "other=tests.user_models.one_head,size=32", "--layers", "layer4"),
+            "Model 'other', to compare with: There is no layer 'layer4'. Leave out --layers",
+        ),
         ((SAMPLES, "--report", SAMPLES), "is a folder: name the file to write"),
         ((SAMPLES, "--report", "README.md/report.html"), "its folder cannot be made"),
-        ((SAMPLES, "--seed", "-1"), "'seed' must be 0 or more"),
+        ((SAMPLES, "--report", "-"), "Name the file to write"),
+        ((SAMPLES, "--report", "one.html", "--json", "one.html"), "name two files"),
+        ((SAMPLES, "--seed", "-1"), f"'seed' must be 0 to {2**63 - 1}"),
+        ((SAMPLES, "--seed", str(2**63)), f"'seed' must be 0 to {2**63 - 1}"),
         (("openapi",), "there is no picture in openapi"),
     ],
 )
@@ -125,3 +143,102 @@ def test_what_is_wrong_is_said_before_anything_is_computed(arguments: tuple[str 
     assert ran.code == 1
     assert words in ran.err
     assert "Traceback" not in ran.err
+
+
+class TestPictures:
+    """``pictures_of_all``, with the squares' model, which takes colours."""
+
+    @staticmethod
+    def found(folder: Path, *infos: ModelInfo, masks: Path | None = None) -> list[list[str]]:
+        options = Namespace(folder=folder, masks=masks, boxes=None)
+        return [[each.name for each in kept] for kept in pictures_of_all(options, Settings(), infos or [INFO])]
+
+    def test_none_can_be_used(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        (tmp_path / "a.png").write_bytes(b"")
+        with pytest.raises(FileNotFoundError, match=r"there is no picture in .* that can be used"):
+            self.found(tmp_path)
+        assert "a.png: The picture is empty" in capsys.readouterr().err
+
+    def test_what_the_other_model_cannot_be_shown_is_said(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
+        Image.new("RGBA", (40, 40)).save(tmp_path / "b.png")
+        spec = replace(INFO.preprocess, channels=4, mean=(0.5,) * 4, std=(0.5,) * 4)
+        assert self.found(tmp_path, INFO, replace(INFO, preprocess=spec)) == [["b.png"], ["b.png"]]
+        assert capsys.readouterr().err.startswith(f"{tmp_path / 'a.png'}: The model takes 4 channels")
+
+    def test_masks_that_mark_nothing_are_not_taken_for_misnamed(self, tmp_path: Path) -> None:
+        Image.new("RGB", (40, 40), "red").save(tmp_path / "a.png")
+        Image.new("L", (40, 40)).save(tmp_path / "a.mask.png")
+        with pytest.raises(InvalidOption, match="is empty, or cropped away before model squares sees it"):
+            self.found(tmp_path, masks=tmp_path)
+
+    def test_folders_that_are_no_class_are_said(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        for name in ("red", "reds", "Green"):
+            (tmp_path / name).mkdir()
+            Image.new("RGB", (96, 96), "red").save(tmp_path / name / "a.png")
+        self.found(tmp_path)
+        told = "Folders that are no class of squares, whose pictures may be of any: 'reds' (1).\n"
+        assert capsys.readouterr().err == told
+
+
+class TestWriting:
+    """``write`` by itself: files first, whole or not at all."""
+
+    @staticmethod
+    def wanted(report: Path | None = None, json: Path | None = None) -> Namespace:
+        return Namespace(report=report, json=json, purpose=None)
+
+    def test_files_are_there_before_anything_is_printed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def broken(*_: object, **__: object) -> None:
+            raise BrokenPipeError
+
+        monkeypatch.setattr("builtins.print", broken)
+        with pytest.raises(BrokenPipeError):
+            write(self.wanted(tmp_path / "r.html", Path("-")), {}, lambda: "all of it", [])
+        assert (tmp_path / "r.html").read_text(encoding="utf-8") == "all of it"
+
+    def test_a_report_that_cannot_be_had_does_not_keep_the_rest(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def gone() -> str:
+            raise InvalidOption("It is gone.")
+
+        with pytest.raises(InvalidOption, match="It is gone"):
+            write(self.wanted(tmp_path / "r.html", tmp_path / "j.json"), {"seed": 0}, gone, ["the table"])
+        assert "the table" in capsys.readouterr().out
+        assert [file.name for file in tmp_path.iterdir()] == ["j.json"]
+
+    def test_a_device_without_room(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(OSError, match="the report could not be written to /dev/full: No space left"):
+            write(self.wanted(Path("/dev/full")), {}, lambda: "x", ["the table"])
+        assert "the table" in capsys.readouterr().out
+
+    def test_interrupted_it_leaves_what_was_there(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def interrupted(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        (tmp_path / "r.html").write_text("before", encoding="utf-8")
+        monkeypatch.setattr(Path, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            write(self.wanted(tmp_path / "r.html"), {}, lambda: "half", [])
+        assert {file.name: file.read_text(encoding="utf-8") for file in tmp_path.iterdir()} == {"r.html": "before"}
+
+    def test_a_link_stays_one(self, tmp_path: Path) -> None:
+        (tmp_path / "link.html").symlink_to("real.html")
+        write(self.wanted(tmp_path / "link.html"), {}, lambda: "new", [])
+        assert (tmp_path / "link.html").is_symlink()
+        assert (tmp_path / "real.html").read_text(encoding="utf-8") == "new"
+
+    def test_the_folder_must_be_writable_even_where_the_file_is(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What is written whole is written beside it first."""
+        (tmp_path / "r.html").write_text("before", encoding="utf-8")
+        monkeypatch.setattr("os.access", lambda path, _: path != tmp_path)  # root may write anywhere
+        with pytest.raises(InvalidOption, match="you lack the permission, for it or for its folder"):
+            require_places(self.wanted(tmp_path / "r.html"))
+
+    def test_both_may_go_nowhere(self) -> None:
+        require_places(self.wanted(Path("/dev/null"), Path("/dev/null")))

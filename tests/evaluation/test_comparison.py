@@ -170,3 +170,11 @@ def test_dead_maps_are_counted_and_not_averaged() -> None:
     means = outcome(Squares(), "dead").overview.means
     assert [each.dead for each in means] == [COUNT // 3] * 3
     assert not any(each.values.any() for each in means)
+
+
+def test_the_report_shows_disagreement_where_there_are_two_to_disagree() -> None:
+    one, two = report_of(outcome(Squares(), "good")), report_of(outcome(Squares(), "noisy", "good"))
+    assert "1 candidate on 12 pictures" in one
+    assert "disagree" not in one
+    assert "2 candidates on 12 pictures" in two
+    assert "the maps disagree" in two

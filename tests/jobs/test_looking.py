@@ -15,7 +15,8 @@ from PIL import Image as Pillow
 from service.errors import InvalidOption, NoImage, ServiceError
 from service.imaging.decode import DecodeLimits
 from service.jobs.looking import look_at
-from service.jobs.material import ANNOTATIONS, Image, Material
+from service.jobs.material import ANNOTATIONS, MATERIAL, Image, Material, Skipped, pictures_of
+from tests.evaluation.fakes import INFO
 from tests.hostile.bombs import png_header
 
 LIMITS = DecodeLimits(100_000, 10_000, 10)
@@ -164,3 +165,28 @@ class TestAnnotations:
         """Nothing but our errors comes of it."""
         with pytest.raises(ServiceError):
             looked(picture("a.png", "0"), annotations=json.dumps(content))
+
+
+class TestMarksOfAnotherKind:
+    """What only the process that computes can see of marks leaves out a picture, in words that name it."""
+
+    @staticmethod
+    def read(material: Material) -> list[tuple[str, str]]:
+        Path(MATERIAL).write_text(material.model_dump_json(), encoding="utf-8")
+        found = pictures_of(Path.cwd(), INFO, LIMITS)
+        return [(each.name, each.text) if isinstance(each, Skipped) else (each.name, "") for each in found]
+
+    def test_a_mask_of_ones(self) -> None:
+        Pillow.fromarray(np.ones((10, 20), np.uint8)).save("m", "PNG")
+        image = picture("cats/a.png", "0").model_copy(update={"mask": "m"})
+        ((name, text),) = self.read(Material(images=(image,)))
+        assert name == "cats/a.png"
+        assert text.startswith("The mask of cats/a.png has nothing that is at least half white")
+
+    def test_boxes_of_another_size(self) -> None:
+        images = [{"id": 1, "file_name": "a.png", "width": 10, "height": 20}]
+        Path(ANNOTATIONS).write_text(coco(images=images), encoding="utf-8")
+        found = self.read(Material(images=(picture("a.png", "0"), picture("b.png", "1")), annotations=True))
+        assert [name for name, _ in found] == ["a.png", "b.png"]
+        assert "in pixels of 10×20; the picture has 20×10" in found[0][1]
+        assert found[1][1] == ""
