@@ -90,6 +90,20 @@ pipe.close()"""
         child = int(read(tmp_path / "pid"))
         await until(lambda: gone(child))
 
+    async def test_one_that_waits_for_ever_is_ended(
+        self, run: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(process, "_STILL_S", 0.05)
+        waiting = "import signal; pipe.write('{\"pid\": %d}\\n' % os.getpid()); pipe.flush(); signal.pause()"
+        with pytest.raises(process.StoodStill, match="used no core for"):
+            await run(waiting)
+
+    async def test_one_that_computes_is_not(self, run: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(process, "_STILL_S", 0.05)
+        ticks = iter(range(10_000))
+        monkeypatch.setattr(process, "_ticks", lambda _pid: next(ticks))
+        assert await run("time.sleep(0.15)") == (0, [])
+
     async def test_given_up(self, run: Callable[[str], Any], tmp_path: Path) -> None:
         code = f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()) + ' ')\ntime.sleep(100)"
         running = asyncio.create_task(run(code))
