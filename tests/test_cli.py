@@ -532,6 +532,14 @@ class TestUsage:
         assert ran.code == 2
         assert ran.err.startswith("usage: camserve")
 
+    @pytest.mark.parametrize("url", ["nonsense", "localhost:8000", "http://", "http://[::1", "http://a:b"])
+    @pytest.mark.parametrize("command", [["evaluate", "x"], ["manage"]])
+    def test_an_address_that_is_none(self, command: list[str], url: str) -> None:
+        ran = run(*command, "--server", url)
+
+        assert ran.code == 2
+        assert f"{url!r} is no address of a server, such as http://127.0.0.1:8000" in ran.err
+
     @pytest.mark.parametrize("command", ["serve", "explain", "predict", "models", "layers", "check", "openapi"])
     def test_every_command_has_help(self, command: str) -> None:
         ran = run(command, "--help")
