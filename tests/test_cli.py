@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from service import __version__, cli
-from service.commands import serve
+from service.commands import evaluate_there, serve
 from service.imaging.formats import FORMATS
 from service.models.sources.table import SOURCES
 from service.protocols.native.examples import ANSWERS
@@ -546,6 +546,13 @@ class TestUsage:
 
         assert ran.code == 0
         assert f"usage: camserve {command}" in ran.out
+
+
+def test_what_cannot_be_read_is_not_sent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.png").write_bytes(b"a")
+    (tmp_path / "b.png").symlink_to("nowhere")
+    assert evaluate_there._pictures(tmp_path, None) == ({"a.png": tmp_path / "a.png"}, {})
+    assert capsys.readouterr().err == f"{tmp_path / 'b.png'}: The file cannot be read: No such file or directory.\n"
 
 
 class TestManage:
