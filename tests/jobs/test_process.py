@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -252,6 +253,18 @@ class TestEvaluation:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
         assert children() == []
+
+    async def test_it_ends_where_the_front_had_gone_before_it_could_notice(self) -> None:
+        reading, writing = os.pipe()
+        running = await asyncio.create_subprocess_exec(
+            *python_command("service.jobs.main", writing),
+            stdin=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            pass_fds=(writing,),
+        )
+        os.close(writing)
+        os.close(reading)
+        assert await asyncio.wait_for(running.wait(), 60) != 0  # and waits for no order
 
     async def test_another_model_is_not_evaluated(self, tmp_path: Path) -> None:
         code, told = await worked(prepared(tmp_path / "x", "0" * 64))
