@@ -32,7 +32,7 @@ async def test_from_the_pictures_to_the_report(held: Held, application: Applicat
     assert taken.status_code == 202, taken.text
     url = taken.headers["location"]
     about = Evaluation.model_validate(taken.json())
-    assert (about.images, about.kept, about.model) == (2, False, "pets")
+    assert (about.images, about.kept, about.model, about.state) == (2, False, "pets", "queued")
     assert "ends with the service" in about.note
     assert (await client.get(f"{url}/report")).json()["code"] == "evaluation_not_done"
 

@@ -81,11 +81,11 @@ async def evaluate(request: Request, engine: Engine, evaluations: All, viewer: W
             try:
                 wanted, material = await _received(request, folder)
                 charge = client_of(request).get("charge", lambda _units: None)
-                adding = evaluations.add(name, material, wanted, viewer.owner, charge)
-                job = await unless_gone(request, adding)  # whoever has gone would never hear its id
+                adding = _added(evaluations, name, material, wanted, viewer.owner, charge)
+                taken = await unless_gone(request, adding)  # whoever has gone would never hear its id
             except OSError as error:
                 raise unwritable(error) from error
-    response = json_response(_entry(evaluations, job), 202)
+    response = json_response(taken, 202)
     response.headers["Location"] = f"{request.scope.get('root_path', '')}{router.prefix}/evaluations/{name}"
     return response
 
@@ -207,6 +207,11 @@ def _material(files: list[StoredFile], folder: Path) -> Material:
     if found["annotations"]:
         (folder / found["annotations"][0].file).rename(folder / ANNOTATIONS)
     return Material(images=tuple(found["image"]), masks=tuple(found["mask"]), annotations=bool(found["annotations"]))
+
+
+async def _added(evaluations: Evaluations, *asked: Any) -> wire.Evaluation:
+    """Have an evaluation taken; describe it as it is before its turn may come."""
+    return _entry(evaluations, await evaluations.add(*asked))
 
 
 # -- answering ---------------------------------------------------------------------------------------------------------
