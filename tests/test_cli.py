@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from service import __version__, cli
-from service.commands import serve
+from service.commands import evaluate_there, serve
 from service.commands.pictures import images_in
 from service.imaging.formats import FORMATS
 from service.models.sources.table import SOURCES
@@ -558,12 +558,27 @@ class TestUsage:
         assert ran.code == 2
         assert ran.err.startswith("usage: camserve")
 
+    @pytest.mark.parametrize("url", ["nonsense", "localhost:8000", "http://", "http://[::1", "http://a:b"])
+    @pytest.mark.parametrize("command", [["evaluate", "x"], ["manage"]])
+    def test_an_address_that_is_none(self, command: list[str], url: str) -> None:
+        ran = run(*command, "--server", url)
+
+        assert ran.code == 2
+        assert f"{url!r} is no address of a server, such as http://127.0.0.1:8000" in ran.err
+
     @pytest.mark.parametrize("command", ["serve", "explain", "predict", "models", "layers", "check", "openapi"])
     def test_every_command_has_help(self, command: str) -> None:
         ran = run(command, "--help")
 
         assert ran.code == 0
         assert f"usage: camserve {command}" in ran.out
+
+
+def test_what_cannot_be_read_is_not_sent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.png").write_bytes(b"a")
+    (tmp_path / "b.png").symlink_to("nowhere")
+    assert evaluate_there._pictures(tmp_path, None) == ({"a.png": tmp_path / "a.png"}, {})
+    assert capsys.readouterr().err == f"{tmp_path / 'b.png'}: The file cannot be read: No such file or directory.\n"
 
 
 class TestManage:

@@ -87,15 +87,20 @@ def _named(sources: ImageSources, field: str) -> list[tuple[str, Any]]:
     if isinstance(sources, str | bytes | os.PathLike):
         raise TypeError("Several pictures are expected: put the one into a list.")
     if isinstance(sources, Mapping):
-        return [(name, _content(source, field)[1]) for name, source in sources.items()]
+        return [(_sendable(name), _content(source, field)[1]) for name, source in sources.items()]
     return [_content(source, f"{field}-{number + 1}") for number, source in enumerate(sources)]
 
 
 def _content(source: ImageSource, name: str) -> tuple[str, Any]:
     if isinstance(source, str | os.PathLike):
         path = Path(source)
-        return os.fsencode(path.name).decode(errors="replace"), _LazyFile(path)
+        return _sendable(path.name), _LazyFile(path)
     return file_of(source, name)
+
+
+def _sendable(name: str) -> str:
+    """Return a name of a file, which may be any bytes, as one that can be written down."""
+    return os.fsencode(name).decode(errors="replace")
 
 
 def _coco(annotations: str | os.PathLike[str] | bytes | Mapping[str, Any]) -> bytes:

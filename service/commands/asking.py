@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from service.commands.flags import settings_of
+from service.commands.flags import server_url, settings_of
 from service.commands.pictures import explained, loaded, request_of
 from service.errors import InvalidImage, ServiceError
 
@@ -62,7 +62,9 @@ class AskedModel:
 
 def add_server(parser: argparse.ArgumentParser) -> None:
     """Give a command the flags with which it asks a server in the place of this process."""
-    parser.add_argument("--server", metavar="URL", help="ask a running server; --model is then the name of its model")
+    parser.add_argument(
+        "--server", type=server_url, metavar="URL", help="ask a running server; --model is then the name of its model"
+    )
     parser.add_argument("--api-key-file", type=Path, metavar="FILE", help="file that holds a key of the server")
 
 

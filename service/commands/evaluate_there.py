@@ -77,7 +77,8 @@ def _pictures(folder: Path, masks: Path | None) -> tuple[dict[str, Path], dict[s
 
     if masks is not None and not masks.is_dir():
         raise FileNotFoundError(f"there is no folder {masks}")
-    names = {file.relative_to(folder): file for file in without_masks(images_in(folder), masks)}
+    files = filter(_is_readable, without_masks(images_in(folder), masks))
+    names = {file.relative_to(folder): file for file in files}
     if not names:
         raise FileNotFoundError(f"there is no picture in {folder}")
     found = {} if masks is None else {name: mask_file(masks, name) for name in names}
@@ -85,6 +86,16 @@ def _pictures(folder: Path, masks: Path | None) -> tuple[dict[str, Path], dict[s
         {name.as_posix(): file for name, file in names.items()},
         {name.as_posix(): mask for name, mask in found.items() if mask is not None and mask != names[name]},
     )
+
+
+def _is_readable(file: Path) -> bool:
+    """Whether a file can be sent; say why it is left out otherwise."""
+    try:
+        file.open("rb").close()
+    except OSError as error:
+        print(f"{file}: The file cannot be read: {error.strerror}.", file=sys.stderr)
+        return False
+    return True
 
 
 @contextmanager

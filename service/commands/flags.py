@@ -8,6 +8,7 @@ import sys
 import typing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from service import logs
 from service.errors import LayerNotExplainable, ServiceError, UnknownLayer, UnknownMethod
@@ -18,7 +19,16 @@ if TYPE_CHECKING:
 
     from service.options import Option
 
-__all__ = ["add_command", "add_options", "add_settings", "drop_output", "find_own_code", "settings_of", "worded"]
+__all__ = [
+    "add_command",
+    "add_options",
+    "add_settings",
+    "drop_output",
+    "find_own_code",
+    "server_url",
+    "settings_of",
+    "worded",
+]
 
 
 def add_command(commands: Any, name: str, run: Any, help_text: str) -> argparse.ArgumentParser:
@@ -79,6 +89,22 @@ def settings_of(options: argparse.Namespace) -> Settings:
         settings = load_settings(options.config, **given)
         logs.configure(settings.log_level, settings.log_format)
     return settings
+
+
+def server_url(text: str) -> str:
+    """Read the address of a server.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none.
+    """
+    try:
+        parts = urlsplit(text)
+        good = parts.scheme in {"http", "https"} and parts.hostname and (parts.port is None or parts.port > 0)
+    except ValueError:
+        good = False
+    if not good:
+        raise argparse.ArgumentTypeError(f"{text!r} is no address of a server, such as http://127.0.0.1:8000")
+    return text
 
 
 def find_own_code() -> None:

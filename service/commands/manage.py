@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from service.commands.flags import add_command
+from service.commands.flags import add_command, server_url
 from service.settings import ModelConfig
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ __all__ = ["add"]
 def add(commands: Any) -> None:
     """Add the command to the parser's."""
     parser = add_command(commands, "manage", _manage, "change the models of a running server")
-    parser.add_argument("--server", default="http://127.0.0.1:8000", metavar="URL", help="where it is")
+    parser.add_argument("--server", type=server_url, default="http://127.0.0.1:8000", metavar="URL", help="where it is")
     parser.add_argument("--api-key-file", type=Path, metavar="FILE", help="file that holds a key with the scope manage")
     parser.add_argument("--wait", type=float, default=300.0, metavar="S", help="seconds to wait until it is loaded")
     verbs = parser.add_subparsers(required=True, metavar="VERB", dest="verb")

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pydantic import BaseModel
+    from pydantic_core import ErrorDetails
     from starlette.requests import Request
 
 
@@ -94,16 +95,27 @@ def option_error(error: ValidationError, options_type: type[BaseModel]) -> Inval
     """Word a validation error: which option, what is wrong, and what was probably meant."""
     problems = []
     suggestions: list[str] = []
-    for detail in error.errors(include_url=False, include_context=False, include_input=False)[:_MAX_WORDED]:
+    for detail in error.errors(include_url=False)[:_MAX_WORDED]:
         name = ".".join(str(part) for part in detail["loc"][:1])
         if detail["type"] == "extra_forbidden":
             suggestions += closest(name, options_type.model_fields)
             problems.append(f"there is no option {shorten(name)!r}")
         else:
-            problems.append(f"{shorten(name)!r}: {lower_first(detail['msg'])}")
+            problems.append(f"{shorten(name)!r}: {_wrong(detail)}")
     meant = f" Did you mean {' or '.join(repr(name) for name in suggestions)}?" if suggestions else ""
     text = "; ".join(dict.fromkeys(problems))
     return InvalidOption(f"{text[:1].upper()}{text[1:]}.{meant}", suggestions=suggestions)
+
+
+def _wrong(detail: ErrorDetails) -> str:
+    """Say what is wrong with a value, in words that are not Python's."""
+    if detail["type"] in {"string_type", "int_type"} and isinstance(detail["input"], list):
+        return "it may be given once"
+    if detail["type"] == "too_long":
+        return f"at most {detail['ctx']['max_length']} may be given, not {detail['ctx']['actual_length']}"
+    if detail["type"] == "too_short":
+        return f"at least {detail['ctx']['min_length']} must be given"
+    return lower_first(detail["msg"])
 
 
 def lower_first(text: str) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from service.engine.worker_process import words_for_exit
 from service.errors import ServiceError
 from service.jobs.order import Order
-from service.jobs.process import run
+from service.jobs.process import StoodStill, run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,13 +55,18 @@ class Computing:
         in_vain = 0
         while True:
             config = await self._config(job)
-            ended = await self._attempt(job, config, folder)
-            if not isinstance(ended, int):
-                return ended or None
-            in_vain = 0 if job.found else in_vain + 1
-            words = words_for_exit(ended) if ended >= 0 else f"was {words_for_exit(ended)}"
-            if in_vain >= _IN_VAIN:
+            memory = ""
+            try:
+                ended = await self._attempt(job, config, folder)
+            except StoodStill as still:
+                words = f"{still} and was ended"
+            else:
+                if not isinstance(ended, int):
+                    return ended or None
+                words = words_for_exit(ended) if ended >= 0 else f"was {words_for_exit(ended)}"
                 memory = " Too little memory, most likely." if ended == -9 else ""
+            in_vain = 0 if job.found else in_vain + 1
+            if in_vain >= _IN_VAIN:
                 vain = f"Its process {words} {in_vain} times without having found anything more."
                 return f"{vain}{memory} The log here has more."
             log.warning("evaluation %s: its process %s, and is started again", job.facts.id, words)

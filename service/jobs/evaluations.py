@@ -11,7 +11,6 @@ import logging
 import shutil
 import time
 from collections import Counter
-from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +19,7 @@ from ulid import ULID
 from service.errors import (
     EvaluationNotDone,
     InvalidOption,
-    NotReady,
     ServiceError,
-    TooManyEvaluations,
     Unavailable,
     UnknownEvaluation,
 )
@@ -32,12 +29,14 @@ from service.jobs.computing import Computing
 from service.jobs.files import FOUND, REPORT, RESULT
 from service.jobs.job import STATES, Facts, Job
 from service.jobs.material import PICTURES
-from service.jobs.refusals import elsewhere, no_room
+from service.jobs.places import Places
+from service.jobs.refusals import elsewhere, ending, unwritable
 from service.jobs.sent import look
 from service.jobs.store import Store, temporary_root
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from service.engine.explainer import Explainer
@@ -66,11 +65,12 @@ class Evaluations:
 
     def __init__(self, settings: Settings, metrics: Metrics, explainer: Explainer) -> None:
         self._settings, self._metrics, self._explainer = settings, metrics, explainer
+        self._places = Places(settings)
         self._computing = Computing(settings, metrics, explainer)
         self._jobs: dict[str, Job] = {}
         self._store: Store | None = None
+        self._closed: Unavailable | None = None  # why it is not open
         self._opening, self._looking = asyncio.Lock(), asyncio.Semaphore(_LOOKS)
-        self._arriving = 0
         self._stopped = False
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -94,8 +94,11 @@ class Evaluations:
             ServiceError: what is kept is damaged.
         """
         if self._is_elsewhere:
-            with contextlib.suppress(NotReady, Unavailable):
+            try:
                 await self._open()
+            except Unavailable as refused:
+                if isinstance(refused.__cause__, ServiceError):
+                    raise refused.__cause__ from None
         self._spawn(self._look_after())
 
     @property
@@ -120,25 +123,9 @@ class Evaluations:
 
     # -- taking one ---------------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def place(self) -> Iterator[None]:
-        """Hold one of the places, while what is sent arrives.
-
-        Raises:
-            TooManyEvaluations: all are taken.
-        """
-        taken = self._arriving + sum(not job.over for job in self._jobs.values())
-        if taken >= self._settings.max_evaluations:
-            raise TooManyEvaluations(
-                f"{self._settings.max_evaluations} evaluations wait or run, and more may not. Delete one of yours, or "
-                "ask again when one has ended.",
-                retry_after_s=60,
-            )
-        self._arriving += 1
-        try:
-            yield
-        finally:
-            self._arriving -= 1
+    def place(self, owner: str | None) -> AbstractContextManager[None]:
+        """Hold a place for a key while what it sends arrives; raises TooManyEvaluations."""
+        return self._places.hold(owner, self._jobs.values())
 
     @contextlib.asynccontextmanager
     async def folder(self) -> AsyncIterator[tuple[str, Path]]:
@@ -151,7 +138,7 @@ class Evaluations:
         try:
             pictures = await asyncio.to_thread(self._new_folder, store, name)
         except OSError as error:
-            raise no_room(error) from error
+            raise unwritable(error) from error
         try:
             yield name, pictures
         finally:
@@ -173,7 +160,7 @@ class Evaluations:
             NoImage, InvalidOption, BodyTooLarge: what was sent cannot be used.
             RequestTooCostly: it takes more than one may.
             RateLimited: it takes more than the key has left.
-            NotReady: the model is not loaded.
+            NotReady: the model is not loaded, or the service ends.
         """
         info = self._explainer.ready_info(wanted.model)
         layers = wanted.layers or default_layers(info)
@@ -188,6 +175,8 @@ class Evaluations:
             images, marked, skipped = await look(store.folder(name) / PICTURES, material, self._settings)
         passes = passes_of(info, arms, wanted.purposes, images, marked)
         check_amount(passes, self._settings.max_evaluation_forward, images)
+        if self._explainer.lifecycle.closed and not self.kept:
+            raise ending()
         charge(passes)
         facts = Facts(
             id=name,
@@ -204,7 +193,7 @@ class Evaluations:
         try:
             await asyncio.to_thread(store.put, facts)
         except OSError as error:
-            raise no_room(error) from error
+            raise unwritable(error) from error
         job = self._jobs[name] = Job(facts)
         log.info("evaluation %s of model %s: %d pictures, about %.0f passes", name, info.name, images, passes)
         self._schedule()
@@ -216,10 +205,10 @@ class Evaluations:
         """Return the evaluations that somebody may see, oldest first.
 
         Raises:
-            NotReady: another process has the place where evaluations are kept.
+            NotReady, Unavailable: the place where they are kept is another process's, or cannot be used.
         """
         if self._is_elsewhere:
-            raise elsewhere()
+            raise self._closed or elsewhere()
         return [job for job in self._jobs.values() if viewer.sees(job.facts)]
 
     def find(self, name: str, viewer: Viewer) -> Job:
@@ -227,10 +216,10 @@ class Evaluations:
 
         Raises:
             UnknownEvaluation: there is none, or not for this key.
-            NotReady: another process has the place where evaluations are kept.
+            NotReady, Unavailable: the place where they are kept is another process's, or cannot be used.
         """
         if self._is_elsewhere:
-            raise elsewhere()
+            raise self._closed or elsewhere()
         job = self._jobs.get(name)
         if job is None or not viewer.sees(job.facts):
             raise UnknownEvaluation(
@@ -328,7 +317,7 @@ class Evaluations:
         folder = store.folder(job.facts.id)
         await asyncio.to_thread(shutil.rmtree, folder / PICTURES, ignore_errors=True)
         await asyncio.to_thread((folder / FOUND).unlink, missing_ok=True)
-        await self._forget_beyond()
+        await self._forget_beyond(job.facts.owner)
 
     # -- keeping ------------------------------------------------------------------------------------------------------
 
@@ -337,24 +326,32 @@ class Evaluations:
 
         Raises:
             NotReady: another process has it.
-            Unavailable: the disk is full.
+            Unavailable: the disk is full, or what is kept is damaged.
         """
         async with self._opening:
             if self._store is None:
                 try:
-                    self._store = await asyncio.to_thread(self._opened)
+                    store, kept = await asyncio.to_thread(self._opened)
                 except BlockingIOError:
-                    raise elsewhere() from None
-                except OSError as error:
-                    raise no_room(error) from error
-                for facts in await asyncio.to_thread(self._store.all):
+                    self._closed = elsewhere()
+                    raise self._closed from None
+                except (OSError, ServiceError) as error:
+                    self._closed = unwritable(error)
+                    raise self._closed from error
+                self._store = store
+                for facts in kept:
                     self._resume(facts)
                 self._schedule()
             return self._store
 
-    def _opened(self) -> Store:
+    def _opened(self) -> tuple[Store, Sequence[Facts]]:
         data_dir = self._settings.data_dir
-        return Store(temporary_root() if data_dir is None else data_dir / "evaluations")
+        store = Store(temporary_root() if data_dir is None else data_dir / "evaluations")
+        try:
+            return store, store.all()
+        except BaseException:
+            store.close()
+            raise
 
     def _resume(self, facts: Facts) -> None:
         job = self._jobs[facts.id] = Job(facts, progress=float(facts.state == "done"))
@@ -367,7 +364,7 @@ class Evaluations:
         while True:
             await asyncio.sleep(1.0 if self._is_elsewhere else _LOOK_EVERY_S)
             if self._is_elsewhere:
-                with contextlib.suppress(NotReady, Unavailable):
+                with contextlib.suppress(Unavailable):
                     await self._open()
             await self._forget_expired()
 
@@ -376,10 +373,11 @@ class Evaluations:
         for job in [each for each in self._jobs.values() if each.over and (each.facts.ended or 0) < oldest]:
             await self._forget(job)
 
-    async def _forget_beyond(self) -> None:
-        """Forget the oldest of those that are over, where they are many."""
-        over = sorted((job for job in self._jobs.values() if job.over), key=lambda job: job.facts.ended or 0)
-        for job in over[: max(0, len(over) - _OVER_PER_PLACE * self._settings.max_evaluations)]:
+    async def _forget_beyond(self, owner: str | None) -> None:
+        """Forget the oldest of a key that are over, where they are many."""
+        over = [job for job in self._jobs.values() if job.over and job.facts.owner == owner]
+        over.sort(key=lambda job: job.facts.ended or 0)
+        for job in over[: max(0, len(over) - _OVER_PER_PLACE * self._places.share)]:
             await self._forget(job)
 
     async def _keep(self, job: Job) -> None:

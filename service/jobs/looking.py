@@ -10,8 +10,9 @@ import os
 import resource
 import signal
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from contextlib import suppress
+from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -59,7 +60,10 @@ def told(look: Look) -> dict[str, object]:
         return {"code": error.code, "message": error.message}
     except MemoryError:
         return {"code": BodyTooLarge.code, "message": "What is marked takes too much memory to read. Send less of it."}
-    (look.folder / MATERIAL).write_text(found.model_dump_json(), encoding="utf-8")
+    try:
+        (look.folder / MATERIAL).write_text(found.model_dump_json(), encoding="utf-8")
+    except OSError as error:
+        return {"errno": error.errno}
     return {"images": len(found.images), "marked": found.marked, "skipped": [s.model_dump() for s in found.skipped]}
 
 
@@ -104,6 +108,7 @@ def _told_apart(images: Sequence[Image], skipped: list[Skipped], *, marks: bool)
     """Give pictures of one name further ones; where something is marked, nobody knows on which of them it is."""
     kept: list[Image] = []
     times: Counter[str] = Counter()
+    taken = {image.name for image in images}
     for image in images:
         times[image.name] += 1
         if times[image.name] == 1:
@@ -113,17 +118,20 @@ def _told_apart(images: Sequence[Image], skipped: list[Skipped], *, marks: bool)
             skipped.append(Skipped(name=image.name, code="name_taken", text=text))
         else:
             path = PurePosixPath(image.name)
-            other = str(path.with_name(f"{path.stem} ({times[image.name]}){path.suffix}"))
+            others = (
+                str(path.with_name(f"{path.stem} ({number}){path.suffix}")) for number in count(times[image.name])
+            )
+            other = next(name for name in others if name not in taken)
+            taken.add(other)
             kept.append(image.model_copy(update={"name": other}))
     return kept
 
 
-def _mask_headers(folder: Path, masks: Sequence[Image], limits: DecodeLimits) -> dict[str, tuple[Image, Header]]:
-    """Return the masks by the name of their picture, without its ending."""
-    found: dict[str, tuple[Image, Header]] = {}
+def _mask_headers(folder: Path, masks: Sequence[Image], limits: DecodeLimits) -> list[tuple[Image, Header]]:
+    found: list[tuple[Image, Header]] = []
     for mask in masks:
         try:
-            found[_bare(mask.name)] = mask, _header(folder / mask.file, limits)
+            found.append((mask, _header(folder / mask.file, limits)))
         except ServiceError as error:
             raise InvalidOption(f"The mask {mask.name} cannot be read: {error.message}") from error
     return found
@@ -131,25 +139,49 @@ def _mask_headers(folder: Path, masks: Sequence[Image], limits: DecodeLimits) ->
 
 def _with_masks(
     images: Sequence[Image],
-    masks: dict[str, tuple[Image, Header]],
+    masks: Sequence[tuple[Image, Header]],
     headers: Mapping[str, Header],
     skipped: list[Skipped],
 ) -> list[Image]:
     """Give each picture its mask: the one of the same name, with whatever ending."""
-    found: list[Image] = []
+    owners = _by_names(images)
+    found: dict[str, str] = {}
+    for mask, header in masks:
+        owner = _owner(mask.name, owners)
+        if isinstance(owner, str):
+            skipped.append(Skipped(name=mask.name, code="mask_of_nothing", text=owner))
+        elif owner.name in found:
+            text = f"Another mask is that of {owner.name} already: send one for each picture."
+            skipped.append(Skipped(name=mask.name, code="name_taken", text=text))
+        else:
+            _check_size(mask, header, headers[owner.file])
+            found[owner.name] = mask.file
+    return [image.model_copy(update={"mask": found.get(image.name)}) for image in images]
+
+
+def _by_names(images: Sequence[Image]) -> dict[str, list[Image]]:
+    """Return pictures by their names, by these without an ending, and by those without a folder."""
+    found: dict[str, list[Image]] = defaultdict(list)
     for image in images:
-        mask, header = masks.pop(_bare(image.name), (None, None))
-        if mask is not None and header is not None:
-            _check_size(mask, header, headers[image.file])
-        found.append(image if mask is None else image.model_copy(update={"mask": mask.file}))
-    text = "It is the mask of no picture here: the name must be that of its picture."
-    skipped.extend(Skipped(name=mask.name, code="mask_of_nothing", text=text) for mask, _ in masks.values())
+        for name in dict.fromkeys((image.name, _bare(image.name), _bare(PurePosixPath(image.name).name))):
+            found[name].append(image)
     return found
+
+
+def _owner(name: str, owners: Mapping[str, list[Image]]) -> Image | str:
+    """Return the picture that a mask belongs to, or why none is known."""
+    found = [image for image in owners.get(name, ()) if image.name == name] or owners.get(_bare(name), [])
+    found = [image for image in found if _bare(image.name) == _bare(name)] or found
+    if len(found) == 1:
+        return found[0]
+    if found:
+        return f"It may be the mask of {found[0].name} or of {found[1].name}: send it under the whole name of one."
+    return "It is the mask of no picture here: the name must be that of its picture."
 
 
 def _bare(name: str) -> str:
     path = PurePosixPath(name)
-    return str(path.with_name(path.stem.removesuffix(".mask")))
+    return f"{path.parent}/{path.stem.removesuffix('.mask')}"
 
 
 def _check_size(mask: Image, header: Header, picture: Header) -> None:

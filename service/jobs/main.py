@@ -26,17 +26,17 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started this ends it
     die_with_the_front()
     _stand_back()
-    with environment(OMP_WAIT_POLICY="PASSIVE"):  # threads that wait for each other would burn their cores
-        from service.jobs.work import work  # noqa: PLC0415
-
     with os.fdopen(int(sys.argv[1]), "w", encoding="utf-8") as pipe:
 
         def tell(message: object) -> None:
             pipe.write(json.dumps(message) + "\n")
             pipe.flush()
 
+        tell({})  # where the front is gone already, this ends here, before it takes a while to import what computes
+        with environment(OMP_WAIT_POLICY="PASSIVE"):  # threads that wait for each other would burn their cores
+            from service.jobs.work import work  # noqa: PLC0415
+
         order = Order.model_validate_json(sys.stdin.buffer.read())
-        tell({})  # where the front is gone already, this ends here
         os.dup2(2, 1)  # what a model's code prints is no part of the answer
         work(order, tell)
     os._exit(0)  # whatever the model's code has left running or registered

@@ -10,17 +10,26 @@ import contextlib
 import json
 import os
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from service.engine.worker_process import python_command
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Coroutine
 
-__all__ = ["lead_a_group", "run"]
+__all__ = ["StoodStill", "lead_a_group", "run"]
 
 _MOST_BYTES = 8 << 20  # of a line
+_STILL_S = 600.0  # a process that used no core for so long waits for what never comes; a step takes seconds
 _LAST_WORDS_S = 1.0  # others that it has left running may hold on to its end of the pipe
+
+
+class StoodStill(Exception):
+    """A process used no core for so long that it was killed."""
+
+    def __init__(self) -> None:
+        super().__init__(f"used no core for {_STILL_S / 60:g} minutes")
 
 
 async def run(module: str, said: bytes, hear: Callable[[dict[str, Any]], None]) -> int:
@@ -37,6 +46,7 @@ async def run(module: str, said: bytes, hear: Callable[[dict[str, Any]], None]) 
 
     Raises:
         OSError: the machine has no process or no descriptor left.
+        StoodStill: it waited for ever, and was killed.
     """
     reading, writing = os.pipe()
     try:
@@ -50,9 +60,37 @@ async def run(module: str, said: bytes, hear: Callable[[dict[str, Any]], None]) 
         os.close(writing)
     try:
         async with _lines(reading) as lines:
-            return await _heard(process, said, lines, hear)
+            return await _unless_still(process.pid, _heard(process, said, lines, hear))
     finally:
         await asyncio.shield(_ended(process))
+
+
+async def _unless_still(pid: int, hearing: Coroutine[Any, Any, int]) -> int:
+    """Hear a process as long as it computes at all, however little the machine leaves it.
+
+    Raises:
+        StoodStill: it does not.
+    """
+    task = asyncio.ensure_future(hearing)
+    try:
+        before = None
+        while not (await asyncio.wait({task}, timeout=_STILL_S))[0]:
+            ticks = _ticks(pid)
+            if ticks is not None and ticks == before:
+                raise StoodStill
+            before = ticks
+        return await task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def _ticks(pid: int) -> tuple[bytes, ...] | None:
+    """Return what a process and its children have had of the cores; None where the system does not tell."""
+    try:
+        return tuple(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[11:15])
+    except OSError:
+        return None
 
 
 @contextlib.asynccontextmanager

@@ -5,12 +5,13 @@ Runs in the front process.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from service.engine.worker_process import words_for_exit
 from service.errors import BodyTooLarge, ImageTooLarge, InvalidOption, NoImage, ServiceError
 from service.jobs.material import Look, Skipped
-from service.jobs.process import run
+from service.jobs.process import StoodStill, run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,18 +31,23 @@ async def look(folder: Path, material: Material, settings: Settings) -> tuple[in
 
     Raises:
         NoImage, InvalidOption, BodyTooLarge: what was sent cannot be used.
-        OSError: the machine has no process left.
+        OSError: the machine has no process left, or the disk is full.
     """
     limits = {name: getattr(settings, name) for name in Look.model_fields if name.startswith("max_")}
     told: list[dict[str, Any]] = []
     said = Look(folder=folder, material=material, **limits).model_dump_json().encode()
-    code = await run("service.jobs.looking", said, told.append)
+    try:
+        how = words_for_exit(await run("service.jobs.looking", said, told.append))
+    except StoodStill as still:
+        how = str(still)
     match told:
         case [{"images": int(images), "marked": int(marked), "skipped": list(skipped)}]:
             return images, marked, tuple(Skipped.model_validate(each) for each in skipped)
+        case [{"errno": int(number)}]:
+            raise OSError(number, os.strerror(number))
         case [{"code": str(kind), "message": str(message)}]:
             raise _KINDS.get(kind, InvalidOption)(message)
     raise InvalidOption(
-        f"What was sent cannot be read: the process that looked at it {words_for_exit(code)}. Send fewer pictures, or "
+        f"What was sent cannot be read: the process that looked at it {how}. Send fewer pictures, or "
         "less that is marked on them."
     )

@@ -101,8 +101,9 @@ class Store:
                 rows = self._rows.execute("SELECT facts FROM evaluations ORDER BY id").fetchall()
             found = [Facts.model_validate_json(facts) for (facts,) in rows]
         except (sqlite3.Error, ValidationError) as error:
+            why = f"{error}" if isinstance(error, sqlite3.Error) else "an evaluation in it is none"
             raise ServiceError(
-                f"{self.root / _FILE} cannot be read: {error}. Remove it to forget what it holds."
+                f"{self.root / _FILE} cannot be read: {why}. Remove it to forget what it holds."
             ) from error
         for facts in [each for each in found if not self.folder(each.id).is_dir()]:
             self.remove(facts.id)  # deleted by hand, or while it was being written

@@ -80,6 +80,21 @@ def test_the_form_says_what_is_compared(opened: Callable[..., tuple[Page, Evalua
     }
 
 
+def test_masks_go_with_the_folders_they_lay_in(opened: Callable[..., tuple[Page, Evaluations]], tmp_path: Path) -> None:
+    for name in ("00-disk.png", "00-disk.mask.png"):
+        for place in ("ann", "bob"):
+            (tmp_path / "set" / place).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "set" / place / name).write_bytes((SAMPLES / name).read_bytes())
+    page, server = opened("/?tab=evaluate")
+    page.locator("#folder").set_input_files(tmp_path / "set")
+    expect(page.locator("#marks-said")).to_have_text("2 masks")
+    evaluate(page)
+    expect(page.locator("#evaluation")).to_be_visible()
+    (form,) = server.forms
+    assert form["image"] == ["set/ann/00-disk.png", "set/bob/00-disk.png"]
+    assert sorted(form["mask"]) == ["set/ann/00-disk.mask.png", "set/bob/00-disk.mask.png"]
+
+
 def test_few_pictures_are_said_to_be_too_few(opened: Callable[..., tuple[Page, Evaluations]], tmp_path: Path) -> None:
     page, server = opened("/?tab=evaluate")
     (tmp_path / "marks.json").write_text('{"images": [], "annotations": [], "categories": []}')
@@ -175,6 +190,12 @@ def test_a_run_is_cancelled(opened: Callable[..., tuple[Page, Evaluations]]) -> 
     expect(page.locator("#evaluation")).to_be_hidden()
     assert "evaluation" not in parse_qs(urlsplit(page.url).query)
     assert server.known == {}
+
+
+def test_one_that_is_cancelled_elsewhere_says_so(opened: Callable[..., tuple[Page, Evaluations]]) -> None:
+    page, _ = opened("/?tab=evaluate&evaluation=one", entry(state="cancelled"))
+    expect(page.locator("#evaluation-problem")).to_have_text("It was cancelled, and nothing of it is kept.")
+    expect(page.locator("#evaluation-state")).to_have_text("Cancelled")
 
 
 def test_the_list_leads_to_each_and_deletes(opened: Callable[..., tuple[Page, Evaluations]]) -> None:

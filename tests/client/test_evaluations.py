@@ -65,6 +65,12 @@ def test_files_and_options_of_all_kinds(call: Any, server: Any, tmp_path: Path) 
     assert server.form == {"layer": ["layer3", "layer4"], "method": ["gradcam"], "seed": ["7"]}
 
 
+def test_a_name_may_be_any_bytes(call: Any, server: Any) -> None:
+    server.answers = [TAKEN]
+    call("start_evaluation", {"a\udcff/1.png": b"a"})
+    assert [name for _, name, content in server.parts if content == b"a"] == ["a\ufffd/1.png"]
+
+
 @pytest.mark.parametrize("kind", ["path", "bytes", "object"])
 def test_annotations_of_all_kinds(call: Any, server: Any, tmp_path: Path, kind: str) -> None:
     coco: dict[str, Any] = {"images": [], "annotations": []}

@@ -149,6 +149,7 @@ class TestCommand:
             (place / f"{name}.png").write_bytes((SAMPLES / f"{name}.png").read_bytes())
             (place / f"{name}.mask.png").write_bytes((SAMPLES / f"{name}.mask.png").read_bytes())
         (tmp_path / "pictures" / "disk" / "broken.png").write_bytes(b"no picture")
+        (tmp_path / "pictures" / "gone.png").symlink_to("nowhere")
         return tmp_path / "pictures"
 
     def test_the_figures_and_the_report(self, server: Server, folder: Path) -> None:
@@ -157,6 +158,7 @@ class TestCommand:
         there = self.run(*asked, "--server", server.url, *written)
         assert there.returncode == 0, there.stderr
         assert "disk/broken.png: " in there.stderr
+        assert "gone.png: The file cannot be read: No such file or directory." in there.stderr
         assert (folder / "report.html").read_text().startswith("<!doctype html>")
         here = self.run(*asked, "--model", "shapes", "--device", "cpu", "--json", folder / "here.json")
         assert here.returncode == 0, here.stderr

@@ -77,6 +77,15 @@ class TestPictures:
         found = looked(*(picture("cats/a.png", str(number)) for number in range(3)))
         assert [image.name for image in found.images] == ["cats/a.png", "cats/a (2).png", "cats/a (3).png"]
 
+    def test_a_further_name_is_no_other_pictures(self) -> None:
+        names = ["a.png", "a.png", "a (2).png", "a.png"]
+        found = looked(*(picture(name, str(number)) for number, name in enumerate(names)))
+        assert [image.name for image in found.images] == ["a.png", "a (3).png", "a (2).png", "a (4).png"]
+
+    @pytest.mark.parametrize("name", [".mask.png", "..mask", "...", "cats/.mask.png", ".png"])
+    def test_names_that_are_hardly_any(self, name: str) -> None:
+        assert looked(picture(name, "0"), picture("b.png", "1")).images[0].name == name
+
     def test_of_one_name_nobody_knows_which_is_marked(self) -> None:
         found = looked(picture("a.png", "0"), picture("a.png", "1"), annotations=coco())
         assert [image.file for image in found.images] == ["0"]
@@ -94,6 +103,34 @@ class TestMasks:
     def test_one_of_no_picture_is_named(self) -> None:
         found = looked(picture("a.png", "0"), masks=(picture("a.png", "1"), picture("b.png", "2")))
         assert [(each.name, each.code) for each in found.skipped] == [("b.png", "mask_of_nothing")]
+
+    def test_without_a_folder_it_is_of_the_one_picture_of_that_name(self) -> None:
+        images = picture("cats/a.jpg", "0"), picture("cats/b.jpg", "1"), picture("dogs/b.jpg", "2")
+        found = looked(*images, masks=(picture("a.png", "3"), picture("b.png", "4")))
+        assert [image.mask for image in found.images] == ["3", None, None]
+        (unclear,) = found.skipped
+        assert (unclear.name, unclear.code) == ("b.png", "mask_of_nothing")
+        assert "of cats/b.jpg or of dogs/b.jpg" in unclear.text
+
+    def test_the_whole_name_counts_before_one_of_another_ending(self) -> None:
+        images = picture("a.jpg", "0"), picture("a.png", "1"), picture("x/a.png", "2")
+        found = looked(*images, masks=(picture("a.png", "3"), picture("a.jpg", "4"), picture("a.mask.png", "5")))
+        assert [image.mask for image in found.images] == ["4", "3", None]
+        assert [each.name for each in found.skipped] == ["a.mask.png"]
+
+    def test_of_one_picture_the_first_counts(self) -> None:
+        found = looked(picture("a.jpg", "0"), masks=(picture("a.png", "1"), picture("a.mask.png", "2")))
+        assert [image.mask for image in found.images] == ["1"]
+        assert [(each.name, each.code) for each in found.skipped] == [("a.mask.png", "name_taken")]
+
+    def test_a_turned_picture_is_marked_as_it_is_shown(self) -> None:
+        turned = Pillow.Exif()
+        turned[0x112] = 6
+        Pillow.new("RGB", (20, 10)).save("0", "JPEG", exif=turned)
+        image = Image(file="0", name="a.jpg")
+        assert looked(image, masks=(picture("a.png", "1", 10, 20),)).marked == 1
+        with pytest.raises(InvalidOption, match="its picture 10×20"):
+            looked(image, masks=(picture("a.png", "2", 20, 10),))
 
     def test_all_of_no_picture_are_refused(self) -> None:
         with pytest.raises(InvalidOption, match=r"file names must be the same, such as a\.png"):

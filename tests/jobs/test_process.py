@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +90,20 @@ pipe.close()"""
         await run(code)
         child = int(read(tmp_path / "pid"))
         await until(lambda: gone(child))
+
+    async def test_one_that_waits_for_ever_is_ended(
+        self, run: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(process, "_STILL_S", 0.05)
+        waiting = "import signal; pipe.write('{\"pid\": %d}\\n' % os.getpid()); pipe.flush(); signal.pause()"
+        with pytest.raises(process.StoodStill, match="used no core for"):
+            await run(waiting)
+
+    async def test_one_that_computes_is_not(self, run: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(process, "_STILL_S", 0.05)
+        ticks = iter(range(10_000))
+        monkeypatch.setattr(process, "_ticks", lambda _pid: next(ticks))
+        assert await run("time.sleep(0.15)") == (0, [])
 
     async def test_given_up(self, run: Callable[[str], Any], tmp_path: Path) -> None:
         code = f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()) + ' ')\ntime.sleep(100)"
@@ -238,6 +253,18 @@ class TestEvaluation:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
         assert children() == []
+
+    async def test_it_ends_where_the_front_had_gone_before_it_could_notice(self) -> None:
+        reading, writing = os.pipe()
+        running = await asyncio.create_subprocess_exec(
+            *python_command("service.jobs.main", writing),
+            stdin=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            pass_fds=(writing,),
+        )
+        os.close(writing)
+        os.close(reading)
+        assert await asyncio.wait_for(running.wait(), 60) != 0  # and waits for no order
 
     async def test_another_model_is_not_evaluated(self, tmp_path: Path) -> None:
         code, told = await worked(prepared(tmp_path / "x", "0" * 64))

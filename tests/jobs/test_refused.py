@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,9 @@ from tests.jobs.asking import ROUTE, folders, image, png, post
 from tests.web.application import faked
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
     import httpx
 
     from tests.jobs.computed import Held
@@ -62,6 +66,17 @@ class TestRefused:
         assert folders(application) == []
         assert held.orders == []
 
+    @pytest.mark.parametrize(
+        ("data", "words"),
+        [
+            ({"model": ["pets", "pets"]}, "'model': it may be given once."),
+            ({"seed": ["1", "2"]}, "'seed': it may be given once."),
+            ({"purpose": ["class"] * 4}, "'purpose': at most 3 may be given, not 4."),
+        ],
+    )
+    async def test_what_is_given_too_often(self, client: httpx.AsyncClient, data: dict[str, Any], words: str) -> None:
+        assert (await post(client, data=data)).json()["detail"] == words
+
     async def test_no_form(self, client: httpx.AsyncClient) -> None:
         answer = await client.post(ROUTE, json={"images": []})
         assert answer.json()["code"] == "unsupported_media_type"
@@ -79,6 +94,38 @@ class TestRefused:
         full = await post(client)
         assert (full.status_code, full.json()["code"], full.headers["retry-after"]) == (503, "unavailable", "60")
         assert len(folders(application)) == 1
+
+    @pytest.mark.parametrize(
+        ("number", "words"),
+        [(errno.ENOSPC, "There is no room on the disk here"), (errno.EAGAIN, "This machine cannot")],
+    )
+    async def test_a_machine_that_cannot_look_at_it(
+        self,
+        held: Held,
+        application: Application,
+        client: httpx.AsyncClient,
+        monkeypatch: pytest.MonkeyPatch,
+        number: int,
+        words: str,
+    ) -> None:
+        async def look(_module: str, _said: bytes, hear: Callable[[dict[str, Any]], None]) -> int:
+            hear({"errno": number})
+            return 0
+
+        monkeypatch.setattr("service.jobs.sent.run", look)
+        refused = await post(client)
+        assert (refused.status_code, refused.json()["code"]) == (503, "unavailable")
+        assert refused.json()["detail"].startswith(words)
+        assert folders(application) == []
+        assert held.orders == []
+
+    @pytest.mark.usefixtures("held")
+    async def test_a_folder_that_cannot_be_one(self, tmp_path: Path) -> None:
+        """Nobody is told that another process has it."""
+        (tmp_path / "evaluations").write_text("no folder")
+        async with faked(data_dir=tmp_path) as application, application.client() as client:
+            refused = await post(client)
+        assert refused.json()["detail"].startswith("This machine cannot take an evaluation now.")
 
     async def test_names_lead_nowhere(self, held: Held, application: Application, client: httpx.AsyncClient) -> None:
         names = ["../../x.png", "/etc/passwd", "..\\y.png"]

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 
 from service.jobs.material import PICTURES
@@ -16,13 +17,11 @@ from service.web.keys import digest_of
 from service.wire_evaluation import Evaluation, EvaluationList
 from tests.jobs.asking import ROUTE, ended, folders, image, post
 from tests.jobs.computed import RESULTS
-from tests.web.application import PETS, faked, until
+from tests.web.application import PETS, Exchange, faked, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
-
-    import httpx
 
     from tests.jobs.computed import Held
     from tests.web.application import Application
@@ -33,7 +32,7 @@ async def test_from_the_pictures_to_the_report(held: Held, application: Applicat
     assert taken.status_code == 202, taken.text
     url = taken.headers["location"]
     about = Evaluation.model_validate(taken.json())
-    assert (about.images, about.kept, about.model) == (2, False, "pets")
+    assert (about.images, about.kept, about.model, about.state) == (2, False, "pets", "queued")
     assert "ends with the service" in about.note
     assert (await client.get(f"{url}/report")).json()["code"] == "evaluation_not_done"
 
@@ -130,6 +129,46 @@ class TestFollowed:
         assert (await following).status_code == 200
 
 
+class TestNotTaken:
+    """What nobody would hear of."""
+
+    @pytest.fixture
+    async def looked_at(
+        self, held: Held, application: Application, monkeypatch: pytest.MonkeyPatch
+    ) -> tuple[Exchange, asyncio.Task[None], asyncio.Event]:
+        """A request whose pictures are looked at until the event is set."""
+        looking, seen = asyncio.Event(), asyncio.Event()
+
+        async def look(*arguments: Any) -> int:
+            looking.set()
+            await seen.wait()
+            return await held._look(*arguments)
+
+        monkeypatch.setattr("service.jobs.sent.run", look)
+        asked = httpx.Request("POST", "http://camserve.test", files=[image()])
+        exchange = Exchange(ROUTE, asked.read(), content_type=asked.headers["content-type"], host="camserve.test")
+        task = exchange.start(application)
+        await looking.wait()
+        return exchange, task, seen
+
+    async def test_by_whoever_has_gone(self, held: Held, application: Application, looked_at: Any) -> None:
+        exchange, task, _ = looked_at
+        exchange.gone.set()
+        await task
+        assert folders(application) == []
+        assert application.state["evaluations"]._jobs == {}
+        assert held.orders == []
+
+    async def test_while_the_service_ends_that_keeps_nothing(self, application: Application, looked_at: Any) -> None:
+        exchange, task, seen = looked_at
+        application.lifecycle.state = "closed"
+        seen.set()
+        await task
+        assert exchange.status == 503
+        assert b"keeps no evaluations" in exchange.sent[1]["body"]
+        assert folders(application) == []
+
+
 class TestInTurn:
     async def test_one_at_a_time_and_deleted_ones_make_room(
         self, held: Held, application: Application, client: httpx.AsyncClient
@@ -195,14 +234,14 @@ class TestInTurn:
 
 class TestKeys:
     @asynccontextmanager
-    async def keyed(self) -> AsyncIterator[tuple[httpx.AsyncClient, dict[str, dict[str, str]]]]:
+    async def keyed(self, **options: Any) -> AsyncIterator[tuple[httpx.AsyncClient, dict[str, dict[str, str]]]]:
         scopes: dict[str, Any] = {"ann": {"infer"}, "bob": {"infer"}, "boss": {"infer", "manage"}}
         limits: dict[str, Any] = {"bob": 10.0}
         keys = tuple(
             KeyConfig(name=name, sha256=digest_of(name), scopes=scopes[name], cost_per_minute=limits.get(name))
             for name in scopes
         )
-        async with faked(keys=keys) as application, application.client() as client:
+        async with faked(keys=keys, **options) as application, application.client() as client:
             yield client, {name: {"Authorization": f"Bearer {name}"} for name in scopes}
 
     async def test_an_evaluation_is_its_keys(self, held: Held) -> None:
@@ -219,6 +258,17 @@ class TestKeys:
                 assert (await client.get(url, headers=headers[name])).status_code == 200
                 assert len((await client.get(ROUTE, headers=headers[name])).json()["evaluations"]) == 1
             assert (await client.delete(url, headers=headers["boss"])).status_code == 204
+
+    async def test_one_of_several_has_half_of_the_places(self, held: Held) -> None:
+        async with self.keyed(max_evaluations=3) as (client, headers):
+            urls = [(await post(client, headers=headers["ann"])).headers["location"] for _ in range(2)]
+            refused = await post(client, headers=headers["ann"])
+            assert (refused.status_code, refused.json()["code"]) == (429, "too_many_evaluations")
+            assert refused.json()["detail"].startswith("2 evaluations of your API key wait or run, and more may not.")
+            assert (await post(client, headers=headers["boss"])).status_code == 202
+            await client.delete(urls[0], headers=headers["ann"])
+            assert (await post(client, headers=headers["ann"])).status_code == 202
+            assert held.orders != []
 
     @pytest.mark.usefixtures("held")
     async def test_it_is_charged_when_it_is_asked_for(self) -> None:

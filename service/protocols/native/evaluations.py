@@ -15,12 +15,12 @@ from starlette.responses import StreamingResponse
 from service import wire_evaluation as wire
 from service.errors import InvalidRequest, NoImage, Overloaded
 from service.http.options import option_error, query_options
-from service.http.requests import client_of
+from service.http.requests import client_of, unless_gone
 from service.http.stored_forms import Allowed, read_stored_form
 from service.jobs.asked import Viewer, Wanted
 from service.jobs.evaluations import Evaluations
 from service.jobs.material import ANNOTATIONS, Image, Material
-from service.jobs.refusals import no_room
+from service.jobs.refusals import unwritable
 from service.protocols import key_scope
 from service.protocols.native.management import router
 from service.protocols.native.routes import Engine, json_response
@@ -76,15 +76,16 @@ async def evaluate(request: Request, engine: Engine, evaluations: All, viewer: W
     It takes minutes, beside the requests that are answered meanwhile, which go first.
     """
     engine.ready_info()
-    with evaluations.place():
+    with evaluations.place(viewer.owner):
         async with evaluations.folder() as (name, folder):
             try:
                 wanted, material = await _received(request, folder)
+                charge = client_of(request).get("charge", lambda _units: None)
+                adding = _added(evaluations, name, material, wanted, viewer.owner, charge)
+                taken = await unless_gone(request, adding)  # whoever has gone would never hear its id
             except OSError as error:
-                raise no_room(error) from error
-            charge = client_of(request).get("charge", lambda _units: None)
-            job = await evaluations.add(name, material, wanted, viewer.owner, charge)
-    response = json_response(_entry(evaluations, job), 202)
+                raise unwritable(error) from error
+    response = json_response(taken, 202)
     response.headers["Location"] = f"{request.scope.get('root_path', '')}{router.prefix}/evaluations/{name}"
     return response
 
@@ -206,6 +207,11 @@ def _material(files: list[StoredFile], folder: Path) -> Material:
     if found["annotations"]:
         (folder / found["annotations"][0].file).rename(folder / ANNOTATIONS)
     return Material(images=tuple(found["image"]), masks=tuple(found["mask"]), annotations=bool(found["annotations"]))
+
+
+async def _added(evaluations: Evaluations, *asked: Any) -> wire.Evaluation:
+    """Have an evaluation taken; describe it as it is before its turn may come."""
+    return _entry(evaluations, await evaluations.add(*asked))
 
 
 # -- answering ---------------------------------------------------------------------------------------------------------

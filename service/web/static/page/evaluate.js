@@ -70,8 +70,9 @@ async function show(id) {
   const { signal } = (following = new AbortController());
   const path = `evaluations/${encodeURIComponent(id)}`;
   try {
-    await follow(id, { told: outcome.show, lost: outcome.lost, signal });
-    outcome.show(await ask(path, { signal }));
+    const { state: reached } = await follow(id, { told: outcome.show, lost: outcome.lost, signal });
+    if (reached === "cancelled") outcome.fail("It was cancelled, and nothing of it is kept.");
+    else outcome.show(await ask(path, { signal }));
     list.refresh();
   } catch (error) {
     if (!signal.aborted) outcome.fail(problemWords(error));

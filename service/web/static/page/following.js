@@ -11,15 +11,15 @@ export const isOver = ({ state }) => ["done", "failed", "cancelled"].includes(st
 const stands = ({ status }) => status >= 400 && status < 500 && status !== 429;
 
 /**
- * Call `told(entry)` with whatever is said of an evaluation, and resolve once it is over. What breaks off is taken up again;
- * `lost(error)` hears of it.
+ * Call `told(entry)` with whatever is said of an evaluation, and resolve to how it ended. What breaks off is taken up
+ * again; `lost(error)` hears of it.
  */
 export async function follow(id, { told, lost, signal }) {
   for (;;) {
     try {
       for await (const entry of events(id, signal)) {
         told(entry);
-        if (isOver(entry)) return;
+        if (isOver(entry)) return entry;
       }
     } catch (error) {
       if (signal.aborted || stands(error)) throw error;

@@ -12,8 +12,9 @@ let masks = [];
 export function takeAnnotations(file) {
   [annotations, masks] = [file, []];
 }
-export function takeMasks(files) {
-  [annotations, masks] = [null, files];
+/** Masks as they came in, with the folders that they lay in: pictures of one name are told apart by theirs. */
+export function takeMasks(incoming) {
+  [annotations, masks] = [null, incoming];
 }
 export const forget = () => takeMasks([]);
 
@@ -22,7 +23,7 @@ export function takeFrom(incoming) {
   const coco = incoming.findLast(({ file }) => isCoco(file));
   const found = incoming.filter(({ file }) => isMask(file));
   if (coco) takeAnnotations(coco.file);
-  else if (found.length) takeMasks(found.map(({ file }) => file));
+  else if (found.length) takeMasks(found);
   return incoming.filter(({ file }) => !isCoco(file) && !isMask(file));
 }
 
@@ -30,5 +31,5 @@ export const words = () => annotations?.name ?? (masks.length ? plural(masks.len
 
 export function appendTo(form) {
   if (annotations) form.append("annotations", annotations, annotations.name);
-  for (const mask of masks) form.append("mask", mask, mask.name);
+  for (const { file, path } of masks) form.append("mask", file, path);
 }

@@ -43,7 +43,8 @@ export function control(evaluate) {
 }
 
 function controlMarks() {
-  for (const [id, take] of [["coco", ([file]) => marks.takeAnnotations(file)], ["masks", marks.takeMasks]]) {
+  const takeMasks = (files) => marks.takeMasks(files.map((file) => ({ file, path: file.name })));
+  for (const [id, take] of [["coco", ([file]) => marks.takeAnnotations(file)], ["masks", takeMasks]]) {
     $(id).addEventListener("change", () => {
       if ($(id).files.length) take([...$(id).files]);
       $(id).value = ""; // so that the same file can be chosen again
