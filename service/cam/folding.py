@@ -23,6 +23,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from service.cam.capture import logits_apart
 from service.cam.eager import EagerNetwork
 from service.cam.graph import Graph
+from service.cam.layers import LayerCall
 from service.errors import first_line
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from torch.autograd.graph import Node
 
     from service.cam.capture import Capture
-    from service.cam.layers import Layer, LayerCall
+    from service.cam.layers import Layer
     from service.cam.modules import ModuleDescription
     from service.cam.network import AttentionCapture, Network, Observer
 
@@ -44,6 +45,7 @@ _Result = TypeVar("_Result")
 # How far what the two compute may lie apart, relative to the largest value. Of 16 bits each operation rounds.
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 _SAMPLED = 4096  # values of an output that are compared
+_LOGITS = LayerCall("")  # the network itself
 
 
 class FoldedNetwork:
@@ -186,19 +188,19 @@ def folded(module: nn.Module, images: Tensor, hidden: Collection[str] = ()) -> F
 
     Args:
         module: frozen and in eval mode; it is changed while a pass runs, and only then.
-        images: two or more to compare with, (N, C, H, W).
+        images: one or more, (N, C, H, W); the first, and its mirror image, are what is tried.
         hidden: names of submodules that are no layers.
     """
     own = EagerNetwork(module, None, hidden)
     try:
-        pairs = _pairs(module, own, images)
+        pairs = _pairs(module, own, images[:1])
         if not pairs.normalised:
             return None
         folds = {
             convolution: _fold(module.get_submodule(convolution), module.get_submodule(normalisation))
             for convolution, normalisation in pairs.normalised.items()
         }
-        alike = _compute_the_same(own, folds, images.flip(3), pairs)
+        alike = _compute_the_same(own, folds, images[:1].flip(3), pairs)
     except (torch.OutOfMemoryError, torch.AcceleratorError):
         raise
     except Exception:  # noqa: BLE001  # a network's own code may raise anything, and it is served without this
@@ -219,7 +221,7 @@ class _Pairs:
     calls: list[LayerCall]
 
 
-def _pairs(module: nn.Module, network: EagerNetwork, images: Tensor) -> _Pairs:
+def _pairs(module: nn.Module, network: EagerNetwork, image: Tensor) -> _Pairs:
     """Find them in the graph of one pass."""
     parts = dict(module.named_modules())
     given: dict[LayerCall, Node | None] = {}  # the node of a copy of each output, which only what comes next can use
@@ -228,7 +230,7 @@ def _pairs(module: nn.Module, network: EagerNetwork, images: Tensor) -> _Pairs:
     def see(call: LayerCall, output: object, node: Node | None) -> None:
         given[call], made[call] = node, getattr(output, "grad_fn", None)
 
-    inputs = images.clone().requires_grad_()
+    inputs = image.clone().requires_grad_()
     logits = network.observe(inputs, [name for name in parts if name], see)
     graph, calls = Graph.of(logits, inputs, ()).nodes, Counter(call.module for call in given)
     once = [call for call in given if calls[call.module] == 1 and given[call] in graph]
@@ -273,20 +275,18 @@ def _in_float64(tensor: Any) -> Tensor | None:
     return tensor.double() if isinstance(tensor, Tensor) else None
 
 
-def _compute_the_same(own: EagerNetwork, folds: Mapping[str, _Fold], images: Tensor, pairs: _Pairs) -> bool:
+def _compute_the_same(own: EagerNetwork, folds: Mapping[str, _Fold], image: Tensor, pairs: _Pairs) -> bool:
     """Whether a network has the same logits when it is folded, and the same outputs of all layers that are not."""
-    tolerance, calls = _TOLERANCE[images.dtype], [each for each in pairs.calls if each.module not in folds]
+    tolerance, calls = _TOLERANCE[image.dtype], [each for each in pairs.calls if each.module not in folds]
 
-    def compute() -> tuple[Tensor, dict[LayerCall, Tensor]]:
-        return own.predict(images), _sampled(own, images, calls)
+    def compute() -> dict[LayerCall, Tensor]:
+        return _sampled(own, image, [*calls, _LOGITS])
 
-    (others, other), (logits, one) = _with_folds(folds, compute), compute()
-    if not logits_apart(others, logits) <= tolerance:
-        return False
+    other, one = _with_folds(folds, compute), compute()
     return one.keys() == other.keys() and all(logits_apart(other[call], one[call]) <= tolerance for call in one)
 
 
-def _sampled(network: EagerNetwork, images: Tensor, calls: Sequence[LayerCall]) -> dict[LayerCall, Tensor]:
+def _sampled(network: EagerNetwork, image: Tensor, calls: Sequence[LayerCall]) -> dict[LayerCall, Tensor]:
     """Return some values of what every call gives out."""
     found = {}
 
@@ -294,5 +294,5 @@ def _sampled(network: EagerNetwork, images: Tensor, calls: Sequence[LayerCall]) 
         if output.is_floating_point():
             found[call] = output.flatten()[:: max(1, output.numel() // _SAMPLED)].float()[None]
 
-    network.watch(images, calls, see)
+    network.watch(image, calls, see)
     return found
