@@ -11,6 +11,7 @@ with the modules as they are.
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ _Result = TypeVar("_Result")
 
 # How far what the two compute may lie apart, relative to the largest value. Of 16 bits each operation rounds.
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8, torch.bfloat16: 5e-2, torch.float16: 1e-2}
-_SAMPLED = 4096  # values of an output that are compared
+_SAMPLED = 4096  # values of an output that are compared, about
 _LOGITS = LayerCall("")  # the network itself
 
 
@@ -188,7 +189,7 @@ def folded(module: nn.Module, images: Tensor, hidden: Collection[str] = ()) -> F
 
     Args:
         module: frozen and in eval mode; it is changed while a pass runs, and only then.
-        images: one or more, (N, C, H, W); the first, and its mirror image, are what is tried.
+        images: one or more, (N, C, H, W); the first is what is tried.
         hidden: names of submodules that are no layers.
     """
     own = EagerNetwork(module, None, hidden)
@@ -200,7 +201,7 @@ def folded(module: nn.Module, images: Tensor, hidden: Collection[str] = ()) -> F
             convolution: _fold(module.get_submodule(convolution), module.get_submodule(normalisation))
             for convolution, normalisation in pairs.normalised.items()
         }
-        alike = _compute_the_same(own, folds, images[:1].flip(3), pairs)
+        alike = _computes_the_same(own, folds, images[:1], pairs)
     except (torch.OutOfMemoryError, torch.AcceleratorError):
         raise
     except Exception:  # noqa: BLE001  # a network's own code may raise anything, and it is served without this
@@ -214,11 +215,11 @@ class _Pairs:
 
     Attributes:
         normalised: the normalisation's name by the convolution's.
-        calls: all calls of modules that there were.
+        values: some values that each call of a module gave out, and the network itself.
     """
 
     normalised: dict[str, str]
-    calls: list[LayerCall]
+    values: dict[LayerCall, Tensor]
 
 
 def _pairs(module: nn.Module, network: EagerNetwork, image: Tensor) -> _Pairs:
@@ -226,9 +227,11 @@ def _pairs(module: nn.Module, network: EagerNetwork, image: Tensor) -> _Pairs:
     parts = dict(module.named_modules())
     given: dict[LayerCall, Node | None] = {}  # the node of a copy of each output, which only what comes next can use
     made: dict[LayerCall, Any] = {}  # the output's own node
+    values: dict[LayerCall, Tensor] = {}
 
     def see(call: LayerCall, output: object, node: Node | None) -> None:
         given[call], made[call] = node, getattr(output, "grad_fn", None)
+        values.update(_some_of(call, output))
 
     inputs = image.clone().requires_grad_()
     logits = network.observe(inputs, [name for name in parts if name], see)
@@ -241,7 +244,7 @@ def _pairs(module: nn.Module, network: EagerNetwork, image: Tensor) -> _Pairs:
         alone = before in convolutions and graph.in_degree(before) == 1
         if alone and _can_be_folded(part, nn.BatchNorm2d) and part.running_mean is not None:
             found[convolutions[before]] = call.module
-    return _Pairs(found, list(given))
+    return _Pairs(found, values | _some_of(_LOGITS, logits))
 
 
 _LISTENERS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -275,24 +278,25 @@ def _in_float64(tensor: Any) -> Tensor | None:
     return tensor.double() if isinstance(tensor, Tensor) else None
 
 
-def _compute_the_same(own: EagerNetwork, folds: Mapping[str, _Fold], image: Tensor, pairs: _Pairs) -> bool:
+def _computes_the_same(own: EagerNetwork, folds: Mapping[str, _Fold], image: Tensor, pairs: _Pairs) -> bool:
     """Whether a network has the same logits when it is folded, and the same outputs of all layers that are not."""
-    tolerance, calls = _TOLERANCE[image.dtype], [each for each in pairs.calls if each.module not in folds]
-
-    def compute() -> dict[LayerCall, Tensor]:
-        return _sampled(own, image, [*calls, _LOGITS])
-
-    other, one = _with_folds(folds, compute), compute()
-    return one.keys() == other.keys() and all(logits_apart(other[call], one[call]) <= tolerance for call in one)
-
-
-def _sampled(network: EagerNetwork, image: Tensor, calls: Sequence[LayerCall]) -> dict[LayerCall, Tensor]:
-    """Return some values of what every call gives out."""
-    found = {}
+    tolerance = _TOLERANCE[image.dtype]
+    wanted = {call: values for call, values in pairs.values.items() if call.module not in folds}
+    found: dict[LayerCall, Tensor] = {}
 
     def see(call: LayerCall, output: Tensor) -> None:
-        if output.is_floating_point():
-            found[call] = output.flatten()[:: max(1, output.numel() // _SAMPLED)].float()[None]
+        found.update(_some_of(call, output))
 
-    network.watch(image, calls, see)
-    return found
+    _with_folds(folds, lambda: own.watch(image, wanted, see))
+    same_layers = found.keys() == wanted.keys()
+    return same_layers and all(logits_apart(found[call], wanted[call]) <= tolerance for call in found)
+
+
+def _some_of(call: LayerCall, output: object) -> dict[LayerCall, Tensor]:
+    """Return some values of what a call gives out, copied before the network writes into it; of numbers nothing."""
+    if not isinstance(output, Tensor) or not output.is_floating_point():
+        return {}
+    step = max(1, math.isqrt(output.numel() // _SAMPLED))
+    some = output.detach()[..., ::step]
+    some = some[..., ::step, :] if some.ndim > 1 else some
+    return {call: some.to(torch.float32, copy=True)}

@@ -131,6 +131,14 @@ def test_the_network_stays_as_it_is() -> None:
     assert not {"forward"} & (vars(net.conv).keys() | vars(net.bn).keys())
 
 
+def test_an_activation_in_place_behind_it_hinders_nothing() -> None:
+    net = Net()
+    net.relu = nn.ReLU(inplace=True)
+    found = folded(frozen(net), IMAGES.contiguous(memory_format=torch.channels_last))
+    assert found is not None
+    torch.testing.assert_close(found.predict(IMAGES), EagerNetwork(net).predict(IMAGES))
+
+
 def test_what_its_weights_take_is_known() -> None:
     assert quick(Net(bias=False)).more_bytes == 4 * (6 * 3 * 3 * 3 + 6)
 
