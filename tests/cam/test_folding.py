@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+import threading
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from service.cam.capture import gradients
 from service.cam.eager import EagerNetwork
 from service.cam.explain import explain
-from service.cam.folding import FoldedNetwork, folded
+from service.cam.folding import FoldedNetwork, _some_of, folded
 from service.cam.layers import LayerCall
 from service.cam.targets import Targets
 from tests.cam.models import images, layers_of, nested
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 IMAGES = images(3)
 
@@ -72,8 +78,8 @@ def test_numbers_worked_out_by_hand() -> None:
     found = folded(frozen(net), torch.tensor([1.0, 7.0]).reshape(2, 1, 1, 1))
     assert found is not None
     # 3 · (2x + 1 - 5) / 2 - 4 = 3x - 10
-    convolution = found._quick._module.get_submodule("conv")
-    assert [float(each) for each in convolution.parameters()] == pytest.approx([3.0, -10.0])
+    fold = found._folds["conv"]
+    assert [float(fold.weight), float(fold.bias)] == pytest.approx([3.0, -10.0])
     assert found.predict(torch.full((1, 1, 1, 1), 7.0)).tolist() == [[11.0]]
 
 
@@ -94,7 +100,7 @@ def test_logits_and_maps_are_the_networks_own(options: dict[str, Any]) -> None:
 def test_the_output_of_a_folded_convolution_is_what_it_is_in_the_network() -> None:
     net = Net()
     found = quick(net)
-    assert found._changed == {"conv"}
+    assert list(found._folds) == ["conv"]
     captured = found.capture(IMAGES, [LayerCall("conv")])
     torch.testing.assert_close(captured.activations[LayerCall("conv")], net.conv(IMAGES))
 
@@ -115,14 +121,22 @@ def test_gradients_reach_the_layers_in_front_of_it() -> None:
         torch.testing.assert_close(copied, mine)
 
 
-def test_weights_that_are_not_folded_are_shared_and_the_network_stays_as_it_is() -> None:
+def test_the_network_stays_as_it_is() -> None:
     net = Net()
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    copied = quick(net)._quick._module
-    assert copied.get_parameter("head.weight") is net.head.weight
-    assert copied.get_parameter("conv.weight") is not net.conv.weight
+    found = quick(net)
+    found.predict(IMAGES)
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert not net.conv._forward_hooks
+    assert not {"forward"} & (vars(net.conv).keys() | vars(net.bn).keys())
+
+
+def test_what_is_compared_is_what_a_layer_gave_out_whatever_is_written_into_it_then() -> None:
+    output = torch.ones(1, 2, 3, 3)
+    (values,) = _some_of(LayerCall("bn"), output).values()
+    output.zero_()  # as an in-place ReLU
+    assert values.shape == output.shape
+    assert values.all()
 
 
 def test_what_its_weights_take_is_known() -> None:
@@ -164,30 +178,6 @@ class Detached(Net):
         return logits
 
 
-class ByItself(Net):
-    """Calls its first copy's convolution, which a copy of the module goes on calling."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        own = self.conv
-
-        def first(x: Tensor) -> Tensor:
-            found: Tensor = own(x)
-            return found
-
-        self.first = first
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.pooled(self.bn(self.first(x)))
-
-
-class Asks(Net):
-    """Asks its normalisation for what an identity does not have."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) * self.bn.eps
-
-
 class Heads(Net):
     """Has two outputs."""
 
@@ -195,14 +185,28 @@ class Heads(Net):
         return {"one": super().forward(x), "other": super().forward(x)}
 
 
-@pytest.mark.parametrize("kind", [Skip, Twice, Between, Detached, ByItself, Asks, Heads])
+@pytest.mark.parametrize("kind", [Skip, Twice, Between, Detached, Heads])
 def test_what_would_not_be_the_same_is_left_alone(kind: type[nn.Module]) -> None:
     assert folded(frozen(kind()), IMAGES) is None
 
 
-def test_a_convolution_that_somebody_listens_to_is_left_alone() -> None:
-    net = Net()
+def listens(net: Net) -> None:
     net.conv.register_forward_hook(lambda _module, _inputs, output: output * 2)
+
+
+def changes_gradients(net: Net) -> None:
+    net.bn.register_full_backward_hook(lambda _module, _, given: (given[0] * 2,))  # type: ignore[index]
+
+
+def has_a_forward_of_its_own(net: Net) -> None:
+    own = net.conv.forward
+    vars(net.conv)["forward"] = lambda x: own(x * 2)
+
+
+@pytest.mark.parametrize("change", [listens, changes_gradients, has_a_forward_of_its_own])
+def test_parts_that_do_more_than_their_kind_are_left_alone(change: Callable[[Net], None]) -> None:
+    net = Net()
+    change(net)
     assert folded(frozen(net), IMAGES) is None
 
 
@@ -222,3 +226,129 @@ def test_a_container_that_gives_out_what_the_convolution_does_is_left_alone() ->
             return self.pooled(self.bn(self.stem(x)))
 
     assert folded(frozen(Contained()), IMAGES) is None
+
+
+# -- what the pictures at load do not show ----------------------------------------------------------------------------
+
+
+class Branching(Net):
+    """Goes another way for bright pictures, which those at load are not."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.conv(x)
+        return self.pooled(self.otherwise(features) if x.mean() > 1 else self.normalised(features))
+
+    def normalised(self, features: Tensor) -> Tensor:
+        found: Tensor = self.bn(features)
+        return found
+
+    def otherwise(self, features: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class Beside(Branching):
+    """Uses the convolution's output beside the normalisation."""
+
+    def otherwise(self, features: Tensor) -> Tensor:
+        return self.normalised(features) + features
+
+
+class Instead(Branching):
+    """Uses it instead."""
+
+    def otherwise(self, features: Tensor) -> Tensor:
+        return features
+
+
+class Looks(Branching):
+    """Looks at it where no graph shows it."""
+
+    def otherwise(self, features: Tensor) -> Tensor:
+        return self.normalised(features) * (2 if features.detach().mean() > 0 else 3)
+
+
+class NormalisesTwice(Branching):
+    """Changes in place what it normalises again."""
+
+    def otherwise(self, features: Tensor) -> Tensor:
+        return self.normalised(features).zero_() + self.normalised(features)
+
+
+class NormalisesACopy(Branching):
+    """Normalises what is made of it."""
+
+    def otherwise(self, features: Tensor) -> Tensor:
+        return self.normalised(features.clone())
+
+
+@pytest.mark.parametrize("kind", [Beside, Instead, Looks, NormalisesTwice, NormalisesACopy])
+def test_a_picture_that_takes_another_way_is_computed_by_the_modules_as_they_are(kind: type[Branching]) -> None:
+    net = kind()
+    own, found = EagerNetwork(frozen(net)), quick(net)
+    (layer,), bright = layers_of(net, "relu"), IMAGES + 3
+    one, other = (each.capture(bright, [layer.call]) for each in (own, found))
+    torch.testing.assert_close(other.logits, one.logits, rtol=0, atol=0)
+    torch.testing.assert_close(other.activations, one.activations, rtol=0, atol=0)
+    assert not found.more_bytes, "and so are those that come after it, lest each takes two passes"
+    torch.testing.assert_close(found.predict(bright), own.predict(bright), rtol=0, atol=0)
+
+
+def test_an_error_of_the_network_itself_is_its_own_and_changes_nothing() -> None:
+    class Picky(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            if x.mean() > 1:
+                raise ValueError("too bright")
+            return super().forward(x)
+
+    found = quick(Picky())
+    with pytest.raises(ValueError, match="too bright"):
+        found.predict(IMAGES + 3)
+    assert found.more_bytes
+
+
+def test_weights_that_the_code_reads_are_the_networks_own() -> None:
+    class Reads(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.pooled(self.bn(self.conv(x)) * self.bn.eps + functional.conv2d(x, self.conv.weight))
+
+    net = Reads()
+    torch.testing.assert_close(quick(net).predict(IMAGES), EagerNetwork(net).predict(IMAGES))
+
+
+class Keeps(Net):
+    """Keeps what a hook saw, beside what no copy can be made of: a lock, and a function of its own convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block, self.seen, self.lock = nn.Sequential(self.conv, self.bn), dict[str, Tensor](), threading.Lock()
+        self.block.register_forward_hook(lambda _module, _inputs, output: self.seen.update(last=output))
+
+    def forward(self, x: Tensor) -> Tensor:
+        with self.lock:
+            self.block(x)
+            return self.pooled(self.seen["last"])
+
+
+def test_what_a_network_keeps_there_is_once() -> None:
+    net = Keeps()
+    own = EagerNetwork(frozen(net))
+    torch.testing.assert_close(quick(net).predict(IMAGES * 2), own.predict(IMAGES * 2))
+
+
+class Checkpointed(Net):
+    """Calls its modules once more in the backward pass, when they are not folded any more."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = checkpoint(super().forward, self.stem(x), use_reentrant=False)
+        return logits
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 3, 1)
+
+
+def test_a_checkpoint_is_computed_twice_by_the_modules_as_they_are() -> None:
+    net, weights = Checkpointed(), torch.eye(4)[[0, 1, 2]]
+    networks = EagerNetwork(frozen(net)), quick(net)
+    one, other = (gradients(each.capture(IMAGES, [LayerCall("stem")]), weights) for each in networks)
+    torch.testing.assert_close(other, one, rtol=0, atol=0)

@@ -181,16 +181,14 @@ class Counting:
     def __init__(self, model: ModelHost, first: str) -> None:
         self.rows = 0
         network = model.network()
-        seen = (network._own, network._quick) if isinstance(network, FoldedNetwork) else (network,)
-        modules = (each._module.get_submodule(first) for each in seen)  # type: ignore[attr-defined]
-        self._handles = [module.register_forward_hook(self._count) for module in modules]
+        module = network.own_module if isinstance(network, FoldedNetwork) else network._module  # type: ignore[attr-defined]
+        self._handle = module.get_submodule(first).register_forward_hook(self._count)
 
     def _count(self, _module: object, inputs: Any, _output: object) -> None:
         self.rows += len(inputs[0])
 
     def close(self) -> None:
-        for handle in self._handles:
-            handle.remove()
+        self._handle.remove()
 
 
 NETWORKS = {"shapes": ("stem", {}), "tests.verification.models.transformer": ("conv_proj", {"size": 32})}
