@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from service.engine.amount import amount
 from service.errors import RequestTooCostly
-from service.evaluation.run import expected_passes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +25,8 @@ _HEADS = 40  # pictures that are explained with a random head, all five together
 
 def passes_of(info: ModelInfo, arms: Sequence[Arm], purposes: Sequence[Purpose], pictures: int, marked: int) -> float:
     """Estimate the passes of an evaluation of ``pictures``, on ``marked`` of which something is marked."""
+    from service.evaluation.run import expected_passes  # noqa: PLC0415  # adds nothing to the start
+
     layers = [info.layer(name) for name in dict.fromkeys(arm.layer for arm in arms)]
     methods = list(dict.fromkeys(arm.method for arm in arms))
     slow = max(0.0, amount(methods, [layer for layer in layers if layer.layout], _CLASSES, flops=info.flops) - _QUICK)

@@ -20,8 +20,9 @@ from service.engine.workers.ending import die_with_the_front
 from service.errors import BodyTooLarge, ImageTooLarge, InvalidOption, NoImage, ServiceError
 from service.evaluation.annotations import read_coco
 from service.imaging.decode import DecodeLimits, read_header
-from service.jobs.material import ANNOTATIONS, MATERIAL, Image, Look, Material, Skipped, marked_on
+from service.jobs.material import ANNOTATIONS, MATERIAL, Image, Look, Material, Skipped
 from service.jobs.process import lead_a_group
+from service.jobs.reading import marked_on
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

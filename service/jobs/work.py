@@ -23,7 +23,8 @@ from service.evaluation.run import Run
 from service.imaging.decode import DecodeLimits
 from service.jobs.files import FOUND, REPORT, RESULT, replace_text
 from service.jobs.journal import Journal
-from service.jobs.material import PICTURES, Skipped, pictures_of
+from service.jobs.material import PICTURES, Skipped
+from service.jobs.reading import pictures_of
 from service.models.loading import load_model
 from service.models.sources.source import Downloads
 

@@ -15,7 +15,8 @@ from PIL import Image as Pillow
 from service.errors import InvalidOption, NoImage, ServiceError
 from service.imaging.decode import DecodeLimits
 from service.jobs.looking import look_at
-from service.jobs.material import ANNOTATIONS, MATERIAL, Image, Material, Skipped, pictures_of
+from service.jobs.material import ANNOTATIONS, MATERIAL, Image, Material, Skipped
+from service.jobs.reading import pictures_of
 from tests.evaluation.fakes import INFO
 from tests.hostile.bombs import png_header
 

@@ -84,7 +84,7 @@ class TestTime:
             worker, tasks = application.worker, [task(number, uri(png(seed=number))) for number in range(4)]
             worker.held = True
             asking = asyncio.create_task(predict(client, *tasks))
-            await until(lambda: worker.running)
+            await until(lambda: worker.running and application.explainer.admission.inside == 4)
             done = len(worker.running)
             worker.finish()
             await until(lambda: application.explainer.admission.inside == 4 - done)
