@@ -368,7 +368,7 @@ class PrecisionCheck(_Answer):
     lowest_correlation: float | None = Field(description="The least of them.")
     same_cell: float | None = Field(description="Share of the pictures whose map is strongest in the same cell.")
     same_class: float = Field(description="Share of those whose best class is the same.")
-    logits_apart: float = Field(description="Largest difference of two logits, as a share of the picture's largest.")
+    logits_apart: float = Field(description="Largest difference of two logits, as a share of the largest.")
 
 
 class InputSize(_Answer):

@@ -51,7 +51,7 @@ class SelfCheck:
         lowest_correlation: the least of them.
         same_cell: share of pictures whose strongest cell is the same, or as strong in float32 but for a hundredth.
         same_class: share of those whose best class is the same, or as good in float32 but for a hundredth.
-        logits_apart: the largest difference of two logits, as a share of the picture's largest.
+        logits_apart: the largest difference of two logits, as a share of the largest of all pictures.
     """
 
     pictures: int

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from service.cam.capture import TOLERANCE, logits_apart
 from service.cam.explain import explain, predict
 from service.cam.targets import CamOptions, Targets, Top
 from service.models.info import SelfCheck
@@ -24,8 +25,8 @@ __all__ = ["Computed", "compare", "compute", "objection", "worst"]
 _LEAST_CORRELATION, _LEAST_SAME = 0.995, 0.95
 # What is asked of every picture: one map that is another picture's is not made good by many that are right.
 _LOWEST_CORRELATION = 0.9
-# How far logits may lie apart, as a share of the largest: what ``capture.TOLERANCE`` grants rounding in bfloat16.
-_MOST_APART = 5e-2
+# How far logits may lie apart, as a share of the largest.
+_MOST_APART = TOLERANCE[torch.bfloat16]
 # Two cells, or two classes, that differ by less of the range of them all are equals: either may come first.
 _TIE = 0.01
 # A map whose range is less of the greatest magnitude in it is flat: it has no shape that could be the same.
@@ -87,11 +88,10 @@ def compare(full: Computed, reduced: Computed, method: str | None) -> SelfCheck:
     correlate; then the other has to be as flat, or its strongest cell counts as another one. ``correlation`` is None
     where all are flat.
     """
-    largest = full.logits.abs().amax(1).clamp(min=1e-6)
-    apart = ((full.logits - reduced.logits).abs().amax(1) / largest).max()
+    apart = logits_apart(reduced.logits, full.logits)
     same_class = _as_strong(full.logits, reduced.logits)
     if full.maps is None or reduced.maps is None:
-        return SelfCheck(len(full.logits), None, None, None, None, _share(same_class), float(apart))
+        return SelfCheck(len(full.logits), None, None, None, None, _share(same_class), apart)
     magnitude = full.maps.abs().amax((1, 2))
     drawn, other = full.maps.relu().flatten(1), reduced.maps.relu().flatten(1)
     flat = _range(drawn) <= _FLAT * magnitude
@@ -106,7 +106,7 @@ def compare(full: Computed, reduced: Computed, method: str | None) -> SelfCheck:
         float(found.min()) if shaped else None,
         _share(same_cell),
         _share(same_class),
-        float(apart),
+        apart,
     )
 
 

@@ -36,10 +36,10 @@ class TestLogits:
         assert (found.method, found.correlation, found.lowest_correlation, found.same_cell) == (None,) * 4
 
     def test_the_worst_picture_counts(self) -> None:
-        both = torch.cat([LOGITS, LOGITS])
-        other = torch.tensor([[1.0, 4.0, 2.0], [1.0, 4.0, 3.0]])
+        both = torch.cat([LOGITS, LOGITS * 2])
+        other = torch.tensor([[1.0, 4.0, 2.0], [2.0, 8.0, 5.0]])
 
-        assert compare(Computed(both), Computed(other), None).logits_apart == pytest.approx(1 / 4)
+        assert compare(Computed(both), Computed(other), None).logits_apart == pytest.approx(1 / 8)
 
     @pytest.mark.parametrize(("second", "same"), [(3.98, 1.0), (3.9, 0.0)])
     def test_classes_that_tie_in_float32_may_change_places(self, second: float, same: float) -> None:
