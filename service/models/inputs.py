@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional
 
 from service.errors import ModelLoadError
+from service.models.dead_leaves import dead_leaves
 from service.models.info import ModelWarning
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ __all__ = ["Probe", "input_spec", "with_preset"]
 # These have a default, which is not to override what a source knows.
 _WITH_DEFAULT = ("channels", "order")
 _CHUNK = 4
+_LEAVES = 24
 _MOST_ALONE = 8  # of many channels, those that are tried alone
 
 
@@ -200,23 +202,16 @@ class Probe:
         for chunk in torch.split(_pictures(self.spec), _CHUNK):
             yield self._normalised(chunk)
 
-    def smooth(self) -> Iterator[Tensor]:
-        """Yield two dozen random images, from a few soft spots to noise, (N, C, H, W) a few at a time."""
-        for chunk in torch.split(_smooth(self.spec), _CHUNK):
+    def leaves(self) -> Iterator[Tensor]:
+        """Yield two dozen pictures of random things before each other, (N, C, H, W) a few at a time."""
+        pictures = dead_leaves(_LEAVES, self.spec.channels, self.spec.height, self.spec.width)
+        for chunk in torch.split(pictures, _CHUNK):
             yield self._normalised(chunk)
 
     def _normalised(self, pictures: Tensor) -> Tensor:
         mean, std = torch.tensor(self.spec.mean).view(-1, 1, 1), torch.tensor(self.spec.std).view(-1, 1, 1)
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         return ((pictures * _white(self.spec) - mean) / std).to(self.device, self.dtype, memory_format=layout)
-
-
-def _smooth(spec: PreprocessSpec) -> Tensor:
-    """Random numbers on grids of a few cells to a cell for every pixel, between which they are interpolated."""
-    size, generator = (spec.height, spec.width), torch.Generator().manual_seed(2)
-    grids = ((2, 2), (4, 4), (8, 8), (16, 16), (32, 32), size)
-    drawn = [torch.rand(4, spec.channels, *grid, generator=generator) for grid in grids]
-    return torch.cat([functional.interpolate(each, size, mode="bicubic").clamp(0, 1) for each in drawn])
 
 
 def _pictures(spec: PreprocessSpec) -> Tensor:

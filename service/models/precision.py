@@ -147,9 +147,9 @@ def _of_head(host: ModelHost, head: str | None, probe: Probe, full: _Weights, re
     check = None
     for method in methods:
         full.put_back()
-        expected = compute(_as_it_is(host.network(head)), probe.smooth(), layer, method)
+        expected = compute(_as_it_is(host.network(head)), probe.leaves(), layer, method)
         reduced.put_back()
-        batches = (batch.to(torch.bfloat16) for batch in probe.smooth())
+        batches = (batch.to(torch.bfloat16) for batch in probe.leaves())
         check = compare(expected, compute(host.network(head), batches, layer, method, expected.classes), method)
         if check.correlation is not None:
             break
