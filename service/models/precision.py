@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -16,7 +16,7 @@ from service.models.inputs import Probe
 from service.models.self_check import compare, compute, objection, worst
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from torch import Tensor, nn
 
@@ -67,8 +67,8 @@ def settle(
 def why_not_native(device: torch.device) -> str | None:
     """Say why a device does not compute bfloat16 by itself, as far as PyTorch tells; None where it does."""
     if device.type == "cpu":
-        known = getattr(torch.cpu, "get_capabilities", dict)()  # as of PyTorch 2.11
-        native = torch.backends.mkldnn.is_available() and (known.get("avx512_bf16") or known.get("amx_bf16"))
+        tell: Callable[[], Mapping[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)  # older ones have it not
+        native = tell().get("avx512_bf16") or tell().get("amx_bf16")
         return None if native else "The CPU here has neither AVX512_BF16 nor AMX, as far as PyTorch tells."
     if device.type == "cuda":
         with torch.cuda.device(device):

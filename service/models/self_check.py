@@ -16,6 +16,7 @@ from service.models.info import SelfCheck
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from service.cam.explain import Explained
     from service.cam.layers import Layer
     from service.cam.network import Network
 
@@ -69,7 +70,7 @@ def compute(
     """
     if layer is None or method is None:
         return Computed(torch.cat([predict(network, batch) for batch in batches]))
-    found = []
+    found: list[Explained] = []
     for batch in batches:
         begun = len(found)
         asked = [Targets((each,)) for each in classes[begun : begun + len(batch)]] if classes else [_BEST] * len(batch)

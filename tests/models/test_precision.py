@@ -210,7 +210,7 @@ class TestRefused:
         def net(spoil: Callable[[Tensor], Tensor]) -> Net:
             made = Net(spoil)
             made.add_module("again", made.head)
-            made.register_buffer("also", made.one)
+            made.register_buffer("also", made.get_buffer("one"))
             made.read = lambda net, x: net.head(x.relu().mean((2, 3))) + net.again(x.mean((2, 3))) * net.also
             return made
 
