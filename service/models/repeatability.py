@@ -146,7 +146,7 @@ def check_rows(network: Network, module: nn.Module, images: Tensor) -> None:
 
 
 def _beside_others(network: Network, images: Tensor, together: Tensor) -> float:
-    """Return how far the first answer and the last lie apart from those beside other images, where nothing else differs.
+    """Return how far the first answer and the last move when other images are beside them, and nothing else differs.
 
     A batch of one is computed by other algorithms than a larger one, which hides a small dependence in their rounding.
     Batches of one size are not.
