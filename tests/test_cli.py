@@ -506,7 +506,7 @@ class TestNamesOfFiles:
         shutil.copy(SAMPLES / "03-star.png", tmp_path / "a\x1b[2J\nb.png")
         (tmp_path / "c\x1b]0;title\x07.png").write_bytes(b"no picture")
         (tmp_path / "notes.\x9b31m").touch()
-        out = ["--out", tmp_path / "o\x1bc"] if command == "explain" else []
+        out: list[str | Path] = ["--out", tmp_path / "o\x1bc"] if command == "explain" else []
         ran = run(command, tmp_path, *out)
 
         assert ran.code == 1
