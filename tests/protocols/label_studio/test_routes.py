@@ -417,7 +417,7 @@ class TestInteractive:
             ([click(58, 58, "whale")], config(BRUSH.replace("gear", "whale")), "no class for the label 'whale'"),
             ([{**click(1, 1), "value": {"x": "a", "y": 1, "keypointlabels": ["star"]}}], SMART, "no number"),
             ([{**click(1, 1), "type": "brushlabels", "value": {"rle": [1], "brushlabels": ["star"]}}], SMART, "brush"),
-            ([click(58, 58)] * 101, SMART, "101 places are marked"),
+            ([click(58, 58)] * 101, SMART, "More than 100 places are marked"),
         ],
     )
     async def test_what_cannot_be_answered_says_why(
