@@ -90,7 +90,7 @@ def _before(node: Any, gradients: Tensor, weight: Tensor) -> Tensor:
     )
     shape = node._saved_input.shape
     if weight.shape[2:] == (1, 1) and stride == (1, 1) and padding == (0, 0):  # the commonest, and less to do
-        return cast("Tensor", weight[:, :, 0, 0].t() @ gradients.flatten(2)).reshape(shape)
+        return (weight[:, :, 0, 0].t() @ gradients.flatten(2)).reshape(shape)
     return cast("Tensor", conv2d_input(shape, weight, gradients, stride, padding, dilation))  # type: ignore[no-untyped-call]
 
 
@@ -111,7 +111,7 @@ def _keeps_channels_apart(node: Any, size: int) -> bool:
         return math.prod(node._saved_size) == size and _in_order(node)
     if node.name() == "MeanBackward1":
         axes = len(node._saved_self_sym_sizes)
-        return axes == 4 and {_signed(axis) % axes for axis in node._saved_dim} == _SPATIAL
+        return bool(axes == 4 and {_signed(axis) % axes for axis in node._saved_dim} == _SPATIAL)
     return node.name() in _APART
 
 
