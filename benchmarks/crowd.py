@@ -36,10 +36,11 @@ class Round:
 
 @dataclass(frozen=True)
 class Answers:
-    """The answers that ended within the seconds that count, and what each of them took."""
+    """Those that ended within the seconds that count, and what each took; ``all`` with those before and after."""
 
     per_second: float
     seconds: list[float]
+    all: int
 
 
 class Crowd:
@@ -111,7 +112,7 @@ def _length(head: bytes) -> int:
 def _round(port: int, asked: Round) -> Answers:
     request = Path(asked.request).read_bytes()
     began = time.perf_counter() + asked.warm_up_s
-    end, took = began + asked.seconds, []
+    end, took, total = began + asked.seconds, [], 0
     with selectors.DefaultSelector() as selector:
         for _ in range(asked.clients):
             client = _Client(port, request)
@@ -122,6 +123,7 @@ def _round(port: int, asked: Round) -> Answers:
                 if not client.has_answer():
                     continue
                 now = time.perf_counter()
+                total += 1
                 if began <= now < end:
                     took.append(now - client.began)
                 if now < end:
@@ -129,7 +131,7 @@ def _round(port: int, asked: Round) -> Answers:
                 else:
                     selector.unregister(client.socket)
                     client.socket.close()
-    return Answers(len(took) / asked.seconds, took)
+    return Answers(len(took) / asked.seconds, took, total)
 
 
 def main() -> None:

@@ -11,9 +11,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -32,11 +33,14 @@ from service.settings import Settings
 from tests.server import running_server
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from benchmarks.crowd import Crowd
     from service.models.host import ModelHost
     from service.vocabulary import Output
+    from tests.server import Server
+
+T = TypeVar("T")
 
 _PRECISIONS = ("float32", "bfloat16")
 _OUTPUTS: tuple[Output, ...] = ("map", "heatmap")
@@ -60,27 +64,43 @@ def http_against_in_process() -> Iterator[str]:
         tempfile.TemporaryDirectory() as folder,
         crowd(server_port(server), Path(folder)) as clients,
     ):
-        yield from _throughput(clients)
+        yield from _throughput(server, clients)
         yield from _lone(clients)
 
 
-def _throughput(clients: Crowd) -> Iterator[str]:
+@dataclass(frozen=True)
+class _Pace:
+    """How fast one side is, and what a picture takes of all cores, in seconds: of each process."""
+
+    per_second: float
+    cpu_s: tuple[float, ...]
+
+
+def _throughput(server: Server, clients: Crowd) -> Iterator[str]:
     for precision in _PRECISIONS:
-        measured = {"in process": partial(_pictures_per_second, _explaining(host("resnet50", precision), _BATCH))}
+        measured = {"in process": partial(_in_process, _explaining(host("resnet50", precision), _BATCH))}
         for output in _OUTPUTS:
-            measured[output] = partial(_answers_per_second, clients, precision, output)
-        rates = _by_turns(measured)
-        for output in _OUTPUTS:
-            ratio = statistics.median(a / b for a, b in zip(rates[output], rates["in process"], strict=True))
+            measured[output] = partial(_over_http, server, clients, precision, output)
+        paces = _by_turns(measured)
+        here = paces.pop("in process")
+        for output, there in paces.items():
+            ratio = statistics.median(a.per_second / b.per_second for a, b in zip(there, here, strict=True))
+            (own,), (front, *workers) = _cpu_ms(here), _cpu_ms(there)
             yield (
                 f"ResNet-50 layer4, {precision}, {output}, {_CLIENTS} clients: {ratio:.2f} × in process with batches "
-                f"of {_BATCH} (at least {_AT_LEAST[output, precision]:.2f}; {statistics.median(rates[output]):.1f} to "
-                f"{statistics.median(rates['in process']):.1f} pictures/s)"
+                f"of {_BATCH} (at least {_AT_LEAST[output, precision]:.2f}; "
+                f"{statistics.median(each.per_second for each in there):.1f} to "
+                f"{statistics.median(each.per_second for each in here):.1f} pictures/s); CPU for a picture: front "
+                f"{front:.1f}, worker {sum(workers):.1f} ms, in process {own:.1f} ms"
             )
 
 
-def _by_turns(measured: dict[str, Callable[[], float]]) -> dict[str, list[float]]:
-    found: dict[str, list[float]] = {name: [] for name in measured}
+def _cpu_ms(paces: list[_Pace]) -> list[float]:
+    return [1000 * statistics.median(each) for each in zip(*(pace.cpu_s for pace in paces), strict=True)]
+
+
+def _by_turns(measured: Mapping[str, Callable[[], T]]) -> dict[str, list[T]]:
+    found: dict[str, list[T]] = {name: [] for name in measured}
     for _ in range(_ROUNDS):
         for name, measure in measured.items():
             found[name].append(measure())
@@ -92,13 +112,13 @@ def _explaining(model: ModelHost, batch: int, layers: tuple[str, ...] = ("layer4
     return partial(model.explain, pixels, [Targets((Top(top),))] * batch, HowTo(layers, ("gradcam",)))
 
 
-def _pictures_per_second(explain: Callable[[], Any]) -> float:
+def _in_process(explain: Callable[[], Any]) -> _Pace:
     explain()
-    began, runs = time.perf_counter(), 0
+    began, used, runs = time.perf_counter(), time.process_time(), 0
     while time.perf_counter() < began + _MEASURED_S:
         explain()
-        runs += 1
-    return _BATCH * runs / (time.perf_counter() - began)
+        runs += _BATCH
+    return _Pace(runs / (time.perf_counter() - began), ((time.process_time() - used) / runs,))
 
 
 def _request(model: str, output: str) -> bytes:
@@ -106,9 +126,12 @@ def _request(model: str, output: str) -> bytes:
     return head(f"/api/v1/models/{model}/explain?output={output}", len(picture), "image/jpeg") + picture
 
 
-def _answers_per_second(clients: Crowd, model: str, output: str) -> float:
+def _over_http(server: Server, clients: Crowd, model: str, output: str) -> _Pace:
+    pids = [server.process.pid, *children(server.process.pid)]
+    before = [cpu_s(pid) for pid in pids]
     answers = clients.ask(_request(model, output), _CLIENTS, warm_up_s=_WARM_UP_S, seconds=_MEASURED_S)
-    return answers.per_second
+    used = (cpu_s(pid) - was for pid, was in zip(pids, before, strict=True))
+    return _Pace(answers.per_second, tuple(each / answers.all for each in used))
 
 
 def _lone(clients: Crowd) -> Iterator[str]:
@@ -170,8 +193,12 @@ def _front_cpu_s(pid: int, clients: Crowd, output: str) -> float:
     request = _request("squeezenet1_0", output)
     before = cpu_s(pid)
     answers = clients.ask(request, _CLIENTS, warm_up_s=0.0, seconds=_MEASURED_S)
-    # Whoever had asked when the time was up has had an answer, too.
-    return (cpu_s(pid) - before) / (len(answers.seconds) + _CLIENTS)
+    return (cpu_s(pid) - before) / answers.all
+
+
+def children(pid: int) -> list[int]:
+    """Return the processes that a process has started: of the front, its workers."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
 
 
 def cpu_s(pid: int) -> float:
