@@ -82,8 +82,9 @@ def _throughput(server: Server, clients: Crowd) -> Iterator[str]:
         for output in _OUTPUTS:
             measured[output] = partial(_over_http, server, clients, precision, output)
         paces = _by_turns(measured)
-        here = paces.pop("in process")
-        for output, there in paces.items():
+        here = paces["in process"]
+        for output in _OUTPUTS:
+            there = paces[output]
             ratio = statistics.median(a.per_second / b.per_second for a, b in zip(there, here, strict=True))
             (own,), (front, *workers) = _cpu_ms(here), _cpu_ms(there)
             yield (

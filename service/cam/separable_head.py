@@ -106,9 +106,9 @@ def _last_convolution(node: Node | None, size: int, kept: Collection[Node]) -> A
 
 def _keeps_channels_apart(node: Any, size: int) -> bool:
     if node.name() in _SHAPES:
-        return math.prod(node._saved_self_sym_sizes) == size
+        return bool(math.prod(node._saved_self_sym_sizes) == size)
     if node.name() == "AsStridedBackward1":  # of pooled channels that lie last: the same numbers in the same order
-        return math.prod(node._saved_size) == size and _in_order(node)
+        return bool(math.prod(node._saved_size) == size) and _in_order(node)
     if node.name() == "MeanBackward1":
         axes = len(node._saved_self_sym_sizes)
         return bool(axes == 4 and {_signed(axis) % axes for axis in node._saved_dim} == _SPATIAL)

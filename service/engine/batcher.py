@@ -83,7 +83,7 @@ _SHARED = 0.6
 _LATELY = 16
 
 # Where one client has a slow model to itself: how often the time of a single picture a batch may take. Several go
-# together in less time than one after the other, by a third on a CPU, of which four pictures have nearly all.
+# together in less time than one after the other, on a CPU by a quarter, which three pictures have already.
 _TIMES_ONE = 3
 
 # How far a batch that was slower than those before moves what is known of a model's pace. One that was faster is
