@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["main", "serve"]
 
-_SPINS = "5000"  # some tenths of a millisecond
+_SPINS = "1000"  # some hundredths of a millisecond: longer than the pause between two loops
 
 
 def main() -> None:
