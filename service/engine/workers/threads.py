@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from heapq import heapify, heappop, heappush
-from queue import SimpleQueue
+from concurrent.futures import ThreadPoolExecutor
+from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,16 +22,12 @@ __all__ = ["BatchThreads", "OneByOne"]
 
 
 class BatchThreads:
-    """Up to ``count`` threads. Work goes to the first that is free, and waits where none is; see the module.
-
-    No thread keeps the process from ending.
-    """
+    """Up to ``count`` threads. Work goes to the first that is free, and waits where none is; see the module."""
 
     def __init__(self, count: int) -> None:
         self._guard = threading.Lock()
-        self._free = list(range(count))
-        heapify(self._free)
-        self._handed: list[SimpleQueue[Callable[[], None] | None]] = []
+        self._free = list(range(count))  # a heap
+        self._threads: list[ThreadPoolExecutor] = []  # of one thread each
         self._waiting: deque[Callable[[], None]] = deque()
         self._own = threading.local()
         self._closed = False
@@ -52,7 +48,7 @@ class BatchThreads:
         Whoever is told of a result sends the next batch at once. It would find this thread busy, and go to another.
         """
         with self._guard:
-            if not self._own.busy:
+            if self._closed or not self._own.busy:
                 return
             self._own.busy = False
             if self._waiting:
@@ -64,23 +60,18 @@ class BatchThreads:
         """Begin nothing more, and let threads end when their work returns."""
         with self._guard:
             self._closed = True
-            self._waiting.clear()
-            for handed in self._handed:
-                handed.put(None)
+            for thread in self._threads:
+                thread.shutdown(wait=False, cancel_futures=True)
 
     def _hand(self, number: int, work: Callable[[], None]) -> None:
-        if number == len(self._handed):  # those before it have begun: the first that is free is taken
-            self._handed.append(SimpleQueue())
-            threading.Thread(target=self._work, args=(number,), name=f"batch_{number}", daemon=True).start()
-        self._handed[number].put(work)
+        if number == len(self._threads):  # those before it have begun: the first that is free is taken
+            self._threads.append(ThreadPoolExecutor(1, f"batch_{number}"))
+        self._threads[number].submit(self._do, number, work)
 
-    def _work(self, number: int) -> None:
-        self._own.number = number
-        while (work := self._handed[number].get()) is not None:
-            self._own.busy = True
-            work()
-            del work  # while the thread waits for more, nothing is held
-            self.free()
+    def _do(self, number: int, work: Callable[[], None]) -> None:
+        self._own.number, self._own.busy = number, True
+        work()
+        self.free()
 
 
 class OneByOne:
@@ -89,30 +80,26 @@ class OneByOne:
     def __init__(self, name: str) -> None:
         self._guard = threading.Lock()
         self._name = name
-        self._waiting: deque[Callable[[], None]] = deque()
-        self._running = False
+        self._thread: ThreadPoolExecutor | None = None
+        self._left = 0
 
     def submit(self, work: Callable[[], None]) -> None:
         """Do ``work``, which must not raise, after what was submitted before."""
         with self._guard:
-            self._waiting.append(work)
-            if not self._running:
-                self._running = True
-                threading.Thread(target=self._work, name=self._name, daemon=True).start()
+            self._left += 1
+            self._thread = self._thread or ThreadPoolExecutor(1, self._name)
+            self._thread.submit(self._do, work)
 
     def close(self) -> None:
         """Begin nothing that was submitted and has not begun."""
         with self._guard:
-            self._waiting.clear()
+            if self._thread is not None:
+                self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _work(self) -> None:
-        while (work := self._next()) is not None:
-            work()
-            del work
-
-    def _next(self) -> Callable[[], None] | None:
+    def _do(self, work: Callable[[], None]) -> None:
+        work()
         with self._guard:
-            if self._waiting:
-                return self._waiting.popleft()
-            self._running = False
-            return None
+            self._left -= 1
+            if not self._left and self._thread is not None:
+                self._thread.shutdown(wait=False)
+                self._thread = None
