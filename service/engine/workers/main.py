@@ -19,14 +19,12 @@ from typing import TYPE_CHECKING
 from service import logs
 from service.engine.messages import Start, pack, receive
 from service.engine.workers.ending import die_with_the_front
-from service.settings import environment
+from service.engine.workers.waiting import short_waits
 
 if TYPE_CHECKING:
     from service.engine.messages import Message
 
 __all__ = ["main", "serve"]
-
-_SPINS = "1000"  # some hundredths of a millisecond: longer than the pause between two loops
 
 
 def main() -> None:
@@ -56,24 +54,13 @@ def serve(connection: socket.socket) -> None:
         logs.configure(start.log_level, start.log_format)
         if start.expendable:
             _stand_back()
-        with environment(**_how_threads_wait()):
-            from service.engine.workers.executor import Executor  # noqa: PLC0415  # OpenMP reads it when it is loaded
+        with short_waits():
+            from service.engine.workers.executor import Executor  # noqa: PLC0415
 
         executor = Executor(start, tell, os._exit)
         while (message := receive(stream)) is not None:
             executor.hear(message)
     os._exit(0)  # nobody is left to hear of a batch that still computes
-
-
-def _how_threads_wait() -> dict[str, str]:
-    """Have OpenMP's threads wait for each other for a moment only, unless the operator says how they wait.
-
-    Left alone they wait for some milliseconds, on cores that the front needs to decode the next pictures. Asleep at
-    once, they would have to be woken for every loop.
-    """
-    if {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():  # noqa: TID251  # OpenMP's, not ours
-        return {}
-    return {"GOMP_SPINCOUNT": _SPINS}
 
 
 def _stand_back() -> None:
