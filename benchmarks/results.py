@@ -82,13 +82,14 @@ class Record:
         if found and {key: found[key] for key in here} != here:
             raise SystemExit(f"{path.name} is of another machine or of other versions: run all benchmarks first.")
         self._path, self._here = path, here
+        self._note = {"note": found["note"]} if "note" in found else {}  # said by hand of what is there
         self._benchmarks: dict[str, Any] = found.get("benchmarks", {})
 
     def keep(self, name: str, lines: Iterable[Line]) -> None:
         """Put a benchmark's lines in place of those that it had."""
         today = datetime.now(UTC).date().isoformat()
         self._benchmarks[name] = {"date": today, "lines": [asdict(line) for line in lines]}
-        written = json.dumps({**self._here, "benchmarks": self._benchmarks}, indent=1, ensure_ascii=False)
+        written = json.dumps({**self._here, **self._note, "benchmarks": self._benchmarks}, indent=1, ensure_ascii=False)
         self._path.write_text(f"{written}\n", encoding="utf-8")
 
 

@@ -161,7 +161,8 @@ def _where(found: dict[str, Any]) -> str:
     gpus = f" and {', '.join(machine['gpus'])}" if machine["gpus"] else ""
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
     flags = f" ({', '.join(machine['flags'])})" if machine["flags"] else ""
-    return f"Measured {when} on {machine['cores']} cores of {machine['processor']}{flags}{gpus}, with {versions}:"
+    note = f" {found['note']}" if "note" in found else ""
+    return f"Measured {when} on {machine['cores']} cores of {machine['processor']}{flags}{gpus}, with {versions}.{note}"
 
 
 TABLES: dict[str, Callable[[], str]] = {

@@ -138,6 +138,7 @@ def test_it_is_felt_wherever_a_test_waits_and_the_others_are_run(tmp_path: Path)
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_it_is_felt_in_a_browser_too(tmp_path: Path) -> None:
     said = run(tmp_path, PAGE)
     if "3 skipped" in said:
@@ -147,6 +148,7 @@ def test_it_is_felt_in_a_browser_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize("test", [DEAF, LATE], ids=["a deaf task", "a fixture after a failure"])
 def test_where_it_is_not_the_run_ends_and_says_where_every_thread_was(tmp_path: Path, test: str) -> None:
     said = run(tmp_path, test)
@@ -155,6 +157,7 @@ def test_where_it_is_not_the_run_ends_and_says_where_every_thread_was(tmp_path: 
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_slow_tests_have_more_and_a_test_may_have_its_own(tmp_path: Path) -> None:
     said = run(tmp_path, OWN)
     assert re.findall(r"^E +assert \((.*),\) == \(\)", said, re.MULTILINE) == ["0.3", "1800.0", "7"]

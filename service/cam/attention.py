@@ -56,7 +56,7 @@ def attention_rollout(context: LayerContext) -> Tensor:
     The map is the row of the product that belongs to the token which the classifier reads, or the mean over these
     tokens' rows where it reads several; the same for every class.
     """
-    captured = _capture(context)
+    captured = _recorded(context)
     rollout = torch.eye(captured.attentions[0].weights.shape[-1], device=context.forward_pass.inputs.device)
     identity = rollout
     for attention in captured.attentions:
@@ -97,7 +97,7 @@ def legrad(context: LayerContext) -> Tensor:
     The score of layer l is what the network makes of the tokens after block l, as if it were the last. Its gradient
     with respect to the layer's attention is rectified, averaged over heads and queries, and averaged over the layers.
     """
-    captured, logit_weights = _capture(context), context.forward_pass.logit_weights
+    captured, logit_weights = _recorded(context), context.forward_pass.logit_weights
     blocks = captured.blocks
     assert blocks is not None
     shape = captured.attentions[0].weights.shape  # (N, heads, T, T)
@@ -118,8 +118,10 @@ def legrad(context: LayerContext) -> Tensor:
     return _grid(total, context)
 
 
-def _capture(context: LayerContext) -> AttentionCapture:
-    return context.forward_pass.network.capture_attention(context.forward_pass.inputs)
+def _recorded(context: LayerContext) -> AttentionCapture:
+    attention = context.forward_pass.captured.attention
+    assert attention is not None, "see Method.reads_attention"
+    return attention
 
 
 def _grid(per_token: Tensor, context: LayerContext) -> Tensor:

@@ -73,8 +73,8 @@ class BinaryNetwork:
         """See ``Network``."""
         return self._network.biases()
 
-    def capture_attention(self, inputs: Tensor) -> AttentionCapture:
+    def capture_attention(self, inputs: Tensor, derivatives: int = 1) -> AttentionCapture:
         """See ``Network``."""
-        captured = self._network.capture_attention(inputs)
+        captured = self._network.capture_attention(inputs, derivatives)
         with torch.inference_mode(mode=False), torch.enable_grad():
             return replace(captured, logits=self._both(captured.logits))

@@ -13,6 +13,7 @@ from service.errors import ModelOutputError
 
 if TYPE_CHECKING:
     from service.cam.layers import LayerCall
+    from service.cam.network import AttentionCapture
 
 __all__ = ["TOLERANCE", "Capture", "check_logits", "gradients", "logits_apart", "same_logits"]
 
@@ -25,10 +26,17 @@ _SMALLEST = 1e-6
 
 @dataclass(frozen=True)
 class Capture:
-    """Logits (N, classes) of one forward pass, and the activations per layer, batch first, that they depend on."""
+    """What one forward pass left.
+
+    Attributes:
+        logits: (N, classes).
+        activations: per layer, batch first; the logits depend on them. None of a pass that records attention.
+        attention: what that one left besides.
+    """
 
     logits: Tensor
     activations: dict[LayerCall, Tensor]
+    attention: AttentionCapture | None = None
 
 
 def check_logits(output: object, n: int) -> Tensor:

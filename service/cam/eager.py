@@ -200,20 +200,21 @@ class EagerNetwork:
         found = ((name, _bias(module)) for name, module in self._module.named_modules())
         return {name: bias.detach() for name, bias in found if bias is not None}
 
-    def capture_attention(self, inputs: Tensor) -> AttentionCapture:
+    def capture_attention(self, inputs: Tensor, derivatives: int = 1) -> AttentionCapture:
         """See ``Network``."""
         if self._blocks is None:
             self._blocks = self._find_blocks(inputs[:1])
-        return self._capture_attention(inputs, self._blocks)
+        return self._capture_attention(inputs, self._blocks, derivatives)
 
-    def _capture_attention(self, inputs: Tensor, blocks: Sequence[LayerCall]) -> AttentionCapture:
+    def _capture_attention(self, inputs: Tensor, blocks: Sequence[LayerCall], derivatives: int = 1) -> AttentionCapture:
         rows, tokens = len(inputs), dict[LayerCall, Tensor]()
         reader = _Reader(blocks, tokens)
         hooks = [(self._module.get_submodule(name), reader.hook_for(name)) for name in {each.module for each in blocks}]
         with _recording(), AttentionRecorder() as recorder:
             # The input asks for a gradient so that frozen parameters do not leave the attention without a graph. The
             # model's own hooks come first: they shall not see more rows than there are images.
-            logits = self._run(inputs.detach().requires_grad_(), rows * max(1, len(blocks)), hooks, first=False)
+            begins = inputs.detach().requires_grad_(derivatives > 0 or not blocks)
+            logits = self._run(begins, rows * max(1, len(blocks)), hooks, first=False)
         attentions = [call.among_tokens(rows) for call in recorder.calls]
         found = None if reader.read is None else BlockOutputs(list(tokens.values()), reader.read)
         return AttentionCapture(attentions, logits, found)

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from service.cam.capture import Capture
 from service.cam.context import ForwardPass, LayerContext
 from service.cam.fusion import fuse
-from service.cam.methods import METHODS
+from service.cam.methods import FORWARD_KINDS, METHODS
 from service.cam.pace import Pace
 from service.cam.perturbation import noise_like
 from service.cam.raw_map import RawMap
@@ -22,9 +23,8 @@ from service.errors import ModelOutputError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from service.cam.capture import Capture
     from service.cam.layers import Layer, LayerCall
-    from service.cam.methods import Method
+    from service.cam.methods import ForwardKind, Method
     from service.cam.network import Network
     from service.placement import Placement
     from service.vocabulary import Fuse
@@ -72,7 +72,7 @@ def explain(  # noqa: PLR0913  # the two that come last are rarely given
     """Explain the classes that each row of a batch asks for.
 
     Cheap methods cost one forward pass for all layers, methods and targets together; those that differentiate twice
-    share another.
+    share another, and those that read attention a third.
 
     Args:
         network: what is explained.
@@ -98,7 +98,8 @@ def explain(  # noqa: PLR0913  # the two that come last are rarely given
         within = _part(checkpoint, step, options.views)
         captured = _captures(network, view, calls, methods, within)
         # Views vary the image, not the targets: "predicted" is what the image itself is predicted to be.
-        logits = _finite_logits(next(iter(captured.values())).logits) if logits is None else logits
+        if logits is None:
+            logits = _finite_logits(next(iter(captured.values())).logits)
         task = _View(network, view, captured, logits, targets, layers, methods, within, pace)
         found = [replace(stack, values=restore(stack.values) / options.views) for stack in task.stacks()]
         stacks = [one.plus(other) for one, other in zip(stacks, found, strict=True)] if stacks else found
@@ -161,22 +162,22 @@ def _part(checkpoint: Checkpoint, index: int, parts: int) -> Checkpoint:
 
 def _captures(
     network: Network, inputs: Tensor, calls: Sequence[LayerCall], methods: Sequence[str], checkpoint: Checkpoint
-) -> dict[bool, Capture]:
-    """Run the network: once for most methods, once more for those that differentiate twice.
+) -> dict[ForwardKind, Capture]:
+    """Run the network: once for most methods, and once for those that differentiate twice or read attention.
 
     For the latter a network may compute some things by other means, which the others' maps must not show.
     """
-    asked = sorted(METHODS[name].derivatives for name in methods)
-    kinds = {_twice(derivatives): derivatives for derivatives in asked}
-    captured = {}
-    for twice, derivatives in kinds.items():
+    asked = sorted((METHODS[name] for name in methods), key=lambda method: method.derivatives)
+    derivatives = {method.forward_pass: method.derivatives for method in asked}
+    captured: dict[ForwardKind, Capture] = {}
+    for kind in (each for each in FORWARD_KINDS if each in derivatives):  # logits are taken from the first
         checkpoint(0, 1)
-        captured[twice] = network.capture(inputs, calls, derivatives)
+        if kind == "attention":
+            attention = network.capture_attention(inputs, derivatives[kind])
+            captured[kind] = Capture(attention.logits[-len(inputs) :], {}, attention)
+        else:
+            captured[kind] = network.capture(inputs, calls, derivatives[kind])
     return captured
-
-
-def _twice(derivatives: int) -> bool:
-    return derivatives > 1
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,7 @@ class _View:
 
     network: Network
     inputs: Tensor
-    captured: dict[bool, Capture]
+    captured: dict[ForwardKind, Capture]
     logits: Tensor
     targets: Sequence[Targets]
     layers: Sequence[Layer]
@@ -223,13 +224,13 @@ class _View:
             for index, (layer, name) in enumerate(asked)
         ]
 
-    def _passes(self, classes: Sequence[tuple[int, ...]], k: int) -> dict[tuple[str, bool], ForwardPass]:
+    def _passes(self, classes: Sequence[tuple[int, ...]], k: int) -> dict[tuple[str, ForwardKind], ForwardPass]:
         """One pass per kind of score and of forward pass, for every row's k-th target."""
         return {
-            (kind, twice): ForwardPass(
-                self.network, self.inputs, self.captured[twice], self._logit_weights(classes, k, kind)
+            (score, kind): ForwardPass(
+                self.network, self.inputs, self.captured[kind], self._logit_weights(classes, k, score)
             )
-            for kind, twice in sorted({_pass_of(METHODS[name]) for name in self.methods})
+            for score, kind in sorted({_pass_of(METHODS[name]) for name in self.methods})
         }
 
     def _logit_weights(self, classes: Sequence[tuple[int, ...]], k: int, kind: str) -> Tensor:
@@ -249,7 +250,7 @@ class _View:
         self,
         name: str,
         layer: Layer,
-        passes: dict[tuple[str, bool], ForwardPass],
+        passes: dict[tuple[str, ForwardKind], ForwardPass],
         k: int,
         known: dict[tuple[object, ...], Tensor],
         checkpoint: Checkpoint,
@@ -270,9 +271,9 @@ class _View:
         return raw, zero_gradient
 
 
-def _pass_of(method: Method) -> tuple[str, bool]:
-    """Which pass a method looks at: its kind of score, and whether it is one that can be differentiated twice."""
-    return method.score, _twice(method.derivatives)
+def _pass_of(method: Method) -> tuple[str, ForwardKind]:
+    """Which pass a method looks at: its kind of score, and of forward pass."""
+    return method.score, method.forward_pass
 
 
 def _nearest(logits: Tensor, target: int) -> Tensor:

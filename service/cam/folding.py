@@ -118,9 +118,9 @@ class FoldedNetwork:
         """See ``Network``."""
         return self._own.biases()
 
-    def capture_attention(self, inputs: Tensor) -> AttentionCapture:
+    def capture_attention(self, inputs: Tensor, derivatives: int = 1) -> AttentionCapture:
         """See ``Network``."""
-        return self._own.capture_attention(inputs)
+        return self._own.capture_attention(inputs, derivatives)
 
 
 class _Strayed(Exception):

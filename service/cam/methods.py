@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pkgutil
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,7 +14,12 @@ if TYPE_CHECKING:
     from service.cam.context import LayerContext
     from service.cam.network import Network
 
-__all__ = ["METHODS", "Method", "Work"]
+__all__ = ["FORWARD_KINDS", "METHODS", "ForwardKind", "Method", "Work"]
+
+ForwardKind = Literal["plain", "twice", "attention"]
+"""A forward pass that is the network's own; one that can be differentiated twice; one that records attention."""
+
+FORWARD_KINDS: tuple[ForwardKind, ...] = get_args(ForwardKind)
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,7 @@ class Method:
         on_input: whether its map has a cell for every pixel of the model's input.
         slow: whether it runs the model many times; such requests have a lane of their own.
         score: ``finer`` compares the class with those nearest to it instead of taking its logit alone.
+        reads_attention: whether it looks at the attention among tokens, which has to be recorded in a pass of its own.
         refusal: ``module:name`` of ``(network, images) -> reason or None``, for methods that not every network allows;
             tried on some images.
     """
@@ -80,12 +86,20 @@ class Method:
     on_input: bool = False
     slow: bool = False
     score: Literal["logit", "finer"] = "logit"
+    reads_attention: bool = False
     refusal: str | None = None
 
     @property
     def needs_gradients(self) -> bool:
         """Whether it differentiates the score."""
         return self.derivatives > 0
+
+    @property
+    def forward_pass(self) -> ForwardKind:
+        """Which forward pass it looks at, of those that are made for a batch."""
+        if self.reads_attention:
+            return "attention"
+        return "twice" if self.derivatives > 1 else "plain"
 
     @property
     def compute(self) -> Callable[[LayerContext], Tensor]:
@@ -221,12 +235,13 @@ METHODS: dict[str, Method] = {
         summary="Which patches the tokens that are read for the answer attend to, through all layers; no class.",
         paper="https://arxiv.org/abs/2005.00928",
         function="service.cam.attention:attention_rollout",
-        work=Work(forward=1),
-        forwards=2.4,
+        work=Work(),
+        forwards=1.2,
         derivatives=0,
         class_specific=False,
         signed=False,
         uses_layer=False,
+        reads_attention=True,
         refusal="service.cam.attention:refuse_without_attention",
     ),
     "legrad": Method(
@@ -234,10 +249,11 @@ METHODS: dict[str, Method] = {
         summary="Gradient of the score with respect to the attention, over all layers.",
         paper="https://arxiv.org/abs/2404.03214",
         function="service.cam.attention:legrad",
-        work=Work(forward=1, backward=1),
-        forwards=3.2,
+        work=Work(backward=1),
+        forwards=1.9,
         signed=False,
         uses_layer=False,
+        reads_attention=True,
         refusal="service.cam.attention:refuse_without_blocks",
     ),
 }

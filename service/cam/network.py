@@ -133,8 +133,13 @@ class Network(Protocol):
         For BatchNorm that is β - γ μ / √(σ² + ε). Modules that add nothing are left out.
         """
 
-    def capture_attention(self, inputs: Tensor) -> AttentionCapture:
+    def capture_attention(self, inputs: Tensor, derivatives: int = 1) -> AttentionCapture:
         """Return tokens and attention of every block, with their graph.
+
+        Args:
+            inputs: the batch.
+            derivatives: how often the logits will be differentiated by the attention: 0 or 1 times. Without, the graph
+                begins at what was read of the blocks, where they can be told apart.
 
         Raises:
             ModelOutputError: there is no attention among all tokens of a picture; the message says what there is.

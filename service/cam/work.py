@@ -85,9 +85,9 @@ def _total(methods: Sequence[Method], sizes: Sequence[_Size], targets: int, opti
 
 
 def _shared(methods: Sequence[Method], targets: int) -> Passes:
-    """One forward pass, and one that can be differentiated twice; one backward pass per target and kind of score."""
-    forward = {method.derivatives > 1 for method in methods}
-    backward = {(method.score, method.derivatives > 1) for method in methods if method.work.shared_backward}
+    """One forward pass of each kind, and one backward pass per target and kind of score."""
+    forward = {method.forward_pass for method in methods}
+    backward = {(method.score, method.forward_pass) for method in methods if method.work.shared_backward}
     return Passes(forward=len(forward), backward=len(backward) * targets)
 
 

@@ -10,8 +10,10 @@ import itertools
 import os
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -19,20 +21,22 @@ from service.engine.fair_shares import FairShares
 from service.errors import NotReady
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterable
     from typing import TypeVar
 
     T = TypeVar("T")
 
 __all__ = ["PictureThreads"]
 
-# Work on fewer pixels is small: a tenth of a second at most. A header, which has none, costs as much as some pixels.
+# Work on fewer pixels is small: a tenth of a second at most. So many have room beside all large work. A header, which
+# has none, costs as much as some pixels.
 _SMALL_PIXELS = 4_000_000
 _LEAST_AMOUNT = 20_000
 
 # Workers and the event loop go first where all cores are busy: a batch whose threads wait for each other takes twice as
 # long when one of them shares its core. Within a container it is so; against others, the container's share counts.
-_NICENESS = 10
+# A client's only piece of small work does not go behind them: it takes milliseconds, and somebody waits for it.
+_NICENESS = 10  # more than that of the process
 
 
 @dataclass(eq=False)
@@ -52,22 +56,25 @@ class _Piece:
         return self.pixels <= _SMALL_PIXELS
 
 
+_End = Callable[[_Piece, object, BaseException | None], None]
+
+
 class PictureThreads:
     """Runs work in threads. Belongs to one event loop, which alone may call it.
 
     A piece of work gets its thread and its room in one step, so that nothing is held while waiting for the other. Whose
     turn it is follows :class:`FairShares`, by pixels. Where the next one finds no room, smaller ones go past it until
-    they had as many pixels as it needs itself. One thread more than ``count`` is there for small work alone.
+    they had as many pixels as it needs itself. One piece more than ``count`` may run if it is small, and small ones
+    have some room of their own. One piece at a time, small and its client's only one, has the priority of the event
+    loop; the others go behind workers.
 
     A thread cannot be stopped: work that has begun keeps its thread and its room to its end, even if nobody waits for
     it any more; work that has not is dropped. No thread keeps the process from ending.
 
     Args:
         count: threads for work of any size.
-        room: pixels that may be worked on at once. What needs more by itself has all of it, alone.
-
-    Attributes:
-        used: pixels that are worked on.
+        room: pixels that may be worked on at once, beside a few million of small work. What needs more by itself has
+            all of it, alone.
     """
 
     def __init__(self, count: int, room: int) -> None:
@@ -76,10 +83,14 @@ class PictureThreads:
         self._arrivals = itertools.count()
         self._waiting: list[_Piece] = []
         self._running: set[_Piece] = set()
-        self._begun: SimpleQueue[_Piece | None] = SimpleQueue()
-        self._threads: list[threading.Thread] = []
+        self._aside: set[_Piece] = set()  # those of them that are in the room of small work
+        self._first, self._behind = _Threads(self._end, 0), _Threads(self._end, _NICENESS)
         self._closed = False
-        self.used = 0
+
+    @property
+    def used(self) -> int:
+        """Return how many pixels are worked on."""
+        return _pixels(self._running)
 
     def __len__(self) -> int:
         """Return how many pieces of work wait or run."""
@@ -118,8 +129,8 @@ class PictureThreads:
             if not piece.future.done():
                 piece.future.set_exception(_over())
         self._waiting.clear()
-        for _ in self._threads:
-            self._begun.put(None)
+        self._first.close()
+        self._behind.close()
 
     def _drop_abandoned(self) -> None:
         for piece in [each for each in self._waiting if each.future.done()]:
@@ -144,7 +155,9 @@ class PictureThreads:
         for piece in self._heads():
             if not piece.small and large >= self._count:
                 continue
-            if self.used + piece.pixels > self._room:
+            if self._fits_aside(piece):
+                return piece
+            if _pixels(self._running - self._aside) + piece.pixels > self._room:
                 blocked = blocked or piece
                 continue
             if blocked is not None:
@@ -153,6 +166,9 @@ class PictureThreads:
                 blocked.passed += max(piece.pixels, _LEAST_AMOUNT)
             return piece
         return None
+
+    def _fits_aside(self, piece: _Piece) -> bool:
+        return piece.small and _pixels(self._aside) + piece.pixels <= _SMALL_PIXELS
 
     def _heads(self) -> list[_Piece]:
         """Return each client's first small and first large piece, in the order of their turns."""
@@ -165,24 +181,55 @@ class PictureThreads:
         self._shares.begin_turn(piece.client)
         self._shares.charge(piece.client, max(piece.pixels, _LEAST_AMOUNT))
         self._take_out(piece)
+        (self._first if self._goes_first(piece) else self._behind).begin(piece)
+        if self._fits_aside(piece):
+            self._aside.add(piece)
         self._running.add(piece)
-        self.used += piece.pixels
-        if len(self._threads) < len(self._running):
-            # Daemons: an executor's threads are waited for at the end of the process, however long they take.
-            thread = threading.Thread(target=_work, args=(self._begun, self._end), name="picture", daemon=True)
-            self._threads.append(thread)
-            thread.start()
-        self._begun.put(piece)
+
+    def _goes_first(self, piece: _Piece) -> bool:
+        """Whether somebody who asks for little waits for it."""
+        its_clients = chain(self._running, self._waiting)
+        return piece.small and not self._first.running and all(each.client != piece.client for each in its_clients)
 
     def _end(self, piece: _Piece, result: object, error: BaseException | None) -> None:
         self._running.discard(piece)
-        self.used -= piece.pixels
+        self._aside.discard(piece)
+        self._first.running.discard(piece)
+        self._behind.running.discard(piece)
         if not piece.future.done():
             if error is None:
                 piece.future.set_result(result)
             else:
                 piece.future.set_exception(_raisable(error))
         self._begin_what_fits()
+
+
+def _pixels(pieces: Iterable[_Piece]) -> int:
+    return sum(each.pixels for each in pieces)
+
+
+class _Threads:
+    """Threads of one niceness, as many as there was work for at a time. Belongs to the loop of PictureThreads."""
+
+    def __init__(self, end: _End, niceness: int) -> None:
+        self.running: set[_Piece] = set()
+        self._begun: SimpleQueue[_Piece | None] = SimpleQueue()
+        self._started = 0
+        self._arguments = self._begun, end, niceness
+
+    def begin(self, piece: _Piece) -> None:
+        """Work on a piece at once."""
+        self.running.add(piece)
+        if self._started < len(self.running):
+            # Daemons: an executor's threads are waited for at the end of the process, however long they take.
+            threading.Thread(target=_work, args=self._arguments, name="picture", daemon=True).start()
+            self._started += 1
+        self._begun.put(piece)
+
+    def close(self) -> None:
+        """Let the threads end when their work does."""
+        for _ in range(self._started):
+            self._begun.put(None)
 
 
 def _raisable(error: BaseException) -> BaseException:
@@ -198,11 +245,12 @@ def _over() -> NotReady:
     return NotReady("The service is shutting down.", retry_after_s=5)
 
 
-def _work(begun: SimpleQueue[_Piece | None], end: Callable[[_Piece, object, BaseException | None], None]) -> None:
+def _work(begun: SimpleQueue[_Piece | None], end: _End, niceness: int) -> None:
     """Work through what was begun, in a thread of its own."""
-    if sys.platform == "linux":  # where a thread has a niceness of its own
+    if niceness and sys.platform == "linux":  # where a thread has a niceness of its own
+        own = threading.get_native_id()
         with suppress(OSError):  # a sandbox that forbids it
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+            os.setpriority(os.PRIO_PROCESS, own, os.getpriority(os.PRIO_PROCESS, own) + niceness)
     while (piece := begun.get()) is not None:
         result: object = None
         error: BaseException | None = None

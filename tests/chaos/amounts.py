@@ -46,7 +46,8 @@ def front_bound(settings: Settings) -> int:
     bodies = settings.max_inflight_bytes * 9 // 8 + 6 * settings.max_body_bytes
     canvases = 3 * megabyte * settings.max_queue + 3 * settings.max_open_pixels
     kept = 64 * megabyte * (settings.decode_threads + 1)
-    return 100 * megabyte + bodies + 32 * settings.max_open_pixels + canvases + kept + 2 * settings.max_total_cost.bytes
+    drawn = 32 * (settings.max_open_pixels + 4_000_000)
+    return 100 * megabyte + bodies + drawn + canvases + kept + 2 * settings.max_total_cost.bytes
 
 
 @contextmanager

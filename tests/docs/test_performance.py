@@ -80,6 +80,15 @@ def test_figures_of_two_machines_do_not_mix(path: Path, monkeypatch: pytest.Monk
     assert texts(path) == {"b": ["there"]}
 
 
+def test_a_note_stays_until_everything_is_measured_anew(path: Path) -> None:
+    keep(path, "a", "first")
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), "note": "by hand"}), encoding="utf-8")
+    keep(path, "b", "second")
+    assert json.loads(path.read_text(encoding="utf-8"))["note"] == "by hand"
+    keep(path, "a", "third", anew=True)
+    assert "note" not in json.loads(path.read_text(encoding="utf-8"))
+
+
 def test_what_was_found_before_a_benchmark_fails_is_kept(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def good() -> Iterator[str | Line]:
         yield "plain"

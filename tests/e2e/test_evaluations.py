@@ -21,7 +21,7 @@ from tests.server import Server, running_server
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 SAMPLES = Path("service/demo/samples")
 NAMES = ("00-disk", "01-square", "02-triangle", "03-star", "04-cross", "05-ring")

@@ -17,7 +17,7 @@ from tests.toys import png
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 MODELS = "/api/v1/models"
 FLOATS = 30_000_000

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.overload import MAX_QUEUE, overload
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 SECONDS = float(os.environ.get("OVERLOAD_S", "20"))
 

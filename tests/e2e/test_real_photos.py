@@ -57,6 +57,7 @@ def test_every_map_equals_a_textbook_implementation(client: Client) -> None:
 
 
 @pytest.mark.slow  # beside other tests the front may be too busy to have two pictures at once
+@pytest.mark.alone
 def test_concurrent_posts_are_batched_and_answer_like_lone_ones(server: Server, client: Client) -> None:
     asked: dict[str, Any] = {"layer": "features.3", "output": "map"}  # an early one, whose maps take longer
     alone = [client.explain(path, **asked) for path in paths()]

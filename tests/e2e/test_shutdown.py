@@ -18,7 +18,7 @@ from tests.server import Server, running_server
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 SAMPLE = Path("service/demo/samples/03-star.png")
 PATIENCE_S = 60.0

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.soak import growth_mb, soak
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 REQUESTS = int(os.environ.get("SOAK_REQUESTS", "1000"))
 

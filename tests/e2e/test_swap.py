@@ -167,6 +167,7 @@ def asked(server: Server) -> Iterator[Crowd]:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_swap_under_load_fails_nobody_and_mixes_nothing(server: Server) -> None:
     with httpx.Client(base_url=server.url, timeout=60) as client:
         references: dict[str, bytes] = {}
@@ -189,6 +190,7 @@ def test_a_swap_under_load_fails_nobody_and_mixes_nothing(server: Server) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_version_that_kills_whoever_loads_it_fails_nobody_and_says_how(server: Server) -> None:
     """Code of a model that ends its process when it is loaded, or when it first computes: the old version answers."""
     with httpx.Client(base_url=server.url, timeout=60) as client:
@@ -221,6 +223,7 @@ def test_a_version_that_kills_whoever_loads_it_fails_nobody_and_says_how(server:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_version_that_ends_the_only_worker_fails_nobody(server: Server) -> None:
     """It could be loaded aside: the old version goes with the worker and comes back, and whoever asks waits."""
     with httpx.Client(base_url=server.url, timeout=60) as client:
@@ -238,6 +241,7 @@ def test_a_version_that_ends_the_only_worker_fails_nobody(server: Server) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_watched_folder_is_followed_under_load(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """A file that comes, is written slowly, is exchanged at once, is damaged, and goes, on a real server."""
     watched = tmp_path_factory.mktemp("watched")
@@ -307,6 +311,7 @@ def _workers(client: httpx.Client) -> list[int]:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.timeout(1200)
 def test_a_hundred_reloads_leave_memory_as_it_is(server: Server) -> None:
     with httpx.Client(base_url=server.url, timeout=60) as client:
@@ -327,6 +332,7 @@ def test_a_hundred_reloads_leave_memory_as_it_is(server: Server) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_what_is_put_out_gives_its_memory_back_and_comes_again(server: Server) -> None:
     with httpx.Client(base_url=server.url, timeout=120) as client:
         [pid] = _workers(client)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
-from service.engine import pipeline
+from service.engine import picture_threads, pipeline
 from service.engine.explainer import Explainer
 from service.engine.request import Request, Upload
 from service.engine.worker_process import WorkerProcess
@@ -160,7 +160,8 @@ async def test_a_folder_named_like_ours_where_it_is_started_is_no_trap(
         await explainer.stop()
 
 
-async def test_pictures_wait_for_room_and_leave_it_whatever_becomes_of_them() -> None:
+async def test_pictures_wait_for_room_and_leave_it_whatever_becomes_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(picture_threads, "_SMALL_PIXELS", 0)  # small ones have room beside
     engine = await started(InProcessWorker, max_open_pixels=120 * 90)  # of these pictures, one at a time
     try:
         most = 0
@@ -186,6 +187,7 @@ async def test_pictures_wait_for_room_and_leave_it_whatever_becomes_of_them() ->
 
 
 async def test_stopping_answers_pictures_in_every_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(picture_threads, "_SMALL_PIXELS", 0)
     # One is decoded, the others wait for room.
     engine = await started(InProcessWorker, max_open_pixels=120 * 90, decode_threads=1)
     decoding, go_on = threading.Event(), threading.Event()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from service.engine.answers import Answer, ImageAnswer
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.slow]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.slow, pytest.mark.alone]
 
 DEADLINE_S = 60.0
 MAPS = Request(outputs=("map",), targets=("top-2",), timeout_s=DEADLINE_S)

@@ -18,7 +18,7 @@ from tests.web.application import until
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-LARGE, SMALL = 10_000_000, 1_000_000
+LARGE, MEDIUM, SMALL = 10_000_000, 5_000_000, 1_000_000
 
 
 @pytest.fixture
@@ -61,8 +61,23 @@ async def test_workers_and_the_loop_go_first(threads: PictureThreads) -> None:
         return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
     of_the_loop = niceness()
-    assert await threads.run(niceness) > of_the_loop
+    assert await threads.run(niceness, pixels=LARGE) > of_the_loop
+    of_many = await asyncio.gather(*(threads.run(niceness, pixels=SMALL, client="many") for _ in range(3)))
+    assert [each > of_the_loop for each in of_many] == [False, True, True]  # the first has none beside it yet
     assert niceness() == of_the_loop
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there a thread has a niceness of its own")
+async def test_a_clients_only_small_work_goes_before_that_of_others(threads: PictureThreads) -> None:
+    def niceness() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    gate = Gate()
+    large, small = start(threads, gate, LARGE, "bulk"), asyncio.create_task(threads.run(niceness, client="bulk"))
+    assert await threads.run(niceness, pixels=SMALL, client="one") == niceness()
+    gate.go.set()
+    await large
+    assert await small > niceness()
 
 
 async def test_small_work_does_not_wait_behind_large_work(threads: PictureThreads) -> None:
@@ -90,25 +105,41 @@ async def test_no_more_pixels_are_worked_on_than_there_is_room_for(threads: Pict
     assert await threads.run(lambda: threads.used, pixels=100 * LARGE) == LARGE, "more than all has all of it, alone"
 
 
-@pytest.mark.parametrize("threads", [(2, LARGE)], indirect=True)
+@pytest.mark.parametrize("threads", [(2, 6 * MEDIUM)], indirect=True)
 async def test_who_finds_no_room_is_passed_by_as_much_as_it_needs_itself_and_no_more(threads: PictureThreads) -> None:
     gate, order = Gate(), []
-    running = start(threads, gate, SMALL)
+    running = start(threads, gate, MEDIUM)
     await until(gate.begun.is_set)
 
     def note(name: str) -> Callable[[], None]:
         return lambda: order.append(name)
 
-    waiting = [start(threads, note("large"), LARGE, "one")]
+    waiting = [start(threads, note("large"), 6 * MEDIUM, "one")]
     await asyncio.sleep(0)
-    waiting += [start(threads, note("small"), SMALL, str(client)) for client in range(30)]
-    await until(lambda: len(order) >= LARGE // SMALL)
+    waiting += [start(threads, note("medium"), MEDIUM, str(client)) for client in range(30)]
+    await until(lambda: len(order) >= 6)
     for _ in range(20):
         await asyncio.sleep(0)
-    assert order == ["small"] * (LARGE // SMALL), "it was its turn, and it is still waiting for the one that runs"
+    assert order == ["medium"] * 6, "it was its turn, and it is still waiting for the one that runs"
     gate.go.set()
     await asyncio.gather(running, *waiting)
-    assert order[LARGE // SMALL] == "large"
+    assert order[6] == "large"
+
+
+@pytest.mark.parametrize("threads", [(2, LARGE)], indirect=True)
+async def test_small_work_has_room_beside_what_takes_all_of_it(threads: PictureThreads) -> None:
+    gate, small = Gate(), [Gate() for _ in range(2)]
+    tasks = [start(threads, gate, 100 * LARGE, "bulk")]
+    await until(gate.begun.is_set)
+    tasks += [start(threads, each, 3 * SMALL, "many") for each in small]
+    await until(small[0].begun.is_set)
+    assert threads.used == LARGE + 3 * SMALL
+    assert not small[1].begun.is_set(), "that room, too, has an end"
+    small[0].go.set()
+    await until(small[1].begun.is_set)
+    for each in (gate, small[1]):
+        each.go.set()
+    await asyncio.gather(*tasks)
 
 
 @pytest.mark.parametrize("client", ["bulk", "another"])

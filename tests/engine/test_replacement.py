@@ -162,6 +162,7 @@ async def test_nothing_is_kept_of_versions_that_are_gone(pool: FakedPool) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 async def test_under_load_every_request_is_answered_by_one_version_or_the_other() -> None:
     explainer = Explainer(load_settings(models=["m=shapes"], device="cpu"), Metrics(), launch=InProcessWorker)
     await explainer.start()

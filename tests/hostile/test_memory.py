@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from tests.server import Server
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 MIB = 2**20
 SIDE = 3000

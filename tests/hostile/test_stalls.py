@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from tests.server import Server
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 STALL_S = 0.1
 MIB = 2**20

@@ -184,6 +184,7 @@ def cut(file: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 class TestLook:
     """The process that looks at what was sent."""
 
@@ -217,6 +218,7 @@ def coco(annotations: list[Any]) -> bytes:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 class TestEvaluation:
     async def test_killed_again_and_again_it_finds_the_same_and_nothing_twice(
         self, tmp_path: Path, digest: str

@@ -122,6 +122,7 @@ async def test_an_idle_connection_is_closed(hasty: Listening) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 async def test_an_idle_connection_stays_for_as_long_as_the_settings_say() -> None:
     async with listening(keep_alive_s=600) as server:
         caller = await server.call(LIVEZ)
