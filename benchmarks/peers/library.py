@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks.in_process import bare, served
+from benchmarks.in_process import served
 from benchmarks.results import at_least
 from benchmarks.timing import medians
 from service.cam.targets import Targets, Top
 from service.models.host import HowTo
+from service.models.torchvision_adapter import torchvision
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,16 +25,16 @@ _AT_LEAST = {"float32": 4.0, "bfloat16": 8.0}
 
 def explain_against_the_library() -> Iterator[str | Line]:
     """The same pixels: normalised and explained here, and given to pytorch-grad-cam as it takes them."""
-    from pytorch_grad_cam import GradCAM  # noqa: PLC0415  # torchvision has to be imported before it does so
+    from pytorch_grad_cam import GradCAM  # noqa: PLC0415  # it imports torchvision, which needs the adapter's help before
 
     hosts = {precision: served("resnet50", precision) for precision in _AT_LEAST}
-    model = bare(hosts["float32"])
+    model = torchvision.models.get_model("resnet50", weights=None).eval()  # its parameters as the library needs them
     for batch in (1, 8):
         pixels = np.random.default_rng(0).integers(0, 256, (batch, 224, 224, 3), dtype=np.uint8)
         inputs = hosts["float32"].normalise(pixels).contiguous()  # (N, 3, 224, 224), as its README makes them
         asked = [Targets((Top(1),))] * batch, HowTo(("layer4",), ("gradcam",))
         runs = {name: partial(host.explain, pixels, *asked) for name, host in hosts.items()}
-        with GradCAM(model=model, target_layers=[model.get_submodule("layer4.2")]) as cam:
+        with GradCAM(model=model, target_layers=[model.layer4[-1]]) as cam:
             times = medians({"theirs": partial(cam, input_tensor=inputs, targets=None), **runs}, rounds=9)
         for name in hosts:
             ratio = times["theirs"] / times[name]

@@ -87,4 +87,6 @@ async def load(port: int, requests: Sequence[bytes], clients: int, seconds: floa
     finally:
         connections.close()
     within = sum(when <= seconds for when, _ in answered)
-    return Served(within / seconds, sorted(took for _, took in answered))
+    # Where each takes longer than that, at least those who waited are counted, by how long they did.
+    per_second = within / seconds if within else len(answered) / (time.perf_counter() - began)
+    return Served(per_second, sorted(took for _, took in answered))
