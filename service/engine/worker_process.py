@@ -40,7 +40,10 @@ def python_command(module: str, descriptor: int) -> list[str]:
     ``python -m service.engine.workers.main`` would prefer any folder named "service" that happens to lie there.
     """
     folders = [entry or str(Path.cwd()) for entry in sys.path] + [str(Path.cwd())]
-    code = f"import sys; sys.path[:] = {folders!r}; from {module} import main; main()"
+    # A group of its own: Ctrl-C is for the front, which ends what it has started. Not a session: Linux shares the cores
+    # between sessions first (autogroups), so that in one of its own a low priority would mean nothing.
+    group = "os.getpgrp() == os.getpid() or os.setpgid(0, 0)"
+    code = f"import os, sys; {group}; sys.path[:] = {folders!r}; from {module} import main; main()"
     return [sys.executable, "-P", "-c", code, str(descriptor)]
 
 
@@ -53,7 +56,6 @@ async def _spawn() -> tuple[socket.socket, asyncio.subprocess.Process]:
                 *python_command("service.engine.workers.main", theirs.fileno()),
                 pass_fds=(theirs.fileno(),),
                 stdin=asyncio.subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C is for the front, which ends its workers
             )
         except OSError:
             ours.close()

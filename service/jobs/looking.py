@@ -21,7 +21,6 @@ from service.errors import BodyTooLarge, ImageTooLarge, InvalidOption, NoImage, 
 from service.evaluation.annotations import read_coco
 from service.imaging.decode import DecodeLimits, read_header
 from service.jobs.material import ANNOTATIONS, MATERIAL, Image, Look, Material, Skipped
-from service.jobs.process import lead_a_group
 from service.jobs.reading import marked_on
 
 if TYPE_CHECKING:
@@ -39,7 +38,6 @@ _MOST_BOXES, _MOST_POINTS = 1000, 100_000  # on one picture
 
 def main() -> None:
     """Look at what standard input names; tell what is left on the descriptor that is the first argument."""
-    lead_a_group()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_the_front()
     os.nice(5)

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from service.engine.workers.ending import die_with_the_front
 from service.jobs.order import Order
-from service.jobs.process import lead_a_group
 from service.settings import environment
 
 __all__ = ["main"]
@@ -22,7 +21,6 @@ __all__ = ["main"]
 
 def main() -> None:
     """Do what standard input says, and tell of it on the descriptor that is the first argument."""
-    lead_a_group()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started this ends it
     die_with_the_front()
     _stand_back()

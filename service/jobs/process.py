@@ -18,7 +18,7 @@ from service.engine.worker_process import python_command
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
 
-__all__ = ["StoodStill", "lead_a_group", "run"]
+__all__ = ["StoodStill", "run"]
 
 _MOST_BYTES = 8 << 20  # of a line
 _STILL_S = 600.0  # a process that used no core for so long waits for what never comes; a step takes seconds
@@ -36,7 +36,7 @@ async def run(module: str, said: bytes, hear: Callable[[dict[str, Any]], None]) 
     """Run ``main`` of a module in a new process, which is killed with all that it started when this is cancelled.
 
     Args:
-        module: whose ``main`` calls :func:`lead_a_group`, reads standard input, and writes lines of JSON to
+        module: whose ``main`` reads standard input, and writes lines of JSON to
             the descriptor that it is given.
         said: what standard input is.
         hear: told each object that comes.
@@ -54,7 +54,6 @@ async def run(module: str, said: bytes, hear: Callable[[dict[str, Any]], None]) 
             *python_command(module, writing),
             stdin=asyncio.subprocess.PIPE,
             pass_fds=(writing,),
-            start_new_session=True,  # Ctrl-C is for the front, which ends what it started
         )
     except BaseException:
         os.close(reading)
@@ -135,15 +134,6 @@ async def _hear(lines: asyncio.StreamReader, hear: Callable[[dict[str, Any]], No
             message = json.loads(await lines.readline())
             if isinstance(message, dict):
                 hear(message)
-
-
-def lead_a_group() -> None:
-    """Put this process at the head of a group, to be killed as one.
-
-    It stays in its session: Linux shares the cores between sessions first (autogroups), so that in one of its own the
-    lowest priority would mean nothing.
-    """
-    os.setpgid(0, 0)
 
 
 async def _ended(process: asyncio.subprocess.Process) -> None:

@@ -51,7 +51,7 @@ class TestHeard:
     def run(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
         async def run(code: str) -> tuple[int, list[dict[str, Any]]]:
             def command(_module: str, descriptor: int) -> list[str]:
-                start = "import os, sys, time; from service.jobs.process import lead_a_group; lead_a_group()\n"
+                start = "import os, sys, time; os.setpgid(0, 0)\n"
                 start += f"pipe = os.fdopen({descriptor}, 'w')\n"
                 return [python_command("x", 0)[0], "-c", start + code]
 
