@@ -73,6 +73,10 @@ class BinaryNetwork:
         """See ``Network``."""
         self.network.watch(inputs, layers, see)
 
+    def altered(self, inputs: Tensor) -> Collection[tuple[str, int]]:
+        """See ``Network``."""
+        return self.network.altered(inputs)
+
     def biases(self) -> Mapping[str, Tensor]:
         """See ``Network``."""
         return self.network.biases()

@@ -119,6 +119,10 @@ class FoldedNetwork:
         """See ``Network``."""
         self._own.watch(inputs, layers, see)
 
+    def altered(self, inputs: Tensor) -> Collection[tuple[str, int]]:
+        """See ``Network``."""
+        return self._own.altered(inputs)
+
     def biases(self) -> Mapping[str, Tensor]:
         """See ``Network``."""
         return self._own.biases()
