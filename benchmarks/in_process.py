@@ -42,22 +42,22 @@ _VIT_LAYER = "encoder.layers.encoder_layer_11.ln_1"
 
 
 @cache
-def served(architecture: str, precision: str = "float32", device: str = "cpu") -> ModelHost:
-    """Return a model of random weights, as a worker has it."""
+def host(architecture: str, precision: str = "float32", device: str = "cpu") -> ModelHost:
+    """Load a model with random weights, in this process."""
     config = ModelConfig(name=architecture, architecture=architecture, weights="random", precision=precision)
     return load_model(config, device, Downloads(Settings().cache_dir, allowed=False))
 
 
-def bare(host: ModelHost) -> nn.Module:
+def bare(loaded: ModelHost) -> nn.Module:
     """Return the modules of a network with normalisations, as they are without the service."""
-    network = host.network(None)
+    network = loaded.network(None)
     assert isinstance(network, FoldedNetwork)
     return network.own_module
 
 
 def _loaded(architecture: str) -> tuple[Network, dict[str, Layer], ModelInfo]:
-    host = served(architecture)
-    return host.network(None), {layer.name: layer for layer in host.info.layers}, host.info
+    loaded = host(architecture)
+    return loaded.network(None), {layer.name: layer for layer in loaded.info.layers}, loaded.info
 
 
 def _explain(batch: int, *targets: int | Top) -> Callable[[], object]:
@@ -69,7 +69,7 @@ def _explain(batch: int, *targets: int | Top) -> Callable[[], object]:
 
 def explain_against_forward() -> Iterator[str | Line]:
     """Grad-CAM at ResNet-50's layer4, as it is served, against a bare float32 forward pass in inference mode."""
-    hosts = {precision: served("resnet50", precision) for precision in ("float32", "bfloat16")}
+    hosts = {precision: host("resnet50", precision) for precision in ("float32", "bfloat16")}
     model = bare(hosts["float32"])
     for batch in (1, 8):
         pixels = np.random.default_rng(0).integers(0, 256, (batch, 224, 224, 3), dtype=np.uint8)
@@ -80,7 +80,7 @@ def explain_against_forward() -> Iterator[str | Line]:
             return model(inputs)
 
         asked = [Targets((Top(1),))] * batch, HowTo(("layer4",), ("gradcam",))
-        runs = {name: partial(host.explain, pixels, *asked) for name, host in hosts.items()}
+        runs = {name: partial(each.explain, pixels, *asked) for name, each in hosts.items()}
         times = medians({"forward": forward, **runs}, rounds=15)
         for name in hosts:
             ratio, each = times[name] / times["forward"], {run: 1000 * took / batch for run, took in times.items()}

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from service import __version__
 from service.commands import check, document, evaluate, export, files, golden, keys, manage, models, serve
 from service.commands.flags import drop_output, worded
-from service.errors import ServiceError
+from service.errors import ServiceError, writable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"camserve: {worded(error)}", file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"camserve: {error}", file=sys.stderr)
+        print(f"camserve: {writable(str(error))}", file=sys.stderr)
         try:
             sys.stdout.flush()
         except OSError:

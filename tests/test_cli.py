@@ -498,6 +498,28 @@ class TestOpenApi:
         assert "gone.json" in ran.err
 
 
+class TestNamesOfFiles:
+    """They may hold what terminals obey."""
+
+    @pytest.mark.parametrize("command", ["explain", "predict"])
+    def test_are_printed_without_control_characters(self, command: str, tmp_path: Path) -> None:
+        shutil.copy(SAMPLES / "03-star.png", tmp_path / "a\x1b[2J\nb.png")
+        (tmp_path / "c\x1b]0;title\x07.png").write_bytes(b"no picture")
+        (tmp_path / "notes.\x9b31m").touch()
+        out: list[str | Path] = ["--out", tmp_path / "o\x1bc"] if command == "explain" else []
+        ran = run(command, tmp_path, *out)
+
+        assert ran.code == 1
+        assert not [each for each in ran.out + ran.err if not each.isprintable() and each not in "\n\r"]
+        assert r"c\x1b]0;title\x07.png: " in ran.err
+        assert r"1 .\x9b31m" in ran.err
+        assert (r"a\x1b[2J\nb.png: star" in ran.out) == (command == "predict")
+        assert (r"o\x1bc/explanations.json" in ran.out) == (command == "explain")
+
+    def test_that_is_not_there_too(self) -> None:
+        assert run("predict", "no\x1b[31mwhere.png").err == "camserve: there is no picture no\\x1b[31mwhere.png\n"
+
+
 class TestUsage:
     @pytest.mark.parametrize("output", ["openapi", "models"], ids=["long", "so short that it is written at the end"])
     def test_a_reader_that_has_seen_enough_is_no_error(self, output: str) -> None:
@@ -547,6 +569,35 @@ class TestUsage:
         )
 
         assert (ran.returncode, ran.stderr) == (130, b"")
+
+    def test_ctrl_c_ends_it_quietly_while_its_parts_are_imported(self) -> None:
+        code = "import os, signal; os.kill(os.getpid(), signal.SIGINT)"
+        script = (
+            "import sys, types\n"
+            "class Comes:\n"
+            "    def find_spec(self, name, *_):\n"
+            f"        if name == 'service.commands.golden': exec({code!r})\n"
+            "sys.meta_path.insert(0, Comes())\n"
+            "from service.entry import main\n"
+            "sys.exit(main())"
+        )
+
+        ran = subprocess.run(
+            ["env", "--default-signal=INT", sys.executable, "-c", script, "openapi"],
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+
+        assert (ran.returncode, ran.stdout, ran.stderr) == (130, b"", b"")
+
+    def test_ctrl_c_of_somebody_who_ignores_it_does_nothing(self) -> None:
+        code = "import os, signal; from service.entry import main; main(); print(signal.getsignal(signal.SIGINT).name)"
+        script = ["bash", "-c", "trap '' INT; exec \"$@\"", "bash", sys.executable, "-c", code, "key", "ada"]
+
+        ran = subprocess.run(script, capture_output=True, text=True, timeout=60, check=False)
+
+        assert ran.stdout.endswith("SIG_IGN\n"), ran.stderr
 
     def test_version(self) -> None:
         assert run("--version") == Run(0, f"camserve {__version__}\n", "")

@@ -76,7 +76,7 @@ class TestWheel:
     def test_has_the_command_and_the_licence(self, wheel: zipfile.ZipFile) -> None:
         info = f"camserve-{service.__version__}.dist-info"
 
-        assert b"camserve = service.cli:main" in wheel.read(f"{info}/entry_points.txt")
+        assert b"camserve = service.entry:main" in wheel.read(f"{info}/entry_points.txt")
         assert b"Apache License" in wheel.read(f"{info}/licenses/LICENSE")
         assert b"License-Expression: Apache-2.0" in wheel.read(f"{info}/METADATA")
 

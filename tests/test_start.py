@@ -84,6 +84,19 @@ def test_too_few_files_end_the_start_in_words() -> None:
     assert "Traceback" not in ended.stderr
 
 
+def test_kept_evaluations_that_are_damaged_end_the_start_in_words(tmp_path: Path) -> None:
+    kept = tmp_path / "evaluations" / "evaluations.sqlite"
+    kept.parent.mkdir()
+    kept.write_bytes(b"no database " * 100)
+    ended = bash(f"{COMMAND} serve --port 0 --model shapes --device cpu --data-dir {tmp_path}", HOME=os.environ["HOME"])
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1] == (
+        f"camserve: {kept} cannot be read: file is not a database. Remove it to forget what it holds."
+    )
+    assert "Traceback" not in ended.stderr
+    assert kept.exists(), "nobody asked to forget it"
+
+
 @contextmanager
 def serving(log: Path, script: str = "{}") -> Iterator[httpx.Client]:
     """A service whose command stands in a script, told where to listen, for it may have no way to say; in good order.

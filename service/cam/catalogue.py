@@ -38,6 +38,10 @@ _BRANCH = (
 )
 
 
+_ALTERED = (
+    "a forward hook of the model changes what this layer gives out, and the network goes on with that: explain the "
+    "layer behind it, or make what the hook does a module"
+)
 _OFF_THE_WAY = "not on the way to the logits"
 _NO_GRAD = "the network computes it under torch.no_grad()"
 _INFERENCE_MODE = "the network computes it under torch.inference_mode()"
@@ -60,6 +64,7 @@ class _Record:
     tokens: Tensor | None = None
     layout: Layout | None = None
     unrecorded: str | None = None
+    altered: bool = False
 
 
 @dataclass
@@ -143,6 +148,9 @@ def probe_layers(network: Network, inputs: Tensor, channels: ChannelLayout | Non
     probe, logits = _probe(network, inputs, channels)
     if any(record.call.batch_axis for record in probe.records):
         _check_sequences(probe.records, _probe(network, inputs.flip(0), channels)[0].records)
+    altered = network.altered(inputs)
+    for record in probe.records:
+        record.altered = (record.call.module, record.call.call) in altered
     graph = Graph.of(logits, probe.inputs, [record.node for record in probe.records])
     unread = _layers_hardly_read(logits, probe)
     calls = probe.calls
@@ -288,6 +296,8 @@ def _refusal(record: _Record, batch: int, graph: Graph, unread: Mapping[LayerCal
         return f"its axes are not the rows and columns of the picture: {sizes}"
     if record.layout.height * record.layout.width == 1:
         return "1×1 output: no position is left to show"
+    if record.altered:
+        return _ALTERED
     if record.node is None or record.node not in graph.nodes:
         return _OFF_THE_WAY
     return unread.get(record.call)

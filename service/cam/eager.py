@@ -195,6 +195,18 @@ class EagerNetwork:
         with torch.inference_mode():
             self._run(inputs, len(inputs), [(self._module.get_submodule(name), hook_for(name)) for name in names])
 
+    def altered(self, inputs: Tensor) -> set[tuple[str, int]]:
+        """See ``Network``."""
+        hooked = [(name, part) for name, part in self._module.named_modules() if name and part._forward_hooks]
+        watches = [_Watch(name, part) for name, part in hooked if not isinstance(part, torch.jit.ScriptModule)]
+        if not watches:
+            return set()
+        with ExitStack() as registered, torch.inference_mode():
+            for watch in watches:  # behind the network's own
+                registered.callback(watch.module.register_forward_hook(watch.after).remove)
+            self._run(inputs, len(inputs), [(watch.module, watch.before) for watch in watches])
+        return {(watch.name, call) for watch in watches for call in watch.changed}
+
     def biases(self) -> dict[str, Tensor]:
         """See ``Network``."""
         found = ((name, _bias(module)) for name, module in self._module.named_modules())
@@ -276,6 +288,32 @@ class _Reader:
             return _with_tensor(output, rows_first(self.read, block.batch_axis).clone())
 
         return keep
+
+
+class _Watch:
+    """Two hooks of one module, before and after its own: which of its calls' outputs those change."""
+
+    def __init__(self, name: str, module: nn.Module) -> None:
+        self.name, self.module = name, module
+        self.changed: set[int] = set()
+        self.calls = 0
+        self.given: Tensor | None = None
+
+    def before(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
+        """Keep what the module gives out, which a hook may write into."""
+        tensor = _tensor_in(output)
+        self.given = None if tensor is None else tensor.clone()
+
+    def after(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
+        """Compare it with what the network goes on with."""
+        tensor = _tensor_in(output)
+        if self.given is not None and not _equal(self.given, tensor):
+            self.changed.add(self.calls)
+        self.calls += 1
+
+
+def _equal(one: Tensor, other: Tensor | None) -> bool:
+    return other is not None and one.dtype == other.dtype and torch.equal(one, other)
 
 
 class _Cut:

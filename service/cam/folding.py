@@ -67,6 +67,11 @@ class FoldedNetwork:
         return self._own._module
 
     @property
+    def own(self) -> EagerNetwork:
+        """The network that computes with the modules as they are."""
+        return self._own
+
+    @property
     def more_bytes(self) -> int:
         """Bytes of the weights that are kept beside the network's own."""
         return sum(fold.weight.nbytes + fold.bias.nbytes for fold in self._folds.values())
@@ -113,6 +118,10 @@ class FoldedNetwork:
     def watch(self, inputs: Tensor, layers: Collection[LayerCall], see: Callable[[LayerCall, Tensor], None]) -> None:
         """See ``Network``."""
         self._own.watch(inputs, layers, see)
+
+    def altered(self, inputs: Tensor) -> Collection[tuple[str, int]]:
+        """See ``Network``."""
+        return self._own.altered(inputs)
 
     def biases(self) -> Mapping[str, Tensor]:
         """See ``Network``."""

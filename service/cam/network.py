@@ -127,6 +127,9 @@ class Network(Protocol):
     def watch(self, inputs: Tensor, layers: Collection[LayerCall], see: Callable[[LayerCall, Tensor], None]) -> None:
         """Show ``see`` what ``layers`` give out, in forward order, without a graph; it must not keep or change it."""
 
+    def altered(self, inputs: Tensor) -> Collection[tuple[str, int]]:
+        """Name the calls (module, number) whose output a forward hook of the network's own changes."""
+
     def biases(self) -> Mapping[str, Tensor]:
         """Return what each convolution and BatchNorm adds to its channels (C,), by the module's name.
 

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from service.commands.flags import worded
+from service.commands.flags import named, worded
 from service.commands.pictures import images_in
 from service.errors import InvalidOption, ServiceError
 
@@ -43,7 +43,7 @@ def pictures_of_all(options: argparse.Namespace, settings: Settings, infos: Sequ
         pictures = [each for each in shown if not isinstance(each, ServiceError)]
         if len(pictures) < len(shown):
             refused = next(each for each in shown if isinstance(each, ServiceError))
-            print(f"{file}: {worded(refused)}", file=sys.stderr)
+            print(f"{named(file)}: {worded(refused)}", file=sys.stderr)
         else:
             for kept, picture in zip(found, pictures, strict=True):
                 kept.append(picture)

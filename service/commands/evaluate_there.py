@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from service.commands.evaluated import require_marks, require_places, write
 from service.commands.evaluation_table import table
+from service.commands.flags import named
 from service.commands.pictures import images_in
 from service.errors import InvalidOption
 
@@ -93,7 +94,7 @@ def _is_readable(file: Path) -> bool:
     try:
         file.open("rb").close()
     except OSError as error:
-        print(f"{file}: The file cannot be read: {error.strerror}.", file=sys.stderr)
+        print(f"{named(file)}: The file cannot be read: {error.strerror}.", file=sys.stderr)
         return False
     return True
 
@@ -118,5 +119,5 @@ def _write(options: argparse.Namespace, client: Client, done: Evaluation) -> Non
     assert done.result is not None
     result: dict[str, Any] = done.result.model_dump(exclude_unset=True)
     for each in done.skipped:
-        print(f"{each.name}: {each.text}", file=sys.stderr)
+        print(f"{named(each.name)}: {each.text}", file=sys.stderr)
     write(options, result, partial(client.evaluation_report, done.id), table(result))

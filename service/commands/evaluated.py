@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from service.commands.evaluation_table import table as table_of
-from service.errors import InvalidOption, ServiceError
+from service.commands.flags import named
+from service.errors import InvalidOption, ServiceError, writable
 from service.evaluation.asked import METRICS
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def _beside(found: Comparison) -> Iterator[str]:
     for shift in found.shifts[:_MOVED]:
         name = found.first.run.pictures[shift.picture].name
         before, after = (f"{each.label} {each.probability:.0%}" for each in shift.answers)
-        yield f"  {shift.moved:4.0%}  {name}: {before} -> {after}"
+        yield f"  {shift.moved:4.0%}  {named(name)}: {before} -> {after}"
     width = max((len(METRICS[name]) for name in found.differences), default=0)
     for name, each in found.differences.items():
         told = f"{each.first.mean:8.3f} {each.second.mean:8.3f} {each.more.mean:+8.3f}"
@@ -138,12 +139,12 @@ def write(
         try:
             if path is not None:
                 _write_whole(path, content())
-                notes.append(f"{what}: {path}")
+                notes.append(f"{what}: {named(path)}")
         except OSError as error:
             failed = OSError(f"the {what} could not be written to {path}: {error.strerror}")
         except ServiceError as error:
             failed = error
-    print(text if printed else "\n".join(lines))
+    print(text if printed else writable("\n".join(lines)))
     for note in notes:
         print(note, file=sys.stderr if printed else sys.stdout)
     if failed is not None:

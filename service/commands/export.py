@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from service.commands.asking import add_server, asked_model
-from service.commands.flags import add_command, add_options, add_settings, worded
+from service.commands.flags import add_command, add_options, add_settings, named, worded
 from service.commands.pictures import images_in, in_order, interruptible
 from service.errors import OF_A_PICTURE, ServiceError
 from service.options import OPTIONS
@@ -130,7 +130,7 @@ async def _add_records(
     names = {files[name]: name for name in missing}
     done = len(files) - len(missing)
     if done:
-        print(f"{done} of {len(files)} pictures are done: {journal.path} goes on", file=sys.stderr)
+        print(f"{done} of {len(files)} pictures are done: {named(journal.path)} goes on", file=sys.stderr)
     async for file, answer in in_order(list(names), model.ask, model.at_once, total=len(files), done=done):
         if isinstance(answer, ServiceError) and not isinstance(answer, OF_A_PICTURE):
             raise answer
@@ -156,8 +156,8 @@ def _write(options: argparse.Namespace, model: AskedModel, journal: Journal, nam
     write = {"label-studio": label_studio.write, "coco": coco.write, "fiftyone": fiftyone.write}[options.format]
     written = write(options.out, lambda: journal.records(good), _about(options, model))
     for name, error in failed.items():
-        print(f"{options.folder / name}: {error}", file=sys.stderr)
-    print(f"{len(good)} exported, {len(failed)} failed: {', '.join(str(path) for path in written)}")
+        print(f"{named(options.folder / name)}: {error}", file=sys.stderr)
+    print(f"{len(good)} exported, {len(failed)} failed: {', '.join(named(path) for path in written)}")
     journal.remove()
     return 1 if failed else 0
 

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from service.commands.flags import add_command, add_options, add_settings, settings_of, worded
+from service.commands.flags import add_command, add_options, add_settings, named, settings_of, worded
 from service.commands.pictures import explained, find_images, in_order, interruptible, loaded, request_of
 from service.errors import ServiceError
 from service.options import OPTIONS
@@ -58,18 +58,18 @@ async def _explain_files(options: argparse.Namespace, asked: Request) -> int:
     async for file, answer in _answers(options, asked):
         if isinstance(answer, ServiceError):
             failed += 1
-            print(f"{file}: {worded(answer)}", file=sys.stderr)
+            print(f"{named(file)}: {worded(answer)}", file=sys.stderr)
             continue
         result = to_wire(answer, str(file)).results[0].model_dump(mode="json", exclude={"error"})
         for explanation, drawn in zip(result["explanations"], answer.images[0].explanations, strict=True):
             stem = options.out / _stem(file, len(results), explanation)
             explanation.update(_written(stem, drawn, with_map="map" in asked.outputs))
             if drawn.proof is not None:
-                print(f"{file}: {drawn.layer}, {drawn.method}: {explanation['verification']['text']}")
+                print(f"{named(file)}: {drawn.layer}, {drawn.method}: {explanation['verification']['text']}")
         results.append({"file": str(file), "model": answer.model.name, **result})
     summary = options.out / "explanations.json"
     summary.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    print(f"{len(results)} explained, {failed} failed: {summary}")
+    print(f"{len(results)} explained, {failed} failed: {named(summary)}")
     return 1 if failed else 0
 
 
@@ -108,14 +108,14 @@ async def _predict_files(options: argparse.Namespace, asked: Request) -> int:
     async for file, answer in _answers(options, asked):
         if isinstance(answer, ServiceError):
             failed += 1
-            print(f"{file}: {worded(answer)}", file=sys.stderr)
+            print(f"{named(file)}: {worded(answer)}", file=sys.stderr)
             continue
         result = to_wire(answer, str(file)).results[0]
         if options.json:
             asked_for = {"predictions", *(("scores",) if result.scores else ())}
             print(json.dumps({"file": str(file), **result.model_dump(include=asked_for)}))
         else:
-            print(f"{file}: {_listed(result)}")
+            print(f"{named(file)}: {_listed(result)}")
     return 1 if failed else 0
 
 

@@ -25,6 +25,7 @@ __all__ = [
     "add_settings",
     "drop_output",
     "find_own_code",
+    "named",
     "server_url",
     "settings_of",
     "worded",
@@ -117,6 +118,11 @@ def find_own_code() -> None:
 def drop_output() -> None:
     """Send what is printed nowhere: Python would try to flush the rest at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def named(file: object) -> str:
+    r"""Return a file's name for a terminal, which obeys control characters: as ``\x1b``, ends of lines, too."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in str(file))
 
 
 def worded(error: ServiceError) -> str:

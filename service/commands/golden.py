@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from service.commands.asking import add_server, asked_model
-from service.commands.flags import add_command, add_options, add_settings, worded
+from service.commands.flags import add_command, add_options, add_settings, named, worded
 from service.commands.pictures import find_images, in_order, interruptible
-from service.errors import InvalidImage, InvalidOption, ServiceError
+from service.errors import InvalidImage, InvalidOption, ServiceError, writable
 from service.options import OPTIONS
 
 if TYPE_CHECKING:
@@ -85,14 +85,14 @@ async def _recorded(options: argparse.Namespace, files: Sequence[Path]) -> int:
         async for file, answer in in_order(files, model.ask, model.at_once, total=len(files)):
             if isinstance(answer, ServiceError):
                 failed += 1
-                print(f"{file}: {worded(answer)}", file=sys.stderr)
+                print(f"{named(file)}: {worded(answer)}", file=sys.stderr)
                 continue
             pictures.append(recorded(names[file], answer.image, answer.predictions, answer.explanations))
         about = RecordedModel(name=model.name, version=model.version, digest=model.digest)
     given = {name: value for name in _ASKED if (value := getattr(options, name)) is not None}
     if pictures:
         Recording(model=about, options=given, pictures=pictures).write(options.out)
-    print(f"{len(pictures)} recorded, {failed} failed: {options.out}")
+    print(f"{len(pictures)} recorded, {failed} failed: {named(options.out)}")
     return 1 if failed or not pictures else 0
 
 
@@ -119,7 +119,7 @@ async def _checked(options: argparse.Namespace, recording: Recording) -> int:
         found = [each async for _, each in in_order(list(files), one, model.at_once, total=len(files))]
         now = RecordedModel(name=model.name, version=model.version, digest=model.digest)
     report = Report(recording.model, now, options.tolerance, found)
-    print(report.as_json() if options.json else report.as_text())
+    print(report.as_json() if options.json else writable(report.as_text()))
     return 0 if report.passed else 1
 
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from service.commands.flags import find_own_code
+from service.commands.flags import find_own_code, named
 from service.errors import InvalidImage, ServiceError
 from service.options import attributes_of
 
@@ -76,7 +76,10 @@ async def loaded(settings: Settings, asked: Request) -> AsyncIterator[Explainer]
         ServiceError: the model cannot be loaded, or the request does not go with it.
     """
     from service.engine.explainer import Explainer  # noqa: PLC0415
-    from service.engine.workers.in_process import InProcessWorker  # noqa: PLC0415
+    from service.engine.workers.waiting import short_waits  # noqa: PLC0415
+
+    with short_waits():
+        from service.engine.workers.in_process import InProcessWorker  # noqa: PLC0415
     from service.metrics import Metrics  # noqa: PLC0415
 
     find_own_code()
@@ -163,9 +166,10 @@ def images_in(folder: Path) -> list[Path]:
     left_out = (file for file in files if file.suffix.lower() not in known)
     kinds = Counter(file.suffix.lower() or "without a suffix" for file in left_out)
     if kinds:
-        listed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+        listed = ", ".join(f"{count} {named(kind)}" for kind, count in kinds.most_common())
         print(
-            f"{folder}: skipped {sum(kinds.values())}, not named as pictures that are read: {listed}", file=sys.stderr
+            f"{named(folder)}: skipped {sum(kinds.values())}, not named as pictures that are read: {listed}",
+            file=sys.stderr,
         )
     return [file for file in files if file.suffix.lower() in known]
 
@@ -174,6 +178,6 @@ def _tell_of_closed(folder: Path, found: Iterable[Path]) -> None:
     """Say which folders are not looked into: those behind links, which may lead in circles, and unreadable ones."""
     for each in (folder, *found):
         if each.is_symlink() and each.is_dir() and each != folder:
-            print(f"{each}: skipped, a link to a folder; name that folder itself", file=sys.stderr)
+            print(f"{named(each)}: skipped, a link to a folder; name that folder itself", file=sys.stderr)
         elif each.is_dir() and not os.access(each, os.R_OK | os.X_OK):
-            print(f"{each}: skipped, you lack the permission to read this folder", file=sys.stderr)
+            print(f"{named(each)}: skipped, you lack the permission to read this folder", file=sys.stderr)

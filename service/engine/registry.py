@@ -182,6 +182,7 @@ class Registry:
             self._told.setdefault(worker, []).append(key)
             self._versions[key].loading[worker] = 0.0
             self._versions[key].stages[worker] = "waiting"
+            self._versions[key].awaited.discard(worker)
 
     def progressed(self, worker: int, key: ModelKey, fraction: float, stage: LoadingStage) -> None:
         """Note how much of a version a worker has loaded, and what it does."""
@@ -191,12 +192,9 @@ class Registry:
 
     def loaded(self, worker: int, key: ModelKey, info: ModelInfo) -> None:
         """Note that a worker holds a version, which may let the name point to it."""
-        if version := self._answered(worker, key):
+        if (version := self._answered(worker, key)) and version.given_up is None:
             if version.contradicts(info):
-                version.failures[worker] = (
-                    "It has other weights here than with other workers: its file has changed, or they are random. "
-                    "Reload the model."
-                )
+                version.failures[worker] = version.contradiction(info)
             else:
                 known = version.known if version.known and version.known.digest == info.digest else None
                 label = known.version if known else self._labels.label(info)
@@ -219,14 +217,16 @@ class Registry:
             self._forget_if_gone(version)
 
     def lost(self, worker: int) -> None:
-        """Note that a worker has ended, and holds nothing any more; what waited for it alone takes over.
+        """Note that a worker has ended, and holds nothing any more; what it was loading waits for its replacement.
 
         What no other worker holds will be loaded again: who asks for it meanwhile waits, as for what was put out.
         """
         for version in list(self._versions.values()):
             if not self._given_up(version):
                 version.on_demand |= set(version.infos) == {worker}
+                loading = worker in version.loading
                 self.unloaded(worker, version.key)
+                version.awaited |= {worker} if loading else set()
         self._told.pop(worker, None)
         for name in self._current:
             self._take_over(name)
@@ -299,7 +299,13 @@ class Registry:
     def settled(self, key: ModelKey) -> bool:
         """Whether nothing is to come of a version any more but what it is: it answers, failed, drains or is gone."""
         version = self._versions.get(key)
-        return version is None or version.draining or not (version.loading or version.state == "loading")
+        return version is None or version.draining or not self._is_on_its_way(version)
+
+    @staticmethod
+    def _is_on_its_way(version: Version) -> bool:
+        if version.given_up is not None:
+            return False
+        return bool(version.loading or version.awaited) or version.state == "loading"
 
     def held(self) -> dict[ModelKey, HeldVersion]:
         """Return every version that some worker holds, and has not been told to drop."""
@@ -319,9 +325,7 @@ class Registry:
 
     def is_loading(self, name: str) -> bool:
         """Whether some version of a model that may take over, or that somebody waits for, is still being loaded."""
-        return any(
-            (version.loading or version.state == "loading") and not version.draining for version in self._of(name)
-        )
+        return any(self._is_on_its_way(version) and not version.draining for version in self._of(name))
 
     @contextmanager
     def lease(self, name: str | None = None, label: str | None = None) -> Iterator[ModelInfo]:
@@ -354,7 +358,11 @@ class Registry:
         if label is None:
             return self._versions[key]
         # Of a replacement that is on its way with the label of the version that answers, the latter.
-        versions = [each for each in self._of(key.name) if not each.draining and each.known is not None]
+        versions = [
+            each
+            for each in self._of(key.name)
+            if not each.draining and each.given_up is None and each.known is not None
+        ]
         found = next((each for each in versions if each.label == label), None)
         if found is None:
             raise UnknownVersion.among(label, [str(each.label) for each in versions], model=key.name)
@@ -387,21 +395,37 @@ class Registry:
         version = self._versions.get(key)
         if version is not None:
             version.loading.pop(worker, None)
+            version.awaited.discard(worker)
             waiting = self._told.get(worker, [])
             if key in waiting:
                 waiting.remove(key)
         return version
 
     def _take_over(self, name: str) -> None:
-        """Point ``name`` to a newer version that some worker holds, once no worker is still loading it."""
+        """Point ``name`` to a newer version that workers hold, once no worker is still to load it.
+
+        Where one of them cannot, it is given up if an older version answers: fewer workers would answer than before.
+        """
         current = self._current.get(name)
         for version in self._of(name):
             newer = current is not None and version.key.revision > current.revision
-            if newer and version.infos and not (version.loading or version.draining or version.beside):
-                self._current[name] = version.key
+            if not (newer and version.infos) or version.loading or version.beside or version.draining:
+                continue
+            if version.failures and current is not None and self._versions[current].infos:
+                self._give_up(version)
+            elif not version.awaited:
+                self._current[name] = current = version.key
                 for older in self._of(name):
                     if older.key.revision < version.key.revision:
                         self._drain(older)
+
+    def _give_up(self, version: Version) -> None:
+        """Let a version fail that some workers hold and another cannot load; those drop it."""
+        if version.given_up is None:
+            reason = next(iter(version.failures.values()))
+            version.given_up = f"{reason} Other workers could load it; it answers only where all can."
+            version.awaited.clear()
+            self._dismiss_if_drained(version)
 
     def _drain(self, version: Version) -> None:
         """Let a version go that the model's name does not point to, unless an alias does."""
@@ -415,5 +439,5 @@ class Registry:
             self._forget_if_gone(version)
 
     def _forget_if_gone(self, version: Version) -> None:
-        if version.drained and not version.infos and not version.loading:
+        if version.draining and version.drained and not version.infos and not version.loading:
             self._versions.pop(version.key, None)

@@ -95,6 +95,8 @@ class Version:
         stages: what each worker that loads it does.
         infos: what each worker that holds it found out.
         failures: why a worker could not load it.
+        awaited: the workers that ended while they loaded it, and whose replacements will.
+        given_up: why it does not take over, where some workers hold it and another cannot load it.
         leases: how many need it now.
         beside: whether it is there for an alias alone, and never takes over.
         draining: whether it serves only what has begun with it.
@@ -111,6 +113,8 @@ class Version:
     stages: dict[int, LoadingStage] = field(default_factory=dict)
     infos: dict[int, ModelInfo] = field(default_factory=dict)
     failures: dict[int, str] = field(default_factory=dict)
+    awaited: set[int] = field(default_factory=set)
+    given_up: str | None = None
     leases: int = 0
     beside: bool = False
     draining: bool = False
@@ -123,6 +127,8 @@ class Version:
     @property
     def state(self) -> ModelState:
         """How far it is, whether or not it drains."""
+        if self.given_up is not None:
+            return "failed"
         if self.infos:
             return "ready"
         if self.unloaded:
@@ -132,7 +138,7 @@ class Version:
     @property
     def drained(self) -> bool:
         """Whether nobody needs it any more."""
-        return self.draining and not self.leases
+        return (self.draining or self.given_up is not None) and not self.leases
 
     @property
     def info(self) -> ModelInfo | None:
@@ -152,14 +158,14 @@ class Version:
     @property
     def reason(self) -> str | None:
         """Why it failed."""
-        return None if self.infos else next(iter(self.failures.values()), None)
+        return self.given_up or (None if self.infos else next(iter(self.failures.values()), None))
 
     @property
     def progress(self) -> float:
         """How much of loading is done, 0 to 1; never less than before."""
-        if self.state == "ready" and not self.loading:
+        if self.state == "ready" and not (self.loading or self.awaited):
             return 1.0
-        parts = [*self.loading.values(), *(1.0 for _ in self.infos)]
+        parts = [*self.loading.values(), *(0.0 for _ in self.awaited), *(1.0 for _ in self.infos)]
         self.reached = max(self.reached, sum(parts) / len(parts) if parts else 0.0)
         return self.reached
 
@@ -188,6 +194,18 @@ class Version:
     def contradicts(self, info: ModelInfo) -> bool:
         """Whether a worker found other weights than those that answer as this version now."""
         return self.known is not None and self.known.digest != info.digest and bool(self.infos or self.leases)
+
+    def contradiction(self, info: ModelInfo) -> str:
+        """Say in what a worker contradicts those that answer as this version."""
+        if self.known is not None and self.known.dtype != info.dtype:
+            return (
+                f"It computes in {info.dtype} on {info.device}, and in {self.known.dtype} on {self.known.device}: one "
+                "model gives one answer. Set its precision to float32, or its device."
+            )
+        return (
+            "It has other weights here than with other workers: its file has changed, or they are random. Reload the "
+            "model."
+        )
 
 
 class Labels:

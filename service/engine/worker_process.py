@@ -53,6 +53,7 @@ async def _spawn() -> tuple[socket.socket, asyncio.subprocess.Process]:
                 *python_command("service.engine.workers.main", theirs.fileno()),
                 pass_fds=(theirs.fileno(),),
                 stdin=asyncio.subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C is for the front, which ends its workers
             )
         except OSError:
             ours.close()

@@ -85,10 +85,14 @@ def create_app(
             if provider:
                 at_the_end.push_async_callback(asyncio.to_thread, provider.shutdown)  # sends what is left
             explainer = make_explainer()
-            await explainer.start()
-            at_the_end.push_async_callback(explainer.stop)
             evaluations = Evaluations(settings, metrics, explainer)
-            await evaluations.start()
+            try:
+                await explainer.start()
+                at_the_end.push_async_callback(explainer.stop)
+                await evaluations.start()
+            except ServiceError as refused:
+                app.state.refused = refused  # in words, for the host; ASGI passes on a traceback
+                raise
             at_the_end.push_async_callback(evaluations.stop)
             lifecycle.start()
             at_the_end.push_async_callback(lifecycle.drain, delay_s=0)  # a host that ends this sends no more requests
@@ -110,7 +114,7 @@ def create_app(
         generate_unique_id_function=_operation_id,
         telemetry=_telemetry(provider, table),
     )
-    app.state.lifecycle = lifecycle
+    app.state.lifecycle, app.state.refused = lifecycle, None
     for row in table.rows:
         app.include_router(row.router)
     app.mount(f"{pages.STATIC}/swagger", pages.swagger_files())

@@ -62,6 +62,9 @@ def serve(settings: Settings, greet: Callable[[int], None]) -> int:
     Args:
         settings: all of them.
         greet: called with the port once there is one.
+
+    Raises:
+        ServiceError: it cannot start; the message says why.
     """
     settings = _with_room_for_connections(settings, _allow_open_files())
     # uvicorn warns of requests that it cannot parse; Connection logs these itself, with a request id.
@@ -71,10 +74,42 @@ def serve(settings: Settings, greet: Callable[[int], None]) -> int:
         gc.freeze()  # what is there now stays: full collections would stop the loop for a tenth of a second each
         greet(port)
 
-    server = Server(create_app(settings), settings, ready)
+    app = create_app(settings)
+    server = Server(app, settings, ready)
     server.when_over = _end_for_certain
-    server.run()
+    with _unless(lambda: app.state.refused is not None), _in_words(app):
+        server.run()
     return 0 if server.started else 1
+
+
+@contextlib.contextmanager
+def _in_words(app: FastAPI) -> Iterator[None]:
+    """Raise what a start was refused for instead of uvicorn's exit code.
+
+    Raises:
+        ServiceError: that.
+    """
+    try:
+        yield
+    except SystemExit:
+        if app.state.refused is None:
+            raise
+        raise app.state.refused from None
+
+
+@contextlib.contextmanager
+def _unless(refused: Callable[[], bool]) -> Iterator[None]:
+    """Let uvicorn say nothing of a start that was refused: it has a traceback, where whoever calls has the words."""
+
+    def wanted(_record: logging.LogRecord) -> bool:
+        return not refused()
+
+    logger = logging.getLogger("uvicorn.error")
+    logger.addFilter(wanted)
+    try:
+        yield
+    finally:
+        logger.removeFilter(wanted)
 
 
 def _end_for_certain() -> None:

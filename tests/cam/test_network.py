@@ -65,6 +65,9 @@ class SplitNetwork:
     def watch(self, *_: object) -> NoReturn:
         _not_needed()
 
+    def altered(self, *_: object) -> set[tuple[str, int]]:
+        return set()
+
     def biases(self) -> dict[str, Tensor]:
         return _not_needed()
 

@@ -65,9 +65,9 @@ def records_with_keywords() -> Hooked:
 
 
 def replaces() -> Hooked:
-    """Doubles an output, shifts an input, and keeps what came of it."""
+    """Gives another tensor of the same values, shifts an input, and keeps what came of it."""
     model = Hooked()
-    model.first.register_forward_hook(lambda _m, _i, output: output * 2)
+    model.first.register_forward_hook(lambda _m, _i, output: output * 1)
     model.first.register_forward_hook(lambda _m, _i, output: model.store.update(first=output))
     model.second.register_forward_pre_hook(lambda _m, inputs: (inputs[0] + 1,))
     return model
@@ -128,6 +128,48 @@ def test_what_hooks_keep_is_on_the_way_to_the_logits() -> None:
     assert by_name["second"].explainable
     assert by_name["first"].on_every_path
     assert len(model.get_submodule("first")._forward_hooks) == 1, "the model's own"
+
+
+def doubles(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
+    return output * 2
+
+
+def doubles_in_place(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+    output.mul_(2)
+
+
+def rounds(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
+    return output.to(torch.bfloat16).float()
+
+
+@pytest.mark.parametrize("hook", [doubles, doubles_in_place, rounds])
+def test_a_layer_that_a_hook_of_the_model_changes_is_refused_and_no_other(hook: Callable[..., Tensor | None]) -> None:
+    """The network goes on with what the hook made: a map of what was before it would show what nothing reads."""
+    torch.manual_seed(0)
+    model = Hooked()
+    model.first.register_forward_hook(hook)
+    found = {layer.name: layer for layer in probe_layers(EagerNetwork(frozen(model)), images(2))}
+    assert not found["first"].explainable
+    assert found["first"].note is not None
+    assert "a forward hook of the model changes what this layer gives out" in found["first"].note
+    assert all(found[name].explainable for name in ("first.0", "first.1", "second.0", "second"))
+    assert len(model.first._forward_hooks) == 1, "the model's own"
+
+
+def test_of_a_layer_called_twice_only_the_call_that_a_hook_changes_is_refused() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.again, self.head = nn.Conv2d(3, 4, 3, 4, 1), nn.Conv2d(4, 4, 3, 1, 1), nn.Linear(4, 5)
+            self.again.register_forward_hook(lambda _m, given, output: output + 1 if given[0].min() < 0 else None)
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.head(self.again(self.again(self.stem(x)).relu()).mean((2, 3)))
+            return logits
+
+    layers = {layer.name: layer for layer in probe_layers(EagerNetwork(frozen(Twice())), images(2))}
+    assert not layers["again:0"].explainable
+    assert layers["again:1"].explainable
 
 
 # Models that write where they should not

@@ -92,6 +92,12 @@ def test_under_load_it_answers_what_it_took_and_ends_with_0(server: Server, log:
     assert sum("drain" in line for line in lines) == 2, "a line for the begin and one for the end"
 
 
+def test_ctrl_c_does_not_reach_its_workers(server: Server) -> None:
+    """A terminal sends it to the whole group of processes: workers would fall over it while they still import."""
+    assert [os.getpgid(pid) for pid in workers(server)] == workers(server)
+    assert os.getpgid(server.process.pid) not in workers(server)
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_second_signal_ends_it_at_once(log: Path, number: int, code: int) -> None:
     with running_server("--model=shapes", "--drain-delay-s=600", log=log) as server:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.engine.registry import Registry
-from service.errors import NotReady, UnknownModel
+from service.errors import NotReady, UnknownModel, UnknownVersion
 from service.models.info import ModelInfo, ModelKey
 from service.settings import ModelConfig
 from tests.engine.fakes import info
@@ -96,21 +96,63 @@ def test_a_name_points_to_a_new_version_once_no_worker_is_still_loading_it(drain
     assert drained.states() == [(2, "ready")]
 
 
-def test_a_worker_that_cannot_load_the_new_version_does_not_hold_it_up(drained: Drained) -> None:
+@pytest.mark.parametrize("failing_first", [True, False])
+def test_a_version_that_one_worker_cannot_load_does_not_take_over_with_what_is_left(
+    drained: Drained, failing_first: bool
+) -> None:
     drained.ready(drained.add())
+    new = drained.add()
+    if not failing_first:
+        drained.ready(new, 1)
+    drained.registry.failed(0, new, "No memory.")
+    if failing_first:
+        drained.ready(new, 1)
+    assert (drained.serves(), drained.states(), drained) == (1, [(1, "ready"), (2, "failed")], [new])
+    assert drained.registry.settled(new)
+    told = "No memory. Other workers could load it; it answers only where all can."
+    assert drained.registry.versions("m")[1].reason == told
+    drained.registry.unloaded(0, new)
+    drained.registry.unloaded(1, new)
+    assert (drained.states()[1], drained.registry.versions("m")[1].reason) == ((2, "failed"), told)
+    drained.ready(new, 0)  # late: it was told to drop it meanwhile
+    assert (drained.serves(), drained.registry.held_by(0)) == (1, [key for key, _ in drained.registry.wanted()])
+    latest = drained.add()
+    drained.ready(latest)
+    assert drained.serves() == latest.revision
+
+
+def test_whoever_began_with_a_version_that_is_given_up_is_answered(drained: Drained) -> None:
+    drained.ready(drained.add())
+    new = drained.add()
+    drained.ready(new, 1, version="2")
+    with drained.registry.lease("m", "2"):
+        drained.registry.failed(0, new, "No memory.")
+        assert (drained, drained.registry.held_by(1)[-1]) == ([], new)
+        with pytest.raises(UnknownVersion):
+            drained.registry.find("m", "2")
+    assert drained == [new]
+
+
+def test_with_no_older_version_that_answers_those_that_can_load_it_do(drained: Drained) -> None:
+    first = drained.add()
+    drained.registry.failed(0, first, "no memory")
+    drained.registry.failed(1, first, "no memory")
     new = drained.add()
     drained.registry.failed(0, new, "no memory")
     drained.ready(new, 1)
     assert drained.serves() == 2
 
 
-def test_a_worker_that_dies_does_not_hold_the_new_version_up(drained: Drained) -> None:
+def test_a_version_that_a_worker_was_loading_when_it_died_waits_for_its_replacement(drained: Drained) -> None:
     drained.ready(drained.add())
     new = drained.add()
     drained.ready(new, 1)
-    assert drained.serves() == 1
     drained.registry.lost(0)
-    assert drained.serves() == 2
+    assert (drained.serves(), drained.registry.settled(new), drained.registry.is_loading("m")) == (1, False, True)
+    assert drained.registry.versions("m")[1].progress < 1
+    drained.registry.told(0, [key for key, _ in drained.registry.wanted()])
+    drained.ready(new, 0)
+    assert (drained.serves(), drained.registry.settled(new), drained.registry.is_loading("m")) == (2, True, False)
 
 
 def test_a_version_that_fails_leaves_the_old_one_serving_and_is_not_tried_again(drained: Drained) -> None:

@@ -143,6 +143,43 @@ async def test_a_version_that_kills_the_worker_is_given_up_and_the_old_one_serve
     assert [each.state for each in pool.registry.versions("m")] == ["ready", "failed"]
 
 
+async def test_of_two_workers_one_dies_once_while_it_loads_and_nobody_answers_alone() -> None:
+    async for pool in start(settings(workers=2)):
+        first, second = pool.launched
+        first.load_done("m")
+        second.load_done("m")
+        new = pool.load(NEW)
+        await settle()
+        first.load_done("m")
+        second.die("killed by SIGKILL")
+        await settle()
+        assert pool.ready_info("m").revision == 1
+        other = pool.launched[-1]
+        other.greet()
+        old, wanted = other.loads
+        assert wanted == new
+        other.load_done("m")
+        assert pool.ready_info("m").revision == new.revision
+        assert first.unloads == [old]
+
+
+async def test_of_two_workers_one_cannot_load_it_and_both_answer_with_the_old_version() -> None:
+    async for pool in start(settings(workers=2)):
+        first, second = pool.launched
+        first.load_done("m")
+        second.load_done("m")
+        new = pool.load(NEW)
+        await settle()
+        first.load_done("m")
+        second.load_failed("m", "No memory.")
+        assert pool.ready_info("m").revision == 1
+        assert (first.unloads, second.unloads) == ([new], [new])
+        first.unload_done()
+        second.unload_done()
+        assert [each.state for each in pool.registry.versions("m")] == ["ready", "failed"]
+        assert all(pool.registry.holds(number, pool.ready_info("m").key) for number in (0, 1))
+
+
 async def test_nothing_is_kept_of_versions_that_are_gone(pool: FakedPool) -> None:
     worker = pool.worker
     worker.load_done("m")

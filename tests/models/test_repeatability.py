@@ -79,3 +79,48 @@ def test_a_model_that_draws_nothing_leaves_the_generators_alone(load_toy: LoadTo
 
     assert load_toy(Flips(lambda rows: torch.zeros(rows, 1))).info.warnings == ()
     assert (random.getstate(), np.random.random()) == before[:2]
+
+
+# -- whatever is beside it --------------------------------------------------------------------------------------------
+
+
+class Leaks(nn.Module):
+    """Adds to its logits what depends on the other images of the batch, times ``strength``."""
+
+    def __init__(self, leak: Callable[[Tensor], Tensor], strength: float) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.head = nn.Conv2d(3, 4, 3, 1, 1), nn.Linear(4, 3)
+        self.leak, self.strength = leak, strength
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.body(x).relu().mean((2, 3)))
+        return logits + self.strength * self.leak(logits.detach())
+
+
+def from_all(logits: Tensor) -> Tensor:
+    return logits.mean(0, keepdim=True)
+
+
+def from_those_before(logits: Tensor) -> Tensor:
+    return logits.cumsum(0) - logits
+
+
+def from_those_behind(logits: Tensor) -> Tensor:
+    return logits.flip(0).cumsum(0).flip(0) - logits
+
+
+@pytest.mark.parametrize("leak", [from_all, from_those_before, from_those_behind])
+@pytest.mark.parametrize("strength", [1.0, 1e-3, 1e-4])
+def test_the_least_dependence_on_other_pictures_is_refused(
+    leak: Callable[[Tensor], Tensor], strength: float, load_toy: LoadToy
+) -> None:
+    with pytest.raises(ModelLoadError, match="changes with the other pictures in the batch"):
+        load_toy(Leaks(leak, strength))
+
+
+def test_rounding_that_follows_the_size_of_the_batch_alone_is_none(load_toy: LoadToy) -> None:
+    def rounding(logits: Tensor) -> Tensor:
+        return torch.full_like(logits, 1.0 if len(logits) > 1 else 0.0)
+
+    load_toy(Leaks(rounding, strength=1e-4))

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from service.cam.attention import refuse_without_attention, refuse_without_blocks
 from service.cam.eager import EagerNetwork
 from service.cam.targets import Targets
 from service.models.host import HowTo
@@ -211,9 +212,34 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_timm_has_beside_is_refused_with_the_reason(name: str) -> None:
-    from service.cam.attention import refuse_without_attention
-
     model: nn.Module = need("timm", "timm").create_model(name, num_classes=5).eval().requires_grad_(False)
     reason = refuse_without_attention(EagerNetwork(model), torch.randn(1, 3, 224, 224))
     assert reason is not None
     assert REFUSED[name] in reason
+
+
+def test_tokens_that_are_pooled_by_a_query_are_refused_with_the_reason() -> None:
+    """As SigLIP pools them, of timm and of Hugging Face."""
+    transformers = need("transformers", "hf")
+    vision = VIT | {"patch_size": 16}
+    config = transformers.SiglipConfig(vision_config=vision, text_config={"hidden_size": 32}, num_labels=5)
+    of_hugging_face = transformers.SiglipForImageClassification(config).eval().requires_grad_(False)
+    for model, head in ((of_timm("vit_tiny_patch16_224", global_pool="map"), None), (of_hugging_face, "logits")):
+        network = EagerNetwork(model.requires_grad_(False), head)
+        for refuse in (refuse_without_attention, refuse_without_blocks):
+            reason = refuse(network, torch.randn(1, 3, 64, 64))
+            assert reason is not None
+            assert "not of the tokens to themselves" in reason
+            assert "queries of their own" in reason
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # PyTorch's own, where it decomposes
+def test_a_decomposed_program_says_what_its_blocks_lack(tmp_path: Path) -> None:
+    """Its blocks give out sizes beside their tokens."""
+    own, batch = of_timm("vit_tiny_patch16_224"), {0: torch.export.Dim("batch", min=1, max=64)}
+    program = torch.export.export(own, (torch.randn(2, 3, 64, 64),), dynamic_shapes=(batch,)).run_decompositions()
+    torch.export.save(program, tmp_path / "vit.pt2")
+    host = load(str(tmp_path / "vit.pt2"), tmp_path)
+    for method in BOTH:
+        assert "do not give out a row for each of their tokens" in host.info.refused_methods[method]
+    assert "gradcam" not in host.info.refused_methods

@@ -8,6 +8,7 @@ import copy
 import io
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -18,6 +19,7 @@ from torch.nn import functional
 from service.cam.targets import CamOptions, Targets
 from service.engine.workers.in_process import InProcessWorker
 from service.errors import InvalidOption, ModelLoadError
+from service.imaging.preprocess import PreprocessSpec
 from service.models.host import HowTo
 from service.models.loading import load_model
 from service.models.sentences import Sentences
@@ -28,8 +30,9 @@ from service.settings import ModelConfig, load_settings
 from service.web.app import create_app
 from tests.direct_attention import direct_rollout
 from tests.direct_cam import assert_maps_are_direct, normalised
+from tests.server import running_server
 from tests.sources.extras import need
-from tests.sources.serving import direct_map
+from tests.sources.serving import ask, assert_equal_maps, direct_map, picture
 from tests.web.application import HOSTS, Application
 
 if TYPE_CHECKING:
@@ -258,6 +261,31 @@ class TestEncoder:
 
 
 # Through the service
+
+
+@pytest.mark.slow
+def test_maps_over_the_wire_are_those_of_the_network_itself(tmp_path: Path) -> None:
+    """A server of its own process, which knows open_clip's own architectures alone: the smallest of them."""
+    torch.manual_seed(0)
+    model = open_clip.create_model("ViT-S-32-alt", load_weights=False).eval()
+    weights, labels = tmp_path / "small.safetensors", tmp_path / "labels.txt"
+    save_file({name: value.clone() for name, value in model.state_dict().items()}, weights)
+    labels.write_text("disk\nstar\ncross\n")
+    image = picture(224, 224)
+    told = open_clip.get_model_preprocess_cfg(model)
+    spec = PreprocessSpec("crop", 224, 224, mean=told["mean"], std=told["std"])
+    inputs = normalised(torch.from_numpy(np.array(image))[None], spec)
+    layers = [f"visual.transformer.resblocks.{block}" for block in ("11.ln_1", "8", "4")]
+    direct = Direct(model)
+
+    command = f"drawn=clip/ViT-S-32-alt:{weights},labels={labels},prompts=a drawing of a {{}}"
+    with running_server("--model", command, "--workers", "1") as server:
+        result = ask(server.url, "drawn", image, layers, (0, 1, 2))
+
+    assert {each["label"] for each in result["predictions"]} == {"disk", "star", "cross"}
+    logits = {each["index"]: each["logit"] for each in result["predictions"]}
+    torch.testing.assert_close(torch.tensor([logits[i] for i in range(3)]), direct(inputs)[0].detach())
+    assert_equal_maps(result, lambda layer, index: direct_map(direct, inputs, f"model.{layer}", index))
 
 
 async def test_requests_bring_their_classes_in_every_encoding(network: Any, tmp_path: Path) -> None:
