@@ -42,22 +42,22 @@ _VIT_LAYER = "encoder.layers.encoder_layer_11.ln_1"
 
 
 @cache
-def host(architecture: str, precision: str = "float32", device: str = "cpu") -> ModelHost:
-    """Load a model with random weights, in this process."""
+def served(architecture: str, precision: str = "float32", device: str = "cpu") -> ModelHost:
+    """Return a model of random weights, as a worker has it."""
     config = ModelConfig(name=architecture, architecture=architecture, weights="random", precision=precision)
     return load_model(config, device, Downloads(Settings().cache_dir, allowed=False))
 
 
-def bare(loaded: ModelHost) -> nn.Module:
+def bare(host: ModelHost) -> nn.Module:
     """Return the modules of a network with normalisations, as they are without the service."""
-    network = loaded.network(None)
+    network = host.network(None)
     assert isinstance(network, FoldedNetwork)
     return network.own_module
 
 
 def _loaded(architecture: str) -> tuple[Network, dict[str, Layer], ModelInfo]:
-    loaded = host(architecture)
-    return loaded.network(None), {layer.name: layer for layer in loaded.info.layers}, loaded.info
+    host = served(architecture)
+    return host.network(None), {layer.name: layer for layer in host.info.layers}, host.info
 
 
 def _explain(batch: int, *targets: int | Top) -> Callable[[], object]:
@@ -69,7 +69,7 @@ def _explain(batch: int, *targets: int | Top) -> Callable[[], object]:
 
 def explain_against_forward() -> Iterator[str | Line]:
     """Grad-CAM at ResNet-50's layer4, as it is served, against a bare float32 forward pass in inference mode."""
-    hosts = {precision: host("resnet50", precision) for precision in ("float32", "bfloat16")}
+    hosts = {precision: served("resnet50", precision) for precision in ("float32", "bfloat16")}
     model = bare(hosts["float32"])
     for batch in (1, 8):
         pixels = np.random.default_rng(0).integers(0, 256, (batch, 224, 224, 3), dtype=np.uint8)

@@ -20,9 +20,9 @@ import numpy as np
 import torch
 
 from benchmarks.crowd import crowd
-from benchmarks.in_process import host
+from benchmarks.in_process import served
 from benchmarks.over_http import scene_jpeg
-from benchmarks.results import at_least, at_most
+from benchmarks.results import Line, at_least, at_most
 from benchmarks.sockets import head, server_port
 from service.cam.targets import Targets, Top
 from service.engine.cores import available_cores
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from benchmarks.crowd import Crowd
-    from benchmarks.results import Line
     from service.models.host import ModelHost
     from service.vocabulary import Output
     from tests.server import Server
@@ -80,7 +79,7 @@ class _Pace:
 
 def _throughput(server: Server, clients: Crowd) -> Iterator[Line]:
     for precision in _PRECISIONS:
-        measured = {"in process": partial(_in_process, _explaining(host("resnet50", precision), _BATCH))}
+        measured = {"in process": partial(_in_process, _explaining(served("resnet50", precision), _BATCH))}
         for output in _OUTPUTS:
             measured[output] = partial(_over_http, server, clients, precision, output)
         paces = _by_turns(measured)
@@ -93,8 +92,7 @@ def _throughput(server: Server, clients: Crowd) -> Iterator[Line]:
                 _AT_LEAST[output, precision],
                 ratio,
                 f"ResNet-50 layer4, {precision}, {output}, {_CLIENTS} clients: {ratio:.2f} × in process with batches "
-                f"of {_BATCH} ("
-                f"{statistics.median(each.per_second for each in there):.1f} to "
+                f"of {_BATCH} ({statistics.median(each.per_second for each in there):.1f} to "
                 f"{statistics.median(each.per_second for each in here):.1f} pictures/s); CPU for a picture: front "
                 f"{front:.1f}, worker {sum(workers):.1f} ms, in process {own:.1f} ms",
             )
@@ -141,18 +139,19 @@ def _over_http(server: Server, clients: Crowd, model: str, output: str) -> _Pace
 
 def _lone(clients: Crowd) -> Iterator[Line]:
     """One client, against the explanation of one picture."""
-    measured = {"in process": partial(_median_s, _explaining(host("resnet50"), 1))}
+    measured = {"in process": partial(_median_s, _explaining(served("resnet50"), 1))}
     for output in _OUTPUTS:
         measured[output] = partial(_lone_s, clients, output)
     times = _by_turns(measured)
     for output in _OUTPUTS:
         ratio = statistics.median(a / b for a, b in zip(times[output], times["in process"], strict=True))
         each = {name: 1000 * statistics.median(values) for name, values in times.items()}
-        text = (
-            f"ResNet-50 layer4, float32, {output}, a lone request: {ratio:.2f} × in process "
-            f"({each[output]:.0f} against {each['in process']:.0f} ms)"
+        yield at_most(
+            1.15,
+            ratio,
+            f"ResNet-50 layer4, float32, {output}, a lone request: {ratio:.2f} × in process ({each[output]:.0f} "
+            f"against {each['in process']:.0f} ms)",
         )
-        yield at_most(1.15, ratio, text)
 
 
 def _lone_s(clients: Crowd, output: str) -> float:
@@ -188,11 +187,13 @@ def cpu_of_the_front() -> Iterator[Line]:
             costs = _by_turns({"front": front, "pictures": pictures})
             each = {name: 1000 * statistics.median(values) for name, values in costs.items()}
             beyond = each["front"] - each["pictures"]
-            text = (
+            yield at_most(
+                1.0,
+                beyond,
                 f"front, 500×375 JPEG, {output}: {beyond:.2f} ms of CPU per request beyond decode, resize and drawing "
-                f"({each['front']:.2f} less {each['pictures']:.2f}, {_CLIENTS} clients)"
+                f"({each['front']:.2f} less {each['pictures']:.2f}, {_CLIENTS} clients)",
+                "ms",
             )
-            yield at_most(1.0, beyond, text, "ms")
 
 
 def _front_cpu_s(pid: int, clients: Crowd, output: str) -> float:
@@ -217,7 +218,7 @@ def cpu_s(pid: int) -> float:
 
 def _picture_cpu_s(data: bytes, output: Output) -> float:
     """CPU seconds of the functions that the front's threads call for a picture."""
-    settings = host("squeezenet1_0").info.preprocess
+    settings = served("squeezenet1_0").info.preprocess
     saliency = np.random.default_rng(0).random((13, 13), dtype=np.float32)
     times, bounds = 200, Settings()
     limits = DecodeLimits(bounds.max_image_bytes, bounds.max_image_pixels, bounds.max_image_frames)
@@ -236,7 +237,7 @@ def targets_and_layers() -> Iterator[Line]:
     """Ten targets, and five layers, of one picture against one, ResNet-50 and SqueezeNet 1.0."""
     torch.set_num_threads(available_cores())
     for name, layer in (_RESNET, _SQUEEZENET):
-        model = host(name)
+        model = served(name)
         runs = {
             "one": _explaining(model, 1, (layer,)),
             "ten": _explaining(model, 1, (layer,), top=10),
@@ -263,7 +264,7 @@ print(*peak_mb(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])))
 def peak_mb(name: str, precision: str, layer: str, batch: int) -> tuple[float, float]:
     """Return the megabytes that this process held at most while a model was loaded, and while it explained batches."""
     torch.set_num_threads(available_cores())
-    model = host(name, precision)
+    model = served(name, precision)
     loaded = _high_water_mb()
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # begins to count anew
     explain = _explaining(model, batch, (layer,))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from benchmarks.in_process import host as served
+from benchmarks.in_process import served
 from benchmarks.peers.load import load, uploads
 from benchmarks.sockets import server_port, usage
 from benchmarks.timing import medians

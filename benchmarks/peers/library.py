@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks.in_process import host as served
+from benchmarks.in_process import served
 from benchmarks.results import at_least
 from benchmarks.timing import medians
 from service.cam.targets import Targets, Top
