@@ -51,10 +51,7 @@ async def run(module: str, said: bytes, hear: Callable[[dict[str, Any]], None]) 
     reading, writing = os.pipe()
     try:
         process = await asyncio.create_subprocess_exec(
-            *python_command(module, writing),
-            stdin=asyncio.subprocess.PIPE,
-            pass_fds=(writing,),
-            start_new_session=True,  # Ctrl-C is for the front, which ends what it started
+            *python_command(module, writing), stdin=asyncio.subprocess.PIPE, pass_fds=(writing,)
         )
     except BaseException:
         os.close(reading)
