@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import evaluating, fairness, in_process, live, over_http, overload, page, registration, soak, verifying
+from benchmarks import (
+    evaluating,
+    fairness,
+    in_process,
+    limit,
+    live,
+    over_http,
+    overload,
+    page,
+    registration,
+    soak,
+    verifying,
+)
 
 BENCHMARKS = {
     "explain": in_process.explain_against_forward,
@@ -19,6 +31,10 @@ BENCHMARKS = {
     "start": over_http.start_of_the_front,
     "overhead": over_http.time_outside_the_model,
     "load": over_http.batched_against_one_by_one,
+    "http": limit.http_against_in_process,
+    "front": limit.cpu_of_the_front,
+    "sharing": limit.targets_and_layers,
+    "memory": limit.memory_of_a_worker,
     "page": page.drop_and_sliders,
     "overload": overload.three_times_the_capacity,
     "fairness": fairness.small_beside_bulk,

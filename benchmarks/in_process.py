@@ -35,14 +35,15 @@ _VIT_LAYER = "encoder.layers.encoder_layer_11.ln_1"
 
 
 @cache
-def _host(architecture: str, precision: str = "float32") -> ModelHost:
+def host(architecture: str, precision: str = "float32") -> ModelHost:
+    """Load a model with random weights, in this process."""
     config = ModelConfig(name=architecture, architecture=architecture, weights="random", precision=precision)
     return load_model(config, "cpu", Downloads(Settings().cache_dir, allowed=False))
 
 
 def _loaded(architecture: str) -> tuple[Network, dict[str, Layer], ModelInfo]:
-    host = _host(architecture)
-    return host.network(None), {layer.name: layer for layer in host.info.layers}, host.info
+    loaded = host(architecture)
+    return loaded.network(None), {layer.name: layer for layer in loaded.info.layers}, loaded.info
 
 
 def _explain(batch: int, *targets: int | Top) -> Callable[[], object]:
@@ -54,7 +55,7 @@ def _explain(batch: int, *targets: int | Top) -> Callable[[], object]:
 
 def explain_against_forward() -> Iterator[str]:
     """Grad-CAM at ResNet-50's layer4, as it is served, against a bare float32 forward pass in inference mode."""
-    hosts = {precision: _host("resnet50", precision) for precision in ("float32", "bfloat16")}
+    hosts = {precision: host("resnet50", precision) for precision in ("float32", "bfloat16")}
     network = hosts["float32"].network(None)
     assert isinstance(network, FoldedNetwork)
     model = network.own_module
@@ -67,7 +68,7 @@ def explain_against_forward() -> Iterator[str]:
             return model(inputs)
 
         asked = [Targets((Top(1),))] * batch, HowTo(("layer4",), ("gradcam",))
-        runs = {name: partial(host.explain, pixels, *asked) for name, host in hosts.items()}
+        runs = {name: partial(each.explain, pixels, *asked) for name, each in hosts.items()}
         times = medians({"forward": forward, **runs}, rounds=15)
         for name in hosts:
             ratio, each = times[name] / times["forward"], {run: 1000 * took / batch for run, took in times.items()}

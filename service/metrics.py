@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.exposition import choose_encoder
 
 from service import __version__
-from service.vocabulary import EvaluationState, Operation, Verdict
+from service.vocabulary import EvaluationState, Operation, PrecisionRefusal, Verdict
 
 __all__ = ["Ending", "Metrics", "Stage"]
 
@@ -81,6 +81,18 @@ class Metrics:
             "camserve_model_loads",
             "Versions of models that a worker has loaded, or could not load.",
             ["result"],
+            registry=registry,
+        )
+        self.model_precision = Gauge(
+            "camserve_model_precision",
+            "1 for what the model that answers computes in.",
+            ["model", "precision"],
+            registry=registry,
+        )
+        self.precision_refused = Counter(
+            "camserve_precision_refused",
+            "Loads in float32 where bfloat16 or auto was asked for, by why: hardware, source, failed, check.",
+            ["reason"],
             registry=registry,
         )
         self.models_put_out = Counter(
@@ -184,6 +196,8 @@ class Metrics:
             self.verifications.labels(verdict)
         for result in ("loaded", "failed"):
             self.model_loads.labels(result)
+        for reason in get_args(PrecisionRefusal):
+            self.precision_refused.labels(reason)
         for reason in ("asked", "budget"):
             self.models_put_out.labels(reason)
         for state in get_args(EvaluationState):

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from service.vocabulary import Activation, ChannelOrder, Fitting, Preset
+from service.vocabulary import Activation, ChannelOrder, Fitting, Precision, Preset
 
 __all__ = ["NAME_PATTERN", "ModelConfig", "NoPath", "parse_option", "whole_device"]
 
@@ -132,7 +132,11 @@ class ModelConfig(BaseModel):
         None, description="Per-channel mean of the input, of pixels times `scale`, in `order`."
     )
     std: Channels | None = Field(None, description="Per-channel standard deviation, likewise.")
-    precision: Literal["float32", "bfloat16", "float16"] = Field("float32", description="What the model computes in.")
+    precision: Precision | Literal["auto"] = Field(
+        "float32",
+        description="What the model computes in. `bfloat16` only where it agrees with float32, which is tried at load; "
+        "`auto` takes it where the hardware has it and it agrees.",
+    )
     device: Word | None = Field(
         None,
         json_schema_extra={"pattern": _DEVICE},

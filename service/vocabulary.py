@@ -22,6 +22,8 @@ __all__ = [
     "ModelState",
     "Operation",
     "Output",
+    "Precision",
+    "PrecisionRefusal",
     "Preset",
     "Protocol",
     "Registration",
@@ -54,6 +56,9 @@ Augment = Literal["none", "flip"]
 
 Fuse = Literal["max", "mean", "product"]
 """How the maps of several layers become one."""
+
+Precision = Literal["float32", "bfloat16", "float16"]
+"""What a model computes in."""
 
 Protocol = Literal["cvat", "kserve_v1", "label_studio", "open_inference", "torchserve"]
 """The protocols besides the native one, which may be switched off."""
@@ -107,6 +112,10 @@ ChannelOrder = Literal["RGB", "BGR"]
 
 Preset = Literal["tf", "caffe", "torch"]
 """The modes of ``preprocess_input`` of ``keras.applications``."""
+
+PrecisionRefusal = Literal["hardware", "source", "failed", "check"]
+"""Why bfloat16 was not taken: the device emulates it, the artefact says otherwise, it cannot be computed, or it is not
+near enough to float32."""
 
 EvaluationState = Literal["queued", "running", "done", "failed", "cancelled"]
 """How far an evaluation is; the last three end it."""

@@ -19,6 +19,7 @@ from service.vocabulary import (
     LoadingStage,
     MayManage,
     ModelState,
+    Precision,
     Registration,
     VersionState,
 )
@@ -59,6 +60,7 @@ __all__ = [
     "NativeRequest",
     "PictureResult",
     "PointData",
+    "PrecisionCheck",
     "PredictOptions",
     "PredictRequest",
     "Prediction",
@@ -354,6 +356,19 @@ class ExplainResponse(_Answer):
     results: list[PictureResult]
     timing: Timing
     cost: RequestCost
+    precision: Precision = Field(description="What the model computed in.")
+
+
+class PrecisionCheck(_Answer):
+    """How near the model in bfloat16 came to itself in float32 when it was loaded: of several heads, the worst."""
+
+    pictures: int = Field(description="How many it was tried with.")
+    method: str | None = Field(description="What made the maps, at the default layer; null where there are none.")
+    correlation: float | None = Field(description="Pearson's, of a picture's two maps, on average.")
+    lowest_correlation: float | None = Field(description="The least of them.")
+    same_cell: float | None = Field(description="Share of the pictures whose map is strongest in the same cell.")
+    same_class: float = Field(description="Share of those whose best class is the same.")
+    logits_apart: float = Field(description="Largest difference of two logits, as a share of the largest.")
 
 
 class InputSize(_Answer):
@@ -428,7 +443,12 @@ class ModelEntry(_Answer):
     default_head: str | None = None
     device: str | None = None
     dtype: str | None = None
-    precision: str | None = Field(None, description="What it computes in.")
+    precision: Precision | None = Field(None, description="What it computes in.")
+    precision_asked: Precision | Literal["auto"] | None = Field(None, description="What its configuration asks for.")
+    precision_reason: str | None = Field(None, description="Why it does not compute in bfloat16, where it might have.")
+    precision_check: PrecisionCheck | None = Field(
+        None, description="What comparing bfloat16 with float32 has shown, where that was done."
+    )
     parameters: int | None = None
     memory_bytes: int | None = Field(
         None, description="What it takes on its device with each worker: weights and buffers, as they were loaded."

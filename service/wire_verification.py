@@ -22,11 +22,18 @@ class ProofControls(_Answer):
 
 
 class ProofGates(_Answer):
-    """Whether the map is another one where it should be; null where that cannot be had."""
+    """Whether the map is another one where it should be; null where that would take more passes than a proof may.
 
-    class_differs: bool | None = Field(description="For the most probable other class.")
+    That is so for methods that run the model many times (Score-CAM, Ablation-CAM, Smooth Grad-CAM++), and with `smooth`
+    or `augment`, which have any method do so.
+    """
+
+    class_differs: bool | None = Field(
+        description="For the most probable other class. Null, too, where there is no other."
+    )
     random_head_differs: bool | None = Field(
-        description="Of the same network, with the weights of its last layer in a random order."
+        description="Of the same network, with the weights of its last layer in a random order. Null, too, for methods "
+        "of the whole network, and where the last layer is not known."
     )
 
 

@@ -161,6 +161,10 @@ class TestModelGrammar:
         (line,) = caplog.messages
         assert "write precision" in line
 
+    def test_a_precision_may_be_left_to_the_service(self) -> None:
+        assert model("shapes,precision=auto").precision == "auto"
+        assert model("shapes").precision == "float32"
+
     @pytest.mark.parametrize("name", ["resnet50", "a.b_c-1", "7", "x" * 100])
     def test_good_names(self, name: str) -> None:
         assert ModelConfig(name=name, architecture="shapes").name == name

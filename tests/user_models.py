@@ -160,3 +160,9 @@ def scripted() -> nn.Module:
         warnings.simplefilter("ignore")  # torch.jit is on its way out
         module: nn.Module = torch.jit.script(nn.ReLU())
     return module
+
+
+def spoiled_in_bfloat16() -> nn.Module:
+    """Logits three times too large in bfloat16, as a fast path with a mistake might have them."""
+    model = Trunk(lambda features: model.coarse(features) * (3 if features.dtype == torch.bfloat16 else 1))
+    return model

@@ -28,8 +28,12 @@ class BinaryNetwork:
     """
 
     def __init__(self, network: Network, *, of_probability: bool = False) -> None:
-        self._network = network
+        self.network = network
         self._of_probability = of_probability
+
+    def like(self, network: Network) -> BinaryNetwork:
+        """Return the same of another network that has one output."""
+        return BinaryNetwork(network, of_probability=self._of_probability)
 
     def _both(self, output: Tensor) -> Tensor:
         """Make the scores of two classes (M, 2) of one output (M, 1)."""
@@ -38,36 +42,36 @@ class BinaryNetwork:
     def predict(self, inputs: Tensor) -> Tensor:
         """See ``Network``."""
         with torch.inference_mode():
-            return self._both(self._network.predict(inputs))
+            return self._both(self.network.predict(inputs))
 
     def capture(self, inputs: Tensor, layers: Sequence[LayerCall], derivatives: int = 1) -> Capture:
         """See ``Network``."""
-        captured = self._network.capture(inputs, layers, derivatives)
+        captured = self.network.capture(inputs, layers, derivatives)
         with torch.inference_mode(mode=False), torch.enable_grad():
             return replace(captured, logits=self._both(captured.logits))
 
     def resume(self, inputs: Tensor, layer: Layer, activations: Tensor) -> Tensor:
         """See ``Network``."""
         with torch.inference_mode():
-            return self._both(self._network.resume(inputs, layer, activations))
+            return self._both(self.network.resume(inputs, layer, activations))
 
     def with_random_head(self, layers: Sequence[Layer], classes: int, seed: int) -> Network | None:
         """See ``Network``."""
-        other = self._network.with_random_head(layers, classes // 2, seed)
-        return None if other is None else BinaryNetwork(other, of_probability=self._of_probability)
+        other = self.network.with_random_head(layers, classes // 2, seed)
+        return None if other is None else self.like(other)
 
     def modules(self) -> Mapping[str, ModuleDescription]:
         """See ``Network``."""
-        return self._network.modules()
+        return self.network.modules()
 
     def observe(self, inputs: Tensor, modules: Collection[str], see: Observer, across_cuts: bool = False) -> Tensor:
         """See ``Network``."""
         with torch.inference_mode(mode=False), torch.enable_grad():
-            return self._both(self._network.observe(inputs, modules, see, across_cuts=across_cuts))
+            return self._both(self.network.observe(inputs, modules, see, across_cuts=across_cuts))
 
     def watch(self, inputs: Tensor, layers: Collection[LayerCall], see: Callable[[LayerCall, Tensor], None]) -> None:
         """See ``Network``."""
-        self._network.watch(inputs, layers, see)
+        self.network.watch(inputs, layers, see)
 
     def altered(self, inputs: Tensor) -> Collection[tuple[str, int]]:
         """See ``Network``."""
@@ -75,10 +79,10 @@ class BinaryNetwork:
 
     def biases(self) -> Mapping[str, Tensor]:
         """See ``Network``."""
-        return self._network.biases()
+        return self.network.biases()
 
     def capture_attention(self, inputs: Tensor, derivatives: int = 1) -> AttentionCapture:
         """See ``Network``."""
-        captured = self._network.capture_attention(inputs, derivatives)
+        captured = self.network.capture_attention(inputs, derivatives)
         with torch.inference_mode(mode=False), torch.enable_grad():
             return replace(captured, logits=self._both(captured.logits))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from service.cam.derivatives import differentiate
+from service.cam.separable_head import SeparableHead
 from service.errors import ModelOutputError
 
 if TYPE_CHECKING:
@@ -37,6 +38,14 @@ class Capture:
     logits: Tensor
     activations: dict[LayerCall, Tensor]
     attention: AttentionCapture | None = None
+    _head: list[SeparableHead | None] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    @property
+    def separable_head(self) -> SeparableHead | None:
+        """What the gradients of all targets share, where the head has a channel for each class."""
+        if not self._head:
+            self._head.append(SeparableHead.of(self.logits, self.activations.values()))
+        return self._head[0]
 
 
 def check_logits(output: object, n: int) -> Tensor:
@@ -102,7 +111,11 @@ def gradients(captured: Capture, logit_weights: Tensor) -> dict[LayerCall, Tenso
     activations = list(captured.activations.values())
     if not captured.logits.requires_grad:
         return {layer: torch.zeros_like(kept) for layer, kept in captured.activations.items()}
-    found = differentiate(captured.logits, activations, logit_weights)
+    head = captured.separable_head
+    if head is None:
+        found = differentiate(captured.logits, activations, logit_weights)
+    else:
+        found = head.differentiate(activations, logit_weights)
     return {
         layer: torch.zeros_like(kept) if gradient is None else gradient
         for (layer, kept), gradient in zip(captured.activations.items(), found, strict=True)

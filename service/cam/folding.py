@@ -67,6 +67,11 @@ class FoldedNetwork:
         return self._own._module
 
     @property
+    def own(self) -> EagerNetwork:
+        """The network that computes with the modules as they are."""
+        return self._own
+
+    @property
     def more_bytes(self) -> int:
         """Bytes of the weights that are kept beside the network's own."""
         return sum(fold.weight.nbytes + fold.bias.nbytes for fold in self._folds.values())

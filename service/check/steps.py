@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from service.cam.layers import Layer
     from service.check.report import Step
     from service.check.subject import Subject
+    from service.models.info import ModelInfo
     from service.models.sources.source import LoadedModel
 
 __all__ = ["check_loaded", "passed_rows", "source_row"]
@@ -69,9 +70,21 @@ def _model_row(subject: Subject) -> Row:
     weights = f" from {subject.job.config.weights}" if subject.job.config.weights else ""
     found = (
         f"{info.source}: {info.architecture}{weights}, version {info.version}, digest {info.digest[:12]}, "
-        f"{_millions(info.parameters)} parameters, {info.dtype} on {info.device}"
+        f"{_millions(info.parameters)} parameters, {info.dtype} on {info.device}{_settled(info)}"
     )
     return row_with_warnings(info, "model", found)
+
+
+def _settled(info: ModelInfo) -> str:
+    """Say how its precision was settled, where something was to be settled."""
+    if info.precision.reason is not None:
+        return f" ({info.precision.asked} was asked for. {info.precision.reason})"
+    check = info.precision.check
+    if check is None:
+        return ""
+    maps = "" if check.correlation is None else f"maps correlate to {check.correlation:.4f}, "
+    near = f"{maps}logits differ by {check.logits_apart:.1%} at most"
+    return f" ({info.precision.asked} was asked for; against float32, {near})"
 
 
 def _labels_row(subject: Subject) -> Row:

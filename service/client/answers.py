@@ -130,6 +130,7 @@ class Predicted:
     scores: wire.ScoreData | None
     timing: wire.Timing = field(compare=False)
     cost: wire.RequestCost = field(compare=False)
+    precision: str
     request_id: str = field(compare=False)
 
     def __repr__(self) -> str:

@@ -261,6 +261,7 @@ def _predicted(answer: wire.ExplainResponse, result: wire.PictureResult) -> Pred
         result.scores,
         answer.timing,
         answer.cost,
+        answer.precision,
         answer.id,
     )
 

@@ -76,7 +76,10 @@ async def loaded(settings: Settings, asked: Request) -> AsyncIterator[Explainer]
         ServiceError: the model cannot be loaded, or the request does not go with it.
     """
     from service.engine.explainer import Explainer  # noqa: PLC0415
-    from service.engine.workers.in_process import InProcessWorker  # noqa: PLC0415
+    from service.engine.workers.waiting import short_waits  # noqa: PLC0415
+
+    with short_waits():
+        from service.engine.workers.in_process import InProcessWorker  # noqa: PLC0415
     from service.metrics import Metrics  # noqa: PLC0415
 
     find_own_code()

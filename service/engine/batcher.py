@@ -11,6 +11,7 @@ Runs in the front process.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -77,8 +78,13 @@ _BATCHES_BEFORE_MORE = 32
 # What did not fit is known of so many lanes: callers make lanes, with sentences of theirs.
 _LANES_KNOWN = 1000
 
-# How much of ``max_batch_s`` a batch may take where several clients want the model.
+# How much of ``max_batch_s`` a batch may take where several clients want the model, or did so a few batches ago.
 _SHARED = 0.6
+_LATELY = 16
+
+# Where one client has a slow model to itself: how often the time of a single picture a batch may take. Several go
+# together in less time than one after the other, on a CPU by a quarter, which three pictures have already.
+_TIMES_ONE = 3
 
 # How far a batch that was slower than those before moves what is known of a model's pace. One that was faster is
 # believed at once: whatever else the machine does can only slow it down.
@@ -129,7 +135,8 @@ class Batcher(Generic[E]):
         max_batch_size: entries in a batch at most, and sum of the whole passes in their ``amount``.
         max_batch_pixels: sum of their ``pixels_count`` at most.
         max_batch_s: estimated seconds that a batch takes at most, once the model's pace is known, where one client has
-            the model to itself; a share of it where there are more, since whoever comes next waits for it.
+            the model to itself, or some times as long as a picture takes alone; a share of it where there are more
+            clients, since whoever comes next waits for it.
 
     An entry that exceeds a bound by itself goes alone.
     """
@@ -145,6 +152,8 @@ class Batcher(Generic[E]):
         self._arrived: dict[int, int] = {}
         self._caps: dict[Any, _Cap] = {}
         self._pass_s: dict[Hashable, float] = {}
+        self._one_s: dict[Hashable, float] = {}
+        self._served: dict[tuple[bool, Hashable], deque[frozenset[str]]] = {}
 
     def __len__(self) -> int:
         """Return how many entries wait."""
@@ -200,16 +209,19 @@ class Batcher(Generic[E]):
                 if 2 * cap.size >= self._max_size:
                     del self._caps[lane]
 
-    def learn_pace(self, lane: SharedLane, passes: float, seconds: float) -> None:
-        """Learn how long a model takes, from a batch of ``passes`` that had it to itself for ``seconds``."""
-        found = seconds / passes
-        known = self._pass_s.get(lane.model, found)
-        self._pass_s[lane.model] = min(found, known + _SLOWER * (found - known))
+    def learn_pace(self, lane: SharedLane, size: int, passes: float, seconds: float) -> None:
+        """Learn how long a model takes: ``size`` entries of so many ``passes`` had it to themselves for ``seconds``."""
+        for paces in (self._pass_s, self._one_s) if size == 1 else (self._pass_s,):
+            found = seconds / passes
+            known = paces.get(lane.model, found)
+            paces[lane.model] = min(found, known + _SLOWER * (found - known))
 
     def forget(self, gone: Callable[[Any], bool]) -> None:
         """Forget what was learned of models that are ``gone``."""
         self._caps = {lane: cap for lane, cap in self._caps.items() if not gone(lane.model)}
         self._pass_s = {model: pace for model, pace in self._pass_s.items() if not gone(model)}
+        self._one_s = {model: pace for model, pace in self._one_s.items() if not gone(model)}
+        self._served = {key: batches for key, batches in self._served.items() if not gone(key[1])}
 
     def next_batch(self, accepts: Callable[[Any], bool]) -> list[E]:
         """Take the next batch out, for a worker that ``accepts`` only some lanes.
@@ -247,12 +259,13 @@ class Batcher(Generic[E]):
         pixels = passes = 0
         heads = list(group.heads(lane))
         heapify(heads)
+        most_s = self._most_s(lane)
         while heads:
             _, arrival, client = heappop(heads)
             entry = group.lanes[lane][client][arrival]
             if not entry.abandoned:
                 pixels, passes = pixels + entry.pixels_count, passes + int(entry.amount)
-                if batch and (entry.alone or batch[0].alone or self._is_full(lane, len(batch), passes, pixels)):
+                if batch and (entry.alone or batch[0].alone or self._is_full(lane, len(batch), passes, pixels, most_s)):
                     break
                 if not batch:
                     models.begin_turn(lane.model)
@@ -263,16 +276,26 @@ class Batcher(Generic[E]):
             self.withdraw(entry)
             if following := group.lanes.get(lane, {}).get(client):
                 heappush(heads, (group.clients.rank(client), next(iter(following)), client))
+        if batch:
+            served = self._served.setdefault((lane.large, lane.model), deque(maxlen=_LATELY))
+            served.append(frozenset(entry.client for entry in batch))
         return batch
 
-    def _is_full(self, lane: SharedLane, size: int, passes: int, pixels: int) -> bool:
+    def _most_s(self, lane: SharedLane) -> float:
+        """Return how long the next batch of a lane may take."""
+        key = lane.large, lane.model
+        group, lately = self._groups[key], self._served.get(key, ())
+        if len(group.clients) > 1 or any(clients != group.lanes[lane].keys() for clients in lately):
+            return self._max_seconds * _SHARED
+        return max(self._max_seconds, _TIMES_ONE * self._one_s.get(lane.model, 0.0))
+
+    def _is_full(self, lane: SharedLane, size: int, passes: int, pixels: int, most_s: float) -> bool:
         """Whether a batch of ``size`` has no room for one that would make it so many passes and pixels."""
         cap, pass_s = self._caps.get(lane), self._pass_s.get(lane.model, 0.0)
-        shared = len(self._groups[lane.large, lane.model].clients) > 1
         return (
             size >= self._max_size
             or passes > self._max_size
             or pixels > self._max_pixels
-            or passes * pass_s > self._max_seconds * (_SHARED if shared else 1)
+            or passes * pass_s > most_s
             or (cap is not None and size >= cap.size)
         )

@@ -108,7 +108,7 @@ class Management:
 
     # -- changes ------------------------------------------------------------------------------------------------------
 
-    def put(self, config: ModelConfig) -> ModelKey:
+    async def put(self, config: ModelConfig) -> ModelKey:
         """Load a model that somebody names over HTTP, or a version that replaces the present one once it is ready.
 
         Raises:
@@ -117,9 +117,9 @@ class Management:
             NameTaken: an alias is called so.
         """
         self.check()
-        return self._load(permitted(config, self._settings), lasting=True)
+        return self._load(await self._permitted(config), lasting=True)
 
-    def reload(self, name: str) -> ModelKey:
+    async def reload(self, name: str) -> ModelKey:
         """Load what a model is configured as once more, because its file has changed.
 
         Raises:
@@ -129,8 +129,13 @@ class Management:
         config = self._registry.find(name).config
         lasting = config.name in self._at_run_time
         if lasting:
-            config = permitted(config, self._settings)  # a link may lead elsewhere by now
+            config = await self._permitted(config)  # a link may lead elsewhere by now
+            self._registry.find(name)  # it may have been removed meanwhile
         return self._load(config, lasting=lasting)
+
+    async def _permitted(self, config: ModelConfig) -> ModelConfig:
+        """Look in a thread at what a configuration names: that may be thousands of files."""
+        return await asyncio.to_thread(permitted, config, self._settings)
 
     def _load(self, config: ModelConfig, *, lasting: bool) -> ModelKey:
         self._check_idle(config.name)

@@ -40,8 +40,8 @@ __all__ = ["Pool", "WorkerStatus"]
 
 _MAX_ATTEMPTS = 2
 
-# Whoever comes next waits for a batch that computes: one of more than a picture is no longer than that. Large ones,
-# beside it, give way sooner.
+# Whoever comes next waits for a batch that computes: one of more than a picture is no longer than that, unless one
+# client has a slow model to itself. Large ones, beside it, give way sooner.
 _MAX_BATCH_S = 0.05
 
 
@@ -402,7 +402,7 @@ class Pool:
         self._spans.batch(worker.snapshot, entries, ran)
         self._batcher.learn(lane, len(entries), ran.fits)
         if ran.alone_s is not None:
-            self._batcher.learn_pace(lane, sum(entry.amount for entry in entries), ran.alone_s)
+            self._batcher.learn_pace(lane, len(entries), sum(entry.amount for entry in entries), ran.alone_s)
         for entry, outcome in zip(entries, ran.outcomes, strict=True):
             if isinstance(outcome, RowAnswer):
                 entry.answer(outcome, ran.compute_s, len(entries))

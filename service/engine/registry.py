@@ -194,10 +194,7 @@ class Registry:
         """Note that a worker holds a version, which may let the name point to it."""
         if (version := self._answered(worker, key)) and version.given_up is None:
             if version.contradicts(info):
-                version.failures[worker] = (
-                    "It has other weights here than with other workers: its file has changed, or they are random. "
-                    "Reload the model."
-                )
+                version.failures[worker] = version.contradiction(info)
             else:
                 known = version.known if version.known and version.known.digest == info.digest else None
                 label = known.version if known else self._labels.label(info)

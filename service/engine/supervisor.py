@@ -292,6 +292,8 @@ class Supervisor:
             case ModelLoaded(key, info):
                 self._acquit(key)
                 self._metrics.model_loads.labels("loaded").inc()
+                if info.precision.refused is not None:
+                    self._metrics.precision_refused.labels(info.precision.refused).inc()
                 self._registry.loaded(number, key, info)
                 self._trials.loaded(key, info)
             case ModelFailed(key, reason):

@@ -195,6 +195,18 @@ class Version:
         """Whether a worker found other weights than those that answer as this version now."""
         return self.known is not None and self.known.digest != info.digest and bool(self.infos or self.leases)
 
+    def contradiction(self, info: ModelInfo) -> str:
+        """Say in what a worker contradicts those that answer as this version."""
+        if self.known is not None and self.known.dtype != info.dtype:
+            return (
+                f"It computes in {info.dtype} on {info.device}, and in {self.known.dtype} on {self.known.device}: one "
+                "model gives one answer. Set its precision to float32, or its device."
+            )
+        return (
+            "It has other weights here than with other workers: its file has changed, or they are random. Reload the "
+            "model."
+        )
+
 
 class Labels:
     """Gives every version of a model a label that no other has: two of one label but another digest are told apart."""

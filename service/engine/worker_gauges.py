@@ -23,12 +23,15 @@ __all__ = ["refresh"]
 
 def refresh(metrics: Metrics, workers: Sequence[WorkerStatus], models: Sequence[ModelStatus]) -> None:
     """Set the gauges of ``metrics`` to what is so now; series of workers and models that are gone disappear."""
-    for gauge in (metrics.worker_state, metrics.worker_resident, metrics.worker_device, metrics.model_ready):
+    of_workers = (metrics.worker_state, metrics.worker_resident, metrics.worker_device)
+    for gauge in (*of_workers, metrics.model_ready, metrics.model_precision):
         gauge.clear()
     for worker in workers:
         _show(metrics, worker)
     for status in models:
         metrics.model_ready.labels(status.config.name).set(status.state == "ready")
+        if status.info is not None:
+            metrics.model_precision.labels(status.config.name, status.info.dtype).set(1)
     metrics.workers_ready.set(sum(bool(worker.models) for worker in workers))
 
 

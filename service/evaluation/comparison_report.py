@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["comparison_section", "groups_section", "means_section"]
 
 _CLASSES, _GROUPS, _MEMBERS, _MOVED = 24, 12, 5, 12  # drawn at most
+_NAMED = 4  # classes of a group
 _COLOURS = "turbo"
 
 
@@ -76,7 +77,9 @@ def groups_section(outcome: Outcome) -> Iterator[str]:
 
 
 def _group(outcome: Outcome, group: Group) -> str:
-    labels = ", ".join(f"{escape(label)} ({count})" for label, count in outcome.labels(group).items())
+    labels = [f"{escape(label)} ({count})" for label, count in outcome.labels(group).items()]
+    if len(labels) > _NAMED + 1:
+        labels[_NAMED:] = [f"and {len(labels) - _NAMED} classes more"]
     warned = any(each is group for each in outcome.overview.shared)
     chance = "more than by chance" if group.beyond_chance else "as by chance"
     address = mean_overlay(outcome.scores, outcome.overview.arm, group.members, group.mean, own_grid=False)
@@ -87,7 +90,7 @@ def _group(outcome: Outcome, group: Group) -> str:
     )
     return (
         f"<th>{'<b>Shared place.</b> ' if warned else ''}{_pictures(len(group.members))}, {words_for(group.place)}; "
-        f"{group.alike:.0%} of their mass in common, {chance}. {labels}</th>"
+        f"{group.alike:.0%} of their mass in common, {chance}. {', '.join(labels)}</th>"
         f'<td><figure><img alt="mean map of the group" src="{address}"></figure></td>{members}'
     )
 

@@ -147,7 +147,7 @@ def _image(pixels: NDArray[np.uint8]) -> DecodedImage:
     """Return the input as a picture: of other channels than three, the mean is shown."""
     grey = pixels.shape[2] != 3
     shown = np.repeat(pixels.mean(axis=2, keepdims=True).astype(np.uint8), 3, axis=2) if grey else pixels
-    return DecodedImage(Image.fromarray(np.ascontiguousarray(shown)), pixels.shape[1], pixels.shape[0], "", "PNG")
+    return DecodedImage(Image.fromarray(np.ascontiguousarray(shown)), pixels.shape[1], pixels.shape[0], "PNG")
 
 
 def _address(data: bytes) -> str:

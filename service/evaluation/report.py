@@ -101,7 +101,8 @@ def _ties(outcome: Outcome) -> Iterator[str]:
         yield f"<h3>{_PURPOSES[each.purpose]}</h3>"
         names = [arm_name(outcome.run.asked.arms, arm) for arm in each.compared]
         tied = [arm in each.ties for arm in each.compared]
-        yield behind_chart(names, each.behind, tied, f"{_PURPOSES[each.purpose]}: {each.text}")
+        chart = behind_chart(names, each.behind, tied, f"{_PURPOSES[each.purpose]}: {each.text}")
+        yield f'<div class="scroll">{chart}</div>'
 
 
 # -- figures -----------------------------------------------------------------------------------------------------------
@@ -111,7 +112,7 @@ def _figures(outcome: Outcome) -> Iterator[str]:
     metrics = [name for name in METRICS if name in outcome.scores.metrics]
     heads = "".join(f"<th>{escape(METRICS[name])}</th>" for name in metrics)
     yield "<h2>Figures</h2>"
-    yield '<p class="soft">Means, and the 95 % interval over the pictures below them. Higher is better everywhere.</p>'
+    yield '<p class="soft">Means, and below each its 95 % interval over the pictures. Higher is better everywhere.</p>'
     yield f'<div class="scroll"><table><thead><tr><th>candidate</th>{heads}<th></th></tr></thead><tbody>'
     chosen = {each.arm for each in outcome.recommendations}
     for arm in range(len(outcome.run.asked.arms)):
@@ -156,10 +157,11 @@ def _remark(outcome: Outcome, arm: int) -> str:
 def _gallery(outcome: Outcome) -> Iterator[str]:
     arm = outcome.overview.arm
     examples = examples_of(outcome.scores, arm)
+    marked = " White boxes are what was marked." if outcome.run.marked else ""
     yield "<h2>The same pictures at every layer</h2>"
     yield (
         f'<p class="soft">What the model saw, and the maps of its prediction. Best and worst are those of '
-        f"{escape(arm_name(outcome.run.asked.arms, arm))}. White boxes are what was marked.</p>"
+        f"{escape(arm_name(outcome.run.asked.arms, arm))}.{marked}</p>"
     )
     yield '<div class="scroll"><table class="gallery"><tbody>'
     yield f"<tr><th></th>{''.join(_heading(outcome, each) for each in examples)}</tr>"

@@ -34,7 +34,7 @@ td small { display: block; color: var(--soft); white-space: nowrap; }
 tr.baseline { color: var(--soft); }
 tr.chosen th, tr.chosen td > b { font-weight: 700; color: var(--accent); }
 td.words { text-align: left; min-width: 15rem; font-size: .8rem; }
-.chart { width: 100%; max-width: 690px; height: auto; font: 13px system-ui, sans-serif; }
+.chart { width: 100%; min-width: 480px; max-width: 690px; height: auto; font: 13px system-ui, sans-serif; }
 .chart text { fill: var(--ink); }
 .chart .axis { fill: var(--soft); font-size: 12px; }
 .chart .zero { stroke: var(--line); stroke-width: 2; }

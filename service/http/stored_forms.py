@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException
@@ -95,6 +97,7 @@ class _StoringParser(FormParser):
     def __init__(self, *arguments: object, **options: object) -> None:
         super().__init__(*arguments, **options)  # type: ignore[arg-type]  # those of Starlette's
         self.stored: list[StoredFile] = []
+        self._counts: Counter[str] = Counter()
 
     def on_headers_finished(self) -> None:
         """Give a part that is a file its place."""
@@ -106,22 +109,22 @@ class _StoringParser(FormParser):
         if rule is None:
             known = ", ".join(repr(name) for name in self.allowed)
             raise InvalidRequest(f"The form part {shorten(part.field_name)!r} holds a file; files are {known} here.")
-        if sum(each.field == part.field_name for each in self.stored) >= rule.files:
+        self._counts[part.field_name] += 1
+        if self._counts[part.field_name] > rule.files:
             raise TooManyImages(f"There are too many files {part.field_name!r}; send {rule.files} at most.")
         part.file.file.close()
         stored = StoredFile(part.field_name, clean_filename(part.file.filename), self.folder / f"{len(self.stored):05}")
-        part.file = _Writing(stored, rule)
+        part.file = _Writing(stored, rule, part.file.file)
         self.stored.append(stored)
 
 
 class _Writing(UploadFile):
-    """A file that is open while it comes, and no longer."""
+    """A file that is opened for each piece of it, in a thread: a piece of the body may begin thousands of them."""
 
-    def __init__(self, stored: StoredFile, rule: Allowed) -> None:
+    def __init__(self, stored: StoredFile, rule: Allowed, nowhere: BinaryIO) -> None:
         self._stored, self._rule = stored, rule
         self._count = 0
-        stored.path.touch(mode=0o600)
-        super().__init__(stored.path.open("ab", buffering=0), filename=stored.name)
+        super().__init__(nowhere, filename=stored.name)
 
     async def write(self, data: bytes) -> None:
         """Append to it.
@@ -134,9 +137,18 @@ class _Writing(UploadFile):
         if self._count > self._rule.bytes and not self._rule.cut:
             raise BodyTooLarge(f"The file {self._stored.field!r} has more than {self._rule.bytes} bytes. Send less.")
         if room > 0:
-            await asyncio.to_thread(self.file.write, data[:room])
+            await asyncio.to_thread(self._append, data[:room])
+
+    def _append(self, data: bytes) -> None:
+        with open(self._stored.path, "ab", buffering=0, opener=_private) as file:  # Path.open takes no opener
+            file.write(data)
 
     async def seek(self, offset: int) -> None:  # the parser rewinds what has come
-        """Close it."""
+        """Make sure that it is there, empty as it may be."""
         del offset
-        self.file.close()
+        if not self._count:
+            await asyncio.to_thread(self._append, b"")
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

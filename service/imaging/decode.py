@@ -6,7 +6,6 @@ Nothing but ``service.errors`` leaves :func:`decode`, whatever the bytes.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -49,7 +48,6 @@ class DecodedImage:
         rgb: the pixels; at a reduced scale where what waits to be drawn needs no more of them.
         width: of the upright picture at full size, in pixels. All coordinates of the service refer to it.
         height: likewise.
-        sha256: of the bytes, as hex.
         format: Pillow's name: JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF, HEIF.
         channels: all that the file has, in mode L, where more or others are asked for than colours or grey.
     """
@@ -57,7 +55,6 @@ class DecodedImage:
     rgb: Image.Image
     width: int
     height: int
-    sha256: str
     format: str
     channels: tuple[Image.Image, ...] = ()
 
@@ -133,7 +130,7 @@ def decode(data: bytes, limits: DecodeLimits, channels: int = 3) -> DecodedImage
         with _only_ours(name):
             rgb = opened.load()
             all_channels = further.load() if further else ()
-    return DecodedImage(rgb, rgb.width, rgb.height, hashlib.sha256(data).hexdigest(), name, all_channels)
+    return DecodedImage(rgb, rgb.width, rgb.height, name, all_channels)
 
 
 def _open_channels(data: bytes, name: str, limits: DecodeLimits, count: int, opened: Opened) -> Channels | None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from service.engine.explainer import Explainer
     from service.jobs.job import Job
     from service.metrics import Metrics
+    from service.models.info import ModelInfo
     from service.settings import ModelConfig, Settings
 
 __all__ = ["Computing"]
@@ -121,11 +122,16 @@ class Computing:
             if key.name == facts.model and held.info.digest == facts.digest:
                 version = registry.version(key)
                 if version is not None:
-                    return version.config
+                    return _as_served(version.config, held.info)
         status = self._explainer.model(facts.model)
         if status.known is not None and status.known.digest == facts.digest:
-            return status.config
+            return _as_served(status.config, status.known)
         raise ServiceError(
             f"Model {facts.model!r} is not what it was when this was asked for: another version has taken its place, "
             "or it cannot be loaded. Ask again."
         )
+
+
+def _as_served(config: ModelConfig, info: ModelInfo) -> ModelConfig:
+    """Have the process compute in what the workers compute in, without asking the hardware again."""
+    return config.model_copy(update={"precision": info.dtype})

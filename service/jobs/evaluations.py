@@ -161,6 +161,7 @@ class Evaluations:
             RequestTooCostly: it takes more than one may.
             RateLimited: it takes more than the key has left.
             NotReady: the model is not loaded, or the service ends.
+            OSError: the disk is full.
         """
         info = self._explainer.ready_info(wanted.model)
         layers = wanted.layers or default_layers(info)
@@ -192,8 +193,9 @@ class Evaluations:
         )
         try:
             await asyncio.to_thread(store.put, facts)
-        except OSError as error:
-            raise unwritable(error) from error
+        except BaseException:
+            charge(-passes)  # nothing comes of it: the disk is full, or the client has gone
+            raise
         job = self._jobs[name] = Job(facts)
         log.info("evaluation %s of model %s: %d pictures, about %.0f passes", name, info.name, images, passes)
         self._schedule()
@@ -279,16 +281,10 @@ class Evaluations:
     # -- computing ----------------------------------------------------------------------------------------------------
 
     def _schedule(self) -> None:
-        """Begin with what may begin: the oldest first, one of a model at a time."""
-        running = [job for job in self._jobs.values() if job.task is not None]
-        busy = {job.facts.model for job in running}
-        for job in self._jobs.values():
-            if self._stopped or len(busy) >= self._settings.evaluation_processes:
-                return
-            if job.facts.state == "queued" and job.facts.model not in busy and job.task is None:
-                busy.add(job.facts.model)
-                job.task = asyncio.create_task(self._run(job))
-                job.task.add_done_callback(partial(self._ran, job))
+        """Begin with what may begin."""
+        while not self._stopped and (job := self._places.next(self._jobs.values())) is not None:
+            job.task = asyncio.create_task(self._run(job))
+            job.task.add_done_callback(partial(self._ran, job))
 
     def _ran(self, job: Job, task: asyncio.Task[None]) -> None:
         job.task = None

@@ -1,4 +1,4 @@
-"""How many evaluations may wait or run, and how many of them one API key may have.
+"""How many evaluations may wait or run, how many of them one API key may have, and whose turn it is.
 
 Runs in the front process.
 """
@@ -31,6 +31,9 @@ class Places:
         self._most = settings.max_evaluations
         self.share = (self._most + 1) // 2 if len(settings.keys) > 1 else self._most
         self._arriving: Counter[str | None] = Counter()
+        self._processes = settings.evaluation_processes
+        self._turns: dict[str | None, int] = {}  # the number of each key's latest one
+        self._begun = 0
 
     @contextmanager
     def hold(self, owner: str | None, jobs: Iterable[Job]) -> Iterator[None]:
@@ -49,6 +52,22 @@ class Places:
             yield
         finally:
             self._arriving[owner] -= 1
+
+    def next(self, jobs: Iterable[Job]) -> Job | None:
+        """Return the evaluation that begins now, one of a model at a time; None where none may.
+
+        Keys take turns: it is the oldest of the one whose turn was longest ago.
+        """
+        there = list(jobs)
+        busy = [job.facts.model for job in there if job.task is not None]
+        waiting = [job for job in there if job.facts.state == "queued" and job.task is None]
+        waiting = [job for job in waiting if job.facts.model not in busy]
+        if not waiting or len(busy) >= self._processes:
+            return None
+        found = min(waiting, key=lambda job: self._turns.get(job.facts.owner, 0))
+        self._begun += 1
+        self._turns[found.facts.owner] = self._begun
+        return found
 
 
 def _full(how: str) -> TooManyEvaluations:

@@ -90,7 +90,7 @@ class ModelHost:
         self._scale = (1 / (1 / spec.scale * std)).to(device)
         self._shift = (-torch.tensor(spec.mean).view(-1, 1, 1) / std).to(device)
         self._swapped = spec.order == "BGR"
-        self._channels_last = channels_last
+        self.channels_last = channels_last
 
     def predict(
         self,
@@ -196,6 +196,6 @@ class ModelHost:
         batch = torch.from_numpy(pixels).to(self._device).permute(0, 3, 1, 2)  # (N, channels, H, W)
         if self._swapped:
             batch = batch.flip(1)
-        if not self._channels_last:
+        if not self.channels_last:
             batch = batch.contiguous()
         return torch.addcmul(self._shift, batch.float(), self._scale).to(self._dtype)

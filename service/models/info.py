@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
     from service.cam.layers import Layer
     from service.imaging.preprocess import PreprocessSpec
-    from service.vocabulary import Activation
+    from service.vocabulary import Activation, Precision, PrecisionRefusal
 
-__all__ = ["Head", "ModelInfo", "ModelKey", "ModelWarning"]
+__all__ = ["Head", "ModelInfo", "ModelKey", "ModelWarning", "PrecisionChoice", "SelfCheck"]
 
 # Characters that a class may be asked for by: what is folded grows up to eighteenfold.
 _LONGEST_LABEL = 1000
@@ -38,6 +38,46 @@ class ModelWarning:
 
     code: str
     text: str
+
+
+@dataclass(frozen=True)
+class SelfCheck:
+    """How near a network in bfloat16 came to itself in float32, over all its heads and the pictures of the check.
+
+    Attributes:
+        pictures: how many.
+        method: what made the maps; None where no head has a layer to explain.
+        correlation: Pearson's, of the two maps of a picture, on average; None without maps.
+        lowest_correlation: the least of them.
+        same_cell: share of pictures whose strongest cell is the same, or as strong in float32 but for a hundredth.
+        same_class: share of those whose best class is the same, or as good in float32 but for a hundredth.
+        logits_apart: the largest difference of two logits, as a share of the largest of all pictures.
+    """
+
+    pictures: int
+    method: str | None
+    correlation: float | None
+    lowest_correlation: float | None
+    same_cell: float | None
+    same_class: float
+    logits_apart: float
+
+
+@dataclass(frozen=True)
+class PrecisionChoice:
+    """How it was settled what a model computes in.
+
+    Attributes:
+        asked: what its configuration says, which may be ``auto``.
+        refused: why bfloat16 was not taken where it could have been; None where nobody asked, or it was taken.
+        reason: the same in a sentence; also of an artefact that leaves no choice.
+        check: what comparing with float32 has shown, where that was done.
+    """
+
+    asked: str = "float32"
+    refused: PrecisionRefusal | None = None
+    reason: str | None = None
+    check: SelfCheck | None = None
 
 
 @dataclass(frozen=True)
@@ -79,6 +119,7 @@ class ModelInfo:
         layers: the catalogue, in forward order.
         default_layer: its row that is explained when the caller names none.
         dtype: what the model computes in.
+        precision: how that was settled.
         device: where it lives, such as ``cuda:0``.
         parameters: how many numbers were learned.
         recommended: layers worth trying: the default, a finer and a coarser one.
@@ -102,7 +143,7 @@ class ModelInfo:
     preprocess: PreprocessSpec
     layers: tuple[Layer, ...]
     default_layer: str
-    dtype: str
+    dtype: Precision
     device: str
     parameters: int
     recommended: tuple[str, ...] = ()
@@ -121,6 +162,7 @@ class ModelInfo:
     digest: str = ""
     prompts: str | None = None
     sentence_passes: float = 0.0
+    precision: PrecisionChoice = PrecisionChoice()
 
     @property
     def key(self) -> ModelKey:

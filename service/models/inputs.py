@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional
 
 from service.errors import ModelLoadError
+from service.models.dead_leaves import dead_leaves
 from service.models.info import ModelWarning
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ __all__ = ["Probe", "input_spec", "with_preset"]
 # These have a default, which is not to override what a source knows.
 _WITH_DEFAULT = ("channels", "order")
 _CHUNK = 4
+_LEAVES = 24
 _MOST_ALONE = 8  # of many channels, those that are tried alone
 
 
@@ -198,6 +200,12 @@ class Probe:
     def pictures(self) -> Iterator[Tensor]:
         """Yield some twenty images as different as can be, (N, C, H, W) a few at a time."""
         for chunk in torch.split(_pictures(self.spec), _CHUNK):
+            yield self._normalised(chunk)
+
+    def leaves(self) -> Iterator[Tensor]:
+        """Yield two dozen pictures of random things before each other, (N, C, H, W) a few at a time."""
+        pictures = dead_leaves(_LEAVES, self.spec.channels, self.spec.height, self.spec.width)
+        for chunk in torch.split(pictures, _CHUNK):
             yield self._normalised(chunk)
 
     def _normalised(self, pictures: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ from service.models.info import Head, ModelInfo
 from service.models.inputs import Probe, input_spec
 from service.models.outputs import read_outputs
 from service.models.placements import images_to_measure, place_layers
+from service.models.precision import settle
 from service.models.quantisation import naming_quantisation, quantised_layers
 from service.models.repeatability import check_repeatable, check_rows
 from service.models.sources.source import OPTIONS, refuse_options
@@ -36,13 +37,14 @@ from service.models.sources.table import find_source, name_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
+    from pathlib import Path
 
     from service.cam.layers import Layer
     from service.cam.network import Network
     from service.models.info import ModelWarning
     from service.models.sources.source import Downloads, LoadedModel, ZeroShotClasses
     from service.settings import ModelConfig
-    from service.vocabulary import ChannelLayout, LoadCheck, LoadingStage
+    from service.vocabulary import ChannelLayout, LoadCheck, LoadingStage, Precision
 
     Tell = Callable[[float, LoadingStage], None]  # how much is done, 0 to 1, and what is done now
 
@@ -107,12 +109,35 @@ def _loaded(config: ModelConfig, device: str, downloads: Downloads, tell: Tell, 
     with _seeded():
         loaded = source.load(config, downloads)
     observer.read(loaded)
+    loaded = replace(loaded, module=in_eval_mode(loaded.module))
     place = torch.device(device)
-    module = in_eval_mode(loaded.module).to(place, dtype=getattr(torch, config.precision))
+
+    def build(precision: Precision) -> ModelHost:
+        chosen = config.model_copy(update={"precision": precision})
+        host = _built(chosen, loaded, place, downloads.cache_dir, (tell, observer))
+        host.info = replace(host.info, source=name_of(source))
+        return host
+
+    return settle(config.precision, loaded.precision, loaded.module, place, build)
+
+
+def _built(
+    config: ModelConfig,
+    loaded: LoadedModel,
+    place: torch.device,
+    cache_dir: Path,
+    heard: tuple[Tell, LoadObserver],
+) -> ModelHost:
+    """Bring what a source gave to its device, in the precision that ``config`` has, and find out about it."""
+    tell, observer = heard
+    precision = config.precision
+    assert precision != "auto", "it is settled before"
+    dtype = getattr(torch, precision)
+    module = loaded.module.to(place, dtype=dtype)
     observer.begins("preprocessing")
     spec, assumed = input_spec(config, loaded.preprocess)
     tell(0.3, "checking")
-    output, probe = first_output(module, Probe(spec, place, getattr(torch, config.precision)))
+    output, probe = first_output(module, Probe(spec, place, dtype))
     observer.begins("labels")
     heads, head = _heads(config, output, len(probe.noise))
     bare = _networks(loaded, module, heads, probe.noise)
@@ -126,7 +151,7 @@ def _loaded(config: ModelConfig, device: str, downloads: Downloads, tell: Tell, 
     noise = probe.random(images_to_measure(networks[head], probe.noise))
     weights = digest_of_weights(module)
     tell(0.5, "measuring layers")
-    placed = place_layers(networks[head], weights, noise, catalogues, downloads.cache_dir)
+    placed = place_layers(networks[head], weights, noise, catalogues, cache_dir)
     arithmetic = {name: arithmetic_of(networks[name], probe.noise[:1], layers) for name, layers in placed.items()}
     placed = {
         name: tuple(replace(layer, tail=arithmetic[name].tails[layer.name]) for layer in layers)
@@ -136,14 +161,13 @@ def _loaded(config: ModelConfig, device: str, downloads: Downloads, tell: Tell, 
     info = ModelInfo(
         name=config.name,
         version=config.version or loaded.version,
-        source=name_of(source),
         digest=digest_of_model(config, content, [head.labels for head in outputs.heads.values()]),
         architecture=config.architecture,
         labels=outputs.heads[head].labels,
         preprocess=spec,
         layers=placed[head],
         default_layer=_default_layer(config, loaded, placed[head], module),
-        dtype=config.precision,
+        dtype=precision,
         device=str(place),
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         memory=_bytes_of(module) + sum(each.more_bytes for each in bare.values() if isinstance(each, FoldedNetwork)),

@@ -95,6 +95,21 @@ def test_masks_go_with_the_folders_they_lay_in(opened: Callable[..., tuple[Page,
     assert sorted(form["mask"]) == ["set/ann/00-disk.mask.png", "set/bob/00-disk.mask.png"]
 
 
+def test_masks_of_pictures_that_have_gone_go_too(opened: Callable[..., tuple[Page, Evaluations]]) -> None:
+    page, server = opened("/?tab=evaluate")
+    page.locator("#masks").set_input_files([SAMPLES / "03-star.mask.png", SAMPLES / "00-disk.mask.png"])
+    page.locator("#file").set_input_files([SAMPLES / "03-star.png", SAMPLES / "00-disk.png"])
+    expect(page.locator("#marks-said")).to_have_text("2 masks")
+    page.locator("#file").set_input_files([SAMPLES / "03-star.png", SAMPLES / "01-square.png"])
+    expect(page.locator("#marks-said")).to_have_text("1 mask")
+    page.locator("#file").set_input_files([SAMPLES / "01-square.png", SAMPLES / "02-triangle.png"])
+    expect(page.locator("#marks-said")).to_be_empty()
+    evaluate(page)
+    expect(page.locator("#evaluation")).to_be_visible()
+    (form,) = server.forms
+    assert "mask" not in form
+
+
 def test_few_pictures_are_said_to_be_too_few(opened: Callable[..., tuple[Page, Evaluations]], tmp_path: Path) -> None:
     page, server = opened("/?tab=evaluate")
     (tmp_path / "marks.json").write_text('{"images": [], "annotations": [], "categories": []}')

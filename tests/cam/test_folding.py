@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from service.cam.capture import gradients
+from service.cam.capture import TOLERANCE, gradients, logits_apart
 from service.cam.eager import EagerNetwork
 from service.cam.explain import explain
 from service.cam.folding import FoldedNetwork, _some_of, folded
@@ -95,6 +96,20 @@ def test_logits_and_maps_are_the_networks_own(options: dict[str, Any]) -> None:
     for mine, copied in zip(explain(own, IMAGES, *asked), explain(found, IMAGES, *asked), strict=True):
         for one, other in zip(nested(mine), nested(copied), strict=True):
             torch.testing.assert_close(other, one)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_in_another_precision_it_is_folded_too_and_maps_are_near_to_those_of_float32(dtype: torch.dtype) -> None:
+    net = Net()
+    asked = [Targets((1,))] * 3, layers_of(net, "bn", "relu"), ["gradcam"]
+    own = EagerNetwork(frozen(copy.deepcopy(net)))
+    found = folded(frozen(net).to(dtype), IMAGES.to(dtype))
+    assert found is not None
+    for mine, other in zip(explain(own, IMAGES, *asked), explain(found, IMAGES.to(dtype), *asked), strict=True):
+        assert logits_apart(other.logits, mine.logits) < TOLERANCE[dtype] + 1e-5
+        for one, same in zip(nested(mine), nested(other), strict=True):
+            apart = float((one[0][0] - same[0][0]).abs().max() / one[0][0].abs().max())
+            assert apart < TOLERANCE[dtype] + 1e-5
 
 
 def test_the_output_of_a_folded_convolution_is_what_it_is_in_the_network() -> None:

@@ -106,6 +106,7 @@ class Server:
             "results": list(results or [Server.result()]),
             "timing": timing | {"batch_size": 1},
             "cost": {"forward": 1.0, "pixels": 12, "bytes": 1},
+            "precision": "bfloat16",
         }
         return httpx.Response(200, json=body)
 

@@ -117,7 +117,7 @@ def test_shortcuts_are_those_of_the_first_explanation(call: Any, server: Any) ->
         map={"dtype": "float32", "shape": [1, 1], "data": data},
     )
     answer = explained(call, server, explanations=[server.explanation(), second])
-    assert answer.label == "tabby"
+    assert (answer.label, answer.precision) == ("tabby", "bfloat16")
     view = answer.explanations[1]
     assert (view.layer, view.method, view.label, view.probability) == ("layer3", "layercam", "tiger", 0.2)
     assert (view.empty, view.maximum, view.peak, view.map().tolist()) == (True, 0.5, None, [[0.5]])
@@ -145,6 +145,7 @@ def test_predictions(call: Any, server: Any) -> None:
     assert server.requests[0].url.path == "/api/v1/predict"
     assert (answer.label, answer.probability, answer.predictions[0].index) == ("tabby", 0.61, 281)
     assert repr(answer) == "Predicted('0.png', 'tabby', probability=0.61)"
+    assert answer.precision == "bfloat16"
 
 
 def a_failure(server: Any) -> dict[str, Any]:

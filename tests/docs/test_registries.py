@@ -46,6 +46,13 @@ def test_every_flag_of_the_table_exists() -> None:
     assert flags <= set(subcommands.choices["serve"]._option_string_actions)
 
 
+def test_benchmarks() -> None:
+    text = (ROOT / "benchmarks" / "__main__.py").read_text(encoding="utf-8")
+    names = set(re.findall(r'^    "(\w+)": \w+\.\w+,$', text, re.MULTILINE))
+    assert "explain" in names
+    assert names <= set(first_cells(DOCS / "performance.md", "Performance"))
+
+
 def test_request_options() -> None:
     assert set(OPTIONS) <= set(first_cells(DOCS / "api.md", "Options"))
 

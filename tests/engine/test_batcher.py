@@ -193,33 +193,62 @@ def test_a_batch_is_no_longer_than_it_may_take() -> None:
         return taken
 
     assert size() == 16, "nothing is known yet"
-    batcher.learn_pace(A, passes=16, seconds=0.32)
+    batcher.learn_pace(A, 16, passes=16, seconds=0.32)
     assert size() == 5
-    batcher.learn_pace(A, passes=1, seconds=100.0)
+    batcher.learn_pace(A, 2, passes=1, seconds=100.0)
     assert size() == 1, "one goes, however long it takes"
-    batcher.learn_pace(A, passes=5, seconds=0.05)
+    batcher.learn_pace(A, 5, passes=5, seconds=0.05)
     assert size() == 10, "what is fast is not slowed down by what the machine did besides"
     assert Batcher[Fake](16, 1000, max_batch_s=0.1).next_batch(anything) == []
 
 
 def test_batches_are_shorter_where_several_clients_want_the_model() -> None:
     batcher: Batcher[Fake] = Batcher(16, 1000, max_batch_s=0.1)
-    batcher.learn_pace(A, passes=1, seconds=0.02)
+    batcher.learn_pace(A, 2, passes=1, seconds=0.02)
     for client in ("x", "x", "x", "x", "x", "x", "y", "y"):
         batcher.submit(Fake("a", client=client))
     sizes = []
     while batch := batcher.next_batch(anything):
         sizes.append("".join(entry.client for entry in batch))
     assert sizes == ["xyx", "yxx", "xx"]
-    for _ in range(6):
-        batcher.submit(Fake("a", client="x"))
-    assert len(batcher.next_batch(anything)) == 5
+
+    def taken_by_one() -> int:
+        for _ in range(6):
+            batcher.submit(Fake("a", client="x"))
+        taken = len(batcher.next_batch(anything))
+        while batcher.next_batch(anything):
+            pass
+        return taken
+
+    assert taken_by_one() == 3, "the other was here a moment ago"
+    for _ in range(8):
+        taken_by_one()
+    assert taken_by_one() == 5
+
+
+def test_a_client_that_is_alone_has_larger_batches_of_a_slow_model() -> None:
+    batcher: Batcher[Fake] = Batcher(16, 1000, max_batch_s=0.1)
+
+    def size(*clients: str) -> int:
+        for client in clients:
+            batcher.submit(Fake("a", client=client))
+        taken = len(batcher.next_batch(anything))
+        while batcher.next_batch(anything):
+            pass
+        return taken
+
+    batcher.learn_pace(A, 1, passes=1, seconds=0.2)
+    assert size(*["x"] * 8) == 3, "three together may take what three take one by one"
+    batcher.learn_pace(A, 3, passes=3, seconds=0.3)
+    assert size(*["x"] * 8) == 6, "and hold more, where they take less together"
+    assert size("x", "x", "y") == 1, "whoever comes next waits for one picture"
+    assert size("x", "x") == 1, "and so for a while"
 
 
 def test_what_was_learned_of_a_model_goes_with_it() -> None:
     batcher: Batcher[Fake] = Batcher(16, 1000, max_batch_s=0.1)
     batcher.learn(A, 4, fits=2)
-    batcher.learn_pace(A, passes=1, seconds=1.0)
+    batcher.learn_pace(A, 1, passes=1, seconds=1.0)
     batcher.forget(lambda model: model == "m")
     for _ in range(16):
         batcher.submit(Fake("a"))

@@ -200,6 +200,17 @@ class TestReport:
         assert "prefers-color-scheme: dark" in text
         assert "<dt>seed</dt><dd>0</dd>" in text
 
+    def test_a_group_of_many_classes_names_some(self, outcome: Outcome, monkeypatch: pytest.MonkeyPatch) -> None:
+        for count, shown in ((5, "class 3 (1), class 4 (1)</th>"), (9, "class 3 (1), and 5 classes more</th>")):
+            monkeypatch.setattr(type(outcome), "labels", lambda *_, n=count: {f"class {i}": 1 for i in range(n)})
+            assert shown in report_of(outcome)
+
+    def test_boxes_are_explained_where_there_are_some(self, outcome: Outcome) -> None:
+        pictures = [picture(number, marked="none") for number in range(12)]
+        unmarked = finished(Run(Squares(), pictures, Asked(three("good", "noisy"), ("class",))))
+        found = ["White boxes are what was marked." in report_of(each) for each in (outcome, unmarked)]
+        assert found == [True, False]
+
     def test_names_are_text(self) -> None:
         evil = '<img src=x onerror="alert(1)">.png'
         pictures = [replace(picture(number), name=evil) for number in range(12)]

@@ -34,7 +34,9 @@ def _kept(file: Path, longest: float, most: float, still: float, work: float) ->
         longest, most = -1.0, -1.0
     if still > longest or work > most:
         longest, most = max(longest, still), max(most, work)
-        file.write_text(json.dumps({"still_s": longest, "worked_s": most}))
+        whole = file.with_suffix(".new")  # nobody reads half of it
+        whole.write_text(json.dumps({"still_s": longest, "worked_s": most}))
+        whole.replace(file)
     return longest, most
 
 

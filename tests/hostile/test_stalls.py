@@ -95,6 +95,7 @@ AWKWARD: dict[str, Callable[[], dict[str, Any]]] = {
 }
 
 
+MODELS = "/api/v1/models"
 V1, V2 = "/v1/models/shapes:explain", "/v2/models/shapes/infer"
 
 
@@ -108,7 +109,34 @@ def tensor(data: bytes, size: int, count: int = 1) -> dict[str, Any]:
     return {"content": head + data, "headers": {"Inference-Header-Content-Length": str(len(head))}}
 
 
-# Of other protocols: where, and what.
+LABEL_STUDIO = "/integrations/label-studio/predict"
+CVAT, EVALUATIONS = "/integrations/cvat/api/function_invocations", "/api/v1/evaluations"
+CONTROL = '<Choices name="c{}" toName="a{}"><Choice value="star"/></Choices>'
+
+
+def tasks(config: str, each: dict[str, Any], number: int = 1, **params: Any) -> dict[str, Any]:
+    return body(json.dumps({"tasks": [each] * number, "label_config": f"<View>{config}</View>", "params": params}))
+
+
+def images(number: int) -> str:
+    return "".join(f'<Image name="a{i}" value="$i"/>' for i in range(number))
+
+
+def call(text: str, function: str = "shapes-click") -> dict[str, Any]:
+    return {"content": text, "headers": {**JSON, "x-nuclio-function-name": function}}
+
+
+def model(**keys: Any) -> dict[str, Any]:
+    return {"method": "PUT", **body(json.dumps({"architecture": "shapes", **keys}))}
+
+
+def files(field: str, number: int, data: bytes = b"") -> bytes:
+    return b"".join(
+        part(f'{field}"; filename="{place}.png', data, "Content-Type: image/png") for place in range(number)
+    )
+
+
+# Elsewhere: where, and what.
 ELSEWHERE: dict[str, tuple[str, Callable[[], dict[str, Any]]]] = {
     "V1: pixels, as many as are read": (V1, lambda: numbers(320)),
     "V1: more pixels": (V1, lambda: numbers(1500)),
@@ -121,6 +149,42 @@ ELSEWHERE: dict[str, tuple[str, Callable[[], dict[str, Any]]]] = {
     "V2: base64": (V2, lambda: body(f'{{"inputs": [{{"name": "image", "data": ["{"QUJD" * (7 * MIB)}"]}}]}}')),
     "V2: values": (V2, lambda: body(json.dumps({"inputs": [], "parameters": dict.fromkeys(map(str, range(49_000)))}))),
     "TorchServe: values": ("/explanations/shapes", lambda: body(json.dumps({"data": ["a"] * 9000}))),
+    "Label Studio: tasks": (LABEL_STUDIO, lambda: tasks(images(1) + CONTROL.format(0, 0), {"id": 1}, 90_000)),
+    "Label Studio: more tasks": (LABEL_STUDIO, lambda: tasks(images(1), {"id": 1}, 450_000)),
+    "Label Studio: pictures and controls": (
+        LABEL_STUDIO,
+        lambda: tasks(images(14_000) + "".join(CONTROL.format(i, 13_999) for i in range(7000)), {"data": {"i": "x"}}),
+    ),
+    "Label Studio: marks": (
+        LABEL_STUDIO,
+        lambda: tasks(
+            images(1) + CONTROL.format(0, 0),
+            {"data": {"i": f"data:image/png;base64,{B64}"}},
+            context={"result": [{"type": "brushlabels", "value": {}}] * 45_000},
+        ),
+    ),
+    "Label Studio: lists in lists": (LABEL_STUDIO, lambda: body("[" * (30 * MIB))),
+    "CVAT: base64": (CVAT, lambda: call(f'{{"image": "{"QUJD" * (7 * MIB)}"}}')),
+    "CVAT: points": (CVAT, lambda: call(json.dumps({"image": B64, "pos_points": [[1, 1]] * 9_000_000}))),
+    "CVAT: a large mask": (CVAT, lambda: call(json.dumps({"image": base64.b64encode(noise(2300)).decode()}))),
+    "a model: files": (f"{MODELS}/other", lambda: model(labels={f"h{i}": f"f{i}" for i in range(3000)})),
+    "a model: arguments": (f"{MODELS}/other", lambda: model(factory_args={"a": ["b"] * 13_000})),
+    "a model: keys": (f"{MODELS}/other", lambda: model(**{f"k{i}": i for i in range(5000)})),
+    "an alias: values": (
+        "/api/v1/aliases/other",
+        lambda: {"method": "PUT", **body(f'{{"model": [{"1," * (12 * MIB)}1]}}')},
+    ),
+    "evaluations: empty files": (EVALUATIONS, lambda: form(files("image", 1000) + END)),
+    "evaluations: pictures, and masks of another size": (
+        EVALUATIONS,
+        lambda: form(files("image", 1000, SMALL) + files("mask", 1000, png(size=(8, 8))) + END),
+    ),
+    "evaluations: more files than may be": (EVALUATIONS, lambda: form(files("image", 20_000) + END)),
+    "evaluations: fields": (EVALUATIONS, lambda: form(part("layer", b"x") * 100_000 + END)),
+    "evaluations: annotations": (
+        EVALUATIONS,
+        lambda: form(files("image", 1, SMALL) + files("annotations", 1, b"[" * (30 * MIB)) + END),
+    ),
     "TorchServe: base64": ("/explanations/shapes", lambda: body(f'{{"data": "{"QUJD" * (7 * MIB)}"}}')),
 }
 
@@ -132,7 +196,8 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(file: Path) -> Iterator[Server]:
-    with running_server("--log-level=error", program=("tests.hostile.beating", str(file))) as server:
+    managed = ("--management", "--model-dirs", str(file.parent))
+    with running_server("--log-level=error", *managed, program=("tests.hostile.beating", str(file))) as server:
         yield server
 
 
@@ -150,12 +215,13 @@ def test_the_loop_does_not_stand_still(server: Server, file: Path, name: str) ->
     asked = make()
     with httpx.Client(base_url=server.url, timeout=60) as client:
         client.post("/api/v1/explain", content=SMALL, headers={"Content-Type": "image/png"})
+        client.post(path, json={})  # what speaks a protocol is imported by its first request
         beats(file)
         status = 0
         with contextlib.suppress(httpx.TransportError):  # it is refused while it is still being sent
-            status = client.post(path, **asked).status_code
+            status = client.request(asked.pop("method", "POST"), path, **asked).status_code
         found = beats(file)
-    assert status in {0, 200, 400, 401, 413, 415, 422, 429, 431}
+    assert status in {0, 200, 202, 400, 401, 409, 413, 415, 422, 429, 431}
     assert found["worked_s"] < STALL_S, "what the loop itself did between two beats"
     # Threads that hold the interpreter's lock, and other programs, keep it waiting too.
     assert found["still_s"] < 2 * STALL_S

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import struct
 import time
@@ -78,7 +77,6 @@ def test_every_format_is_read(name: str, photo: Any, save: Any, limits: DecodeLi
     data = save(upright, name)
     image = decode(data, limits)
     assert (image.width, image.height, image.format) == (64, 48, name)
-    assert image.sha256 == hashlib.sha256(data).hexdigest()
     assert image.rgb.mode == "RGB"
     assert image.rgb.size == (64, 48)
     assert difference(image.rgb, upright) < 12

@@ -17,7 +17,7 @@ LIMITS = DecodeLimits(10**8, 10**8, 1)
 
 def noise(width: int, height: int) -> DecodedImage:
     pixels = np.random.default_rng(width * 7 + height).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    return DecodedImage(Image.fromarray(pixels), width, height, "", "PNG")
+    return DecodedImage(Image.fromarray(pixels), width, height, "PNG")
 
 
 def preset_pixels(image: Image.Image, crop: int, resize: int, interpolation: str) -> np.ndarray[Any, Any]:
@@ -93,7 +93,7 @@ def test_a_small_strip_is_padded_like_any_picture(monkeypatch: pytest.MonkeyPatc
 
 
 def test_pad_puts_the_picture_on_the_fill() -> None:
-    white = DecodedImage(Image.new("RGB", (64, 32), "white"), 64, 32, "", "PNG")
+    white = DecodedImage(Image.new("RGB", (64, 32), "white"), 64, 32, "PNG")
     pixels = preprocess(white, PreprocessSpec("pad", 64, 64, fill=(9, 8, 7))).pixels
     assert (pixels[16:48] == 255).all()
     assert (pixels[:16] == (9, 8, 7)).all()
@@ -109,7 +109,7 @@ def test_a_dot_drawn_in_the_picture_is_where_the_geometry_says(spec: PreprocessS
     x, y = size[0] // 2 + 41, size[1] // 2 - 52
     picture = Image.new("RGB", size)
     picture.paste("white", (x - 8, y - 8, x + 8, y + 8))
-    prepared = preprocess(DecodedImage(picture, *size, "", "PNG"), spec)
+    prepared = preprocess(DecodedImage(picture, *size, "PNG"), spec)
     brightness = prepared.pixels[..., 0].astype(float)
     rows, columns = np.mgrid[0:96, 0:96] + 0.5
     model = (columns * brightness).sum() / brightness.sum(), (rows * brightness).sum() / brightness.sum()
@@ -152,13 +152,13 @@ def test_grey_weighs_colours_as_eyes_do() -> None:
     for x, colour in enumerate([(255, 0, 0), (0, 255, 0), (0, 0, 255), (77, 77, 77)]):
         colours.putpixel((x, 0), colour)
     spec = PreprocessSpec("squash", 1, 4, mean=(0.0,), std=(1.0,), channels=1)
-    pixels = preprocess(DecodedImage(colours, 4, 1, "", "PNG"), spec).pixels
+    pixels = preprocess(DecodedImage(colours, 4, 1, "PNG"), spec).pixels
     assert pixels.shape == (1, 4, 1)
     assert pixels[0, :, 0].tolist() == [76, 150, 29, 77]  # 0.299, 0.587 and 0.114 of 255; grey stays as it is
 
 
 def test_grey_is_padded_with_the_fills_luminance() -> None:
-    white = DecodedImage(Image.new("RGB", (64, 32), "white"), 64, 32, "", "PNG")
+    white = DecodedImage(Image.new("RGB", (64, 32), "white"), 64, 32, "PNG")
     spec = PreprocessSpec("pad", 64, 64, mean=(0.0,), std=(1.0,), channels=1, fill=(255, 0, 0))
     pixels = preprocess(white, spec).pixels
     assert (pixels[16:48] == 255).all()

@@ -39,12 +39,12 @@ def pixels(encoded: EncodedImage | None, mode: str = "RGB") -> NDArray[np.uint8]
 
 
 def plain(width: int, height: int, colour: tuple[int, int, int] = (10, 100, 200)) -> DecodedImage:
-    return DecodedImage(Image.new("RGB", (width, height), colour), width, height, "", "PNG")
+    return DecodedImage(Image.new("RGB", (width, height), colour), width, height, "PNG")
 
 
 def noise(width: int, height: int) -> DecodedImage:
     values = np.random.default_rng(1).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    return DecodedImage(Image.fromarray(values), width, height, "", "PNG")
+    return DecodedImage(Image.fromarray(values), width, height, "PNG")
 
 
 def canvas(image: DecodedImage, geometry: Geometry, spec: RenderSpec) -> Canvas:
@@ -237,7 +237,7 @@ def test_the_overlay_of_a_padded_input_is_black_around_the_picture(size: Any) ->
 def test_the_overlay_of_the_model_shows_what_the_model_saw(photo: Any) -> None:
     from service.imaging.preprocess import preprocess
 
-    image = DecodedImage(photo(640, 480), 640, 480, "", "PNG")
+    image = DecodedImage(photo(640, 480), 640, 480, "PNG")
     prepared = preprocess(image, CROP)
     spec = RenderSpec(("overlay",), size="model", alpha=0, image_format="png")
     shown = pixels(render(dot(3, 3), image, prepared.geometry, spec).overlay)

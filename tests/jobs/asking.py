@@ -40,6 +40,6 @@ def folders(application: Application) -> list[Path]:
     return [] if store is None else [each for each in store.root.iterdir() if each.is_dir()]
 
 
-async def ended(client: httpx.AsyncClient, url: str) -> Evaluation:
-    await asyncio.wait_for(client.get(f"{url}/events"), 10)
-    return Evaluation.model_validate((await client.get(url)).json())
+async def ended(client: httpx.AsyncClient, url: str, headers: dict[str, str] | None = None) -> Evaluation:
+    await asyncio.wait_for(client.get(f"{url}/events", headers=headers), 10)
+    return Evaluation.model_validate((await client.get(url, headers=headers)).json())

@@ -259,6 +259,33 @@ class TestKeys:
                 assert len((await client.get(ROUTE, headers=headers[name])).json()["evaluations"]) == 1
             assert (await client.delete(url, headers=headers["boss"])).status_code == 204
 
+    async def test_keys_take_turns(self, held: Held) -> None:
+        async with self.keyed(max_evaluations=8) as (client, headers):
+            names = ("ann", "ann", "ann", "boss", "boss")
+            urls = [(await post(client, headers=headers[name])).headers["location"] for name in names]
+            begun = []
+            for _ in names:
+                await held.begun()
+                listed = (await client.get(ROUTE, headers=headers["boss"])).json()["evaluations"]
+                (running,) = [each["id"] for each in listed if each["state"] == "running"]
+                begun.append([url.rsplit("/", 1)[1] for url in urls].index(running))
+                held.finishes()
+                await ended(client, urls[begun[-1]], headers["boss"])
+        assert begun == [0, 3, 1, 4, 2]
+
+    async def test_what_cannot_be_written_down_is_not_charged(self, held: Held) -> None:
+        async with self.keyed() as (client, headers):
+            boss = (await post(client, headers=headers["boss"])).headers["location"]
+            state = client._transport.app.state  # type: ignore[attr-defined]
+            rows = state["evaluations"]._store._rows
+            await held.begun()
+            rows.execute("PRAGMA query_only = ON")
+            assert (await post(client, headers=headers["bob"])).status_code == 503
+            rows.execute("PRAGMA query_only = OFF")
+            await client.delete(boss, headers=headers["boss"])
+            assert (await post(client, headers=headers["bob"])).status_code == 202
+            assert (await post(client, headers=headers["bob"])).status_code == 429
+
     async def test_one_of_several_has_half_of_the_places(self, held: Held) -> None:
         async with self.keyed(max_evaluations=3) as (client, headers):
             urls = [(await post(client, headers=headers["ann"])).headers["location"] for _ in range(2)]

@@ -4,7 +4,7 @@ import pickle
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import pytest
@@ -22,6 +22,7 @@ from service.models.loading import load_model
 from service.models.sources import embedded
 from service.models.sources.source import Downloads
 from service.settings import ModelConfig
+from service.vocabulary import Precision
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -524,6 +525,4 @@ def test_embedded_models_take_no_other_weights(offline: Downloads, tmp_path: Pat
 
 
 def test_every_dtype_has_a_tolerance_for_the_check_of_rows() -> None:
-    dtypes = ModelConfig.model_fields["precision"].annotation.__args__  # type: ignore[union-attr]
-
-    assert {getattr(torch, name) for name in dtypes} == set(capture.TOLERANCE) - {torch.float64}
+    assert {getattr(torch, name) for name in get_args(Precision)} == set(capture.TOLERANCE) - {torch.float64}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
@@ -38,7 +37,7 @@ def prepared(image: Image.Image, interpolation: Interpolation, channels: int = 3
     normal = (0.0,) * channels, (1.0,) * channels
     spec = PreprocessSpec("squash", 48, 64, None, interpolation, 1.0, *normal, channels)
     rgb = image.convert("RGB")
-    decoded = DecodedImage(rgb, rgb.width, rgb.height, hashlib.sha256(b"").hexdigest(), "PNG")
+    decoded = DecodedImage(rgb, rgb.width, rgb.height, "PNG")
     return preprocess(decoded, spec).pixels
 
 

@@ -312,6 +312,21 @@ def test_strangers_are_never_let_in(options: dict[str, Any], says: str) -> None:
 # -- versions and aliases ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("body", "code", "says"),
+    [
+        (b"", "invalid_request", 'Send an object such as {"model": "birds", "version": "2"}.'),
+        (b"[]", "invalid_request", "no JSON object"),
+        (b"[" * 60_000, "invalid_request", "not JSON"),
+        (b'{"model": [' + b"1," * 40_000 + b"1]}", "body_too_large", "What is said of an alias has at most"),
+        (b'{"model": "pets"}', "invalid_option", "version: Field required"),
+        (b'{"modle": "pets", "version": "1"}', "invalid_option", "an alias has no such key. Did you mean 'model'?"),
+    ],
+)
+async def test_an_alias_that_is_said_badly(client: httpx.AsyncClient, body: bytes, code: str, says: str) -> None:
+    assert says in problem(await client.put("/api/v1/aliases/x", content=body), code)
+
+
 async def test_an_alias_keeps_a_version_and_moves(application: Application, client: httpx.AsyncClient) -> None:
     await put(client, version="one")
     pointed = await client.put("/api/v1/aliases/stable", json={"model": "birds", "version": "one"})
@@ -495,7 +510,7 @@ async def test_a_model_that_was_ready_when_the_service_ended_is_remembered(folde
                 await put(client, wait=0)
                 await until(lambda: application.pool.registry.status("birds").state == "ready")
             application.worker.load_outcome = never
-            application.explainer.management.put(ModelConfig(name="late", architecture="shapes"))
+            await application.explainer.management.put(ModelConfig(name="late", architecture="shapes"))
             await application.explainer.stop()
     kept = json.loads((tmp_path / "data" / "models.json").read_text(encoding="utf-8"))
     assert [model["name"] for model in kept["models"]] == ["birds"]

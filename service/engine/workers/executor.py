@@ -12,9 +12,9 @@ import gc
 import logging
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -39,6 +39,7 @@ from service.engine.messages import (
 )
 from service.engine.workers.give_way import GiveWay
 from service.engine.workers.isolation import run_isolated
+from service.engine.workers.threads import BatchThreads, OneByOne
 from service.engine.workers.verifying import Examined
 from service.errors import InternalError, ModelLoadError, ServiceError, first_line
 from service.model_config import whole_device
@@ -94,21 +95,21 @@ class Executor:
         self._cancelled: set[int] = set()
         self._changing = threading.Lock()
         self._give_way = GiveWay()
-        self._loads = ThreadPoolExecutor(1, "load")
+        self._loads = OneByOne("load")
         # One thread more than there are small batches: a large one runs beside them.
-        self._batches = ThreadPoolExecutor(start.concurrency + 1, "batch")
+        self._batches = BatchThreads(start.concurrency + 1)
         tell(Hello(self._devices[0], self._devices))
 
     def hear(self, message: ToWorker) -> None:
         """Begin what a message asks for; returns at once."""
         match message:
             case Load():
-                self._loads.submit(self._or_die, self._load, message)
+                self._loads.submit(partial(self._or_die, self._load, message))
             case Unload():
-                self._loads.submit(self._or_die, self._unload, message)
+                self._loads.submit(partial(self._or_die, self._unload, message))
             case Run(batch):
                 self._computing.add(batch)
-                self._batches.submit(self._or_die, self._compute, message)
+                self._batches.submit(partial(self._or_die, self._compute, message))
             case Cancel(batch):
                 with self._changing:
                     if batch in self._computing:
@@ -118,8 +119,8 @@ class Executor:
 
     def close(self) -> None:
         """Begin nothing new, and stop batches at their next step."""
-        self._loads.shutdown(wait=False, cancel_futures=True)
-        self._batches.shutdown(wait=False, cancel_futures=True)
+        self._loads.close()
+        self._batches.close()
         with self._changing:
             self._cancelled |= self._computing
 
@@ -173,7 +174,9 @@ class Executor:
     def _compute(self, run: ToWorker) -> None:
         assert isinstance(run, Run)
         try:
-            self._tell(self._ran(run))
+            ran = self._ran(run)
+            self._batches.free()
+            self._tell(ran)
         finally:
             with self._changing:
                 self._computing.discard(run.batch)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from service import logs
 from service.engine.messages import Start, pack, receive
 from service.engine.workers.ending import die_with_the_front
-from service.engine.workers.executor import Executor
+from service.engine.workers.waiting import short_waits
 
 if TYPE_CHECKING:
     from service.engine.messages import Message
@@ -54,6 +54,9 @@ def serve(connection: socket.socket) -> None:
         logs.configure(start.log_level, start.log_format)
         if start.expendable:
             _stand_back()
+        with short_waits():
+            from service.engine.workers.executor import Executor  # noqa: PLC0415
+
         executor = Executor(start, tell, os._exit)
         while (message := receive(stream)) is not None:
             executor.hear(message)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from service.errors import ModelLoadError
 from service.models.digests import digest_of_files
 from service.models.sources.keras_files import KerasFile, code_of_their_own, read_keras_file, reads
-from service.models.sources.keras_inputs import check_precision, find_layout, find_preprocessing
+from service.models.sources.keras_inputs import find_layout, find_precision, find_preprocessing
 from service.models.sources.keras_network import KerasModule, hidden_layers, layers_within, take_off_activation
 from service.models.sources.libraries import library
 from service.models.sources.source import Downloads, LoadedModel, refuse_weights
@@ -45,7 +45,7 @@ def load(config: ModelConfig, _downloads: Downloads) -> LoadedModel:
     model = _built(keras, read_keras_file(path))
     layout = find_layout(path.name, model)
     spec, warnings = find_preprocessing(path.name, config, model, layout)
-    check_precision(path.name, config, model)
+    precision = find_precision(path.name, config, model)
     activation = take_off_activation(keras, model)
     digest = digest_of_files(path)
     module = KerasModule(keras, model, layout)
@@ -58,6 +58,7 @@ def load(config: ModelConfig, _downloads: Downloads) -> LoadedModel:
         layout=layout,
         hidden=hidden_layers(module),
         activation=activation,
+        precision=precision,
         digest=digest,
     )
 

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from service.settings import ModelConfig
-    from service.vocabulary import ChannelLayout, Preset
+    from service.vocabulary import ChannelLayout, Precision, Preset
 
-__all__ = ["check_precision", "find_layout", "find_preprocessing"]
+__all__ = ["find_layout", "find_precision", "find_preprocessing"]
 
 _SIZE = 224  # of models that take any
 _MOST_PIXELS = 8192  # per side
@@ -69,12 +69,13 @@ def _check_size(name: str, config: ModelConfig, height: int | None, width: int |
             )
 
 
-def check_precision(name: str, config: ModelConfig, model: Any) -> None:
-    """Refuse another precision than that of the file: every layer brings what it gets to its own."""
+def find_precision(name: str, config: ModelConfig, model: Any) -> Precision:
+    """Return the precision of the file, and refuse another: every layer brings what it gets to its own."""
     computed = {layer.compute_dtype for layer in layers_within(model) if layer.weights}
-    precision = next((kind for kind in ("bfloat16", "float16") if kind in computed), "float32")
-    if config.precision != precision:
-        raise ModelLoadError(f"{name} computes in {precision}, as its file says: set precision={precision}.")
+    found: Precision = "bfloat16" if "bfloat16" in computed else "float16" if "float16" in computed else "float32"
+    if config.precision not in {found, "auto"}:
+        raise ModelLoadError(f"{name} computes in {found}, as its file says: set precision={found}.")
+    return found
 
 
 # -- preprocessing ----------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from service.models.info import ModelWarning
     from service.models.sentences import Sentences
     from service.settings import ModelConfig
-    from service.vocabulary import Activation, ChannelLayout
+    from service.vocabulary import Activation, ChannelLayout, Precision
 
 __all__ = ["OPTIONS", "Downloads", "LoadedModel", "Source", "ZeroShotClasses", "refuse_options", "refuse_weights"]
 
@@ -55,6 +55,7 @@ class LoadedModel:
         hidden: modules that are no layers, by qualified name; the catalogue leaves them out.
         activation: what makes probabilities of the logits, where the artefact says so.
         zero_shot: of a model whose classes are sentences, what makes others of them; None of any other.
+        precision: what it computes in, where the artefact says so and that cannot be changed; else None.
         digest: of the artefact, in hex; None where the weights say all that can differ.
         transform: makes what its library prepares an RGB picture with, into a tensor (channels, H, W): what our own
             preprocessing is compared with. None where there is no such thing.
@@ -69,6 +70,7 @@ class LoadedModel:
     default_layer: str | None = None
     hidden: frozenset[str] = frozenset()
     activation: Activation | None = None
+    precision: Precision | None = None
     digest: str | None = None
     transform: Callable[[], Callable[[Image], Tensor]] | None = None
     zero_shot: ZeroShotClasses | None = None

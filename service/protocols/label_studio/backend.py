@@ -57,8 +57,9 @@ class Question:
     """A request for predictions.
 
     Attributes:
-        tasks: as Label Studio sends them.
+        tasks: as Label Studio sends them; of very many, the first.
         keys: of the tasks, as :func:`keys_of` returns them.
+        others: how many tasks more were sent.
         labelling: what their project asks for.
         project: which it is.
         context: what somebody marked with a smart tool; None where nobody did.
@@ -68,6 +69,7 @@ class Question:
     tasks: Sequence[Mapping[str, Any]]
     keys: Sequence[str]
     labelling: Labelling
+    others: int = 0
     project: str = ""
     context: Mapping[str, Any] | None = None
     credentials: Credentials = NOBODY
@@ -136,8 +138,8 @@ class Backend:
         """Answer a request.
 
         Returns:
-            A prediction for each task; or, for several tasks that not all have one in time, exactly one, at which
-            Label Studio asks for them one by one.
+            A prediction for each task; or, for very many, or several that not all have one in time, exactly one, at
+            which Label Studio asks for them one by one.
 
         Raises:
             ServiceError: there is none for the only task, or for any, that it would be right to keep.
@@ -164,15 +166,16 @@ class Backend:
         outcomes = await run(work, until - asyncio.get_running_loop().time())
         ready = [outcome for outcome in outcomes if isinstance(outcome, dict)]
         errors = [outcome for outcome in outcomes if isinstance(outcome, ServiceError)]
-        _count(metrics, ready, len(outcomes) - len(ready))
-        if len(ready) == len(outcomes):
+        asked = len(outcomes) + question.others
+        _count(metrics, ready, asked - len(ready))
+        if len(ready) == asked:
             self._finished.forget(keys)
             return [{name: value for name, value in each.items() if name != "failed"} for each in ready]
         if len(errors) == len(outcomes):
             raise errors[0]
         if len(outcomes) == 1:
             raise late
-        log.info("%d of %d tasks are ready; Label Studio will ask one by one", len(ready), len(outcomes))
+        log.info("%d of %d tasks are ready; Label Studio will ask one by one", len(ready), asked)
         return [{"result": [], "score": 0.0, "model_version": version}]
 
     async def _loaded(self, engine: Explainer, place: Place, until: float) -> None:

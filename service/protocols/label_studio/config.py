@@ -6,7 +6,9 @@ It is XML that strangers write: a document type, and with it every entity, is re
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 from xml.parsers import expat
 
@@ -90,9 +92,16 @@ class Labelling:
     threshold: float = Options.threshold
     digest: str = ""
 
+    @cached_property
+    def _about(self) -> dict[str, tuple[Control, ...]]:
+        found: dict[str, list[Control]] = defaultdict(list)
+        for control in self.controls:
+            found[control.image].append(control)
+        return {image: tuple(controls) for image, controls in found.items()}
+
     def about(self, image: str) -> tuple[Control, ...]:
         """Return the controls about a picture."""
-        return tuple(control for control in self.controls if control.image == image)
+        return self._about.get(image, ())
 
 
 @dataclass

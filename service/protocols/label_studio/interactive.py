@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -94,9 +95,9 @@ def pointed_at(context: Mapping[str, Any]) -> list[Pointed]:
         InvalidOption: it is more than somebody would mark by hand.
     """
     results = context.get("result")
-    marks = list(_marks(results)) if isinstance(results, list) else []
+    marks = list(islice(_marks(results), _MAX_MARKS + 1)) if isinstance(results, list) else []
     if len(marks) > _MAX_MARKS:
-        raise InvalidOption(f"{len(marks)} places are marked; {_MAX_MARKS} at most are looked at. Remove some.")
+        raise InvalidOption(f"More than {_MAX_MARKS} places are marked, and no more are looked at. Remove some.")
     return marks
 
 

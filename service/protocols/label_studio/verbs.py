@@ -31,6 +31,11 @@ __all__ = ["PredictBody", "SetupBody", "health", "predict", "setup", "versions"]
 
 # What a body may hold, counted by its signs: parsed, an empty list takes a hundred times the room of its two bytes.
 _MAX_SIGNS = 1_000_000
+# And of them objects and lists, which take longest to read, with the interpreter's lock held throughout.
+_MAX_INNER = 100_000
+# Tasks of a request that are looked at. Where there are more, Label Studio is told to ask one by one, as where the time
+# does not suffice, and finds these ready.
+_MAX_TASKS = 1000
 
 
 def _text(value: object) -> object:
@@ -84,8 +89,11 @@ async def _read(request: Request, model: type[BodyT], then: Callable[[BodyT], T]
     body = await body_of(request)
 
     def read() -> T:
-        if sum(body.count(sign) for sign in (b",", b"[", b"{")) > _MAX_SIGNS:
-            raise BodyTooLarge(f"The JSON has more than {_MAX_SIGNS} values. Choose fewer tasks.")
+        inner = body.count(b"[") + body.count(b"{")
+        if inner > _MAX_INNER:
+            raise BodyTooLarge(f"The JSON has more than {_MAX_INNER:,} objects and lists. Choose fewer tasks.")
+        if inner + body.count(b",") > _MAX_SIGNS:
+            raise BodyTooLarge(f"The JSON has more than {_MAX_SIGNS:,} values. Choose fewer tasks.")
         try:
             parsed = model.model_validate_json(body)
         except ValidationError as error:
@@ -144,9 +152,11 @@ async def predict(request: Request) -> dict[str, list[dict[str, Any]]]:
 def _question(body: PredictBody) -> Question:
     params = body.params or Parameters()
     labelling = parse_config(body.label_config)
-    keys = keys_of(body.tasks, body.project, labelling)
+    tasks = body.tasks[:_MAX_TASKS]
+    keys = keys_of(tasks, body.project, labelling)
     credentials = Credentials(params.login, params.password)
-    return Question(body.tasks, keys, labelling, body.project, params.context, credentials)
+    others = len(body.tasks) - len(tasks)
+    return Question(tasks, keys, labelling, others, body.project, params.context, credentials)
 
 
 async def versions(request: Request) -> dict[str, list[str]]:

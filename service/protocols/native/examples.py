@@ -98,6 +98,9 @@ _MODEL = {
     "device": "cuda:0",
     "dtype": "float32",
     "precision": "float32",
+    "precision_asked": "float32",
+    "precision_reason": None,
+    "precision_check": None,
     "parameters": 25557032,
     "memory_bytes": 102544096,
     "warnings": [],
@@ -160,6 +163,7 @@ def _answer(*explanations: Any) -> dict[str, Any]:
         ],
         "timing": _TIMING,
         "cost": {"forward": 1.0, "pixels": 2_000_000, "bytes": 91_234},
+        "precision": "float32",
     }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Path, Query, Request, Response
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
 from service import wire
@@ -26,6 +26,7 @@ __all__ = ["router"]
 
 # No configuration is longer; it is read in one go.
 _MAX_BYTES = 64 * 1024
+_ALIAS = 'Send an object such as {"model": "birds", "version": "2"}.'
 
 Wait = Annotated[float, Query(ge=0, le=3600, description="Seconds to wait for the outcome; 0 does not wait.")]
 
@@ -44,14 +45,14 @@ async def put_model(model: str, request: Request, engine: Engine, wait: Wait = 0
     """
     engine.management.check()
     config = await _config(request, model)
-    return await _begun(engine, engine.management.put(config), wait)
+    return await _begun(engine, await engine.management.put(config), wait)
 
 
 @router.post("/models/{model}/reload", tags=["management"], summary="Load a model again", responses=_STATES)
 @key_scope("manage")
 async def reload_model(model: str, engine: Engine, wait: Wait = 0) -> Response:
     """Load the same configuration again, because a file has changed; then as with PUT."""
-    return await _begun(engine, engine.management.reload(model), wait)
+    return await _begun(engine, await engine.management.reload(model), wait)
 
 
 @router.delete(
@@ -86,12 +87,17 @@ async def aliases(engine: Engine) -> wire.AliasList:
 @router.put("/aliases/{alias}", tags=["management"], summary="Create an alias, or move it")
 @key_scope("manage")
 async def put_alias(
-    alias: Annotated[str, Path(pattern=NAME_PATTERN)], target: wire.AliasTarget, engine: Engine
+    alias: Annotated[str, Path(pattern=NAME_PATTERN)], request: Request, engine: Engine
 ) -> wire.AliasEntry:
     """Point a name to a version of a model, which stays as long as it does, whatever the model's own name points to.
 
     Requests to the alias are answered by that version; moved, the alias leads to another from one request to the next.
     """
+    engine.management.check()
+    try:
+        target = wire.AliasTarget.model_validate(await _object(request, "an alias", _ALIAS))
+    except ValidationError as error:
+        raise _invalid(error, wire.AliasTarget, "an alias") from error
     await engine.management.point(alias, target.model, target.version)
     return _alias(alias, engine.aliases()[alias])
 
@@ -133,35 +139,44 @@ async def _config(request: Request, name: str) -> ModelConfig:
         InvalidOption: a key is unknown, or a value out of range.
         BodyTooLarge: it is longer than any configuration.
     """
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _MAX_BYTES:
-            raise BodyTooLarge(f"A model's configuration has at most {_MAX_BYTES} bytes.")
-    try:
-        fields = from_json(body)
-    except ValueError as error:
-        raise InvalidRequest(
-            f"The body is not JSON: {error}. Send the keys of a [[models]] table as an object."
-        ) from error
-    if not isinstance(fields, dict):
-        raise InvalidRequest("The body is no JSON object. Send the keys of a [[models]] table.")
+    fields = await _object(request, "a model", "Send the keys of a [[models]] table as an object.")
     if fields.setdefault("name", name) != name:
         raise InvalidOption(f"The name stands in the path and is {name!r}; leave it out of the body.")
     try:
         return ModelConfig.model_validate(fields)
     except ValidationError as error:
-        raise _invalid(error) from error
+        raise _invalid(error, ModelConfig, "a model") from error
 
 
-def _invalid(error: ValidationError) -> InvalidOption:
+async def _object(request: Request, what: str, instead: str) -> dict[str, Any]:
+    """Read a body that is an object, and short.
+
+    Raises:
+        InvalidRequest: it is something else; ``instead`` says what to send.
+        BodyTooLarge: it is longer than any of ``what``.
+    """
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > _MAX_BYTES:
+            raise BodyTooLarge(f"What is said of {what} has at most {_MAX_BYTES} bytes.")
+    try:
+        fields = from_json(body)
+    except ValueError as error:
+        raise InvalidRequest(f"The body is not JSON: {error}. {instead}") from error
+    if not isinstance(fields, dict):
+        raise InvalidRequest(f"The body is no JSON object. {instead}")
+    return fields
+
+
+def _invalid(error: ValidationError, read: type[BaseModel], what: str) -> InvalidOption:
     problems: list[str] = []
     near: list[str] = []
     for each in error.errors(include_url=False, include_input=False)[:5]:
-        key, message = shorten(".".join(map(str, each["loc"])) or "model"), each["msg"].removeprefix("Value error, ")
+        key, message = shorten(".".join(map(str, each["loc"])) or what), each["msg"].removeprefix("Value error, ")
         if each["type"] == "extra_forbidden":
-            message = "a model has no such key"
-            near += closest(key, ModelConfig.model_fields)
+            message = f"{what} has no such key"
+            near += closest(key, read.model_fields)
         problems.append(f"{key}: {message}")
     meant = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
     return InvalidOption(f"{'; '.join(problems)}.{meant}", suggestions=near)

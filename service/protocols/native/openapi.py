@@ -69,13 +69,14 @@ def _complete_management(operation: Operation) -> None:
     for status in {"200", "202"} & responses.keys():
         responses[status]["content"]["application/json"]["example"] = ANSWERS[name]
     if name == "put_alias":
-        body = operation.fields["requestBody"]["content"]["application/json"]
-        body["example"] = {name: ANSWERS["put_alias"][name] for name in ("model", "version")}
+        example = {name: ANSWERS["put_alias"][name] for name in ("model", "version")}
+        operation.fields["requestBody"] = _json_body(wire.AliasTarget.model_json_schema(), example)
     if name == "put_model":
-        operation.fields["requestBody"] = {
-            "required": True,
-            "content": {"application/json": {"schema": _configuration(), "example": dict(CONFIGURATION)}},
-        }
+        operation.fields["requestBody"] = _json_body(_configuration(), dict(CONFIGURATION))
+
+
+def _json_body(schema: dict[str, Any], example: dict[str, Any]) -> dict[str, Any]:
+    return {"required": True, "content": {"application/json": {"schema": schema, "example": example}}}
 
 
 def _configuration() -> dict[str, Any]:

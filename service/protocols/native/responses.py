@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from service.engine.registry import ModelStatus, VersionStatus
     from service.imaging.encode import EncodedImage
     from service.imaging.geometry import Box
-    from service.models.info import ModelInfo
+    from service.models.info import ModelInfo, SelfCheck
     from service.placement import Placement
     from service.verification.verdict import Verification
 
@@ -43,6 +43,7 @@ def to_wire(answer: Answer, request_id: str, *, with_maps: bool = False) -> wire
         cost=wire.RequestCost(
             forward=round(answer.cost.forward, 2), pixels=answer.cost.pixels, bytes=answer.cost.bytes
         ),
+        precision=answer.model.dtype,
     )
 
 
@@ -245,10 +246,20 @@ def _known(info: ModelInfo) -> dict[str, Any]:
         "device": info.device,
         "dtype": info.dtype,
         "precision": info.dtype,
+        "precision_asked": info.precision.asked,
+        "precision_reason": info.precision.reason,
+        "precision_check": _precision_check(info.precision.check),
         "parameters": info.parameters,
         "memory_bytes": info.memory,
         "warnings": [wire.ModelWarning(code=warning.code, text=warning.text) for warning in info.warnings],
     }
+
+
+def _precision_check(check: SelfCheck | None) -> wire.PrecisionCheck | None:
+    if check is None:
+        return None
+    rounded = {name: round(each, 5) if isinstance(each, float) else each for name, each in vars(check).items()}
+    return wire.PrecisionCheck(**rounded)
 
 
 def input_size(info: ModelInfo) -> wire.InputSize:

@@ -29,7 +29,7 @@ async def load(http: Request, model: str) -> None:
     """
     engine: Explainer = http.state.explainer
     _check_parameters(await body_of(http))
-    key = engine.management.reload(model)
+    key = await engine.management.reload(model)
     if not await engine.management.outcome(key, http.state.settings.request_timeout_s):
         raise NotReady(f"Model {model!r} is being loaded, and answers as before until then.", retry_after_s=5)
 

@@ -12,7 +12,7 @@ import pytest
 
 from service.engine.messages import ModelLoaded
 from service.errors import InternalError, Overloaded
-from service.protocols.label_studio import batch
+from service.protocols.label_studio import batch, verbs
 from service.protocols.label_studio.batch import Finished
 from service.settings import KeyConfig, ModelConfig
 from service.web.keys import digest_of
@@ -64,6 +64,21 @@ class TestTime:
             assert choices(await predict(client, tasks[0])) == [["Dog"]]
             assert len(worker.sent) - sent == 5 - done, "what was fetched is forgotten"
 
+    async def test_very_many_are_asked_for_one_by_one_and_the_first_are_ready_then(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(verbs, "_MAX_TASKS", 2)
+        async with faked() as application, application.client() as client:
+            tasks = [task(number, uri(png(seed=number))) for number in range(3)]
+            (one,) = (await predict(client, *tasks)).json()["results"]
+            assert one["result"] == []
+            sent = len(application.worker.sent)
+            assert application.metric("camserve_labelling_tasks_total", tool="label-studio", result="put_off") == 1
+            for each in tasks:
+                assert choices(await predict(client, each)) == [["Dog"]]
+            assert len(application.worker.sent) - sent == 1
+            assert choices(await predict(client, *tasks[:2])) == [["Dog"]] * 2
+
     async def test_the_only_task_is_an_error_that_label_studio_keeps_nothing_of(self) -> None:
         async with faked(label_studio_budget_s=0.1) as application, application.client() as client:
             application.worker.held = True
@@ -87,7 +102,7 @@ class TestTime:
             await until(lambda: worker.running and application.explainer.admission.inside == 4)
             done = len(worker.running)
             worker.finish()
-            await until(lambda: application.explainer.admission.inside == 4 - done)
+            await until(lambda: len(application.state["label_studio"].backend._finished._kept) == done)
             asking.cancel()
             await until(lambda: application.explainer.admission.inside == 0)
             worker.held = False

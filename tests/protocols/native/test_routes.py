@@ -67,7 +67,7 @@ async def test_explain(client: httpx.AsyncClient, path: str, model: str) -> None
     assert response.status_code == 200
     assert response.headers["Content-Type"] == "application/json"
     body = response.json()
-    assert list(body) == ["id", "model", "results", "timing", "cost"]
+    assert list(body) == ["id", "model", "results", "timing", "cost", "precision"]
     assert body["id"] == response.headers["X-Request-ID"] == "mine"
     assert body["model"]["name"] == model
     assert types(body["model"]) == {"name": str, "version": str}
@@ -229,7 +229,7 @@ async def test_predict_gives_what_explain_predicts(client: httpx.AsyncClient, pa
     response = await client.post(f"{path}?top_k=3", content=wide(), headers=IMAGE)
     assert response.status_code == 200
     body = response.json()
-    assert list(body) == ["id", "model", "results", "timing", "cost"]
+    assert list(body) == ["id", "model", "results", "timing", "cost", "precision"]
     (predicted,) = body["results"]
     explained = await explain(client, wide(), top_k=3)
     assert predicted["explanations"] == []
@@ -274,6 +274,9 @@ async def test_model(client: httpx.AsyncClient) -> None:
         "name": "shapes",
         "source": "embedded",
         "precision": "float32",
+        "precision_asked": "float32",
+        "precision_reason": None,
+        "precision_check": None,
         "state": "ready",
         "reason": None,
         "default": True,

@@ -15,9 +15,17 @@ export function facts(model) {
     ["Parameters", parameters?.toLocaleString("en")],
     ["Memory", memory && `${bytes(memory)} with each worker`],
     ["Device", device],
-    ["Precision", precision],
+    ["Precision", precision && settled(model)],
   ];
   return rows.filter(([, text]) => text);
+}
+
+function settled({ precision, precision_reason: reason, precision_check: check }) {
+  if (reason) return `${precision}. ${reason}`;
+  if (!check) return precision;
+  const maps = check.correlation === null ? "" : `maps correlate to ${check.correlation.toFixed(4)}, `;
+  const apart = check.logits_apart.toLocaleString("en", { style: "percent", maximumSignificantDigits: 2 });
+  return `${precision}; against float32, ${maps}logits differ by ${apart} at most`;
 }
 
 function bytes(number) {

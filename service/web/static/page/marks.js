@@ -7,6 +7,7 @@ const isCoco = ({ name }) => /\.json$/i.test(name);
 
 let annotations = null;
 let masks = [];
+let alongside = false; // they came with pictures that are not shown yet
 
 /** Take a file of COCO, or masks in its place. */
 export function takeAnnotations(file) {
@@ -24,8 +25,18 @@ export function takeFrom(incoming) {
   const found = incoming.filter(({ file }) => isMask(file));
   if (coco) takeAnnotations(coco.file);
   else if (found.length) takeMasks(found);
+  alongside = Boolean(coco) || found.length > 0;
   return incoming.filter(({ file }) => !isCoco(file) && !isMask(file));
 }
+
+/** Other pictures are in the place of `before`: masks of none of them go, a file of COCO may be about them. */
+export function keepThoseOf(pictures, before) {
+  const names = new Set(pictures.map(({ path }) => bare(path)));
+  if (before.length && !alongside) masks = masks.filter(({ path }) => names.has(bare(path)));
+  alongside = false;
+}
+
+const bare = (path) => path.split("/").pop().replace(/(\.mask)?\.[^.]+$/i, "");
 
 export const words = () => annotations?.name ?? (masks.length ? plural(masks.length, "mask") : "");
 

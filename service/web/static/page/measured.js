@@ -69,6 +69,8 @@ const isAskedFor = (purpose) => !state.purpose.length || state.purpose.includes(
 
 /** These are the pictures from now on. */
 export function fill(some) {
+  const isSame = some.length === pictures.length && some.every((each, place) => each === pictures[place]);
+  if (!isSame) marks.keepThoseOf(some, pictures);
   pictures = some;
   show();
 }

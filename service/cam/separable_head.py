@@ -1,0 +1,132 @@
+"""A head whose last convolution has a channel for every class: what many targets of one picture share.
+
+In such a head (Lin et al., https://arxiv.org/abs/1312.4400; SqueezeNet has one) a logit is the pooled activation of its
+own channel and of no other. One backward pass to the convolution therefore finds the gradients of all logits at once,
+and what lies before it sees of each score only the few channels of its classes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch.autograd.graph import GradientEdge
+from torch.nn.grad import conv2d_input
+
+from service.cam.derivatives import differentiate
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from torch import Tensor
+    from torch.autograd.graph import Node
+
+__all__ = ["SeparableHead"]
+
+# What keeps the channels apart, by the names of autograd's nodes.
+_APART = {
+    "AdaptiveAvgPool2DBackward0",
+    "AdaptiveMaxPool2DBackward0",
+    "AvgPool2DBackward0",
+    "CloneBackward0",
+    "HardswishBackward0",
+    "HardtanhBackward0",
+    "LeakyReluBackward0",
+    "MaxPool2DWithIndicesBackward0",
+    "ReluBackward0",
+    "SiluBackward0",
+    "ToCopyBackward0",
+}
+# What only changes the shape does so, too, where each channel is one number.
+_SHAPES = {"ReshapeAliasBackward0", "SqueezeBackward0", "SqueezeBackward1", "UnsafeViewBackward0", "ViewBackward0"}
+_SPATIAL = {2, 3}
+
+
+@dataclass(frozen=True)
+class SeparableHead:
+    """The convolution (``node`` of its graph), and the gradient (N, classes, h, w) of every logit in its channel."""
+
+    node: Any
+    gradients: Tensor
+
+    @classmethod
+    def of(cls, logits: Tensor, activations: Collection[Tensor]) -> SeparableHead | None:
+        """Find the head in the graph of ``logits`` (N, classes).
+
+        Args:
+            logits: of one pass.
+            activations: where gradients are asked for.
+
+        Returns:
+            None where the head is another one, or an activation lies within it.
+        """
+        kept = [each.grad_fn for each in activations if each.grad_fn is not None]
+        node = _last_convolution(logits.grad_fn, logits.numel(), kept)
+        if node is None or not _has_a_channel_for_each(node, logits.shape[1]):
+            return None
+        (gradients,) = differentiate(logits, [GradientEdge(node, 0)], torch.ones_like(logits, requires_grad=False))
+        return None if gradients is None else cls(node, gradients)
+
+    def differentiate(self, activations: Sequence[Tensor], logit_weights: Tensor) -> tuple[Tensor | None, ...]:
+        """Do what :func:`service.cam.derivatives.differentiate` does for the logits of this head."""
+        classes = logit_weights.any(0).nonzero().flatten()
+        if not len(classes):
+            return (None,) * len(activations)
+        weights = logit_weights[:, classes].to(self.gradients)
+        with torch.inference_mode(mode=False), torch.no_grad():
+            found = self.gradients[:, classes] * weights[..., None, None]  # (N, k, h, w)
+            at_input = _before(self.node, found, self.node._saved_weight[classes])
+        return differentiate(self.node._saved_input, activations, at_input)
+
+
+def _before(node: Any, gradients: Tensor, weight: Tensor) -> Tensor:
+    """Return the gradient at the input of a convolution, from that of some of its channels."""
+    stride, padding, dilation = (
+        tuple(node._saved_stride),
+        tuple(node._saved_padding),
+        tuple(node._saved_dilation),
+    )
+    shape = node._saved_input.shape
+    if weight.shape[2:] == (1, 1) and stride == (1, 1) and padding == (0, 0):  # the commonest, and less to do
+        return (weight[:, :, 0, 0].t() @ gradients.flatten(2)).reshape(shape)
+    return cast("Tensor", conv2d_input(shape, weight, gradients, stride, padding, dilation))  # type: ignore[no-untyped-call]
+
+
+def _last_convolution(node: Node | None, size: int, kept: Collection[Node]) -> Any:
+    """Go up from the logits, ``size`` in number, to the first convolution; None where channels meet before."""
+    while node is not None and node.name() != "ConvolutionBackward0":
+        before = [function for function, _ in node.next_functions if function is not None]
+        if node in kept or len(before) != 1 or not _keeps_channels_apart(node, size):
+            return None
+        (node,) = before
+    return None if node in kept else node
+
+
+def _keeps_channels_apart(node: Any, size: int) -> bool:
+    if node.name() in _SHAPES:
+        return bool(math.prod(node._saved_self_sym_sizes) == size)
+    if node.name() == "AsStridedBackward1":  # of pooled channels that lie last: the same numbers in the same order
+        return bool(math.prod(node._saved_size) == size) and _in_order(node)
+    if node.name() == "MeanBackward1":
+        axes = len(node._saved_self_sym_sizes)
+        return bool(axes == 4 and {_signed(axis) % axes for axis in node._saved_dim} == _SPATIAL)
+    return node.name() in _APART
+
+
+def _in_order(node: Any) -> bool:
+    rows, channels, *_ = node._saved_size
+    by_row, by_channel, *_ = node._saved_stride
+    in_order = by_channel == 1 and (rows == 1 or by_row == channels)
+    return bool(in_order and not node._saved_storage_offset)
+
+
+def _signed(axis: int) -> int:
+    """Read an axis that autograd keeps as an unsigned number of 64 bits."""
+    return axis - 2**64 if axis >= 2**63 else axis
+
+
+def _has_a_channel_for_each(node: Any, classes: int) -> bool:
+    flat = len(node._saved_weight.shape) == 4 and not node._saved_transposed and node._saved_groups == 1
+    return bool(flat and len(node._saved_weight) == classes)
