@@ -75,7 +75,7 @@ class BinaryNetwork:
 
     def altered(self, inputs: Tensor) -> Collection[tuple[str, int]]:
         """See ``Network``."""
-        return self._network.altered(inputs)
+        return self.network.altered(inputs)
 
     def biases(self) -> Mapping[str, Tensor]:
         """See ``Network``."""
