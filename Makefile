@@ -31,4 +31,4 @@ package:
 	@scripts/install
 
 clean:  ## remove .venv and caches
-	rm -rf .venv .venv-sources .venv-tensorflow .venv-clients .venv-mlserver .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-sources .venv-tensorflow .venv-clients .venv-mlserver .venv-peers .mypy_cache .ruff_cache .pytest_cache .hypothesis

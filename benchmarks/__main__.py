@@ -1,8 +1,12 @@
-"""``python -m benchmarks [NAME…]``: the ratios that README and docs quote, each measured in one run on this machine."""
+"""``python -m benchmarks [NAME…]``: the ratios that README and docs quote, each measured in one run on this machine.
+
+Without names everything is measured, and the figures go to ``docs/performance.json``.
+"""
 
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from benchmarks import (
     evaluating,
@@ -17,8 +21,14 @@ from benchmarks import (
     soak,
     verifying,
 )
+from benchmarks.results import Record, run
 
-BENCHMARKS = {
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from benchmarks.results import Benchmark
+
+BENCHMARKS: Mapping[str, Benchmark] = {
     "explain": in_process.explain_against_forward,
     "targets": in_process.many_targets_against_one,
     "methods": in_process.methods_against_forward,
@@ -47,9 +57,10 @@ BENCHMARKS = {
 def main() -> None:
     parser = argparse.ArgumentParser("benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", choices=[[], *BENCHMARKS], help="which to run; all if none is named")
-    for name in parser.parse_args().names or BENCHMARKS:
-        for line in BENCHMARKS[name]():
-            print(f"{name:12} {line}", flush=True)
+    parser.add_argument("--record", action="store_true", help="keep what single ones find, too")
+    asked = parser.parse_args()
+    record = Record(anew=not asked.names) if asked.record or not asked.names else None
+    run(BENCHMARKS, asked.names or BENCHMARKS, record)
 
 
 if __name__ == "__main__":

@@ -20,8 +20,9 @@ import numpy as np
 import torch
 
 from benchmarks.crowd import crowd
-from benchmarks.in_process import host
+from benchmarks.in_process import served
 from benchmarks.over_http import scene_jpeg
+from benchmarks.results import Line, at_least, at_most
 from benchmarks.sockets import head, server_port
 from service.cam.targets import Targets, Top
 from service.engine.cores import available_cores
@@ -55,7 +56,7 @@ _AT_LEAST = {("map", "float32"): 0.95, ("map", "bfloat16"): 0.90}
 _AT_LEAST |= {("heatmap", "float32"): 0.92, ("heatmap", "bfloat16"): 0.85}
 
 
-def http_against_in_process() -> Iterator[str]:
+def http_against_in_process() -> Iterator[Line]:
     """ResNet-50's layer4 over HTTP: 16 clients and a lone one, float32 and bfloat16, ``map`` and ``heatmap``."""
     torch.set_num_threads(available_cores())  # as the only worker has
     models = [f"--model={precision}=resnet50:random,precision={precision}" for precision in _PRECISIONS]
@@ -76,9 +77,9 @@ class _Pace:
     cpu_s: tuple[float, ...]
 
 
-def _throughput(server: Server, clients: Crowd) -> Iterator[str]:
+def _throughput(server: Server, clients: Crowd) -> Iterator[Line]:
     for precision in _PRECISIONS:
-        measured = {"in process": partial(_in_process, _explaining(host("resnet50", precision), _BATCH))}
+        measured = {"in process": partial(_in_process, _explaining(served("resnet50", precision), _BATCH))}
         for output in _OUTPUTS:
             measured[output] = partial(_over_http, server, clients, precision, output)
         paces = _by_turns(measured)
@@ -87,12 +88,13 @@ def _throughput(server: Server, clients: Crowd) -> Iterator[str]:
             there = paces[output]
             ratio = statistics.median(a.per_second / b.per_second for a, b in zip(there, here, strict=True))
             (own,), (front, *workers) = _cpu_ms(here), _cpu_ms(there)
-            yield (
+            yield at_least(
+                _AT_LEAST[output, precision],
+                ratio,
                 f"ResNet-50 layer4, {precision}, {output}, {_CLIENTS} clients: {ratio:.2f} × in process with batches "
-                f"of {_BATCH} (at least {_AT_LEAST[output, precision]:.2f}; "
-                f"{statistics.median(each.per_second for each in there):.1f} to "
+                f"of {_BATCH} ({statistics.median(each.per_second for each in there):.1f} to "
                 f"{statistics.median(each.per_second for each in here):.1f} pictures/s); CPU for a picture: front "
-                f"{front:.1f}, worker {sum(workers):.1f} ms, in process {own:.1f} ms"
+                f"{front:.1f}, worker {sum(workers):.1f} ms, in process {own:.1f} ms",
             )
 
 
@@ -135,18 +137,20 @@ def _over_http(server: Server, clients: Crowd, model: str, output: str) -> _Pace
     return _Pace(answers.per_second, tuple(each / answers.all for each in used))
 
 
-def _lone(clients: Crowd) -> Iterator[str]:
+def _lone(clients: Crowd) -> Iterator[Line]:
     """One client, against the explanation of one picture."""
-    measured = {"in process": partial(_median_s, _explaining(host("resnet50"), 1))}
+    measured = {"in process": partial(_median_s, _explaining(served("resnet50"), 1))}
     for output in _OUTPUTS:
         measured[output] = partial(_lone_s, clients, output)
     times = _by_turns(measured)
     for output in _OUTPUTS:
         ratio = statistics.median(a / b for a, b in zip(times[output], times["in process"], strict=True))
         each = {name: 1000 * statistics.median(values) for name, values in times.items()}
-        yield (
-            f"ResNet-50 layer4, float32, {output}, a lone request: {ratio:.2f} × in process (at most 1.15; "
-            f"{each[output]:.0f} against {each['in process']:.0f} ms)"
+        yield at_most(
+            1.15,
+            ratio,
+            f"ResNet-50 layer4, float32, {output}, a lone request: {ratio:.2f} × in process ({each[output]:.0f} "
+            f"against {each['in process']:.0f} ms)",
         )
 
 
@@ -169,7 +173,7 @@ def _median_s(work: Callable[[], Any]) -> float:
 # -- the front --------------------------------------------------------------------------------------------------------
 
 
-def cpu_of_the_front() -> Iterator[str]:
+def cpu_of_the_front() -> Iterator[Line]:
     """What a request costs the front beyond decoding, resizing and drawing, in CPU time."""
     picture = scene_jpeg()
     with (
@@ -182,10 +186,13 @@ def cpu_of_the_front() -> Iterator[str]:
             pictures = partial(_picture_cpu_s, picture, output)
             costs = _by_turns({"front": front, "pictures": pictures})
             each = {name: 1000 * statistics.median(values) for name, values in costs.items()}
-            yield (
-                f"front, 500×375 JPEG, {output}: {each['front'] - each['pictures']:.2f} ms of CPU per request beyond "
-                f"decode, resize and drawing (at most 1.0; {each['front']:.2f} less {each['pictures']:.2f}, "
-                f"{_CLIENTS} clients)"
+            beyond = each["front"] - each["pictures"]
+            yield at_most(
+                1.0,
+                beyond,
+                f"front, 500×375 JPEG, {output}: {beyond:.2f} ms of CPU per request beyond decode, resize and drawing "
+                f"({each['front']:.2f} less {each['pictures']:.2f}, {_CLIENTS} clients)",
+                "ms",
             )
 
 
@@ -211,7 +218,7 @@ def cpu_s(pid: int) -> float:
 
 def _picture_cpu_s(data: bytes, output: Output) -> float:
     """CPU seconds of the functions that the front's threads call for a picture."""
-    settings = host("squeezenet1_0").info.preprocess
+    settings = served("squeezenet1_0").info.preprocess
     saliency = np.random.default_rng(0).random((13, 13), dtype=np.float32)
     times, bounds = 200, Settings()
     limits = DecodeLimits(bounds.max_image_bytes, bounds.max_image_pixels, bounds.max_image_frames)
@@ -226,11 +233,11 @@ def _picture_cpu_s(data: bytes, output: Output) -> float:
 # -- sharing ----------------------------------------------------------------------------------------------------------
 
 
-def targets_and_layers() -> Iterator[str]:
+def targets_and_layers() -> Iterator[Line]:
     """Ten targets, and five layers, of one picture against one, ResNet-50 and SqueezeNet 1.0."""
     torch.set_num_threads(available_cores())
     for name, layer in (_RESNET, _SQUEEZENET):
-        model = host(name)
+        model = served(name)
         runs = {
             "one": _explaining(model, 1, (layer,)),
             "ten": _explaining(model, 1, (layer,), top=10),
@@ -241,8 +248,8 @@ def targets_and_layers() -> Iterator[str]:
             run: statistics.median(a / b for a, b in zip(times[run], times["one"], strict=True))
             for run in ("ten", "five")
         }
-        yield f"{name} {layer}: 10 targets cost {ratios['ten']:.2f} × one (at most 1.3)"
-        yield f"{name}, {', '.join(_FIVE[name])}: {ratios['five']:.2f} × the last layer (at most 1.5)"
+        yield at_most(1.3, ratios["ten"], f"{name} {layer}: 10 targets cost {ratios['ten']:.2f} × one")
+        yield at_most(1.5, ratios["five"], f"{name}, {', '.join(_FIVE[name])}: {ratios['five']:.2f} × the last layer")
 
 
 # -- memory -----------------------------------------------------------------------------------------------------------
@@ -257,7 +264,7 @@ print(*peak_mb(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])))
 def peak_mb(name: str, precision: str, layer: str, batch: int) -> tuple[float, float]:
     """Return the megabytes that this process held at most while a model was loaded, and while it explained batches."""
     torch.set_num_threads(available_cores())
-    model = host(name, precision)
+    model = served(name, precision)
     loaded = _high_water_mb()
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # begins to count anew
     explain = _explaining(model, batch, (layer,))

@@ -1,4 +1,4 @@
-"""Write the tables of the docs that follow from the code: ``.venv/bin/python docs/make_tables.py``.
+"""Write the tables of the docs that follow from the code, or from what benchmarks found: ``docs/make_tables.py``.
 
 A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``. With ``--check`` nothing is written, and the exit
 code says whether something would have been.
@@ -6,6 +6,7 @@ code says whether something would have been.
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -138,6 +139,32 @@ def families() -> str:
     )
 
 
+def performance() -> str:
+    """One row per figure that ``docs/performance.json`` has, under a sentence that says of which machine."""
+    found = json.loads((HERE / "performance.json").read_text(encoding="utf-8"))
+    rows = (
+        (f"`{name}`" if index == 0 else "", line["text"], _target(line))
+        for name, benchmark in found["benchmarks"].items()
+        for index, line in enumerate(benchmark["lines"])
+    )
+    return f"{_where(found)}\n\n{_table(('benchmark', 'result', 'target'), rows)}"
+
+
+def _target(line: dict[str, Any]) -> str:
+    return "" if line["target"] is None else f"{line['target']}: {'met' if line['met'] else '**missed**'}"
+
+
+def _where(found: dict[str, Any]) -> str:
+    """Say on what machine, when, and with which versions."""
+    machine, dates = found["machine"], sorted(each["date"] for each in found["benchmarks"].values())
+    when = f"on {dates[0]}" if dates[0] == dates[-1] else f"from {dates[0]} to {dates[-1]}"
+    gpus = f" and {', '.join(machine['gpus'])}" if machine["gpus"] else ""
+    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    flags = f" ({', '.join(machine['flags'])})" if machine["flags"] else ""
+    note = f" {found['note']}" if "note" in found else ""
+    return f"Measured {when} on {machine['cores']} cores of {machine['processor']}{flags}{gpus}, with {versions}.{note}"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "settings": settings,
     "model-options": model_options,
@@ -148,6 +175,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "methods": methods,
     "colormaps": colormaps,
     "families": families,
+    "performance": performance,
 }
 
 
