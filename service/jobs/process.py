@@ -51,9 +51,7 @@ async def run(module: str, said: bytes, hear: Callable[[dict[str, Any]], None]) 
     reading, writing = os.pipe()
     try:
         process = await asyncio.create_subprocess_exec(
-            *python_command(module, writing),
-            stdin=asyncio.subprocess.PIPE,
-            pass_fds=(writing,),
+            *python_command(module, writing), stdin=asyncio.subprocess.PIPE, pass_fds=(writing,)
         )
     except BaseException:
         os.close(reading)
