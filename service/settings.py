@@ -49,6 +49,7 @@ __all__ = [
     "Scope",
     "Settings",
     "environment",
+    "is_set",
     "load_settings",
     "reason_not_to_listen",
 ]
@@ -544,6 +545,11 @@ def _beside(file: Path, model: ModelConfig) -> ModelConfig:
 
 def _path_beside(file: Path, path: Path) -> Path:
     return file.parent / path if (file.parent / path).is_file() else path
+
+
+def is_set(*names: str) -> bool:
+    """Whether one of these variables of other libraries is in the environment."""
+    return any(name in os.environ for name in names)  # noqa: TID251
 
 
 @contextmanager

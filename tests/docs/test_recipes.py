@@ -10,14 +10,14 @@ from tests.docs.documents import ROOT
 
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 RECIPES = dict(re.findall(r"^## Add an? (.+?)\n(.*?)(?=^## |\Z)", TEXT, re.MULTILINE | re.DOTALL))
-PLACE = re.compile(r"`((?:service|tests|docs|deploy|openapi|scripts|CHANGELOG|ARCHITECTURE)[\w./*-]*)`")
+PLACE = re.compile(r"`((?:service|tests|docs|benchmarks|deploy|openapi|scripts|CHANGELOG|ARCHITECTURE)[\w./*-]*)`")
 # "A row of `METHODS` in `service/cam/methods.py`", and the like.
 NAMED = re.compile(r"`([A-Za-z_]\w*)`(?: table)? (?:in|of) `(service/[\w/]+\.py)`")
 
 
 def test_there_is_a_recipe_for_every_kind_of_change() -> None:
     kinds = {"CAM method", "model source", "protocol", "request option", "setting", "error", "metric", "colormap"}
-    assert set(RECIPES) == kinds
+    assert set(RECIPES) == kinds | {"benchmark"}
 
 
 @pytest.mark.parametrize("kind", RECIPES)

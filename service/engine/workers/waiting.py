@@ -5,11 +5,10 @@ Runs in the worker process, or in whatever process calls it.
 
 from __future__ import annotations
 
-import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from service.settings import environment
+from service.settings import environment, is_set
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +25,6 @@ def short_waits() -> Iterator[None]:
     Left alone they wait for some milliseconds, on cores that the front needs to decode the next pictures. Asleep at
     once, they would have to be woken for every loop.
     """
-    told = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys()  # noqa: TID251  # OpenMP's, not ours
+    told = is_set("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
     with environment(**({} if told else {"GOMP_SPINCOUNT": _SPINS})):
         yield
