@@ -468,7 +468,8 @@ class TestGivingWay:
         (alone,) = shapes.explain(star, [Targets((Top(2),))], how)
         (beside,) = disturbed(shapes, star, [Targets((Top(2),))], how)
         for one, other in zip(alone.maps, beside.maps, strict=True):
-            torch.testing.assert_close(other.values, one.values, rtol=1e-4, atol=1e-6)
+            most = float(one.values.abs().max())  # steps of another size round otherwise
+            torch.testing.assert_close(other.values, one.values, rtol=1e-4, atol=1e-4 * most)
 
     def test_a_small_answer_gives_way_to_nobody(self, shapes: ModelHost, star: NDArray[np.uint8]) -> None:
         how = HowTo(("layer4",), ("gradcam",))
