@@ -14,6 +14,7 @@ from service.cam.capture import TOLERANCE, logits_apart, same_logits
 from service.cam.explain import predict
 from service.errors import ModelLoadError
 from service.models.info import ModelWarning
+from service.models.quantisation import quantised_layers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +32,8 @@ _LONG_ENOUGH_S, _FEWEST_PASSES = 0.5, 3
 
 _SMALLEST_LOGIT = 1e-3  # below, rounding of what was summed up to a logit is larger than the tolerance
 
-# Of the tolerance, what is left where the same batch is computed in the same way: rounding is the same, too.
+# Of the tolerance, what is left where the same batch is computed in the same way: rounding is the same, too. Not with
+# layers that are quantised as they are computed: how coarsely follows the whole batch.
 _SAME_WAY = 1e-2
 
 
@@ -137,7 +139,8 @@ def check_rows(network: Network, module: nn.Module, images: Tensor) -> None:
     """
     together = predict(network, images)
     alone = same_logits(_alone(network, images), together, images.dtype, _SMALLEST_LOGIT)
-    if not alone or _beside_others(network, images, together) > _SAME_WAY * TOLERANCE[images.dtype]:
+    most = TOLERANCE[images.dtype] * (1 if quantised_layers(module) else _SAME_WAY)
+    if not alone or _beside_others(network, images, together) > most:
         raise ModelLoadError(
             "The model's answer for a picture changes with the other pictures in the batch, so it cannot be batched. "
             "Look for a layer that mixes rows, such as a normalisation over the batch that is active in eval mode."

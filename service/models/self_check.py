@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Computed", "compare", "compute", "objection", "worst"]
 
-# What is asked of the pictures together. Correlation and cells are those of the issue that asked for this.
+# What is asked of the pictures together.
 _LEAST_CORRELATION, _LEAST_SAME = 0.995, 0.95
 # What is asked of every picture: one map that is another picture's is not made good by many that are right.
 _LOWEST_CORRELATION = 0.9

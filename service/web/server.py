@@ -77,37 +77,30 @@ def serve(settings: Settings, greet: Callable[[int], None]) -> int:
     app = create_app(settings)
     server = Server(app, settings, ready)
     server.when_over = _end_for_certain
-    with _unless(lambda: app.state.refused is not None), _in_words(app):
+    with _refusal_in_words(app):
         server.run()
     return 0 if server.started else 1
 
 
 @contextlib.contextmanager
-def _in_words(app: FastAPI) -> Iterator[None]:
-    """Raise what a start was refused for instead of uvicorn's exit code.
+def _refusal_in_words(app: FastAPI) -> Iterator[None]:
+    """Raise what a start was refused for in place of what uvicorn makes of it, a traceback in the log and an exit code.
 
     Raises:
         ServiceError: that.
     """
+
+    def wanted(_record: logging.LogRecord) -> bool:
+        return app.state.refused is None
+
+    logger = logging.getLogger("uvicorn.error")
+    logger.addFilter(wanted)
     try:
         yield
     except SystemExit:
         if app.state.refused is None:
             raise
         raise app.state.refused from None
-
-
-@contextlib.contextmanager
-def _unless(refused: Callable[[], bool]) -> Iterator[None]:
-    """Let uvicorn say nothing of a start that was refused: it has a traceback, where whoever calls has the words."""
-
-    def wanted(_record: logging.LogRecord) -> bool:
-        return not refused()
-
-    logger = logging.getLogger("uvicorn.error")
-    logger.addFilter(wanted)
-    try:
-        yield
     finally:
         logger.removeFilter(wanted)
 

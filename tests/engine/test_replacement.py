@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -16,6 +17,9 @@ from service.settings import ModelConfig, load_settings
 from tests.engine.fakes import FakedPool, FakeLauncher, FakeWorker, entry, number_of, settings, settle, start
 from tests.toys import png
 from tests.web.application import until
+
+if TYPE_CHECKING:
+    from service.models.info import ModelKey
 
 NEW = ModelConfig(name="m", architecture="toy", version="2")
 
@@ -143,14 +147,20 @@ async def test_a_version_that_kills_the_worker_is_given_up_and_the_old_one_serve
     assert [each.state for each in pool.registry.versions("m")] == ["ready", "failed"]
 
 
+async def replacing(pool: FakedPool) -> tuple[FakeWorker, FakeWorker, ModelKey]:
+    """Let two workers hold a model, and the first of them its next version, too; the second is still loading it."""
+    first, second = pool.launched
+    first.load_done("m")
+    second.load_done("m")
+    new = pool.load(NEW)
+    await settle()
+    first.load_done("m")
+    return first, second, new
+
+
 async def test_of_two_workers_one_dies_once_while_it_loads_and_nobody_answers_alone() -> None:
     async for pool in start(settings(workers=2)):
-        first, second = pool.launched
-        first.load_done("m")
-        second.load_done("m")
-        new = pool.load(NEW)
-        await settle()
-        first.load_done("m")
+        first, second, new = await replacing(pool)
         second.die("killed by SIGKILL")
         await settle()
         assert pool.ready_info("m").revision == 1
@@ -165,12 +175,7 @@ async def test_of_two_workers_one_dies_once_while_it_loads_and_nobody_answers_al
 
 async def test_of_two_workers_one_cannot_load_it_and_both_answer_with_the_old_version() -> None:
     async for pool in start(settings(workers=2)):
-        first, second = pool.launched
-        first.load_done("m")
-        second.load_done("m")
-        new = pool.load(NEW)
-        await settle()
-        first.load_done("m")
+        first, second, new = await replacing(pool)
         second.load_failed("m", "No memory.")
         assert pool.ready_info("m").revision == 1
         assert (first.unloads, second.unloads) == ([new], [new])
