@@ -42,7 +42,7 @@ _APART = {
     "SiluBackward0",
     "ToCopyBackward0",
 }
-# What only changes the shape does so, too, where each channel is one number, and nothing is pooled along other axes then.
+# What only changes the shape does so, too, where each channel is one number; pooled after that, channels may meet.
 _SHAPES = {
     "AsStridedBackward1",
     "ReshapeAliasBackward0",
@@ -56,8 +56,9 @@ _SPATIAL = {2, 3}
 
 @dataclass(frozen=True)
 class SeparableHead:
-    """The convolution (``node`` of its graph), its ``input``, and the gradient (N, classes, h, w) of every logit in its
-    channel.
+    """The convolution (``node`` of its graph) and its ``input``.
+
+    ``gradients`` (N, classes, h, w) has that of every logit in its own channel.
     """
 
     node: Any

@@ -49,9 +49,9 @@ class Conditional(nn.Conv2d):
         self.what = what
 
     def forward(self, x: Tensor) -> Tensor:
-        own = {"weight": self.weight, "bias": self.bias}
-        own[self.what] = own[self.what] * x.mean()
-        return nn.functional.conv2d(x, **own)
+        factors = [x.mean() if each == self.what else 1 for each in ("weight", "bias")]
+        assert self.bias is not None
+        return nn.functional.conv2d(x, self.weight * factors[0], self.bias * factors[1])
 
 
 SEPARABLE: dict[str, Callable[[], nn.Module]] = {
@@ -150,7 +150,7 @@ def test_one_backward_pass_serves_all_targets() -> None:
 
 def test_what_cannot_be_differentiated_is_refused_in_words() -> None:
     def changed(x: Tensor) -> Tensor:
-        found = last(x)
+        found: Tensor = last(x)
         x.mul_(2)
         return found
 
