@@ -320,8 +320,14 @@ class Registry:
         }
 
     def _is_idle(self, version: Version) -> bool:
-        needed = version.leases or version.loading or version.draining
+        needed = version.leases or version.loading or version.draining or self._has_successor(version)
         return not needed and version.key in self._named()
+
+    def _has_successor(self, version: Version) -> bool:
+        """Whether it answers until another one takes over, or goes on if that cannot be loaded."""
+        if version.key != self._current.get(version.key.name):
+            return False
+        return any(self._may_take_over(each) and self._is_on_its_way(each) for each in self._of(version.key.name))
 
     def unloaded_names(self) -> list[str]:
         """Return the models that are loaded when somebody asks for them."""

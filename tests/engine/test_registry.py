@@ -159,6 +159,22 @@ def test_a_worker_that_ends_before_it_drops_what_was_given_up_holds_it_no_more(d
     assert (drained.registry.held_by(0), drained.states()[1]) == ([], (2, "failed"))
 
 
+@pytest.mark.parametrize("works", [True, False])
+def test_what_is_about_to_be_replaced_is_not_put_out(drained: Drained, works: bool) -> None:
+    old = drained.add()
+    drained.ready(old)
+    drained.registry.point("kept", "m", "1")
+    assert drained.registry.held()[old].idle
+    new = drained.add()
+    assert not drained.registry.held()[old].idle, "its place would be taken by what is loaded from the old file"
+    if works:
+        drained.ready(new, version="2")
+    else:
+        drained.registry.failed(0, new, "No memory.")
+        drained.registry.failed(1, new, "No memory.")
+    assert drained.registry.held()[old].idle
+
+
 def test_whoever_began_with_a_version_that_is_given_up_is_answered(drained: Drained) -> None:
     drained.ready(drained.add())
     new = drained.add()
