@@ -41,7 +41,7 @@ class BinaryNetwork:
 
     def predict(self, inputs: Tensor) -> Tensor:
         """See ``Network``."""
-        with torch.inference_mode():
+        with torch.no_grad():
             return self._both(self.network.predict(inputs))
 
     def capture(self, inputs: Tensor, layers: Sequence[LayerCall], derivatives: int = 1) -> Capture:
@@ -52,7 +52,7 @@ class BinaryNetwork:
 
     def resume(self, inputs: Tensor, layer: Layer, activations: Tensor) -> Tensor:
         """See ``Network``."""
-        with torch.inference_mode():
+        with torch.no_grad():
             return self._both(self.network.resume(inputs, layer, activations))
 
     def with_random_head(self, layers: Sequence[Layer], classes: int, seed: int) -> Network | None:

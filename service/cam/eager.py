@@ -88,7 +88,7 @@ class EagerNetwork:
 
     def predict(self, inputs: Tensor) -> Tensor:
         """See ``Network``."""
-        with torch.inference_mode():
+        with torch.no_grad():
             return self._run(inputs, len(inputs))
 
     def capture(self, inputs: Tensor, layers: Sequence[LayerCall], derivatives: int = 1) -> Capture:
@@ -134,7 +134,7 @@ class EagerNetwork:
             calls += 1
             return _with_tensor(output, rows_first(activations, call.batch_axis)) if calls - 1 == call.call else None
 
-        with torch.inference_mode():
+        with torch.no_grad():
             return self._run(inputs, len(activations), [(self._module.get_submodule(call.module), replace)])
 
     def modules(self) -> dict[str, ModuleDescription]:
@@ -192,7 +192,7 @@ class EagerNetwork:
             return show
 
         names = {layer.module for layer in layers}
-        with torch.inference_mode():
+        with torch.no_grad():
             self._run(inputs, len(inputs), [(self._module.get_submodule(name), hook_for(name)) for name in names])
 
     def altered(self, inputs: Tensor) -> set[tuple[str, int]]:
@@ -201,7 +201,7 @@ class EagerNetwork:
         watches = [_Watch(name, part) for name, part in hooked if not isinstance(part, torch.jit.ScriptModule)]
         if not watches:
             return set()
-        with ExitStack() as registered, torch.inference_mode():
+        with ExitStack() as registered, torch.no_grad():
             for watch in watches:  # behind the network's own
                 registered.callback(watch.module.register_forward_hook(watch.after).remove)
             self._run(inputs, len(inputs), [(watch.module, watch.before) for watch in watches])
@@ -245,7 +245,7 @@ class EagerNetwork:
 
         named = [(name, part) for name, part in self._module.named_modules() if name]
         parts = [(name, part) for name, part in named if not isinstance(part, torch.jit.ScriptModule)]
-        with ExitStack() as entered, torch.inference_mode(), recorder:
+        with ExitStack() as entered, torch.no_grad(), recorder:
             for _, part in parts:
                 entered.callback(part.register_forward_pre_hook(lambda *_: finder.enter()).remove)
             self._run(image, 1, [(part, leave(name)) for name, part in parts])

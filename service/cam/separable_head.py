@@ -26,29 +26,43 @@ if TYPE_CHECKING:
 __all__ = ["SeparableHead"]
 
 # What keeps the channels apart, by the names of autograd's nodes.
-_APART = {
+_POOLS = {
     "AdaptiveAvgPool2DBackward0",
     "AdaptiveMaxPool2DBackward0",
     "AvgPool2DBackward0",
+    "MaxPool2DWithIndicesBackward0",
+    "MeanBackward1",
+}
+_APART = {
     "CloneBackward0",
     "HardswishBackward0",
     "HardtanhBackward0",
     "LeakyReluBackward0",
-    "MaxPool2DWithIndicesBackward0",
     "ReluBackward0",
     "SiluBackward0",
     "ToCopyBackward0",
 }
-# What only changes the shape does so, too, where each channel is one number.
-_SHAPES = {"ReshapeAliasBackward0", "SqueezeBackward0", "SqueezeBackward1", "UnsafeViewBackward0", "ViewBackward0"}
+# What only changes the shape does so, too, where each channel is one number; pooled after that, channels may meet.
+_SHAPES = {
+    "AsStridedBackward1",
+    "ReshapeAliasBackward0",
+    "SqueezeBackward0",
+    "SqueezeBackward1",
+    "UnsafeViewBackward0",
+    "ViewBackward0",
+}
 _SPATIAL = {2, 3}
 
 
 @dataclass(frozen=True)
 class SeparableHead:
-    """The convolution (``node`` of its graph), and the gradient (N, classes, h, w) of every logit in its channel."""
+    """The convolution (``node`` of its graph) and its ``input``.
+
+    ``gradients`` (N, classes, h, w) has that of every logit in its own channel.
+    """
 
     node: Any
+    input: Tensor
     gradients: Tensor
 
     @classmethod
@@ -66,8 +80,12 @@ class SeparableHead:
         node = _last_convolution(logits.grad_fn, logits.numel(), kept)
         if node is None or not _has_a_channel_for_each(node, logits.shape[1]):
             return None
+        try:
+            read = node._saved_input
+        except RuntimeError:  # changed in place since: nothing can be differentiated here, which others put in words
+            return None
         (gradients,) = differentiate(logits, [GradientEdge(node, 0)], torch.ones_like(logits, requires_grad=False))
-        return None if gradients is None else cls(node, gradients)
+        return None if gradients is None else cls(node, read, gradients)
 
     def differentiate(self, activations: Sequence[Tensor], logit_weights: Tensor) -> tuple[Tensor | None, ...]:
         """Do what :func:`service.cam.derivatives.differentiate` does for the logits of this head."""
@@ -78,7 +96,7 @@ class SeparableHead:
         with torch.inference_mode(mode=False), torch.no_grad():
             found = self.gradients[:, classes] * weights[..., None, None]  # (N, k, h, w)
             at_input = _before(self.node, found, self.node._saved_weight[classes])
-        return differentiate(self.node._saved_input, activations, at_input)
+        return differentiate(self.input, activations, at_input)
 
 
 def _before(node: Any, gradients: Tensor, weight: Tensor) -> Tensor:
@@ -96,23 +114,26 @@ def _before(node: Any, gradients: Tensor, weight: Tensor) -> Tensor:
 
 def _last_convolution(node: Node | None, size: int, kept: Collection[Node]) -> Any:
     """Go up from the logits, ``size`` in number, to the first convolution; None where channels meet before."""
+    pooled = False
     while node is not None and node.name() != "ConvolutionBackward0":
         before = [function for function, _ in node.next_functions if function is not None]
-        if node in kept or len(before) != 1 or not _keeps_channels_apart(node, size):
+        reshaped_to_pool = pooled and node.name() in _SHAPES
+        if node in kept or len(before) != 1 or reshaped_to_pool or not _keeps_channels_apart(node, size):
             return None
+        pooled |= node.name() in _POOLS
         (node,) = before
     return None if node in kept else node
 
 
 def _keeps_channels_apart(node: Any, size: int) -> bool:
-    if node.name() in _SHAPES:
-        return bool(math.prod(node._saved_self_sym_sizes) == size)
     if node.name() == "AsStridedBackward1":  # of pooled channels that lie last: the same numbers in the same order
         return bool(math.prod(node._saved_size) == size) and _in_order(node)
+    if node.name() in _SHAPES:
+        return bool(math.prod(node._saved_self_sym_sizes) == size)
     if node.name() == "MeanBackward1":
         axes = len(node._saved_self_sym_sizes)
         return bool(axes == 4 and {_signed(axis) % axes for axis in node._saved_dim} == _SPATIAL)
-    return node.name() in _APART
+    return node.name() in _APART | _POOLS
 
 
 def _in_order(node: Any) -> bool:
@@ -129,4 +150,5 @@ def _signed(axis: int) -> int:
 
 def _has_a_channel_for_each(node: Any, classes: int) -> bool:
     flat = len(node._saved_weight.shape) == 4 and not node._saved_transposed and node._saved_groups == 1
-    return bool(flat and len(node._saved_weight) == classes)
+    fixed = all(function is None for function, _ in node.next_functions[1:])  # weight and bias depend on no activation
+    return bool(flat and fixed and len(node._saved_weight) == classes)

@@ -203,10 +203,12 @@ class Registry:
                 version.on_demand = False
             self._take_over(key.name)
 
-    def failed(self, worker: int, key: ModelKey, reason: str) -> None:
-        """Note that a worker cannot load a version."""
+    def failed(self, worker: int, key: ModelKey, reason: str, *, for_all: bool = False) -> None:
+        """Note that a worker cannot load a version; ``for_all``, that the replacements of others will not either."""
         if version := self._answered(worker, key):
             version.failures[worker] = reason
+            if for_all:
+                version.awaited.clear()
             self._take_over(key.name)
 
     def unloaded(self, worker: int, key: ModelKey) -> None:
@@ -222,11 +224,14 @@ class Registry:
         What no other worker holds will be loaded again: who asks for it meanwhile waits, as for what was put out.
         """
         for version in list(self._versions.values()):
-            if not self._given_up(version):
-                version.on_demand |= set(version.infos) == {worker}
-                loading = worker in version.loading
-                self.unloaded(worker, version.key)
-                version.awaited |= {worker} if loading else set()
+            if self._given_up(version):
+                version.infos.pop(worker, None)  # it had not dropped it yet
+                self._forget_if_gone(version)
+                continue
+            version.on_demand |= set(version.infos) == {worker}
+            comes_back = worker in version.loading or (worker in version.infos and self._may_take_over(version))
+            self.unloaded(worker, version.key)
+            version.awaited |= {worker} if comes_back else set()
         self._told.pop(worker, None)
         for name in self._current:
             self._take_over(name)
@@ -301,9 +306,8 @@ class Registry:
         version = self._versions.get(key)
         return version is None or version.draining or not self._is_on_its_way(version)
 
-    @staticmethod
-    def _is_on_its_way(version: Version) -> bool:
-        if version.given_up is not None:
+    def _is_on_its_way(self, version: Version) -> bool:
+        if version.given_up is not None or self._given_up(version):
             return False
         return bool(version.loading or version.awaited) or version.state == "loading"
 
@@ -316,8 +320,14 @@ class Registry:
         }
 
     def _is_idle(self, version: Version) -> bool:
-        needed = version.leases or version.loading or version.draining
+        needed = version.leases or version.loading or version.draining or self._has_successor(version)
         return not needed and version.key in self._named()
+
+    def _has_successor(self, version: Version) -> bool:
+        """Whether it answers until another one takes over, or goes on if that cannot be loaded."""
+        if version.key != self._current.get(version.key.name):
+            return False
+        return any(self._may_take_over(each) and self._is_on_its_way(each) for each in self._of(version.key.name))
 
     def unloaded_names(self) -> list[str]:
         """Return the models that are loaded when somebody asks for them."""
@@ -408,8 +418,7 @@ class Registry:
         """
         current = self._current.get(name)
         for version in self._of(name):
-            newer = current is not None and version.key.revision > current.revision
-            if not (newer and version.infos) or version.loading or version.beside or version.draining:
+            if not (self._may_take_over(version) and version.infos) or version.loading:
                 continue
             if version.failures and current is not None and self._versions[current].infos:
                 self._give_up(version)
@@ -418,6 +427,11 @@ class Registry:
                 for older in self._of(name):
                     if older.key.revision < version.key.revision:
                         self._drain(older)
+
+    def _may_take_over(self, version: Version) -> bool:
+        current = self._current.get(version.key.name)
+        newer = current is not None and version.key.revision > current.revision
+        return newer and not (version.beside or version.draining)
 
     def _give_up(self, version: Version) -> None:
         """Let a version fail that some workers hold and another cannot load; those drop it."""

@@ -164,7 +164,7 @@ class Supervisor:
     def refuse(self, key: ModelKey, reason: str) -> None:
         """Let no worker load a model."""
         self._refused[key] = reason
-        self._registry.failed(TRIAL, key, reason)
+        self._registry.failed(TRIAL, key, reason, for_all=True)
 
     def unload(self, key: ModelKey) -> None:
         """Have every worker drop a model that it holds or may come to hold."""
@@ -380,7 +380,7 @@ class Supervisor:
     def _leave_out_refused(self, slot: Slot) -> None:
         for key, _ in self.wanted(slot):
             if key in self._refused:
-                self._registry.failed(slot.number, key, self._refused[key])
+                self._registry.failed(slot.number, key, self._refused[key], for_all=True)
 
     def _acquit(self, key: ModelKey) -> None:
         self._deadly.pop(key, None)
@@ -421,7 +421,7 @@ class Supervisor:
     def on_trial_failed(self, key: ModelKey, reason: str) -> None:
         """Give a model up that cannot be loaded."""
         self._metrics.model_loads.labels("failed").inc()
-        self._registry.failed(TRIAL, key, reason)
+        self._registry.failed(TRIAL, key, reason, for_all=True)
         self._pool.on_change()
 
     def on_trial_died(self, key: ModelKey, config: ModelConfig, last_exit: str) -> None:

@@ -39,7 +39,7 @@ def first_output(module: nn.Module, probe: Probe) -> tuple[object, Probe]:
 
 
 def _run(module: nn.Module, images: Tensor) -> object:
-    with torch.inference_mode():
+    with torch.no_grad():
         return module(images.clone())  # which it may change
 
 

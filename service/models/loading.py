@@ -29,7 +29,7 @@ from service.models.info import Head, ModelInfo
 from service.models.inputs import Probe, input_spec
 from service.models.outputs import read_outputs
 from service.models.placements import images_to_measure, place_layers
-from service.models.precision import settle
+from service.models.precision import bring, settle
 from service.models.quantisation import naming_quantisation, quantised_layers
 from service.models.repeatability import check_repeatable, check_rows
 from service.models.sources.source import OPTIONS, refuse_options
@@ -133,7 +133,7 @@ def _built(
     precision = config.precision
     assert precision != "auto", "it is settled before"
     dtype = getattr(torch, precision)
-    module = loaded.module.to(place, dtype=dtype)
+    module = bring(loaded.module, place, dtype)
     observer.begins("preprocessing")
     spec, assumed = input_spec(config, loaded.preprocess)
     tell(0.3, "checking")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict
+from copy import copy
 from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,12 +30,14 @@ if TYPE_CHECKING:
 
     Build = Callable[[Precision], ModelHost]
 
-__all__ = ["settle", "why_not_native"]
+__all__ = ["bring", "settle", "why_not_native"]
 
 log = logging.getLogger("camserve.models")
 
 # By which maps are compared, best first: the default, and one that takes no gradient.
 _METHODS = ("gradcam", "activation")
+
+_CONTAINERS = {dict, list, set, OrderedDict}
 
 
 def settle(
@@ -60,7 +65,7 @@ def settle(
     if asked == "auto" and (lacking := why_not_native(device)) is not None:
         return _chosen(build("float32"), PrecisionChoice(asked, "hardware", lacking))
     if asked in {"auto", "bfloat16"}:
-        return _tried(asked, module.to(device, dtype=torch.float32), device, build)
+        return _tried(asked, bring(module, device, torch.float32), device, build)
     return _chosen(build("float16" if asked == "float16" else "float32"), PrecisionChoice(asked))
 
 
@@ -114,21 +119,66 @@ def _chosen(host: ModelHost, choice: PrecisionChoice) -> ModelHost:
     return host
 
 
+def bring(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """Bring a module to a device and its real numbers to ``dtype``; complex ones stay so, of two float32.
+
+    ``Module.to`` drops the imaginary parts.
+    """
+    if not any(tensor.is_complex() for tensor in chain(module.parameters(), module.buffers())):
+        return module.to(device, dtype=dtype)
+
+    def converted(tensor: Tensor) -> Tensor:
+        if tensor.is_complex():
+            return tensor.to(device, torch.complex64)
+        return tensor.to(device, dtype if tensor.is_floating_point() else None)
+
+    module._apply(converted)  # type: ignore[no-untyped-call]  # as Module.to does
+    return module
+
+
 class _Weights:
-    """The weights of a module as they are now, to be put back after it was brought to another precision."""
+    """The weights of a module as they are now, to be put back after it was brought to another precision.
+
+    What its parts keep besides is put back as well: tables that are made in the first pass are of its precision.
+    """
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
         self._kept = {name: tensor.detach() for name, tensor in self._named()}
+        self._attributes = {part: _attributes_of(part) for part in module.modules() if _is_plain(part)}
 
     def put_back(self) -> None:
         """Let the module have these again; nothing is copied."""
+        for part, attributes in self._attributes.items():
+            for gone in part.__dict__.keys() - attributes.keys():
+                del part.__dict__[gone]
+            for name, (value, content) in attributes.items():
+                part.__dict__[name] = value
+                _refill(value, content)
         for name, tensor in self._named():
             tensor.data = self._kept[name]
 
     def _named(self) -> Iterator[tuple[str, Tensor]]:
         yield from self._module.named_parameters(remove_duplicate=False)
         yield from self._module.named_buffers(remove_duplicate=False)
+
+
+def _is_plain(part: nn.Module) -> bool:
+    return not isinstance(part, torch.jit.ScriptModule)  # whose attributes are none of Python's
+
+
+def _attributes_of(part: nn.Module) -> dict[str, tuple[Any, Any]]:
+    """Return every attribute, buffers among them, and of a container also what is in it."""
+    return {name: (value, copy(value) if type(value) in _CONTAINERS else None) for name, value in vars(part).items()}
+
+
+def _refill(container: Any, content: Any) -> None:
+    """Put into a container what was in it: others may refer to it."""
+    if isinstance(content, list):
+        container[:] = content
+    elif content is not None:
+        container.clear()
+        container.update(content)
 
 
 # -- the check --------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from service.cam.capture import gradients
 from service.cam.derivatives import differentiate
 from service.cam.eager import EagerNetwork
 from service.cam.layers import LayerCall
+from service.errors import MethodNotApplicable
 from tests.cam.models import frozen
 
 if TYPE_CHECKING:
@@ -40,6 +41,19 @@ def mean(x: Tensor) -> Tensor:
     return nn.functional.adaptive_avg_pool2d(x.relu_(), 1).flatten(1)
 
 
+class Conditional(nn.Conv2d):
+    """A convolution of which a parameter follows what the whole batch has in it."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(8, CLASSES, 1)
+        self.what = what
+
+    def forward(self, x: Tensor) -> Tensor:
+        factors = [x.mean() if each == self.what else 1 for each in ("weight", "bias")]
+        assert self.bias is not None
+        return nn.functional.conv2d(x, self.weight * factors[0], self.bias * factors[1])
+
+
 SEPARABLE: dict[str, Callable[[], nn.Module]] = {
     "SqueezeNet's": lambda: Headed(nn.Conv2d(8, CLASSES, 1), mean),
     "padded and with steps": lambda: Headed(nn.Conv2d(8, CLASSES, 3, 2, 2, 2), lambda x: x.mean((-1, -2))),
@@ -62,6 +76,16 @@ OTHERS: dict[str, Callable[[], nn.Module]] = {
         nn.Conv2d(8, CLASSES, 1), lambda x: x.reshape(len(x), -1, CLASSES).mean(1)
     ),
     "groups": lambda: Headed(nn.Conv2d(8, 8, 1, groups=4), mean),
+    "what is pooled are classes": lambda: Headed(
+        nn.Conv2d(8, CLASSES, 1),
+        lambda x: nn.functional.avg_pool2d(x.mean((2, 3))[:, None, :, None], (3, 1), 1, (1, 0)).flatten(1),
+    ),
+    "one row whose classes are pooled": lambda: Headed(
+        nn.Conv2d(8, CLASSES, 1),
+        lambda x: nn.functional.avg_pool2d(x.mean((2, 3)).view(1, 1, -1, CLASSES), (1, 3), 1, (0, 1)).view(-1, CLASSES),
+    ),
+    "weights made of the picture": lambda: Headed(Conditional("weight"), mean),
+    "a bias made of the picture": lambda: Headed(Conditional("bias"), mean),
     "a linear head": lambda: Headed(
         nn.Conv2d(8, CLASSES, 1), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(CLASSES, CLASSES))
     ),
@@ -122,3 +146,17 @@ def test_one_backward_pass_serves_all_targets() -> None:
     assert first is not None
     gradients(captured, torch.eye(CLASSES)[[0, 1, 2]])
     assert captured.separable_head is first
+
+
+def test_what_cannot_be_differentiated_is_refused_in_words() -> None:
+    def changed(x: Tensor) -> Tensor:
+        found: Tensor = last(x)
+        x.mul_(2)
+        return found
+
+    last = nn.Conv2d(8, CLASSES, 1)
+    model = Headed(nn.Identity(), lambda x: mean(changed(x)))
+    model.add_module("conv", last)
+    captured = _captured(lambda: model)
+    with pytest.raises(MethodNotApplicable, match="changes in place"):
+        gradients(captured, torch.eye(CLASSES)[[0, 1, 2]])

@@ -121,6 +121,60 @@ def test_a_version_that_one_worker_cannot_load_does_not_take_over_with_what_is_l
     assert drained.serves() == latest.revision
 
 
+@pytest.mark.parametrize("dies_first", [True, False])
+def test_a_replacement_that_one_worker_cannot_load_and_another_dies_of_is_settled(
+    drained: Drained, dies_first: bool
+) -> None:
+    drained.ready(drained.add())
+    new = drained.add()
+    if dies_first:
+        drained.registry.lost(1)
+    drained.registry.failed(0, new, "No memory.")
+    if not dies_first:
+        assert not drained.registry.settled(new)
+        drained.registry.lost(1)
+    assert new not in dict(drained.registry.wanted())
+    assert (drained.states()[1], drained.registry.settled(new)) == ((2, "failed"), True)
+
+
+def test_a_worker_that_ends_while_others_still_load_has_to_load_it_again(drained: Drained) -> None:
+    old = drained.add()
+    drained.ready(old)
+    new = drained.add()
+    drained.ready(new, 0)
+    drained.registry.lost(0)
+    drained.ready(new, 1)
+    assert (drained.serves(), drained.registry.settled(new)) == (1, False)
+    drained.registry.told(0, [old, new])
+    drained.registry.failed(0, new, "No memory.")
+    assert (drained.serves(), drained) == (1, [new])
+
+
+def test_a_worker_that_ends_before_it_drops_what_was_given_up_holds_it_no_more(drained: Drained) -> None:
+    drained.ready(drained.add())
+    new = drained.add()
+    drained.ready(new, 0)
+    drained.registry.failed(1, new, "No memory.")
+    drained.registry.lost(0)
+    assert (drained.registry.held_by(0), drained.states()[1]) == ([], (2, "failed"))
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_what_is_about_to_be_replaced_is_not_put_out(drained: Drained, works: bool) -> None:
+    old = drained.add()
+    drained.ready(old)
+    drained.registry.point("kept", "m", "1")
+    assert drained.registry.held()[old].idle
+    new = drained.add()
+    assert not drained.registry.held()[old].idle, "its place would be taken by what is loaded from the old file"
+    if works:
+        drained.ready(new, version="2")
+    else:
+        drained.registry.failed(0, new, "No memory.")
+        drained.registry.failed(1, new, "No memory.")
+    assert drained.registry.held()[old].idle
+
+
 def test_whoever_began_with_a_version_that_is_given_up_is_answered(drained: Drained) -> None:
     drained.ready(drained.add())
     new = drained.add()

@@ -276,6 +276,21 @@ async def test_a_suspect_is_tried_while_the_others_are_loaded_and_given_up(suspi
     assert len(suspicious.launched) == 3, "one worker died, not three"
 
 
+@pytest.mark.parametrize("dies", [True, False])
+async def test_nobody_waits_longer_for_a_suspect_than_until_it_was_tried(suspicious: FakedPool, dies: bool) -> None:
+    trial = await tried(suspicious)
+    (key,) = trial.loads
+    suspicious.worker.load_done("good")
+    assert not suspicious.registry.settled(key)
+    if dies:
+        trial.die("killed by SIGSEGV")
+    else:
+        trial.load_failed("deadly", "No memory.")
+    await settle()
+    assert suspicious.registry.settled(key)
+    assert not suspicious.registry.is_loading("deadly"), "another version of it can be put"
+
+
 async def test_a_suspect_that_can_be_loaded_is_loaded(suspicious: FakedPool) -> None:
     trial = await tried(suspicious)
     suspicious.worker.load_done("good")

@@ -55,6 +55,10 @@ def in_bfloat16(spoil: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]
     return lambda x: spoil(x) if x.dtype == torch.bfloat16 else x
 
 
+def _mixing(x: Tensor) -> Tensor:
+    return torch.eye(x.shape[3], dtype=x.dtype) * 1.001
+
+
 def turned(x: Tensor) -> Tensor:
     return x.flip(2)
 
@@ -218,6 +222,44 @@ class TestRefused:
 
         assert host.info.dtype == "float32"
         assert torch.equal(host.predict(PIXELS), full.predict(PIXELS))
+
+    def test_tables_that_the_first_pass_makes_are_made_again(self, load_toy: LoadToy) -> None:
+        def read(net: Any, x: Tensor) -> Tensor:
+            if not hasattr(net, "own"):
+                net.own = _mixing(x)
+                net.register_buffer("registered", _mixing(x), persistent=False)
+            by_width = net.tables.setdefault(x.shape[3], _mixing(x))
+            logits: Tensor = net.head((x @ net.own @ net.registered @ by_width).relu().mean((2, 3)))
+            return logits
+
+        def net(spoil: Callable[[Tensor], Tensor]) -> Net:
+            made = Net(spoil, read)
+            made.tables = {}  # type: ignore[assignment]
+            return made
+
+        full, host = load_toy(net(lambda x: x), SPEC), load_toy(net(in_bfloat16(turned)), SPEC, precision="auto")
+
+        assert (host.info.dtype, host.info.precision.refused) == ("float32", "check")
+        assert torch.equal(host.predict(PIXELS), full.predict(PIXELS))
+
+    @pytest.mark.parametrize("asked", ["float32", "bfloat16"])
+    def test_complex_numbers_stay_complex(self, asked: str, load_toy: LoadToy) -> None:
+        def read(net: Net, x: Tensor) -> Tensor:
+            turned_on = x.mean((2, 3)).float() * net.get_buffer("turns")
+            logits: Tensor = net.head((turned_on.real - turned_on.imag).to(x.dtype))
+            return logits
+
+        net = Net(read=read)
+        net.register_buffer("turns", torch.polar(torch.ones(16), torch.arange(16.0)))
+        pictures = torch.randn(2, 3, 24, 24)
+        with torch.no_grad():
+            expected = net.eval()(pictures)
+
+        host = load_toy(net, SPEC, precision=asked)
+
+        apart = host.network(None).predict(pictures.to(net.head.weight.dtype)) - expected
+        assert (host.info.dtype, net.get_buffer("turns").dtype) == (asked, torch.complex64)
+        assert float(apart.abs().max()) < (1e-5 if asked == "float32" else 0.02)
 
     def test_one_output_of_two_classes(self, load_toy: LoadToy) -> None:
         def read(net: Net, x: Tensor) -> Tensor:
