@@ -54,7 +54,7 @@ class LayerContext:
     """One layer of a pass. Tensors are float32 and channels-first, whatever the network's dtype and layout.
 
     ``checkpoint`` is called with (done, total) between the steps of a map, with no hook in place: others may compute.
-    ``shared`` is what one view's contexts have in common.
+    ``shared`` is what one view's contexts have in common, ``heads`` how many have logits: see ``explain``.
     """
 
     forward_pass: ForwardPass
@@ -62,6 +62,7 @@ class LayerContext:
     checkpoint: Callable[[int, int], None] = field(default=_go_on)
     pace: Pace = field(default_factory=Pace)
     shared: dict[object, Tensor] = field(default_factory=dict)
+    heads: int = 1
     _activations: Tensor | None = field(default=None, init=False)
     _gradients: Tensor | None = field(default=None, init=False)
 

@@ -280,7 +280,7 @@ class _View:
     ) -> tuple[Tensor, Tensor]:
         """Return maps (N, h, w), and for each whether its score's gradient is zero all over the layer (N,)."""
         method = METHODS[name]
-        context = LayerContext(passes[_pass_of(method)], layer, checkpoint, self.pace, known.shared)
+        context = LayerContext(passes[_pass_of(method)], layer, checkpoint, self.pace, known.shared, self.heads)
         key = (name, layer.name if method.uses_layer else None, k if method.class_specific else None)
         if key not in known.maps:
             checkpoint(0, 1)

@@ -26,8 +26,8 @@ FORWARD_KINDS: tuple[ForwardKind, ...] = get_args(ForwardKind)
 class Work:
     """What a method computes per picture, beside the forward pass that all methods of a request share.
 
-    It is done per target where the method knows classes, unless ``together``, and per layer where it looks at one. ``service.cam.work`` adds
-    it up, and a test holds it to the passes that are really made.
+    It is done per target where the method knows classes, unless ``together``, and per layer where it looks at one.
+    ``service.cam.work`` adds it up, and a test holds it to the passes that are really made.
 
     Attributes:
         shared_backward: whether it reads the gradient that one backward pass per target gives to all layers.

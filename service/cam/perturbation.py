@@ -92,7 +92,7 @@ def _shares_lost(context: LayerContext, logit_weights: Tensor) -> Tensor:
             ablated[range(beside, len(ablated)), range(chunk.start, chunk.stop)] = 0
             scores = _scores(context.resume(row, ablated), asked)
             weights[:, row, chunk] = (scores[:, :1] if beside else whole) - scores[:, beside:]
-        greatest = torch.maximum(weights[:, row].abs().amax(1), _greatest(logits, asked))
+        greatest = torch.maximum(weights[:, row].abs().amax(1), _greatest(logits, asked, context.heads))
         weights[:, row] /= torch.maximum(whole[:, 0].abs(), (_LEAST_SCORE * greatest).clamp(min=1e-12))[:, None]
     return weights
 
@@ -102,9 +102,11 @@ def _scores(logits: Tensor, logit_weights: Tensor) -> Tensor:
     return logit_weights @ logits.detach().float().cpu().t()
 
 
-def _greatest(logits: Tensor, logit_weights: Tensor) -> Tensor:
-    """Return the greatest logit, without its sign, for each of K targets."""
-    return logits.detach().float().cpu().abs().amax().expand(len(logit_weights))
+def _greatest(logits: Tensor, logit_weights: Tensor, heads: int) -> Tensor:
+    """Return the greatest logit, without its sign, of the head that each of K targets is a class of: (K,)."""
+    by_head = logits.detach().float().cpu().abs().view(heads, -1).amax(1)  # (heads,)
+    asked = logit_weights.view(len(logit_weights), heads, -1).any(2)
+    return (asked * by_head).amax(1)
 
 
 def _alone(context: LayerContext, row: int) -> tuple[Tensor, Tensor]:
@@ -120,9 +122,10 @@ def smoothgradcam_plus_plus(context: LayerContext) -> Tensor:
     As there, the denominator is for activations and gradients that are not negative: ΣA is that of relu(A), and in the
     mean of g³ a copy in which g is negative counts as zero. Otherwise a mean g above zero could meet a mean g³ below.
     """
+
     def compute(logit_weights: Tensor) -> Tensor:
         most = rows_at_once(len(logit_weights), METHODS["smoothgradcam++"].work.kept * context.activations[0].numel())
-        return torch.cat([_smooth_weights(context, some) for some in logit_weights.split(most)])
+        return torch.cat([_smooth_weights(context, some) for some in torch.split(logit_weights, most)])
 
     return weighted_sum(context.for_all_targets("smoothgradcam++", compute), context.activations)
 
