@@ -111,7 +111,7 @@ class TimeLeft:
     """Tells how long what is left should take, by what each kind of step took so far.
 
     A forward pass is not all that a step does: what fills removed pixels is no work of the model, and takes longer than
-    a small one does. So every kind has a speed of its own; one that nobody has seen yet goes at that of the others.
+    a small one does. So every kind has a speed of its own; one that nobody has seen yet goes at that of predictions.
     """
 
     def __init__(self) -> None:
@@ -129,6 +129,7 @@ class TimeLeft:
         total = sum(left.values())
         if not self._amounts or 2 * known < total:
             return None
-        mean = sum(self._seconds.values()) / sum(self._amounts.values())
-        speeds = {kind: self._seconds[kind] / self._amounts[kind] for kind in self._amounts}
-        return sum(amount * speeds.get(kind, mean) for kind, amount in left.items())
+        slowness = {kind: self._seconds[kind] / self._amounts[kind] for kind in self._amounts}
+        # A run that was gone on with has no predictions.
+        unseen = slowness.get("logits", sum(self._seconds.values()) / sum(self._amounts.values()))
+        return sum(amount * slowness.get(kind, unseen) for kind, amount in left.items())

@@ -29,9 +29,15 @@ class TestTimeLeft:
         time_left.took("road", 8, 24.0)
         assert time_left.of({"logits": 4, "road": 100}) == pytest.approx(4 * 0.25 + 100 * 4)
 
-    def test_a_kind_that_nobody_has_seen_goes_at_that_of_the_others(self) -> None:
+    def test_a_kind_that_nobody_has_seen_goes_at_that_of_predictions(self) -> None:
         time_left = TimeLeft()
         time_left.took("logits", 10, 5.0)
+        time_left.took("road", 10, 25.0)
+        assert time_left.of({"road": 10, "head": 2}) == pytest.approx(25 + 2 * 0.5)
+
+    def test_or_at_that_of_all_where_none_is_predicted_any_more(self) -> None:
+        time_left = TimeLeft()
+        time_left.took("ends", 10, 5.0)
         time_left.took("road", 10, 25.0)
         assert time_left.of({"road": 10, "head": 2}) == pytest.approx(25 + 2 * 1.5)
 
@@ -131,11 +137,7 @@ class TestRuns:
 
     def test_nothing_is_left_in_the_end_and_no_step_is_counted_twice(self) -> None:
         clock = Clock()
-        run = Run(
-            Squares(),
-            [picture(number) for number in range(9)],
-            Asked((Arm("good", "gradcam"),), tuple(PURPOSES), 0),
-            clock=clock,
-        )
+        asked = Asked((Arm("good", "gradcam"),), tuple(PURPOSES), 0)
+        run = Run(Squares(), [picture(number) for number in range(4)], asked, clock=clock)
         *_, before, last = list(run.steps())
         assert before.done == last.done == last.total
