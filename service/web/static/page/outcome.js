@@ -15,6 +15,7 @@ const STATES = { queued: "Waits for its turn", done: "Done", failed: "Failed", c
 
 const FOR_ALL = "For everybody, and for requests that name no layer:";
 const FOR_GOOD = "For good:";
+const UNTIL = "Of a model in the settings, that holds until the server starts again; what lasts is";
 
 let act;
 let taken; // which model and layer
@@ -157,7 +158,7 @@ async function makeDefault() {
     await reloadModels();
     if (taken.model === model && taken.layer === layer) showDefault(true);
     $("evaluation-title").focus(); // the button has gone
-    put($("use-doing"), `${layer} is the default layer of ${model} now. Of a model in the settings, that holds until the server starts again.`);
+    put($("use-doing"), `${layer} is the default layer of ${model} now. ${UNTIL} layer = ${JSON.stringify(layer)} in its [[models]] table.`);
   } catch (error) {
     put($("use-doing"), "");
     failDefault(problemWords(error));
