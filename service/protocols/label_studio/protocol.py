@@ -1,4 +1,4 @@
-"""Label Studio's row in the table of protocols: its routes, which import what answers them at the first request."""
+"""Label Studio's row in the table of protocols: its routes; what answers them is imported behind the start."""
 
 from __future__ import annotations
 
@@ -114,5 +114,6 @@ LABEL_STUDIO = WireProtocol(
     open_posts=_WEBHOOKS,
     basic_keys=True,
     resources=_shared,
+    modules=("service.protocols.label_studio.verbs", "service.protocols.label_studio.backend"),
     openapi="service.protocols.label_studio.openapi",
 )
