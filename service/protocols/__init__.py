@@ -116,7 +116,7 @@ class WireProtocol:
             traced nor logged but for debugging.
         modules: what its routes import when they are called. They are imported behind the start, while workers load
             models, and its requests wait until they are there: nothing is imported in the event loop.
-        openapi: its part of the OpenAPI document; or the module that has it as ``OPENAPI``, which is imported then, too.
+        openapi: its part of the OpenAPI document; or the module that has it as ``OPENAPI``, which is imported then.
         addresses: from where its paths are asked, without a key; nobody else is answered, whatever key is sent. None
             where keys decide.
     """

@@ -94,6 +94,6 @@ def at_root(settings: Settings) -> tuple[WireProtocol, ...]:
         error_body=_error_body,
         addresses=settings.cvat_allow,
         modules=_MODULES,
-    openapi="service.protocols.cvat.openapi",
+        openapi="service.protocols.cvat.openapi",
     )
     return (row,)

@@ -22,6 +22,9 @@ PREFIX = "/integrations/label-studio"
 _PLACES = {"": "", "/{model}": "_with", "/{model}/{layer}": "_at", "/{model}/{layer}/{method}": "_by"}
 _WEBHOOKS = tuple(f"{PREFIX}{place}/webhook" for place in _PLACES)
 
+# What httpx imports when its first client is made and its first connection opened.
+_OF_HTTPX = ("httpcore", "anyio._backends._asyncio", "certifi", "importlib.readers")
+
 router = APIRouter(prefix=PREFIX, tags=["label studio"])
 
 
@@ -114,6 +117,6 @@ LABEL_STUDIO = WireProtocol(
     open_posts=_WEBHOOKS,
     basic_keys=True,
     resources=_shared,
-    modules=("service.protocols.label_studio.verbs", "service.protocols.label_studio.backend"),
+    modules=("service.protocols.label_studio.verbs", "service.protocols.label_studio.backend", *_OF_HTTPX),
     openapi="service.protocols.label_studio.openapi",
 )

@@ -204,6 +204,11 @@ OPEN_INFERENCE = WireProtocol(
     error_body=_error_body,
     open_paths=("/v2/health/live", "/v2/health/ready"),
     probes=("/v2/health/live", "/v2/health/ready"),
-    modules=("service.protocols.open_inference.infer", "service.protocols.open_inference.metadata", "service.protocols.open_inference.repository", "service.protocols.open_inference.statistics"),
+    modules=(
+        "service.protocols.open_inference.infer",
+        "service.protocols.open_inference.metadata",
+        "service.protocols.open_inference.repository",
+        "service.protocols.open_inference.statistics",
+    ),
     openapi="service.protocols.open_inference.openapi",
 )
