@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from service.web import imports
 from service.web.app import PROTOCOLS
 from tests.web.application import faked, until
 
@@ -21,14 +21,14 @@ VERBS = "service.protocols.kserve_v1.verbs"
 @pytest.fixture
 def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Nothing is imported for KServe V1 and what comes behind it until this is set."""
-    event, import_module = threading.Event(), imports.import_module
+    event = threading.Event()
 
     def slow(name: str) -> Any:
         if name == VERBS:
             event.wait(10)
         return import_module(name)
 
-    monkeypatch.setattr(imports, "import_module", slow)
+    monkeypatch.setattr("service.web.imports.import_module", slow)
     yield event
     event.set()
 
@@ -47,14 +47,12 @@ async def test_requests_wait_for_what_answers_them_and_for_nothing_else(held: th
 async def test_what_cannot_be_imported_is_logged_and_others_are_answered(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    import_module = imports.import_module
-
     def damaged(name: str) -> Any:
         if name == VERBS:
             raise ImportError(name)
         return import_module(name)
 
-    monkeypatch.setattr(imports, "import_module", damaged)
+    monkeypatch.setattr("service.web.imports.import_module", damaged)
     async with faked() as application, application.client() as client:
         assert (await client.get("/v1/models")).status_code == 200
         assert (await client.get("/integrations/cvat/api/functions")).status_code == 200
