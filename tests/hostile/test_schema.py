@@ -46,7 +46,8 @@ HOLDS = (
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    with running_server("--model", "shapes", "--management", "--log-level", "error") as server:
+    options = ("--management", "--max-evaluation-forward", "2000", "--log-level", "error")
+    with running_server("--model", "shapes", *options) as server:
         yield server
 
 
