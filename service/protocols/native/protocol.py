@@ -13,6 +13,6 @@ NATIVE = WireProtocol(
     router=router,
     prefixes=(router.prefix,),
     large_posts=LARGE_POSTS,
-    modules=("service.evaluation.run",),
+    modules=("service.evaluation.run", "anyio._core._fileio"),  # the latter opens the page's files
     openapi=OPENAPI,
 )
