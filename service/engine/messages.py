@@ -12,6 +12,7 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+from service.cam.raw_map import RawMap  # noqa: TC001  # the first answer would import it
 from service.cam.targets import PLAIN, CamOptions
 from service.models.sentences import OWN, Sentences
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from service.cam.raw_map import RawMap
     from service.cam.targets import Targets
     from service.errors import ServiceError
     from service.models.info import ModelInfo, ModelKey

@@ -6,13 +6,13 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import httpx
+
 from service.errors import ImageTooLarge, PictureNotFetched, shorten
 from service.labelling.addresses import public_addresses, resolved
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-    import httpx
 
 __all__ = ["Fetcher", "origin_of"]
 
@@ -70,8 +70,6 @@ class Fetcher:
         Raises:
             PictureNotFetched: it cannot be reached.
         """
-        import httpx  # noqa: PLC0415  # see _started
-
         try:
             async with asyncio.timeout(self._timeout_s):
                 response = await self._sent("POST", httpx.URL(url), {}, json=body)
@@ -87,8 +85,6 @@ class Fetcher:
             return response.status_code, None
 
     async def _followed(self, url: str, headers: dict[str, str]) -> bytes:
-        import httpx  # noqa: PLC0415  # see _started
-
         here = _parsed(url)
         for _ in range(_MAX_HOPS + 1):
             response = await self._sent("GET", here, headers)
@@ -129,8 +125,6 @@ class Fetcher:
         raise ImageTooLarge(f"The file has more than {max_bytes} bytes. Use a smaller picture.")
 
     async def _chunks(self, response: httpx.Response) -> Any:
-        import httpx  # noqa: PLC0415  # see _started
-
         try:
             async for chunk in response.aiter_raw():
                 yield chunk
@@ -139,8 +133,6 @@ class Fetcher:
 
     async def _sent(self, method: str, url: httpx.URL, headers: Mapping[str, str], **body: Any) -> httpx.Response:
         """Send a request to an address that was checked, with the host's name for the server and its certificate."""
-        import httpx  # noqa: PLC0415  # see _started
-
         scheme, host, port = origin_of(url)
         addresses = await (resolved(host, port) if self._is_trusted(url) else public_addresses(host, port))
         client = await self._started()
@@ -174,8 +166,6 @@ class Fetcher:
 
 
 def _make_client() -> httpx.AsyncClient:
-    import httpx  # noqa: PLC0415
-
     # No proxy of the environment: it would resolve the host's name again.
     return httpx.AsyncClient(
         trust_env=False,
@@ -185,8 +175,6 @@ def _make_client() -> httpx.AsyncClient:
 
 
 def _parsed(url: str) -> httpx.URL:
-    import httpx  # noqa: PLC0415
-
     try:
         parsed = httpx.URL(url)
     except (httpx.InvalidURL, ValueError):

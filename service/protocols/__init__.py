@@ -114,8 +114,9 @@ class WireProtocol:
         resources: makes what its routes share, when the application starts: ``request.state`` has it by the row's name.
         probes: paths that are answered even while the service drains or has too many connections, and that are neither
             traced nor logged but for debugging.
-        openapi: its part of the OpenAPI document; or the module that has it as ``OPENAPI``, which is imported when the
-            document is asked for.
+        modules: what its routes import when they are called. They are imported behind the start, while workers load
+            models, and its requests wait until they are there: nothing is imported in the event loop.
+        openapi: its part of the OpenAPI document; or the module that has it as ``OPENAPI``, which is imported then.
         addresses: from where its paths are asked, without a key; nobody else is answered, whatever key is sent. None
             where keys decide.
     """
@@ -131,6 +132,7 @@ class WireProtocol:
     resources: Callable[[Settings], AbstractAsyncContextManager[object]] | None = None
     probes: tuple[str, ...] = ()
     addresses: tuple[Network, ...] | None = None
+    modules: tuple[str, ...] = ()
     openapi: OpenApiPart | str = field(default_factory=OpenApiPart)
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request, Response
@@ -33,6 +34,7 @@ from service.web import pages
 from service.web.headers import SecurityHeaders
 from service.web.health import OPERATIONS
 from service.web.hosts import HostCheck
+from service.web.imports import Imports
 from service.web.keys import Authentication
 from service.web.middleware import AdmissionControl, BodyLimit, RequestContext, error_response, route_path
 from service.web.openapi import document
@@ -71,6 +73,7 @@ def create_app(
     spoken = _spoken(settings, protocols)
     rows = (*spoken, *(at_root(settings) if CVAT in spoken else ()), *_ALWAYS)
     table = ProtocolTable(rows, off=[row for row in protocols if row not in spoken])
+    imports = Imports(table.rows)
     metrics, lifecycle = Metrics(), Lifecycle(settings.drain_delay_s, settings.drain_timeout_s)
     provider = _tracer_provider(settings)
     state = {"settings": settings, "metrics": metrics, "lifecycle": lifecycle, "protocols": table}
@@ -89,6 +92,8 @@ def create_app(
             try:
                 await explainer.start()
                 at_the_end.push_async_callback(explainer.stop)
+                imports.start()
+                at_the_end.push_async_callback(imports.stop)
                 await evaluations.start()
             except ServiceError as refused:
                 app.state.refused = refused  # in words, for the host; ASGI passes on a traceback
@@ -107,10 +112,11 @@ def create_app(
         title="camserve",
         version=__version__,
         lifespan=lifespan,
+        openapi_url=None,  # FastAPI would build the document in the event loop: service/web/pages.py
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,  # it would send people to whatever the Host header says, and without a proxy's TLS
-        middleware=_middleware(settings, metrics, lifecycle, table),
+        middleware=_middleware(settings, metrics, lifecycle, table, imports),
         generate_unique_id_function=_operation_id,
         telemetry=_telemetry(provider, table),
     )
@@ -132,7 +138,9 @@ def _spoken(settings: Settings, protocols: Sequence[WireProtocol]) -> list[WireP
     return [row for row in protocols if row is NATIVE or "all" in on or row.name in on]
 
 
-def _middleware(settings: Settings, metrics: Metrics, lifecycle: Lifecycle, table: ProtocolTable) -> list[Middleware]:
+def _middleware(
+    settings: Settings, metrics: Metrics, lifecycle: Lifecycle, table: ProtocolTable, imports: Imports
+) -> list[Middleware]:
     """Return what a request passes on its way to a route, outermost first."""
     return [
         Middleware(
@@ -141,7 +149,7 @@ def _middleware(settings: Settings, metrics: Metrics, lifecycle: Lifecycle, tabl
         *_cross_origin(settings),
         Middleware(RequestContext, metrics=metrics, table=table),
         *_host_check(settings),
-        Middleware(AdmissionControl, lifecycle=lifecycle, table=table),
+        Middleware(AdmissionControl, lifecycle=lifecycle, table=table, imports=imports),
         Middleware(Authentication, table=table, keys=settings.keys),
         Middleware(BodyLimit, table=table, settings=settings),
     ]
@@ -197,9 +205,12 @@ def _operation_id(route: APIRoute) -> str:
 
 
 def _cached_document(app: FastAPI, table: ProtocolTable) -> Any:
+    building = Lock()
+
     def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            app.openapi_schema = document(app, table)
+        with building:
+            if app.openapi_schema is None:
+                app.openapi_schema = document(app, table)
         return app.openapi_schema
 
     return openapi

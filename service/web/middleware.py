@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from service.metrics import Metrics
     from service.protocols import ErrorBody
     from service.settings import Settings
+    from service.web.imports import Imports
     from service.web.protocol_table import ProtocolTable
 
 __all__ = ["AdmissionControl", "BodyLimit", "RequestContext", "error_response", "route_path"]
@@ -138,13 +139,15 @@ def _route(scope: Scope) -> str:
 class AdmissionControl:
     """Refuses new requests while the service is closed or its connections are too many; probes are answered.
 
-    Requests that came in before are not touched, even if their bodies are still on the way.
+    Requests that came in before are not touched, even if their bodies are still on the way. Those that come in first of
+    all wait until what answers them is imported.
     """
 
-    def __init__(self, app: ASGIApp, lifecycle: Lifecycle, table: ProtocolTable) -> None:
+    def __init__(self, app: ASGIApp, lifecycle: Lifecycle, table: ProtocolTable, imports: Imports) -> None:
         self._app = app
         self._lifecycle = lifecycle
         self._table = table
+        self._imports = imports
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -154,6 +157,7 @@ class AdmissionControl:
             await error_response(Request(scope), error)(scope, receive, send)
         else:
             with self._lifecycle.request():
+                await self._imports.there(self._table.protocol(route_path(scope)))
                 await self._app(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> NotReady | Overloaded | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
 import importlib.util
 import inspect
@@ -9,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 
@@ -95,6 +96,18 @@ def _title(stem: str) -> str:
 async def docs() -> FileResponse:
     """The API reference."""
     return FileResponse(_STATIC / "reference.html")
+
+
+@router.get("/openapi.json")
+async def openapi(request: Request) -> Response:
+    """The OpenAPI document; half a second of work when it is first asked for, in a thread."""
+    return await asyncio.to_thread(_document, request.app, request.scope.get("root_path", "").rstrip("/"))
+
+
+def _document(app: FastAPI, root_path: str) -> Response:
+    """Return the document, for an application that a server has mounted below ``root_path``."""
+    mounted = {"servers": [{"url": root_path}]} if root_path else {}
+    return JSONResponse(app.openapi() | mounted)
 
 
 @router.get("/errors")

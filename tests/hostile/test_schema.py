@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from schemathesis import GenerationMode
 from schemathesis.checks import CHECKS
 
+from tests.hostile.amounts import AMOUNTS, TOO_LITTLE_MS
 from tests.protocols.native.pictures import star
 from tests.server import running_server
 
@@ -43,23 +44,10 @@ HOLDS = (
 )
 
 
-_MUCH: dict[str, list[Any]] = {
-    "layer": ["layer2", "default", "stem.0"],
-    "target": ["top-5", "predicted", "star"],
-    "method": ["scorecam", "eigengradcam", "gradcam"],
-    "output": ["overlay", "mask", "regions"],
-    "max_side": [8192, 16],
-    "smooth": [64],
-    "augment": ["flip"],
-    "image_format": ["png"],
-}
-_TOO_LITTLE_MS = "500"
-_REPEATABLE = ("layer", "target", "method", "output")
-
-
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    with running_server("--model", "shapes", "--management", "--log-level", "error") as server:
+    options = ("--management", "--max-evaluation-forward", "2000", "--log-level", "error")
+    with running_server("--model", "shapes", *options) as server:
         yield server
 
 
@@ -104,7 +92,7 @@ def cases(draw: st.DrawFn, operation: Any, version: str, evaluation: str) -> Any
     """A request of the schema or beside it; half of them ask the model that there is, or send a picture."""
     mode = draw(st.sampled_from([GenerationMode.POSITIVE, GenerationMode.POSITIVE, GenerationMode.NEGATIVE]))
     case = draw(operation.as_strategy(generation_mode=mode))
-    much = operation.label.endswith("/explain") and "/api/" in operation.label and draw(st.integers(0, 3)) == 0
+    much = operation.label in AMOUNTS and draw(st.integers(0, 3)) == 0
     if case.path_parameters and (much or draw(st.booleans())):
         there = {"model": "extra" if operation.label in CHANGES else "shapes", "version": version, "alias": "steady"}
         there |= {"name": "shapes-mask", "layer": "layer4", "method": "gradcam", "endpoint": "shapes"}
@@ -121,21 +109,8 @@ def cases(draw: st.DrawFn, operation: Any, version: str, evaluation: str) -> Any
     if str(case.headers.get("X-Request-Timeout-Ms", "")).isdecimal() and int(case.headers["X-Request-Timeout-Ms"]) >= 1:
         case.headers["X-Request-Timeout-Ms"] = "60000"  # a shorter one is a proper reason for a 504
     if much:
-        _ask_for_much(case, draw)
+        AMOUNTS[operation.label](case, draw)
     return case
-
-
-def _ask_for_much(case: Any, draw: st.DrawFn) -> None:
-    """Multiply what may be repeated, and take the most of what is a number, in time for little of it."""
-    case.query = dict(case.query or {})
-    for name, values in _MUCH.items():
-        if draw(st.booleans()):
-            value = draw(st.sampled_from(values))
-            many = draw(st.sampled_from([1, 2, 8, 60]))
-            case.query[name] = [value] * many if name in _REPEATABLE else value
-    if case.media_type == "multipart/form-data":
-        case.body = {"image": [star()] * draw(st.sampled_from([1, 8, 32]))}
-    case.headers["X-Request-Timeout-Ms"] = _TOO_LITTLE_MS
 
 
 def _put_in_picture(case: Any) -> None:
@@ -192,12 +167,12 @@ def test_every_answer_is_as_documented(
     def check(case: Any) -> None:
         response = case.call(base_url=server.url, timeout=60)
         seen.add(response.status_code)
-        in_time = response.status_code != 504 or case.headers.get("X-Request-Timeout-Ms") != _TOO_LITTLE_MS
+        in_time = response.status_code != 504 or case.headers.get("X-Request-Timeout-Ms") != TOO_LITTLE_MS
         holds = HOLDS if in_time else [name for name in HOLDS if name != "not_a_server_error"]
         case.validate_response(response, checks=CHECKS.get_by_names(holds))
 
     seen: set[int] = set()
     check()
     assert {200, 202, 204} & seen, f"nothing but refusals tests little: {seen}"
-    if label.endswith("/explain"):
+    if label.endswith(("/explain", "/infer", "/explanations/{model}", "POST /api/v1/evaluations")):
         assert {413, 504} & seen, f"what is too much was not asked for: {seen}"

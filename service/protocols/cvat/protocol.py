@@ -1,6 +1,6 @@
 """The rows of CVAT in the table of protocols: below a path of its own, and at the root, since CVAT knows no path.
 
-What answers is imported by the first request.
+What answers is imported behind the start.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ __all__ = ["CVAT", "at_root"]
 
 PREFIX = "/integrations/cvat"
 FUNCTIONS, INVOCATIONS = "/api/functions", "/api/function_invocations"
+_MODULES = ("service.protocols.cvat.functions", "service.protocols.cvat.verbs")
 
 
 async def cvat_functions(request: Request) -> dict[str, Any]:
@@ -77,6 +78,7 @@ CVAT = WireProtocol(
     router=_make_router(PREFIX),
     prefixes=(PREFIX,),
     error_body=_error_body,
+    modules=_MODULES,
     openapi="service.protocols.cvat.openapi",
 )
 
@@ -91,6 +93,7 @@ def at_root(settings: Settings) -> tuple[WireProtocol, ...]:
         prefixes=(FUNCTIONS, INVOCATIONS),
         error_body=_error_body,
         addresses=settings.cvat_allow,
+        modules=_MODULES,
         openapi="service.protocols.cvat.openapi",
     )
     return (row,)

@@ -1,4 +1,4 @@
-"""The row of KServe V1 in the table of protocols: its routes, which import what answers them at the first request."""
+"""The row of KServe V1 in the table of protocols: its routes; what answers them is imported behind the start."""
 
 from __future__ import annotations
 
@@ -93,5 +93,6 @@ KSERVE_V1 = WireProtocol(
     router=router,
     prefixes=("/v1",),
     error_body=_error_body,
+    modules=("service.protocols.kserve_v1.verbs",),
     openapi="service.protocols.kserve_v1.openapi",
 )

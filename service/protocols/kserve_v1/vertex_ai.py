@@ -80,5 +80,6 @@ VERTEX_AI = WireProtocol(
     router=router,
     prefixes=("/v1/projects",),
     error_body=_error_body,
+    modules=("service.protocols.kserve_v1.verbs",),
     openapi="service.protocols.kserve_v1.vertex_openapi",
 )

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+import contourpy
 import numpy as np
+import shapely
 
 from service.areas import Clicks
 from service.errors import InvalidOption
@@ -166,9 +168,6 @@ def value_of(control: Control, label: str, levels: Levels, mask: Mask, size: Siz
 
 def _outline(mask: Mask) -> list[tuple[float, float]]:
     """Return the outline of a mask's largest part, in pixels, a point for at most every hundredth of its size."""
-    import contourpy  # noqa: PLC0415  # with the first outline
-    import shapely  # noqa: PLC0415
-
     padded = np.pad(mask.astype(np.float32), 1)
     lines = contourpy.contour_generator(z=padded, name="serial", line_type="Separate").lines(0.5)
     outline = max((shapely.Polygon(line) for line in lines if len(line) > 3), key=lambda each: float(each.area))

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
+import httpx
+
 from service.errors import ImageTooLarge, InvalidImage, PictureNotFetched, shorten
 from service.http.base64 import picture_of
 from service.labelling.fetching import Fetcher, origin_of
@@ -109,8 +111,6 @@ class Pictures:
         return picture_of(text, "data URI of the task")
 
     async def _from_elsewhere(self, url: str, project: Credentials) -> bytes:
-        import httpx  # noqa: PLC0415  # the fetcher imports it when it is first needed
-
         if self._base:
             try:
                 ours = origin_of(httpx.URL(url)) == origin_of(httpx.URL(self._base))

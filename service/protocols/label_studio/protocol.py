@@ -1,4 +1,4 @@
-"""Label Studio's row in the table of protocols: its routes, which import what answers them at the first request."""
+"""Label Studio's row in the table of protocols: its routes; what answers them is imported behind the start."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ __all__ = ["LABEL_STUDIO"]
 PREFIX = "/integrations/label-studio"
 _PLACES = {"": "", "/{model}": "_with", "/{model}/{layer}": "_at", "/{model}/{layer}/{method}": "_by"}
 _WEBHOOKS = tuple(f"{PREFIX}{place}/webhook" for place in _PLACES)
+
+# What httpx imports when its first client is made and its first connection opened.
+_OF_HTTPX = ("httpcore", "anyio._backends._asyncio", "certifi", "importlib.readers")
 
 router = APIRouter(prefix=PREFIX, tags=["label studio"])
 
@@ -114,5 +117,6 @@ LABEL_STUDIO = WireProtocol(
     open_posts=_WEBHOOKS,
     basic_keys=True,
     resources=_shared,
+    modules=("service.protocols.label_studio.verbs", "service.protocols.label_studio.backend", *_OF_HTTPX),
     openapi="service.protocols.label_studio.openapi",
 )

@@ -8,4 +8,11 @@ from service.protocols.native.openapi import OPENAPI
 
 __all__ = ["NATIVE"]
 
-NATIVE = WireProtocol(name="native", router=router, prefixes=(router.prefix,), large_posts=LARGE_POSTS, openapi=OPENAPI)
+NATIVE = WireProtocol(
+    name="native",
+    router=router,
+    prefixes=(router.prefix,),
+    large_posts=LARGE_POSTS,
+    modules=("service.evaluation.run", "anyio._core._fileio"),  # the latter opens the page's files
+    openapi=OPENAPI,
+)

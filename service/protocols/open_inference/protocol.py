@@ -1,4 +1,4 @@
-"""The row of the Open Inference Protocol: its routes, which import what answers them at the first request."""
+"""The row of the Open Inference Protocol: its routes; what answers them is imported behind the start."""
 
 from __future__ import annotations
 
@@ -204,5 +204,11 @@ OPEN_INFERENCE = WireProtocol(
     error_body=_error_body,
     open_paths=("/v2/health/live", "/v2/health/ready"),
     probes=("/v2/health/live", "/v2/health/ready"),
+    modules=(
+        "service.protocols.open_inference.infer",
+        "service.protocols.open_inference.metadata",
+        "service.protocols.open_inference.repository",
+        "service.protocols.open_inference.statistics",
+    ),
     openapi="service.protocols.open_inference.openapi",
 )

@@ -1,4 +1,4 @@
-"""The row of TorchServe in the table of protocols: its routes, which import what answers them at the first request."""
+"""The row of TorchServe in the table of protocols: its routes; what answers them is imported behind the start."""
 
 from __future__ import annotations
 
@@ -133,5 +133,6 @@ TORCHSERVE = WireProtocol(
     error_body=_error_body,
     open_paths=("/ping",),
     probes=("/ping",),
+    modules=("service.protocols.torchserve.inference", "service.protocols.torchserve.management"),
     openapi="service.protocols.torchserve.openapi",
 )
