@@ -76,7 +76,8 @@ def _wait_until_loaded(server: Server, headers: Mapping[str, str]) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
         states = {
-            entry["state"] for entry in httpx.get(f"{server.url}/api/v1/models", headers=headers, timeout=60).json()["models"]
+            entry["state"]
+            for entry in httpx.get(f"{server.url}/api/v1/models", headers=headers, timeout=60).json()["models"]
         }
         if "loading" not in states:
             return

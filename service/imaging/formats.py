@@ -49,7 +49,11 @@ class Format:
 # fails because no file can be opened.
 # Of the two packages pi_heif is the half that reads alone.
 _HEIF = next(
-    (importlib.import_module(f"{name}.as_plugin") for name in ("pillow_heif", "pi_heif") if importlib.util.find_spec(name)),
+    (
+        importlib.import_module(f"{name}.as_plugin")
+        for name in ("pillow_heif", "pi_heif")
+        if importlib.util.find_spec(name)
+    ),
     None,
 )
 
