@@ -91,14 +91,16 @@ def _of_one_colour(images: Tensor) -> Tensor:
 
 def _finer(findings: Mapping[LayerCall, Finding], others: Mapping[LayerCall, Finding]) -> dict[LayerCall, Finding]:
     """Return those of ``others`` that find cells in the same order as ``findings``, and on a straighter line."""
-    return {
-        call: other
-        for call, other in others.items()
-        if (before := findings[call]).placement is not None
-        and other.placement is not None
-        and other.placement.residual < before.placement.residual
-        and (other.order, other.as_before) == (before.order, before.as_before)
-    }
+    return {call: other for call, other in others.items() if _is_finer(other, findings[call])}
+
+
+def _is_finer(finding: Finding, before: Finding) -> bool:
+    if finding.placement is None or before.placement is None or finding.order != before.order:
+        return False
+    residual, residual_before = finding.placement.residual, before.placement.residual
+    if residual is None or residual_before is None:
+        return False
+    return finding.as_before == before.as_before and residual < residual_before
 
 
 def _fingerprint(network: Network, weights: str, images: Tensor, layers: Sequence[Layer]) -> str:

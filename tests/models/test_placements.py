@@ -195,10 +195,11 @@ class Smoothed(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         windows = [nn.Conv2d(1, 1, 3, 2, 1, bias=False) for _ in range(3)]
-        self.body = nn.Sequential(nn.Conv2d(3, 1, 7, 2, 3, bias=False), nn.ReLU(), *windows)
+        stem = nn.Conv2d(3, 1, 7, 2, 3, bias=False)
+        self.body = nn.Sequential(stem, nn.ReLU(), *windows)
         self.head = nn.Linear(1, 3)
         with torch.no_grad():
-            self.body[0].weight.copy_(torch.tensor([1.0, 1.0, -2.0])[:, None, None].expand(3, 7, 7) / 49)
+            stem.weight.copy_(torch.tensor([1.0, 1.0, -2.0])[:, None, None].expand(3, 7, 7) / 49)
             for window in windows:
                 window.weight.fill_(1 / 9)
 
