@@ -166,7 +166,7 @@ _MISSING = {
     "AVIF": "AVIF pictures are not read here: the server's Pillow is built without AVIF. Convert it to JPEG or PNG.",
     "HEIF": (
         "HEIC pictures are not read here: the server has no library for them. Convert it to JPEG or PNG (phones: "
-        "“most compatible”), or have pillow-heif installed beside the server."
+        "“most compatible”), or have pillow-heif installed beside the server: pip install pillow-heif."
     ),
 }
 

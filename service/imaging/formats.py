@@ -47,7 +47,15 @@ class Format:
 
 # Imported at once where it is installed, though its libraries take megabytes: no request waits for an import then, nor
 # fails because no file can be opened.
-_HEIF = importlib.import_module("pillow_heif.as_plugin") if importlib.util.find_spec("pillow_heif") else None
+# Of the two packages pi_heif is the half that reads alone.
+_HEIF = next(
+    (
+        importlib.import_module(f"{name}.as_plugin")
+        for name in ("pillow_heif", "pi_heif")
+        if importlib.util.find_spec(name)
+    ),
+    None,
+)
 
 
 def _open_heif(stream: io.BytesIO) -> ImageFile:

@@ -45,10 +45,13 @@ def test_a_model_that_refers_to_itself_is_freed_when_it_is_dropped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[weakref.ref[nn.Module]] = []
+    littered: list[weakref.ref[nn.Module]] = []
 
     def make() -> nn.Module:
-        model = user_models.one_head()
+        model, other = user_models.one_head(), user_models.one_head()
+        other.__dict__["itself"] = other
         made.append(weakref.ref(model))
+        littered.append(weakref.ref(other))
         return model
 
     monkeypatch.setattr(user_models, "noted", make, raising=False)
@@ -65,6 +68,7 @@ def test_a_model_that_refers_to_itself_is_freed_when_it_is_dropped(
         assert [stage for _, stage in told] == ["reading weights", "checking", "measuring layers", "warming"]
         assert isinstance(said.get(timeout=60), ModelLoaded)
         assert made[0]() is not None
+        assert littered[0]() is None  # what loading made and left goes at once
         executor.hear(Unload(key))
         assert isinstance(said.get(timeout=60), ModelUnloaded)
         assert [module() for module in made] == [None]

@@ -127,8 +127,11 @@ def test_without_the_library_it_is_named(name: str, brand: bytes, monkeypatch: p
     without = formats.Format(FORMATS[name].open, FORMATS[name].suffixes, is_there=False)
     monkeypatch.setitem(FORMATS, name, without)
     data = struct.pack(">L4s4sL4s", 20, b"ftyp", b"mif1", 0, brand) + bytes(50)
-    with pytest.raises(InvalidImage, match=r"pictures are not read here: the server.* Convert it to JPEG or PNG"):
+    with pytest.raises(
+        InvalidImage, match=r"pictures are not read here: the server.* Convert it to JPEG or PNG"
+    ) as said:
         decode(data, LIMITS)
+    assert ("pip install pillow-heif." in str(said.value)) == (name == "HEIF")
     assert not set(without.suffixes) & suffixes()
 
 

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from service.cam import measurement
+from service.cam.catalogue import probe_layers
 from service.cam.eager import EagerNetwork
 from service.errors import LayerNotExplainable
 from service.imaging.preprocess import PreprocessSpec
 from service.models import placements
-from service.models.placements import images_to_measure
+from service.models.placements import images_to_measure, place_layers
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -169,7 +170,7 @@ def test_findings_of_one_head_hold_for_the_others(load_toy: LoadToy, asked: list
 
         def __init__(self) -> None:
             super().__init__()
-            self.beside = nn.Conv2d(3, 4, 8, 8)
+            self.beside = nn.Conv2d(3, 5, 8, 8)
 
         def forward(self, images: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
             return {"main": super().forward(images), "beside": self.beside(images).mean((2, 3))}
@@ -186,3 +187,37 @@ def test_findings_of_one_head_hold_for_the_others(load_toy: LoadToy, asked: list
         assert placement.by == "measured"
     with pytest.raises(LayerNotExplainable):
         view.layer("norm")
+
+
+class Smoothed(nn.Module):
+    """One channel: how yellow the picture is, smoothed by the windows that ResNets have before their third stage."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        windows = [nn.Conv2d(1, 1, 3, 2, 1, bias=False) for _ in range(3)]
+        stem = nn.Conv2d(3, 1, 7, 2, 3, bias=False)
+        self.body = nn.Sequential(stem, nn.ReLU(), *windows)
+        self.head = nn.Linear(1, 3)
+        with torch.no_grad():
+            stem.weight.copy_(torch.tensor([1.0, 1.0, -2.0])[:, None, None].expand(3, 7, 7) / 49)
+            for window in windows:
+                window.weight.fill_(1 / 9)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.body(images).mean((2, 3)))
+        return logits
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_cells_of_one_channel_are_placed_within_a_pixel(tmp_path: Path, seed: int) -> None:
+    network = EagerNetwork(Smoothed().eval().requires_grad_(requires_grad=False))
+    noise = torch.rand(3, 3, 160, 160, generator=torch.Generator().manual_seed(seed))
+    layers = probe_layers(network, noise[:2])
+
+    placed = place_layers(network, "its weights", noise, {None: layers}, tmp_path)[None]
+
+    placement = next(layer.placement for layer in placed if layer.name == "body.4")
+    assert placement is not None
+    assert placement.by == "measured"
+    for axis in (placement.x, placement.y):
+        assert max(abs(axis.start + axis.step * cell - (16 * cell + 0.5)) for cell in range(10)) < 1

@@ -39,7 +39,7 @@ def ask(
         params={"layer": list(layers), "target": [f"#{index}" for index in classes], "output": "map", **options},
         content=buffer.getvalue(),
         headers={"Content-Type": "image/png"},
-        timeout=120,
+        timeout=300,
     )
     assert answer.status_code == 200, answer.text
     result: dict[str, Any] = answer.json()["results"][0]
@@ -48,7 +48,7 @@ def ask(
 
 def told(url: str, model: str) -> dict[str, Any]:
     """Return what the server says of a model."""
-    entry: dict[str, Any] = httpx.get(f"{url}/api/v1/models/{model}").json()
+    entry: dict[str, Any] = httpx.get(f"{url}/api/v1/models/{model}", timeout=60).json()
     return entry
 
 

@@ -109,7 +109,7 @@ def checked(model: str, folder: Path, *arguments: str) -> tuple[int, dict[str, d
         capture_output=True,
         text=True,
         check=False,
-        timeout=150,
+        timeout=600,
     )
     assert ran.stdout, ran.stderr
     return ran.returncode, {row["step"]: row for row in json.loads(ran.stdout)["models"][0]["steps"]}

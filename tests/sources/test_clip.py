@@ -303,7 +303,7 @@ async def test_requests_bring_their_classes_in_every_encoding(network: Any, tmp_
     async with app.router.lifespan_context(app) as state:
         application = Application(app, state)
         await application.explainer.settled()
-        async with application.client(timeout=60) as client:
+        async with application.client(timeout=300) as client:
             await check_encodings(client, data)
             await check_separation(client, data)
             await check_refusals(client, data)

@@ -38,8 +38,8 @@ def test_what_is_shown_runs(library: str, workdir: Path) -> None:
     assert (made.language, shown.language) == ("python", "bash")
 
     code = "from service.models import torchvision_adapter\n" + made.text
-    subprocess.run(["python", "-c", code], check=True, timeout=120)
-    ran = subprocess.run(["bash", "-euc", shown.text], check=True, timeout=300, capture_output=True, text=True)
+    subprocess.run(["python", "-c", code], check=True, timeout=600)
+    ran = subprocess.run(["bash", "-euc", shown.text], check=True, timeout=600, capture_output=True, text=True)
 
     assert ran.stdout.count(f"* the default layer of {NAMES.get(library, 'birds')}") == shown.text.count(
         "camserve layers"

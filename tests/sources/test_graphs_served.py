@@ -53,7 +53,7 @@ def test_maps_over_the_wire_are_those_of_the_network_itself(tmp_path: Path) -> N
         for name, layers in LAYERS.items():
             form = {"output": "map", "layer": list(layers), "target": ["#0", "#1", "#2"]}
             address = f"{server.url}/api/v1/models/{name}/explain"
-            answer = httpx.post(address, files={"image": picture.getvalue()}, data=form, timeout=60)
+            answer = httpx.post(address, files={"image": picture.getvalue()}, data=form, timeout=300)
             assert answer.status_code == 200, answer.text
             maps = iter(answer.json()["results"][0]["explanations"])
             for layer in layers.values():

@@ -88,7 +88,7 @@ def explained(server: Server, model: str, pixels: NDArray[np.uint8], **options: 
         f"{server.url}/api/v1/models/{model}/explain",
         files={"image": png(pixels)},
         data={"output": "map", **options},
-        timeout=60,
+        timeout=300,
     )
     assert answer.status_code == 200, answer.text
     found: dict[str, Any] = answer.json()["results"][0]

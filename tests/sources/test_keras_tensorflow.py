@@ -39,7 +39,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tensorflow")
     environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "KERAS_HOME": str(folder / "home")}
     subprocess.run(
-        [PYTHON, Path(__file__).with_name("tensorflow_oracle.py"), folder], check=True, env=environment, timeout=170
+        [PYTHON, Path(__file__).with_name("tensorflow_oracle.py"), folder], check=True, env=environment, timeout=600
     )
     return folder
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -73,6 +74,19 @@ def check_maps(host: ModelHost, net: nn.Module, pairs: dict[str, str], classes: 
         assert_maps_are_direct(maps, net, layer, inputs, [target % outputs for target in classes])
 
 
+# Every kind of block, and few of each: exporting takes minutes for a hundred of them.
+FAMILIES: dict[str, Any] = {
+    "convnext": torchvision.models.convnext_tiny,
+    "swin": partial(
+        torchvision.models.SwinTransformer,
+        patch_size=[4, 4], embed_dim=24, depths=[2, 2], num_heads=[2, 4], window_size=[7, 7],
+    ),
+    "shufflenet": torchvision.models.shufflenet_v2_x0_5,
+    "densenet": partial(torchvision.models.DenseNet, growth_rate=8, block_config=(2, 3, 2, 2), num_init_features=16),
+    "efficientnet": torchvision.models.efficientnet_b0,
+}  # fmt: skip
+
+
 class TestMaps:
     def test_of_a_traced_resnet_are_its_own(self, tmp_path: Path, offline: Downloads) -> None:
         torch.manual_seed(0)
@@ -107,12 +121,10 @@ class TestMaps:
 
     @pytest.mark.slow
     @pytest.mark.parametrize("export", [by_tracing, by_torch_export])
-    @pytest.mark.parametrize(
-        "name", ["convnext_tiny", "swin_t", "shufflenet_v2_x0_5", "densenet121", "efficientnet_b0"]
-    )
-    def test_every_family_is_converted(self, name: str, export: Any, tmp_path: Path, offline: Downloads) -> None:
+    @pytest.mark.parametrize("family", FAMILIES)
+    def test_every_family_is_converted(self, family: str, export: Any, tmp_path: Path, offline: Downloads) -> None:
         torch.manual_seed(0)
-        net = getattr(torchvision.models, name)(num_classes=5)
+        net = FAMILIES[family](num_classes=5)
         host = served(export(net, tmp_path / "net.onnx", 2, 3, 64, 64), offline)
         pixels = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
 

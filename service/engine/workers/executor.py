@@ -135,7 +135,10 @@ class Executor:
 
     def _load(self, message: ToWorker) -> None:
         assert isinstance(message, Load)
-        self._tell(self._loaded(message))
+        answer = self._loaded(message)
+        gc.collect()
+        _release()  # what checking it took, which is more than ResNet-50 itself
+        self._tell(answer)
 
     def _loaded(self, load: Load) -> ModelLoaded | ModelFailed:
         name, began = load.config.name, time.monotonic()
