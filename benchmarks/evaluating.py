@@ -63,13 +63,13 @@ def hundred_pictures_and_twelve_layers() -> Iterator[str | Line]:
     run = Run(subject, pictures, Asked(tuple(Arm(layer, "gradcam") for layer in _LAYERS)))
     began = last = time.perf_counter()
     spent: dict[str, float] = defaultdict(float)
-    said: list[tuple[float, float, float]] = []
+    said: list[tuple[float, float, float | None]] = []
     for progress in run.steps():
         now = time.perf_counter()
         spent[progress.stage] += now - last
         share, last = progress.done / progress.total, now
         if len(said) < len(_LOOKS) and share >= _LOOKS[len(said)]:
-            said.append((share, now - began, (now - began) / share))
+            said.append((share, now - began, progress.left_s))
     outcome = outcome_of(run)
     report_of(outcome)
     took = time.perf_counter() - began
@@ -82,6 +82,6 @@ def hundred_pictures_and_twelve_layers() -> Iterator[str | Line]:
         "last",
         "min",
     )
-    for share, passed, total in said:
-        left = f"{total - passed:.0f} s said to be left, {took - passed:.0f} s were"
+    for share, passed, told in said:
+        left = f"{'nothing' if told is None else f'{told:.0f} s'} said to be left, {took - passed:.0f} s were"
         yield f"after {share:.0%}: {passed:.0f} s gone, {left}"

@@ -11,7 +11,7 @@ from service.cam.methods import METHODS
 from service.cam.targets import Targets, Top
 from service.engine.amount import amount, amount_of_proofs
 from service.engine.messages import Lane, RowAnswer
-from service.engine.workers.executor import as_numpy
+from service.engine.workers.counterparts import Asked, as_numpy
 from service.engine.workers.verifying import Examined
 from service.models.host import HowTo
 from service.models.info import ModelKey
@@ -60,7 +60,11 @@ def _explained(host: ModelHost, method: str, pixels: np.ndarray[tuple[int, int, 
     layer, targets = host.info.default_layer, Targets((Top(1),))
     assert layer is not None
     lane = Lane(ModelKey("m", 1), "explain", (layer,), (method,), large=True, verify=True)
+    whole = View(0, 0, *pixels.shape[:2])
+    asked = Asked(host, lane, pixels, targets, lambda _done, _total: None)
+    if asked.together:
+        answer, found = asked.answered()
+        return Examined(host, lane, pixels, whole, targets, answer, asked.checkpoint, found)
     (row,) = host.explain(pixels[None], [targets], HowTo(lane.layers, lane.methods))
     answer = RowAnswer(row.logits.numpy(), tuple(as_numpy(raw) for raw in row.maps))
-    whole = View(0, 0, *pixels.shape[:2])
     return Examined(host, lane, pixels, whole, targets, answer, lambda _done, _total: None)

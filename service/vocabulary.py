@@ -14,6 +14,7 @@ __all__ = [
     "EvaluationState",
     "Fitting",
     "Fuse",
+    "GateMissing",
     "ImageFormat",
     "LayerKind",
     "LoadCheck",
@@ -79,6 +80,10 @@ Verdict = Literal["supported", "not_supported", "undecided"]
 
 Undecided = Literal["empty", "few_controls"]
 """Why there is no proof: nothing to hide, or too few places for the same shape."""
+
+GateMissing = Literal["empty", "no_other_class", "head_unknown", "whole_network", "many_passes"]
+"""Why a map has no gate: it shows nothing, there is no other class, nobody knows what the last layer is, the method is
+of the whole network, or the gates would take more passes than a proof may."""
 
 LoadCheck = Literal["model", "preprocessing", "determinism", "batch", "labels", "layers", "gradient"]
 """What is found out about a model while it is loaded, in this order: where it fails, that is what it fails in."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.vocabulary import Undecided, Verdict
+from service.vocabulary import GateMissing, Undecided, Verdict
 
 __all__ = ["ProofControls", "ProofGates", "Verification"]
 
@@ -22,18 +24,18 @@ class ProofControls(_Answer):
 
 
 class ProofGates(_Answer):
-    """Whether the map is another one where it should be; null where that would take more passes than a proof may.
+    """Whether the map is another one where it should be; null where that cannot be had, and `missing` says why."""
 
-    That is so for methods that run the model many times (Score-CAM, Ablation-CAM, Smooth Grad-CAM++), and with `smooth`
-    or `augment`, which have any method do so.
-    """
-
-    class_differs: bool | None = Field(
-        description="For the most probable other class. Null, too, where there is no other."
-    )
+    class_differs: bool | None = Field(description="For the most probable other class.")
     random_head_differs: bool | None = Field(
-        description="Of the same network, with the weights of its last layer in a random order. Null, too, for methods "
-        "of the whole network, and where the last layer is not known."
+        description="Of the same network, with the weights of its last layer in a random order."
+    )
+    missing: dict[Literal["class_differs", "random_head_differs"], GateMissing] = Field(
+        {},
+        description="Of each that is null, why: the map shows nothing (`empty`), there is no other class "
+        "(`no_other_class`), the last layer is not known or the map is of a layer behind it (`head_unknown`), the "
+        "method is of the whole network (`whole_network`), or more passes would be needed than a proof may take "
+        "(`many_passes`).",
     )
 
 

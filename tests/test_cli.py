@@ -658,6 +658,7 @@ class TestManage:
         ("arguments", "path", "says"),
         [
             (("reload", "birds"), "POST /api/v1/models/birds/reload", "resnet50: ready"),
+            (("reload", "birds", "--layer", "b.1"), "POST /api/v1/models/birds/reload?layer=b.1", "resnet50: ready"),
             (("unload", "birds"), "POST /api/v1/models/birds/unload", "resnet50: ready"),
             (("remove", "birds"), "DELETE /api/v1/models/birds", "birds: removed"),
             (
@@ -670,7 +671,8 @@ class TestManage:
     def test_each_verb(self, sent: list[httpx.Request], arguments: tuple[str, ...], path: str, says: str) -> None:
         ran = run("manage", *arguments)
         assert (ran.code, ran.out.startswith(says)) == (0, True)
-        assert f"{sent[0].method} {sent[0].url.path}" == path
+        layer = sent[0].url.params.get("layer")
+        assert f"{sent[0].method} {sent[0].url.path}" + (f"?layer={layer}" if layer else "") == path
 
     def test_no_server(self) -> None:
         ran = run("manage", "--server", "http://127.0.0.1:1", "reload", "birds")

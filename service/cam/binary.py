@@ -36,8 +36,8 @@ class BinaryNetwork:
         return BinaryNetwork(network, of_probability=self._of_probability)
 
     def _both(self, output: Tensor) -> Tensor:
-        """Make the scores of two classes (M, 2) of one output (M, 1)."""
-        return torch.cat([1 - output if self._of_probability else -output, output], dim=1)
+        """Make the scores of two classes (M, 2) of one output (M, 1); of two heads (M, 2), head by head (M, 4)."""
+        return torch.stack([1 - output if self._of_probability else -output, output], dim=2).flatten(1)
 
     def predict(self, inputs: Tensor) -> Tensor:
         """See ``Network``."""
@@ -58,6 +58,13 @@ class BinaryNetwork:
     def with_random_head(self, layers: Sequence[Layer], classes: int, seed: int) -> Network | None:
         """See ``Network``."""
         other = self.network.with_random_head(layers, classes // 2, seed)
+        return None if other is None else self.like(other)
+
+    def beside_random_head(
+        self, layers: Sequence[Layer], asked: Sequence[Layer], classes: int, seed: int
+    ) -> Network | None:
+        """See ``Network``."""
+        other = self.network.beside_random_head(layers, asked, classes // 2, seed)
         return None if other is None else self.like(other)
 
     def modules(self) -> Mapping[str, ModuleDescription]:

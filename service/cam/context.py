@@ -27,12 +27,17 @@ def _go_on(_done: int, _total: int) -> None:
 
 @dataclass
 class ForwardPass:
-    """One forward pass over a batch, and one score per row: its logits weighted by ``logit_weights`` (N, classes)."""
+    """One forward pass over a batch, and one score per row: its logits weighted by ``logit_weights`` (N, classes).
+
+    It is that of one target of several, ``all_weights`` (K, N, classes) are those of all; see ``for_all_targets``.
+    """
 
     network: Network
     inputs: Tensor
     captured: Capture
     logit_weights: Tensor
+    target: int
+    all_weights: Callable[[], Tensor]
     _gradients: dict[LayerCall, Tensor] | None = field(default=None, init=False)
 
     @property
@@ -49,12 +54,15 @@ class LayerContext:
     """One layer of a pass. Tensors are float32 and channels-first, whatever the network's dtype and layout.
 
     ``checkpoint`` is called with (done, total) between the steps of a map, with no hook in place: others may compute.
+    ``shared`` is what one view's contexts have in common, ``heads`` how many have logits: see ``explain``.
     """
 
     forward_pass: ForwardPass
     layer: Layer
     checkpoint: Callable[[int, int], None] = field(default=_go_on)
     pace: Pace = field(default_factory=Pace)
+    shared: dict[object, Tensor] = field(default_factory=dict)
+    heads: int = 1
     _activations: Tensor | None = field(default=None, init=False)
     _gradients: Tensor | None = field(default=None, init=False)
 
@@ -78,9 +86,15 @@ class LayerContext:
             self.checkpoint(0, 1)
         return self._gradients
 
-    def scores(self, logits: Tensor, row: int) -> Tensor:
-        """Scores (M,) of row ``row``'s target for other logits (M, classes)."""
-        return logits.detach().float() @ self.forward_pass.logit_weights[row].to(logits.device)
+    def for_all_targets(self, what: str, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return this target's part of what ``compute`` makes of all targets, by the weights (K, N, classes) of logits.
+
+        It is computed once, for the first of them, under the name ``what`` and the layer's.
+        """
+        key = what, self.layer.name
+        if key not in self.shared:
+            self.shared[key] = compute(self.forward_pass.all_weights())
+        return self.shared[key][self.forward_pass.target]
 
     def chunks(self, total: int, elements: int, done: int = 0, overall: int | None = None) -> Iterator[slice]:
         """Cut ``total`` perturbed rows into chunks of bounded memory and time; others may compute between them.

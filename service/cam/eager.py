@@ -47,6 +47,7 @@ class EagerNetwork:
         self._hidden = hidden
         self._blocks: tuple[LayerCall, ...] | None = None
         self._random: tuple[nn.Module, _Hook] | None = None
+        self._heads = 1  # whose logits lie side by side
 
     def like(self, module: nn.Module) -> EagerNetwork:
         """Return a network of another module that has the same parts under the same names."""
@@ -56,18 +57,36 @@ class EagerNetwork:
 
     def with_random_head(self, layers: Sequence[Layer], classes: int, seed: int) -> EagerNetwork | None:
         """See ``Network``."""
-        own = [name for name, each in matrices_of(self._module).items() if len(each) == classes]
+        own = self._own_matrices(classes)
         if own:
             return self.like(shuffled_copy(self._module, own, seed))
-        for layer in reversed(layers):
-            module = self._module.get_submodule(layer.call.module)
-            if layer.on_every_path and matrices_of(module):
-                if layer.shape[0] != classes:
-                    return None
-                other = self.like(self._module)
-                other._random = module, with_random_weights(module, seed)
-                return other
-        return None
+        layer = self._last_layer(layers, classes)
+        if layer is None:
+            return None
+        other, module = self.like(self._module), self._module.get_submodule(layer.call.module)
+        other._random = module, with_random_weights(module, seed)
+        return other
+
+    def beside_random_head(
+        self, layers: Sequence[Layer], asked: Sequence[Layer], classes: int, seed: int
+    ) -> EagerNetwork | None:
+        """See ``Network``."""
+        last = None if self._own_matrices(classes) else self._last_layer(layers, classes)
+        if last is None or last.call.batch_axis or any(layer.order >= last.order for layer in asked):
+            return None
+        other, module = self.like(self._module), self._module.get_submodule(last.call.module)
+        other._random = module, with_random_weights(module, seed, beside=True)
+        other._heads = 2
+        return other
+
+    def _own_matrices(self, classes: int) -> list[str]:
+        return [name for name, each in matrices_of(self._module).items() if len(each) == classes]
+
+    def _last_layer(self, layers: Sequence[Layer], classes: int) -> Layer | None:
+        """Return the last layer that has weights, if it gives out one channel per class."""
+        passed = (each for each in reversed(layers) if each.on_every_path)
+        found = next((each for each in passed if matrices_of(self._module.get_submodule(each.call.module))), None)
+        return found if found is not None and found.shape[0] == classes else None
 
     def _run(
         self, inputs: Tensor, rows: int, hooks: Iterable[tuple[nn.Module, _Hook]] = (), *, first: bool = True
@@ -84,7 +103,8 @@ class EagerNetwork:
                 module, hook = self._random
                 registered.callback(module.register_forward_hook(hook, prepend=True).remove)
             output = self._module(inputs.clone())
-        return check_logits(output if self._head is None else pick_head(output, self._head), rows)
+        logits = check_logits(output if self._head is None else pick_head(output, self._head), rows * self._heads)
+        return logits if self._heads == 1 else torch.cat(logits.chunk(self._heads), dim=1)
 
     def predict(self, inputs: Tensor) -> Tensor:
         """See ``Network``."""

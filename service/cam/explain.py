@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -68,6 +69,7 @@ def explain(  # noqa: PLR0913  # the two that come last are rarely given
     methods: Sequence[str],
     options: CamOptions = PLAIN,
     checkpoint: Checkpoint = lambda _done, _total: None,
+    heads: int = 1,
 ) -> list[Explained]:
     """Explain the classes that each row of a batch asks for.
 
@@ -83,6 +85,8 @@ def explain(  # noqa: PLR0913  # the two that come last are rarely given
         options: how maps are made; the same for all rows.
         checkpoint: called between steps, with no hook in place: passes, maps, chunks of what is perturbed. A step is no
             longer than one pass, forward or backward, or than ``STEP_S``.
+        heads: how many heads' logits lie side by side; see ``Network.beside_random_head``. A class of the second has
+            the first's number and as many more as a head has classes; ``against`` is the number in the first.
 
     Returns:
         One entry per row. The maths is done in float32 whatever the network's dtype.
@@ -100,7 +104,7 @@ def explain(  # noqa: PLR0913  # the two that come last are rarely given
         # Views vary the image, not the targets: "predicted" is what the image itself is predicted to be.
         if logits is None:
             logits = _finite_logits(next(iter(captured.values())).logits)
-        task = _View(network, view, captured, logits, targets, layers, methods, within, pace)
+        task = _View(network, view, captured, logits, targets, layers, methods, within, pace, heads)
         found = [replace(stack, values=restore(stack.values) / options.views) for stack in task.stacks()]
         stacks = [one.plus(other) for one, other in zip(stacks, found, strict=True)] if stacks else found
     assert logits is not None
@@ -181,6 +185,14 @@ def _captures(
 
 
 @dataclass(frozen=True)
+class _Known:
+    """What a view has computed: maps by what they are of, and what methods share among targets."""
+
+    maps: dict[tuple[object, ...], Tensor]
+    shared: dict[object, Tensor]
+
+
+@dataclass(frozen=True)
 class _View:
     """One view of the batch: all maps of it, layers × methods × targets."""
 
@@ -193,11 +205,12 @@ class _View:
     methods: Sequence[str]
     checkpoint: Checkpoint
     pace: Pace
+    heads: int
 
     def stacks(self) -> list[_Stack]:
         """Return one stack per layer and method, in that order of nesting."""
         classes = _resolve(self.targets, self.logits)
-        known: dict[tuple[object, ...], Tensor] = {}
+        known = _Known({}, {})
         asked = list(product(self.layers, self.methods))
         most = max(len(row) for row in classes)
         # Target by target, so that the gradients of one are gone before those of the next are made.
@@ -213,7 +226,7 @@ class _View:
         self,
         k: int,
         classes: Sequence[tuple[int, ...]],
-        known: dict[tuple[object, ...], Tensor],
+        known: _Known,
         checkpoint: Checkpoint,
     ) -> list[tuple[Tensor, Tensor]]:
         """Return what ``_map`` does for every row's k-th target, by layer and method."""
@@ -226,24 +239,34 @@ class _View:
 
     def _passes(self, classes: Sequence[tuple[int, ...]], k: int) -> dict[tuple[str, ForwardKind], ForwardPass]:
         """One pass per kind of score and of forward pass, for every row's k-th target."""
-        return {
-            (score, kind): ForwardPass(
-                self.network, self.inputs, self.captured[kind], self._logit_weights(classes, k, score)
-            )
-            for score, kind in sorted({_pass_of(METHODS[name]) for name in self.methods})
-        }
 
-    def _logit_weights(self, classes: Sequence[tuple[int, ...]], k: int, kind: str) -> Tensor:
+        def of(score: str, kind: ForwardKind) -> ForwardPass:
+            weights = partial(self._logit_weights, classes, score=score)
+            return ForwardPass(
+                self.network,
+                self.inputs,
+                self.captured[kind],
+                weights(k),
+                k,
+                lambda: torch.stack([weights(each) for each in range(max(map(len, classes)))]),
+            )
+
+        kinds = sorted({_pass_of(METHODS[name]) for name in self.methods})
+        return {(score, kind): of(score, kind) for score, kind in kinds}
+
+    def _logit_weights(self, classes: Sequence[tuple[int, ...]], k: int, score: str) -> Tensor:
         """Weights of the logits (N, classes) in every row's k-th score; zero for rows with fewer targets."""
         logit_weights = torch.zeros(self.logits.shape)
         for n, (asked, row) in enumerate(zip(self.targets, classes, strict=True)):
             if k >= len(row):
                 continue
+            size = logit_weights.shape[1] // self.heads
+            head = slice(row[k] // size * size, (row[k] // size + 1) * size)  # where its logits are
             logit_weights[n, row[k]] += 1
             if asked.against is not None:
-                logit_weights[n, asked.against] -= 1
-            elif kind == "finer":
-                logit_weights[n] -= _FINER_STRENGTH * _nearest(self.logits[n], row[k])
+                logit_weights[n, head.start + asked.against] -= 1
+            elif score == "finer":
+                logit_weights[n, head] -= _FINER_STRENGTH * _nearest(self.logits[n, head], row[k] - head.start)
         return logit_weights
 
     def _map(
@@ -252,17 +275,17 @@ class _View:
         layer: Layer,
         passes: dict[tuple[str, ForwardKind], ForwardPass],
         k: int,
-        known: dict[tuple[object, ...], Tensor],
+        known: _Known,
         checkpoint: Checkpoint,
     ) -> tuple[Tensor, Tensor]:
         """Return maps (N, h, w), and for each whether its score's gradient is zero all over the layer (N,)."""
         method = METHODS[name]
-        context = LayerContext(passes[_pass_of(method)], layer, checkpoint, self.pace)
+        context = LayerContext(passes[_pass_of(method)], layer, checkpoint, self.pace, known.shared, self.heads)
         key = (name, layer.name if method.uses_layer else None, k if method.class_specific else None)
-        if key not in known:
+        if key not in known.maps:
             checkpoint(0, 1)
-            known[key] = _finite(method.compute(context), layer, name)
-        raw = known[key]
+            known.maps[key] = _finite(method.compute(context), layer, name)
+        raw = known.maps[key]
         if not (method.needs_gradients and method.uses_layer):
             return raw, torch.zeros(len(raw), dtype=torch.bool)
         zero_gradient = ~raw.flatten(1).any(1).cpu()

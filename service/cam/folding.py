@@ -109,6 +109,13 @@ class FoldedNetwork:
         """See ``Network``."""
         return self._own.with_random_head(layers, classes, seed)
 
+    def beside_random_head(
+        self, layers: Sequence[Layer], asked: Sequence[Layer], classes: int, seed: int
+    ) -> Network | None:
+        """See ``Network``."""
+        other = self._own.beside_random_head(layers, asked, classes, seed)
+        return None if other is None else FoldedNetwork(other, self._folds)
+
     def modules(self) -> Mapping[str, ModuleDescription]:
         """See ``Network``."""
         return self._own.modules()

@@ -26,8 +26,8 @@ FORWARD_KINDS: tuple[ForwardKind, ...] = get_args(ForwardKind)
 class Work:
     """What a method computes per picture, beside the forward pass that all methods of a request share.
 
-    It is done per target where the method knows classes, and per layer where it looks at one. ``service.cam.work`` adds
-    it up, and a test holds it to the passes that are really made.
+    It is done per target where the method knows classes, unless ``together``, and per layer where it looks at one.
+    ``service.cam.work`` adds it up, and a test holds it to the passes that are really made.
 
     Attributes:
         shared_backward: whether it reads the gradient that one backward pass per target gives to all layers.
@@ -36,6 +36,8 @@ class Work:
             one.
         forward_per_channel: whole forward passes per channel of the layer.
         tail_per_channel: passes through what comes behind the layer, per channel; ``work`` counts more beside them.
+        together: whether its forward and tail passes serve all targets, of which each is read off the same logits.
+        kept: numbers that it keeps of each target, meanwhile, per number of the layer's output.
     """
 
     shared_backward: bool = False
@@ -43,6 +45,8 @@ class Work:
     backward: int = 0
     forward_per_channel: int = 0
     tail_per_channel: int = 0
+    together: bool = False
+    kept: int = 0
 
 
 _GRADIENT = Work(shared_backward=True)
@@ -185,7 +189,7 @@ METHODS: dict[str, Method] = {
         summary="Grad-CAM++ over eight noisy copies of the picture.",
         paper="https://arxiv.org/abs/1908.01224",
         function="service.cam.perturbation:smoothgradcam_plus_plus",
-        work=Work(forward=8, backward=8),
+        work=Work(forward=8, backward=8, together=True, kept=6),
         forwards=9.0,
         slow=True,
     ),
@@ -194,7 +198,7 @@ METHODS: dict[str, Method] = {
         summary="Weights from the score of the picture masked by each channel; no gradients.",
         paper="https://arxiv.org/abs/1910.01279",
         function="service.cam.perturbation:scorecam",
-        work=Work(forward=1, forward_per_channel=1),
+        work=Work(forward=1, forward_per_channel=1, together=True),
         forwards=None,
         derivatives=0,
         slow=True,
@@ -204,7 +208,7 @@ METHODS: dict[str, Method] = {
         summary="Weights from what the score loses without each channel; no gradients.",
         paper="https://doi.org/10.1109/WACV45572.2020.9093360",
         function="service.cam.perturbation:ablationcam",
-        work=Work(forward=1, tail_per_channel=1),
+        work=Work(forward=1, tail_per_channel=1, together=True),
         forwards=None,
         derivatives=0,
         slow=True,

@@ -101,6 +101,16 @@ class Network(Protocol):
             seed: of the order.
         """
 
+    def beside_random_head(
+        self, layers: Sequence[Layer], asked: Sequence[Layer], classes: int, seed: int
+    ) -> Network | None:
+        """Return this network with logits (N, 2 · classes): its own, and those of the random head on the same features.
+
+        Everything before the last layer is computed once for both. None where the last layer is not known, or one of
+        those that are ``asked`` about does not come before it. Arguments and errors as above; a network that does not
+        take more rows than there are images behind its last layer raises whatever its code does.
+        """
+
     def modules(self) -> Mapping[str, ModuleDescription]:
         """Return all modules but the root, by qualified name."""
 

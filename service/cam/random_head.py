@@ -40,8 +40,11 @@ def shuffled_copy(module: nn.Module, names: Collection[str], seed: int) -> nn.Mo
     return other
 
 
-def with_random_weights(module: nn.Module, seed: int) -> Callable[[Any, Any, Any], Any]:
-    """Return a forward hook that gives out what ``module`` would if its weights were in a random order."""
+def with_random_weights(module: nn.Module, seed: int, *, beside: bool = False) -> Callable[[Any, Any, Any], Any]:
+    """Return a forward hook that gives out what ``module`` would if its weights were in a random order.
+
+    ``beside`` its own output: as many rows more, which what follows takes for other pictures.
+    """
     other = shuffled_copy(module, matrices_of(module), seed)
 
     def compute(_module: nn.Module, inputs: Any, output: Any) -> Any:
@@ -51,7 +54,7 @@ def with_random_weights(module: nn.Module, seed: int) -> Callable[[Any, Any, Any
             raise ModelOutputError("The last layer takes more than its positional arguments.") from error
         if isinstance(found, Tensor) and isinstance(output, Tensor) and torch.equal(found, output):
             raise ModelOutputError("The last layer gives out the same whatever its weights are.")
-        return found
+        return torch.cat([output, found]) if beside else found
 
     return compute
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from service.cam.layers import Layer
-    from service.cam.methods import Method
+    from service.cam.methods import Method, Work
     from service.cam.targets import CamOptions
 
 __all__ = ["Passes", "passes_together", "rows_at_once"]
@@ -94,13 +94,15 @@ def _shared(methods: Sequence[Method], targets: int) -> Passes:
 def _own(method: Method, sizes: Sequence[_Size], targets: int) -> Passes:
     """What a method computes for itself: per target and layer, as far as these matter to it."""
     looked_at = sizes if method.uses_layer else sizes[:1]
-    return _sum(_at(method, size) for size in looked_at) * (targets if method.class_specific else 1)
+    return _sum(_at(method.work, size, targets if method.class_specific else 1) for size in looked_at)
 
 
-def _at(method: Method, size: _Size) -> Passes:
-    work = method.work
-    whole = Passes(work.forward + work.forward_per_channel * size.channels, backward=work.backward)
-    return whole + _resumed(work.tail_per_channel * size.channels, size)
+def _at(work: Work, size: _Size, targets: int) -> Passes:
+    ahead = Passes(work.forward + work.forward_per_channel * size.channels)
+    ahead += _resumed(work.tail_per_channel * size.channels, size)
+    numbers = work.kept * size.channels * size.cells
+    times = ceil(targets / rows_at_once(targets, numbers)) if work.together else targets
+    return ahead * times + Passes(backward=work.backward * targets)
 
 
 def _resumed(changed: int, size: _Size) -> Passes:

@@ -91,9 +91,10 @@ def put_call(name: str, config: Mapping[str, object], wait_s: float) -> Call[wir
     return _changing("PUT", model_path(name), wire.ModelEntry, wait_s, json=dict(config))
 
 
-def reload_call(name: str, wait_s: float) -> Call[wire.ModelEntry]:
-    """Load a model again."""
-    return _changing("POST", f"{model_path(name)}/reload", wire.ModelEntry, wait_s)
+def reload_call(name: str, layer: str | None, wait_s: float) -> Call[wire.ModelEntry]:
+    """Load a model again, with another default layer if one is given."""
+    query = {} if layer is None else {"layer": layer}
+    return _changing("POST", f"{model_path(name)}/reload", wire.ModelEntry, wait_s, **query)
 
 
 def unload_call(name: str) -> Call[wire.ModelEntry]:
@@ -113,11 +114,11 @@ def remove_call(path: str) -> Call[None]:
 
 
 def _changing(
-    verb: str, path: str, answer: type[ModelT], wait_s: float | None = None, json: object = None
+    verb: str, path: str, answer: type[ModelT], wait_s: float | None = None, json: object = None, **query: str
 ) -> Call[ModelT]:
     arguments: dict[str, Any] = {} if json is None else {"json": json}
     if wait_s is not None:
-        arguments |= {"params": {"wait": str(wait_s)}, "timeout": wait_s + 60.0}
+        arguments |= {"params": {"wait": str(wait_s), **query}, "timeout": wait_s + 60.0}
     return Call(verb, f"/api/v1{path}", partial(validated, answer), arguments, changes=True)
 
 

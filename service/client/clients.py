@@ -243,9 +243,9 @@ class Client(_Base[httpx.BaseTransport], Evaluations):
         """
         return self._send(put_call(name, config, wait_s))
 
-    def reload_model(self, name: str, *, wait_s: float = 300.0) -> wire.ModelEntry:
-        """Load a model again, because its file has changed."""
-        return self._send(reload_call(name, wait_s))
+    def reload_model(self, name: str, *, layer: str | None = None, wait_s: float = 300.0) -> wire.ModelEntry:
+        """Load a model again, because its file has changed; ``layer`` is its default layer from then on."""
+        return self._send(reload_call(name, layer, wait_s))
 
     def unload_model(self, name: str) -> wire.ModelEntry:
         """Put a model out of memory; it is loaded again when somebody asks for it."""
@@ -399,9 +399,9 @@ class AsyncClient(_Base[httpx.AsyncBaseTransport], AsyncEvaluations):
         """As ``Client.put_model``."""
         return await self._send(put_call(name, config, wait_s))
 
-    async def reload_model(self, name: str, *, wait_s: float = 300.0) -> wire.ModelEntry:
+    async def reload_model(self, name: str, *, layer: str | None = None, wait_s: float = 300.0) -> wire.ModelEntry:
         """As ``Client.reload_model``."""
-        return await self._send(reload_call(name, wait_s))
+        return await self._send(reload_call(name, layer, wait_s))
 
     async def unload_model(self, name: str) -> wire.ModelEntry:
         """As ``Client.unload_model``."""

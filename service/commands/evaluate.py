@@ -173,9 +173,11 @@ def _finish(run: Run, whose: str) -> None:
     """Do all of it, with a progress bar that says how much time is left."""
     from tqdm import tqdm  # noqa: PLC0415
 
-    form = "{desc}: {percentage:3.0f}% |{bar}| {elapsed} so far, {remaining} left"
+    form = "{desc}: {percentage:3.0f}% |{bar}| {elapsed} so far{postfix}"
     with tqdm(total=1.0, bar_format=form, file=sys.stderr, disable=not sys.stderr.isatty()) as bar:
         for progress in run.steps():
             bar.set_description_str(f"{whose}{progress.stage}", refresh=False)
+            left = progress.left_s
+            bar.set_postfix_str("" if left is None else f"{bar.format_interval(left)} left", refresh=False)
             bar.total = progress.total
             bar.update(progress.done - bar.n)

@@ -25,8 +25,10 @@ def add(commands: Any) -> None:
     verbs = parser.add_subparsers(required=True, metavar="VERB", dest="verb")
     put = verbs.add_parser("put", help="create a model, or replace it while it answers")
     put.add_argument("model", help="[name=]architecture[:weights][,option=value…]; paths are those of the server")
+    reload = verbs.add_parser("reload", help="load a model again, because its file has changed")
+    reload.add_argument("model", help="its name")
+    reload.add_argument("--layer", metavar="LAYER", help="the default layer from then on; as it is if left out")
     for verb, text in {
-        "reload": "load a model again, because its file has changed",
         "unload": "put a model out of memory until somebody asks for it",
         "remove": "remove a model",
     }.items():
@@ -47,7 +49,7 @@ def _manage(options: argparse.Namespace) -> int:
                 fields = config.model_dump(mode="json", exclude_unset=True, exclude={"name"})
                 _tell(client.put_model(config.name, wait_s=options.wait, **fields))
             case "reload":
-                _tell(client.reload_model(options.model, wait_s=options.wait))
+                _tell(client.reload_model(options.model, layer=options.layer, wait_s=options.wait))
             case "unload":
                 _tell(client.unload_model(options.model))
             case "remove":

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from service.cam.methods import METHODS
 from service.cam.targets import PLAIN
 from service.cam.work import passes_together
-from service.verification.gates import may_compare_classes, may_randomise
+from service.verification.gates import in_the_same_passes, may_compare_classes, may_randomise
 from service.verification.region import CONTROLS
 
 if TYPE_CHECKING:
@@ -65,7 +65,15 @@ def amount_of_proofs(methods: Sequence[str], layers: Sequence[Layer], targets: i
     for allowed in (may_compare_classes, may_randomise):
         if names := [name for name in methods if allowed(name, options)]:
             total += amount(names, layers, targets, options)
-    return total
+    return total + sum(_beside_the_same(name, layers, targets, options) for name in methods)
+
+
+def _beside_the_same(name: str, layers: Sequence[Layer], targets: int, options: CamOptions) -> float:
+    """Return what gates take that are made of the passes of the maps: a pass, and what each target takes for itself."""
+    if not in_the_same_passes(name, layers, targets, options):
+        return 0.0
+    alone, both = (amount([name], layers, times * targets, options) for times in (1, 3))
+    return 1 + both - alone
 
 
 def _whole(methods: Sequence[str], layers: Sequence[Layer], targets: int, options: CamOptions) -> float:

@@ -119,14 +119,19 @@ class Management:
         self.check()
         return self._load(await self._permitted(config), lasting=True)
 
-    async def reload(self, name: str) -> ModelKey:
-        """Load what a model is configured as once more, because its file has changed.
+    async def reload(self, name: str, layer: str | None = None) -> ModelKey:
+        """Load what a model is configured as once more, because its file has changed; with another default layer.
 
         Raises:
             ManagementOff, PathNotAllowed, SourceNotAllowed, UnknownModel, ModelBusy: it cannot be.
+            UnknownLayer, LayerNotExplainable: it has no such layer.
         """
         self.check()
         config = self._registry.find(name).config
+        if layer is not None:
+            known = self._pool.status(name).known
+            layer = layer if known is None else known.layer(layer).name
+            config = config.model_copy(update={"layer": layer})
         lasting = config.name in self._at_run_time
         if lasting:
             config = await self._permitted(config)  # a link may lead elsewhere by now

@@ -7,20 +7,22 @@ candidates reach (successive halving): some pictures for all, more for those tha
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from service.errors import MethodNotApplicable, ModelOutputError
+from service.evaluation import expected
 from service.evaluation.asked import PURPOSES
 from service.evaluation.baselines import BASELINES, baseline, shifted
 from service.evaluation.candidates import never
+from service.evaluation.expected import COST, Expected, TimeLeft
 from service.evaluation.gates import correlation
 from service.evaluation.grid_pointing_game import laid_out, mosaics_of, share_in_cell
 from service.evaluation.insertion_deletion import (
-    STEPS,
     insertion_deletion,
     insertion_deletion_ends,
     insertion_deletion_inputs,
@@ -31,7 +33,7 @@ from service.evaluation.mass_inside import mass_inside
 from service.evaluation.max_box_acc import box_hits
 from service.evaluation.pointing_game import accepted, pointing_game
 from service.evaluation.pxap import pixel_counts
-from service.evaluation.road import SHARES, road_combined, road_inputs
+from service.evaluation.road import road_combined, road_inputs
 from service.evaluation.state import State
 from service.evaluation.statistics import compare
 from service.evaluation.subject import grey_of, probabilities_of
@@ -43,38 +45,49 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from service.evaluation.asked import Asked, Purpose
+    from service.evaluation.asked import Asked
     from service.evaluation.grid_pointing_game import Mosaic
     from service.evaluation.pictures import Picture
     from service.evaluation.subject import Subject
 
-__all__ = ["CHUNK", "Progress", "Run", "expected_passes"]
+__all__ = ["CHUNK", "Progress", "Run"]
 
 CHUNK = 8  # pictures of a batch
-_KEPT = 6  # candidates after the first round
-_FIRST, _SECOND, _MOST = 8, 24, 100  # pictures of the rounds
-# A random head may by chance look for a class where the model does, so there are several.
-_HEADS, _HEAD_PICTURES = 5, 8
-_MOSAIC_PICTURES, _MOSAIC_ROUNDS, _SURE, _ENOUGH_SURE = 100, 2, 0.9, 10
+_SURE, _ENOUGH_SURE = 0.9, 10
+_MOSAIC_TRIAL = 12.0
 
 Found = dict[str, "NDArray[Any]"]
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is, in forward passes; ``total`` is an estimate until the last round begins."""
+    """How far a run is, in forward passes; ``total`` is an estimate until the last round begins.
+
+    ``left_s`` are the seconds that it should still take; None where nobody knows yet.
+    """
 
     done: float
     total: float
     stage: str
+    left_s: float | None
 
 
 @dataclass(frozen=True)
 class _Task:
     step: str
-    cost: float
     stage: str
     compute: Callable[[], Found]
+    rows: float = 1
+
+    @property
+    def kind(self) -> str:
+        """What it is like: how long such steps take is learned together."""
+        return self.step.partition("/")[0]
+
+    @property
+    def cost(self) -> float:
+        """How much it computes, in forward passes."""
+        return self.rows * COST.get(self.kind, 1)
 
 
 class Run:
@@ -85,21 +98,49 @@ class Run:
         pictures: all of them, at least one.
         asked: what is compared.
         state: what an earlier run of the same has found.
+        clock: says what time it is, in seconds.
     """
 
-    def __init__(self, subject: Subject, pictures: Sequence[Picture], asked: Asked, state: State | None = None) -> None:
+    def __init__(
+        self,
+        subject: Subject,
+        pictures: Sequence[Picture],
+        asked: Asked,
+        state: State | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.subject, self.pictures, self.asked = subject, pictures, asked
         self.state = state or State()
-        self._done = 0.0
+        self._clock, self._time = clock, TimeLeft()
+        marked = sum(bool(picture.truths) for picture in pictures)
+        self._expected = Expected(len(pictures), marked, len(asked.arms), asked.purposes)
+        self._done: dict[str, float] = {}
 
     def steps(self) -> Iterator[Progress]:
         """Compute what is not known yet; tell after each step."""
+        seen = set[str]()
         for task in self._tasks():
+            if task.step in seen:  # it was done ahead of its turn
+                continue
+            seen.add(task.step)
             if task.step not in self.state:
+                began = self._clock()
                 self.state.put(task.step, task.compute())
-            self._done += task.cost
-            yield Progress(self._done, max(self._done, self._total()), task.stage)
-        yield Progress(self._done, self._done, "done")
+                self._time.took(task.kind, task.cost, self._clock() - began)
+            self._done[task.kind] = self._done.get(task.kind, 0.0) + task.cost
+            yield self._progress(task.stage)
+        done = sum(self._done.values())
+        yield Progress(done, done, "done", 0.0)
+
+    def _progress(self, stage: str) -> Progress:
+        amounts = self._expected.amounts().items()
+        left = {kind: max(0.0, amount - self._done.get(kind, 0.0)) for kind, amount in amounts}
+        done = sum(self._done.values())
+        return Progress(done, done + sum(left.values()), stage, self._time.of(left))
+
+    def _learn(self, **known: Any) -> None:
+        """Take note of what was guessed until now."""
+        self._expected = replace(self._expected, **known)
 
     @cached_property
     def maps(self) -> Maps:
@@ -125,15 +166,18 @@ class Run:
 
     def _tasks(self) -> Iterator[_Task]:
         for index, chunk in enumerate(self._chunks):
-            yield _Task(f"logits/{index}", len(chunk), "predicting", partial(self._logits, chunk))
+            yield _Task(f"logits/{index}", "predicting", partial(self._logits, chunk), len(chunk))
+        yield from self._ahead()
         for index, chunk in enumerate(self._chunks):
-            yield _Task(f"maps/{index}", len(chunk) * 5, "explaining", partial(self._maps, chunk))
-        for draw in range(_HEADS):
-            pictures = self.order[:_HEAD_PICTURES]
-            yield _Task(f"head/{draw}", len(pictures) * 3, "randomising the head", partial(self._head, draw, pictures))
+            yield _Task(f"maps/{index}", "explaining", partial(self._maps, chunk), len(chunk))
+        self._learn(arms=len(self.maps.distinct))
+        for draw in range(expected.HEADS):  # one may by chance look for a class where the model does
+            pictures = self.order[: expected.HEAD_PICTURES]
+            yield _Task(f"head/{draw}", "randomising the head", partial(self._head, draw, pictures), len(pictures))
         if "localisation" in self.asked.purposes:
+            self._learn(marked=len(self.marked))
             for picture in self.marked:
-                yield _Task(f"truth/{picture}", 1, "comparing with what is marked", partial(self._truth, picture))
+                yield _Task(f"truth/{picture}", "comparing with what is marked", partial(self._truth, picture))
         if "class" in self.asked.purposes:
             yield from self._mosaic_tasks()
         if "faithfulness" in self.asked.purposes:
@@ -148,45 +192,58 @@ class Run:
 
     def _mosaic_tasks(self) -> Iterator[_Task]:
         if self.mosaics:
-            yield _Task("any_size", 12, "trying mosaics", self._any_size)
+            yield _Task("any_size", "trying mosaics", self._any_size, _MOSAIC_TRIAL)
+        pixels = 4 if self._large() else 1
+        self._learn(mosaics=sum((1.0 + 2 * len(mosaic.scored)) * pixels for mosaic in self.mosaics))
         for index, mosaic in enumerate(self.mosaics):
-            cost = (1 + 2 * len(mosaic.scored)) * (4 if self._large() else 1)
-            yield _Task(f"mosaic/{index}", cost, "explaining mosaics", partial(self._mosaic, mosaic))
+            cost = (1.0 + 2 * len(mosaic.scored)) * pixels
+            yield _Task(f"mosaic/{index}", "explaining mosaics", partial(self._mosaic, mosaic), cost)
+
+    def _ahead(self) -> Iterator[_Task]:
+        """Yield one step of each kind that takes most of the time, so that it is known early how long they take."""
+        if "faithfulness" in self.asked.purposes:
+            yield self._ends_of(self.order[0])
+            for metric in ("road", "insertion_deletion"):
+                yield from self._perturbed(metric, BASELINES[:1], self.order[:1])
 
     def _rounds(self) -> Iterator[_Task]:
         """Yield the steps that take pixels away, round by round."""
         arms = self.maps.distinct
-        if len(arms) > _KEPT:
-            yield from self._perturbed("road", [f"a{arm}" for arm in arms], self.order[:_FIRST])
-        kept, second = self.kept(), self.order[:_SECOND]
-        for picture in second:
-            yield _Task(f"ends/{picture}", 3, "taking pixels away", partial(self._ends, picture))
+        if len(arms) > expected.KEPT:
+            yield from self._perturbed("road", [f"a{arm}" for arm in arms], self.order[: expected.FIRST])
+        kept, second = self.kept(), self.order[: expected.SECOND]
+        self._learn(kept=len(kept))
+        yield from map(self._ends_of, second)
         for metric in ("road", "insertion_deletion"):
             yield from self._perturbed(metric, [*(f"a{arm}" for arm in kept), *BASELINES], second)
         yield from self._perturbed("road", [f"s{arm}" for arm in kept], second)
-        rest = self.order[_SECOND:_MOST]
+        rest = self.order[expected.SECOND : expected.MOST]
         if rest:
-            for picture in rest:
-                yield _Task(f"ends/{picture}", 3, "taking pixels away", partial(self._ends, picture))
+            yield from map(self._ends_of, rest)
+            finalists = self.finalists()
+            self._learn(finalists=len(finalists))
             for metric in ("road", "insertion_deletion"):
-                yield from self._perturbed(metric, [f"a{arm}" for arm in self.finalists()], rest)
+                yield from self._perturbed(metric, [f"a{arm}" for arm in finalists], rest)
+
+    def _ends_of(self, picture: int) -> _Task:
+        return _Task(f"ends/{picture}", "taking pixels away", partial(self._ends, picture))
 
     def _perturbed(self, metric: str, whose: Sequence[str], pictures: Sequence[int]) -> Iterator[_Task]:
-        cost = 2 * len(SHARES) if metric == "road" else 2 * (STEPS - 1)
         compute = self._road if metric == "road" else self._insertion_deletion
         for picture in pictures:
             for who in whose:
                 step = f"{metric}/{who}/{picture}"
-                yield _Task(step, cost, "taking pixels away", partial(compute, who, picture))
+                yield _Task(step, "taking pixels away", partial(compute, who, picture))
 
     def kept(self) -> list[int]:
         """The candidates that are left after the first round, the default layer's always among them."""
         arms = self.maps.distinct
-        if len(arms) <= _KEPT:
+        if len(arms) <= expected.KEPT:
             return arms
         allowed = [arm for arm in arms if never(self.subject.info, self.asked.arms[arm]) is None] or arms
-        means = {arm: float(np.nanmean(self.perturbed("road", f"a{arm}")[self.order[:_FIRST]])) for arm in allowed}
-        best = sorted(allowed, key=lambda arm: -means[arm])[:_KEPT]
+        first = self.order[: expected.FIRST]
+        means = {arm: float(np.nanmean(self.perturbed("road", f"a{arm}")[first])) for arm in allowed}
+        best = sorted(allowed, key=lambda arm: -means[arm])[: expected.KEPT]
         return sorted({*best, *self._defaults()})
 
     def _defaults(self) -> list[int]:
@@ -196,14 +253,10 @@ class Run:
     def finalists(self) -> list[int]:
         """The candidates that tie after the second round, and the default layer's."""
         kept = [arm for arm in self.kept() if never(self.subject.info, self.asked.arms[arm]) is None] or self.kept()
-        second = self.order[:_SECOND]
+        second = self.order[: expected.SECOND]
         scores = [sum(self.perturbed(name, f"a{arm}")[second] for name in PURPOSES["faithfulness"]) for arm in kept]
         ties = compare(np.stack(scores), self.asked.seed).ties
         return sorted({*(kept[index] for index in ties), *self._defaults()})
-
-    def _total(self) -> float:
-        marked = sum(bool(picture.truths) for picture in self.pictures)
-        return expected_passes(len(self.pictures), marked, len(self.asked.arms), self.asked.purposes)
 
     # -- what a step computes ----------------------------------------------------------------------------------------
 
@@ -270,9 +323,9 @@ class Run:
     def mosaics(self) -> list[Mosaic]:
         """The mosaics, of pictures that the model is sure of and right about where there are enough of them."""
         sure = [i for i in self.order if self.maps.correct(i) and self.maps.confidence(i) >= _SURE]
-        chosen = (sure if len(sure) >= _ENOUGH_SURE else self.order)[:_MOSAIC_PICTURES]
+        chosen = (sure if len(sure) >= _ENOUGH_SURE else self.order)[: expected.MOSAIC_PICTURES]
         classes = [self.maps.classes[index] for index in chosen]
-        laid = mosaics_of(classes, _MOSAIC_ROUNDS, self._rng("mosaics"))
+        laid = mosaics_of(classes, expected.MOSAIC_ROUNDS, self._rng("mosaics"))
         return [type(each)(tuple(chosen[index] for index in each.pictures), each.scored) for each in laid]
 
     def _any_size(self) -> Found:
@@ -337,29 +390,6 @@ class Run:
     def found(self, step: str) -> Mapping[str, NDArray[Any]] | None:
         """Return what a step has found; None where it was not done."""
         return self.state.get(step)
-
-
-def expected_passes(pictures: int, marked: int, arms: int, purposes: Sequence[Purpose]) -> float:
-    """Estimate the forward passes of all rounds of a run, each method being as quick as Grad-CAM.
-
-    Args:
-        pictures: how many there are.
-        marked: on how many of them something is marked.
-        arms: candidates.
-        purposes: what maps are wanted for.
-    """
-    total = 6.0 * pictures + 3 * _HEADS * min(pictures, _HEAD_PICTURES)
-    if "localisation" in purposes:
-        total += marked
-    if "class" in purposes:
-        total += 12 + min(pictures, _MOSAIC_PICTURES) / 4 * _MOSAIC_ROUNDS * 9 * 4
-    if "faithfulness" in purposes:
-        second, rest = min(pictures, _SECOND), max(0, min(pictures, _MOST) - _SECOND)
-        both, kept = 2 * len(SHARES) + 2 * (STEPS - 1), min(arms, _KEPT)
-        total += (arms > _KEPT) * arms * min(pictures, _FIRST) * 2 * len(SHARES)
-        total += second * (3 + (kept + len(BASELINES)) * both + kept * 2 * len(SHARES))
-        total += rest * (3 + min(kept, 3) * both)
-    return total
 
 
 def _slices(count: int, size: int) -> list[slice]:

@@ -25,7 +25,7 @@ _HEADS = 40  # pictures that are explained with a random head, all five together
 
 def passes_of(info: ModelInfo, arms: Sequence[Arm], purposes: Sequence[Purpose], pictures: int, marked: int) -> float:
     """Estimate the passes of an evaluation of ``pictures``, on ``marked`` of which something is marked."""
-    from service.evaluation.run import expected_passes  # noqa: PLC0415  # adds nothing to the start
+    from service.evaluation.expected import expected_passes  # noqa: PLC0415  # adds nothing to the start
 
     layers = [info.layer(name) for name in dict.fromkeys(arm.layer for arm in arms)]
     methods = list(dict.fromkeys(arm.method for arm in arms))

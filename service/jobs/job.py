@@ -79,7 +79,6 @@ class Job:
     found: int = 0
     task: asyncio.Task[None] | None = None
     readers: int = 0
-    _began: tuple[float, float] | None = None  # when the present process first told how much was done, and that
     _left: float | None = None
     _news: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -96,18 +95,15 @@ class Job:
     def begins(self) -> None:
         """Take note that a process begins with it."""
         self.facts.state, self.found = "running", 0
-        self._began = self._left = None
+        self._left = None
         self.changed()
 
     def hears(self, message: dict[str, Any]) -> None:
         """Take note of how far its process is."""
-        done, total, now = float(message["done"]), float(message["total"]), time.monotonic()
+        done, total, left = float(message["done"]), float(message["total"]), message["left"]
         self.stage, self.found = str(message["stage"]), int(message["found"])
         self.progress = max(self.progress, min(1.0, done / total))
-        if self._began is None:
-            self._began = now, done
-        elif done > self._began[1]:
-            self._left = (total - done) * (now - self._began[0]) / (done - self._began[1])
+        self._left = None if left is None else float(left)
         self.changed()
 
     def ends(self, state: EvaluationState, reason: str | None = None) -> None:

@@ -97,7 +97,8 @@ def _compute(run: Run, state: Journal, tell: Callable[[object], None]) -> None:
     for progress in run.steps():
         now = time.monotonic()
         if state.found != known and now - told_at >= _TELL_EVERY_S:
-            tell({"done": progress.done, "total": progress.total, "stage": progress.stage, "found": state.found})
+            told = {"done": progress.done, "total": progress.total, "stage": progress.stage, "left": progress.left_s}
+            tell({**told, "found": state.found})
             told_at, known = now, state.found
 
 

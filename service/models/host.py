@@ -47,6 +47,7 @@ class HowTo:
     """How a batch is explained: the same layers, methods, options, head and sentences for all its images.
 
     With a ``random_head``, by the network whose last layer has its weights in a random order: that of this seed.
+    With ``both_heads``, by both, see ``explain``'s ``heads``: the random head's classes follow the model's own.
     """
 
     layers: tuple[str, ...]
@@ -55,6 +56,7 @@ class HowTo:
     head: str | None = None
     sentences: Sentences = OWN
     random_head: int | None = None
+    both_heads: bool = False
 
 
 class ModelHost:
@@ -142,7 +144,8 @@ class ModelHost:
             inputs, network = self.normalise(pixels), self.network(how.head, how.sentences, checkpoint)
             if how.random_head is not None:
                 network = self._with_random_head(network, how, how.random_head)
-            return explain(network, inputs, targets, layers, how.methods, how.options, checkpoint)
+            heads = 2 if how.both_heads else 1
+            return explain(network, inputs, targets, layers, how.methods, how.options, checkpoint, heads)
 
         with self._lock:
             try:
@@ -156,7 +159,12 @@ class ModelHost:
     def _with_random_head(self, network: Network, how: HowTo, seed: int) -> Network:
         view = self.info.head_view(how.head)
         own = 0 if how.sentences.instead else len(view.labels)
-        other = network.with_random_head(view.layers, own + len(how.sentences.all), seed)
+        classes = own + len(how.sentences.all)
+        if how.both_heads:
+            asked = [view.layer(name) for name in how.layers]
+            other = network.beside_random_head(view.layers, asked, classes, seed)
+        else:
+            other = network.with_random_head(view.layers, classes, seed)
         if other is None:
             raise ModelOutputError(f"It is not known what the head of model {self.info.name!r} is.")
         return other

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING
 
 from service.verification.region import CONTROLS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from service.vocabulary import Undecided, Verdict
+    from service.vocabulary import GateMissing, Undecided, Verdict
 
 __all__ = ["Controls", "Drops", "Gates", "Verification", "sentence", "undecided"]
 
@@ -38,10 +38,15 @@ class Gates:
     Attributes:
         class_differs: for another class, the most probable one.
         random_head_differs: of the same network whose last layer has its weights in a random order.
+        missing: why one cannot be had, by its name.
     """
 
     class_differs: bool | None = None
     random_head_differs: bool | None = None
+    missing: Mapping[str, GateMissing] = field(default_factory=dict)
+
+
+_OF_NOTHING = Gates(missing={"class_differs": "empty", "random_head_differs": "empty"})
 
 
 @dataclass(frozen=True)
@@ -119,7 +124,7 @@ class Drops:
 
 def undecided() -> Verification:
     """Return what can be said of a map that shows nothing."""
-    return Verification(None, None, None, None, "undecided", "empty", Gates(), 0)
+    return Verification(None, None, None, None, "undecided", "empty", _OF_NOTHING, 0)
 
 
 def sentence(found: Verification, label: str) -> str:

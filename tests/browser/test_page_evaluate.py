@@ -176,6 +176,50 @@ def test_a_layer_is_taken(opened: Callable[..., tuple[Page, Evaluations]]) -> No
     expect(page.locator("#layer")).to_contain_text("layer3")
 
 
+def test_a_layer_becomes_the_default_where_models_may_be_changed(
+    opened: Callable[..., tuple[Page, Evaluations]],
+) -> None:
+    page, _ = opened("/?tab=evaluate&evaluation=one", done(), expect_errors=True)
+    page.get_by_role("button", name="Use this layer layer3").click()
+    button = page.get_by_role("button", name="Make it the default for everybody")
+    expect(button).to_be_hidden()
+    expect(page.locator("#use-for")).to_have_text("For everybody, and for requests that name no layer:")
+
+    layer = "layer4"
+
+    def models(route: Route) -> None:
+        listed = route.fetch().json()
+        listed["models"][0]["default_layer"] = layer
+        route.fulfill(json={**listed, "management": "allowed"})
+
+    asked: list[str] = []
+
+    def reload(route: Route) -> None:
+        nonlocal layer
+        asked.append(route.request.url)
+        if len(asked) == 1:
+            return route.fulfill(
+                status=409, json={"status": 409, "code": "model_busy", "detail": "It is being loaded."}
+            )
+        layer = "layer3"
+        return route.fulfill(json={})
+
+    page.route("**/api/v1/models", models)
+    page.route("**/reload?*", reload)
+    page.reload()
+    page.get_by_role("button", name="Use this layer layer3").click()
+    expect(page.locator("#use-for")).to_have_text("For good:")
+    button.click()
+    expect(page.locator("#use-problem")).to_contain_text("It is being loaded.")
+    button.click()
+    expect(page.locator("#is-default")).to_be_visible()
+    expect(button).to_be_hidden()
+    expect(page.locator("#use-doing")).to_be_visible()
+    expect(page.locator("#use-doing")).to_contain_text("layer3 is the default layer of shapes now.")
+    expect(page.get_by_role("heading", name="shapes on 15 pictures")).to_be_focused()
+    assert parse_qs(urlsplit(asked[1]).query) == {"wait": ["300"], "layer": ["layer3"]}
+
+
 def test_the_report_is_opened(opened: Callable[..., tuple[Page, Evaluations]]) -> None:
     page, _ = opened("/?tab=evaluate&evaluation=one", done())
     link = page.get_by_role("link", name="Open the report")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 
-from service.vocabulary import LoadingStage, ModelState, VersionState
+from service.vocabulary import GateMissing, LoadingStage, ModelState, VersionState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -202,6 +202,15 @@ def test_scores_have_words_also_where_there_is_no_number(page: Page) -> None:
     assert call(page, "scores", f"module.proof({{text: 'So.', gates: {gates}}})") == (
         "So. The map of another class is all but the same."
     )
+    missing = "{class_differs: 'no_other_class', random_head_differs: 'head_unknown'}"
+    gates = f"{{class_differs: null, random_head_differs: null, missing: {missing}}}"
+    said = call(page, "scores", f"module.proof({{text: 'So.', gates: {gates}}})")
+    assert said.startswith("So. There is no other class")
+    assert "not tried with a random last layer" in said
+    for reason in get_args(GateMissing):
+        gates = f"{{class_differs: null, random_head_differs: null, missing: {{random_head_differs: '{reason}'}}}}"
+        said = call(page, "scores", f"module.proof({{text: 'So.', gates: {gates}}})")
+        assert (said == "So.") == (reason == "empty"), "of an empty map the sentence says it"
 
 
 def test_keys_of_a_model_are_read_as_lines_or_as_json(page: Page) -> None:

@@ -56,6 +56,9 @@ class SplitNetwork:
     def with_random_head(self, *_: object) -> SplitNetwork | None:
         return _not_needed()
 
+    def beside_random_head(self, *_: object) -> SplitNetwork | None:
+        return _not_needed()
+
     def modules(self) -> dict[str, ModuleDescription]:
         return _not_needed()
 

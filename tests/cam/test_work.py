@@ -161,4 +161,7 @@ def test_the_known_amounts() -> None:
     chunks = -(-2048 // (32 * 2**20 // (2048 * 49)))
     assert passes_together(["ablationcam"], [DEEP]) == Passes(forward=3 + chunks, tail=2048)
     assert passes_together(["ablationcam"], [replace(DEEP, on_every_path=False)]) == Passes(forward=2051 + chunks)
-    assert passes_together(["smoothgradcam++"], [DEEP], targets=2) == Passes(forward=17, backward=16)
+    assert passes_together(["scorecam"], [DEEP], targets=3) == Passes(forward=2050), "all classes' logits are there"
+    assert passes_together(["smoothgradcam++"], [DEEP], targets=2) == Passes(forward=9, backward=16)
+    together = 32 * 2**20 // (6 * 2048 * 49)
+    assert passes_together(["smoothgradcam++"], [DEEP], targets=together + 1) == Passes(17, backward=8 * (together + 1))

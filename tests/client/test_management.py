@@ -23,6 +23,13 @@ GONE = httpx.Response(204)
         ("put_model", ("a b",), {"architecture": "resnet18", "size": 96}, ENTRY, "PUT /models/a%20b?wait=300.0"),
         ("put_model", ("a",), {"architecture": "resnet18", "wait_s": 0}, ENTRY, "PUT /models/a?wait=0"),
         ("reload_model", ("a",), {"wait_s": 7}, ENTRY, "POST /models/a/reload?wait=7"),
+        (
+            "reload_model",
+            ("a",),
+            {"wait_s": 7, "layer": "a&b"},
+            ENTRY,
+            "POST /models/a/reload?wait=7&layer=a%26b",
+        ),
         ("unload_model", ("a",), {}, ENTRY, "POST /models/a/unload"),
         ("remove_model", ("a",), {}, GONE, "DELETE /models/a"),
         ("aliases", (), {}, httpx.Response(200, json=ANSWERS["aliases"]), "GET /aliases"),

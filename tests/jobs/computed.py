@@ -49,10 +49,10 @@ class Held:
         await asyncio.wait_for(self._news.wait(), 10)
         self._news.clear()
 
-    def tells(self, done: float, total: float = 10.0, found: int = 1) -> None:
+    def tells(self, done: float, total: float = 10.0, found: int = 1, left: float | None = 9.5) -> None:
         """Say how far it is."""
         assert self._hear is not None
-        self._hear({"done": done, "total": total, "stage": "explaining", "found": found})
+        self._hear({"done": done, "total": total, "stage": "explaining", "found": found, "left": left})
 
     def fails(self, reason: str) -> None:
         """Say why it cannot be done."""

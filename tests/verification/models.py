@@ -35,6 +35,38 @@ def transformer() -> nn.Module:
     return frozen(vit())
 
 
+class Small(nn.Module):
+    """A convolution and a linear head of so many outputs."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 6, 5, 4), nn.ReLU())
+        self.head = nn.Linear(6, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.body(x).mean((2, 3)))
+        return logits
+
+
+class Stubborn(Small):
+    """Remembers how many pictures there are, and insists on as many rows behind its head."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + x.new_zeros(len(x), 1).expand(len(x), 5) * 2
+
+
+def single_head() -> nn.Module:
+    """One output, of a layer whose weights are known."""
+    torch.manual_seed(0)
+    return frozen(Small(1))
+
+
+def stubborn() -> nn.Module:
+    """See there."""
+    torch.manual_seed(0)
+    return frozen(Stubborn(5))
+
+
 class Probable(Spot):
     """Says probabilities."""
 

@@ -131,6 +131,9 @@ async def test_the_estimate_counts_it() -> None:
     assert 80 <= several.forward <= 100
     assert work(verify=True, methods=("eigencam",)).cost.forward < proved.forward
     assert proved.bytes > plain.bytes
+    for asked in ({"methods": ("scorecam",)}, {"methods": ("smoothgradcam++",)}, {"smooth": 4}):
+        alone, both = work(**asked).cost.forward, work(verify=True, **asked).cost.forward
+        assert 21 <= both - alone <= 40, "and backward passes for the other class and the random head"
 
 
 async def test_it_makes_a_picture_large_and_its_mirror_image_not() -> None:

@@ -156,6 +156,33 @@ async def test_a_model_is_loaded_again(application: Application, client: httpx.A
     assert (await client.get(f"{MODELS}/pets")).json()["default"] is True
 
 
+async def test_a_model_is_loaded_again_with_another_default_layer(
+    application: Application, client: httpx.AsyncClient
+) -> None:
+    """All else of its configuration is as it was, and stays on the server."""
+
+    def config() -> ModelConfig:
+        return application.explainer.pool.registry.find("pets").config
+
+    before = config()
+    response = await client.post(f"{MODELS}/pets/reload", params={"wait": 5, "layer": "conv1"})
+    assert response.status_code == 200
+    assert config() == before.model_copy(update={"layer": "conv1"})
+    await client.post(f"{MODELS}/pets/reload", params={"wait": 5})
+    assert config().layer == "conv1", "it stays what it is"
+
+
+@pytest.mark.parametrize(
+    ("layer", "code"), [("conv", "unknown_layer"), ("", "invalid_option"), (301 * "x", "invalid_option")]
+)
+async def test_a_default_layer_that_there_is_not_changes_nothing(
+    application: Application, client: httpx.AsyncClient, layer: str, code: str
+) -> None:
+    before = len(application.worker.loads)
+    problem(await client.post(f"{MODELS}/pets/reload", params={"layer": layer}), code)
+    assert len(application.worker.loads) == before
+
+
 async def test_a_model_is_busy_while_a_version_of_it_is_loaded(
     application: Application, client: httpx.AsyncClient
 ) -> None:

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from service import logs
-from service.cam.raw_map import RawMap
 from service.engine.messages import (
     Cancel,
     Hello,
@@ -37,6 +36,7 @@ from service.engine.messages import (
     Run,
     Unload,
 )
+from service.engine.workers.counterparts import Asked, as_numpy
 from service.engine.workers.give_way import GiveWay
 from service.engine.workers.isolation import run_isolated
 from service.engine.workers.threads import BatchThreads, OneByOne
@@ -47,11 +47,10 @@ from service.models.host import HowTo
 from service.models.loading import load_model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
-    from torch import Tensor
 
     from service.cam.explain import Checkpoint
     from service.cam.targets import Targets
@@ -260,32 +259,36 @@ def _answer(host: ModelHost, run: Run, rows: range, checkpoint: Checkpoint) -> l
     if lane.op == "predict":
         return [RowAnswer(logits) for logits in host.predict(pixels, lane.head, checkpoint, lane.sentences).numpy()]
     targets = run.targets[rows.start : rows.stop]
+    if lane.verify:
+        views = run.views[rows.start : rows.stop]
+        return [_proved(host, lane, *each, checkpoint) for each in zip(pixels, views, targets, strict=True)]
+    return _explained(host, lane, pixels, targets, checkpoint)
+
+
+def _explained(
+    host: ModelHost, lane: Lane, pixels: NDArray[np.uint8], targets: Sequence[Targets], checkpoint: Checkpoint
+) -> list[RowAnswer]:
     how = HowTo(lane.layers, lane.methods, lane.cam_options, lane.head, lane.sentences)
     answers = host.explain(pixels, targets, how, checkpoint, gives_way=lane.large)
-    found = [RowAnswer(row.logits.numpy().copy(), tuple(as_numpy(raw) for raw in row.maps)) for row in answers]
-    if not lane.verify:
-        return found
-    views = run.views[rows.start : rows.stop]
-    return [_proved(host, lane, *each, checkpoint) for each in zip(pixels, views, targets, found, strict=True)]
+    return [RowAnswer(row.logits.numpy().copy(), tuple(as_numpy(raw) for raw in row.maps)) for row in answers]
 
 
-def _proved(  # noqa: PLR0913  # one of each for the row
+def _proved(  # one of each for the row
     host: ModelHost,
     lane: Lane,
     pixels: NDArray[np.uint8],
     view: View | None,
     targets: Targets,
-    answer: RowAnswer,
     checkpoint: Checkpoint,
 ) -> RowAnswer:
     assert view is not None, "maps are put to the proof where the picture is"
-    return replace(answer, proofs=Examined(host, lane, pixels, view, targets, answer, checkpoint).proofs())
-
-
-def as_numpy(raw: RawMap[Tensor]) -> RawMap[NDArray[np.float32]]:
-    """Return a map as it travels."""
-    # A copy: a row's view would drag the whole batch's array through the pickle.
-    return RawMap(raw.layer, raw.method, raw.target, raw.values.numpy().copy(), raw.zero_gradient)
+    asked, counterparts = Asked(host, lane, pixels, targets, checkpoint), None
+    if asked.together:
+        answer, counterparts = asked.answered()
+    else:
+        (answer,) = _explained(host, lane, pixels[None], [targets], checkpoint)
+    examined = Examined(host, lane, pixels, view, targets, answer, checkpoint, counterparts)
+    return replace(answer, proofs=examined.proofs())
 
 
 def _is_out_of_memory(error: Exception) -> bool:

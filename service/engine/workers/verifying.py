@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import time
 import zlib
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,34 +16,33 @@ import numpy as np
 from service.cam.methods import METHODS
 from service.cam.pace import Pace
 from service.cam.placing import Placing
-from service.cam.targets import Targets
 from service.cam.work import rows_at_once
-from service.errors import MethodNotApplicable, ModelOutputError
+from service.engine.workers.counterparts import Asked, Counterparts
 from service.imaging.comparison import PlacedMap
-from service.models.host import HowTo
 from service.placement import Placement
-from service.verification.gates import differ, may_compare_classes, may_randomise, other_class, passes_of_gate
+from service.verification.gates import differ, in_the_same_passes, may_compare_classes, passes_beside, passes_of_gate
 from service.verification.hiding import blurred, feathered, hide
 from service.verification.region import elsewhere, hottest
 from service.verification.score import Scale
 from service.verification.verdict import Drops, Gates, undecided
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
     from service.cam.explain import Checkpoint
     from service.cam.raw_map import RawMap
-    from service.cam.targets import CamOptions
+    from service.cam.targets import Targets
     from service.engine.messages import Lane, RowAnswer
+    from service.engine.workers.counterparts import Place
     from service.models.host import ModelHost
     from service.models.info import ModelInfo
     from service.verification.region import View
     from service.verification.verdict import Verification
+    from service.vocabulary import GateMissing
 
     Map = RawMap[NDArray[np.float32]]
-    _Place = tuple[int, int, int]
 
 __all__ = ["Examined"]
 
@@ -54,8 +51,6 @@ _ROUNDING = {"float32": 1e-4, "float64": 1e-8}
 _COARSE_ROUNDING = 2e-2
 # Numbers in the largest tensor that is made of a pixel of the input, about.
 _PER_PIXEL = 16
-# Which random order the last layer's weights are in.
-_HEAD_SEED = 2016
 # Next to a map's maximum: what varies by less is the same everywhere.
 _CONSTANT = 1e-5
 
@@ -72,6 +67,7 @@ class Examined:
         targets: what was asked.
         answer: its logits and maps.
         checkpoint: called between steps, which are as short as those of an explanation.
+        counterparts: what came of the passes of the explanation, where some did.
     """
 
     host: ModelHost
@@ -81,6 +77,7 @@ class Examined:
     targets: Targets
     answer: RowAnswer
     checkpoint: Checkpoint
+    counterparts: Counterparts | None = None
 
     def proofs(self) -> tuple[Verification, ...]:
         """Return the proof of each map, in their order."""
@@ -129,7 +126,7 @@ class Examined:
             rounding,
             scale.against is None,
         )
-        return found.judged(gates, len(shapes) + self._passes(raw.method, gates))
+        return found.judged(gates, len(shapes) + self._passes(raw, gates))
 
     def _hot(self, raw: Map) -> NDArray[np.bool_]:
         """Return what a map calls important, in the view; nothing where it is the same everywhere."""
@@ -162,55 +159,43 @@ class Examined:
 
     def _gates(self) -> list[Gates]:
         """Return the gates of all maps; what they need is computed once for all of them."""
-        asked = self.targets.resolve(np.argsort(-self.answer.logits, kind="stable").tolist())
-        others = [other_class(self.answer.logits, target, self.targets.against) for target in asked]
-        by_class, by_head = {}, {}
-        if None not in others:
-            by_class = self._again(may_compare_classes, [other for other in others if other is not None])
-        with suppress(ModelOutputError, MethodNotApplicable):  # the head is not known, or nothing comes out of another
-            by_head = self._again(may_randomise, asked, random_head=_HEAD_SEED)
-        places = self._places(range(len(self.lane.methods)), len(asked))
-        return [
-            self._gates_of(raw, by_class.get(place), by_head.get(place))
-            for place, raw in zip(places, self.answer.maps, strict=True)
-        ]
+        found = self._asked.made(self.answer.logits, self.counterparts or Counterparts())
+        count = self.targets.count
+        places = self._asked.places(range(len(self.lane.methods)), count)
+        return [self._gates_of(raw, place, found) for place, raw in zip(places, self.answer.maps, strict=True)]
 
-    def _again(
-        self, allowed: Callable[[str, CamOptions], bool], classes: Sequence[int], *, random_head: int | None = None
-    ) -> dict[_Place, NDArray[np.float32]]:
-        """Return the maps for other classes, or of another head, by the place of those that they are compared with."""
-        lane = self.lane
-        methods = [place for place, name in enumerate(lane.methods) if allowed(name, lane.cam_options)]
-        if not methods:
-            return {}
-        names = tuple(lane.methods[place] for place in methods)
-        how = HowTo(lane.layers, names, lane.cam_options, lane.head, lane.sentences, random_head)
-        targets = Targets(tuple(classes), self.targets.against)
-        (found,) = self.host.explain(self.pixels[None], [targets], how, self.checkpoint, gives_way=lane.large)
-        return {
-            place: raw.values.numpy()
-            for place, raw in zip(self._places(methods, len(classes)), found.maps, strict=True)
-        }
+    @cached_property
+    def _asked(self) -> Asked:
+        return Asked(self.host, self.lane, self.pixels, self.targets, self.checkpoint)
 
-    def _places(self, methods: Sequence[int], targets: int) -> list[_Place]:
-        """Return which layer, method and target each map is of, in their order."""
-        layers = 1 if self.lane.cam_options.fuse else len(self.lane.layers)
-        return list(product(range(layers), methods, range(targets)))
-
-    def _gates_of(self, raw: Map, other: NDArray[np.float32] | None, random: NDArray[np.float32] | None) -> Gates:
-        if not METHODS[raw.method].class_specific:  # nor does it look at the head
+    def _gates_of(self, raw: Map, place: Place, found: Counterparts) -> Gates:
+        row = METHODS[raw.method]
+        if not row.class_specific:  # nor does it look at the head
             return Gates(class_differs=False, random_head_differs=False)
+        other, random = found.by_class.get(place), found.by_head.get(place)
+        reasons: dict[str, GateMissing] = {}
+        tried = place[1] in self._asked.together or may_compare_classes(raw.method, self.lane.cam_options)
+        if other is None:
+            reasons["class_differs"] = "no_other_class" if found.no_other_class else "many_passes"
+        if random is None:
+            reasons["random_head_differs"] = (
+                "whole_network" if not row.uses_layer else "head_unknown" if tried else "many_passes"
+            )
         return Gates(
             class_differs=None if other is None else differ(raw.values, other),
             random_head_differs=None if random is None else differ(raw.values, random),
+            missing=reasons,
         )
 
-    def _passes(self, method: str, gates: Gates) -> int:
+    def _passes(self, raw: Map, gates: Gates) -> int:
         """Count the forward passes of a map's gates."""
+        method, layers, options = raw.method, list(self._placing.layers.values()), self.lane.cam_options
         if not METHODS[method].class_specific:
             return 0
+        if in_the_same_passes(method, layers, self.targets.count, options):
+            return passes_beside(method, layers, self.targets.count, options)
         made = (gates.class_differs is not None) + (gates.random_head_differs is not None)
-        return made * passes_of_gate(method, list(self._placing.layers.values()), self.lane.cam_options)
+        return made * passes_of_gate(method, layers, options)
 
 
 class _Step:

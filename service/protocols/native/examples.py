@@ -139,7 +139,7 @@ _EXPLANATION = {
         "p": 0.05,
         "verdict": "supported",
         "reason": None,
-        "gates": {"class_differs": True, "random_head_differs": True},
+        "gates": {"class_differs": True, "random_head_differs": True, "missing": {}},
         "passes": 22,
         "text": "Supported: hiding what the map calls important lowers the logit of 'tabby' by 7.10, the same shape at "
         "each of 19 other places by 2.20 at most.",

@@ -29,6 +29,9 @@ _MAX_BYTES = 64 * 1024
 _ALIAS = 'Send an object such as {"model": "birds", "version": "2"}.'
 
 Wait = Annotated[float, Query(ge=0, le=3600, description="Seconds to wait for the outcome; 0 does not wait.")]
+DefaultLayer = Annotated[
+    str | None, Query(min_length=1, max_length=300, description="The default layer from now on; as it is if left out.")
+]
 
 _STATES: dict[int | str, dict[str, Any]] = {
     200: {"model": wire.ModelEntry, "description": "It has been loaded and answers."},
@@ -50,9 +53,13 @@ async def put_model(model: str, request: Request, engine: Engine, wait: Wait = 0
 
 @router.post("/models/{model}/reload", tags=["management"], summary="Load a model again", responses=_STATES)
 @key_scope("manage")
-async def reload_model(model: str, engine: Engine, wait: Wait = 0) -> Response:
-    """Load the same configuration again, because a file has changed; then as with PUT."""
-    return await _begun(engine, await engine.management.reload(model), wait)
+async def reload_model(model: str, engine: Engine, wait: Wait = 0, layer: DefaultLayer = None) -> Response:
+    """Load the same configuration again, because a file has changed; then as with PUT.
+
+    With `layer` it differs in its default layer: the one that explains requests that name none. Of a model in the
+    settings, that holds until the service starts again.
+    """
+    return await _begun(engine, await engine.management.reload(model, layer), wait)
 
 
 @router.delete(

@@ -178,7 +178,7 @@ async def test_a_map_is_put_to_the_proof(client: httpx.AsyncClient) -> None:
     assert told["controls"]["count"] == 19
     assert told["p"] * 20 == pytest.approx(round(told["p"] * 20))
     assert (told["verdict"] == "supported") == (told["p"] == 0.05)
-    assert told["gates"] == {"class_differs": True, "random_head_differs": True}
+    assert told["gates"] == {"missing": {}, "class_differs": True, "random_head_differs": True}
     assert told["passes"] == 22
     assert told["drop"] > 2
     assert "'star'" in told["text"]

@@ -3,7 +3,8 @@
 import { make } from "../shared/elements.js";
 import { plural, wholePercent } from "../shared/numbers.js";
 import { problemWords, words } from "../shared/problems.js";
-import { methodNamed, modelNamed } from "./catalogue.js";
+import { ask } from "./api.js";
+import { methodNamed, modelNamed, offered, reloadModels } from "./catalogue.js";
 import { $, put } from "./dom.js";
 import { isOver } from "./following.js";
 import { key } from "./key.js";
@@ -12,7 +13,13 @@ import { figures, PURPOSES, several } from "./figures.js";
 
 const STATES = { queued: "Waits for its turn", done: "Done", failed: "Failed", cancelled: "Cancelled" };
 
+const FOR_ALL = "For everybody, and for requests that name no layer:";
+const FOR_GOOD = "For good:";
+const UNTIL = "Of a model in the settings, that holds until the server starts again; what lasts is";
+
 let act;
+let taken; // which model and layer
+let making = false; // the default is being changed
 let entry = null; // the one that is on screen
 
 /** Called once; `use(entry, row)` takes a layer, `cancel(entry)` ends what runs. */
@@ -21,6 +28,7 @@ export function control(actions) {
   $("evaluation-cancel").addEventListener("click", () => act.cancel(entry));
   $("report-open").addEventListener("click", () => attempt(openReport));
   $("report-save").addEventListener("click", () => attempt(saveReport));
+  $("use-now").addEventListener("click", makeDefault);
 }
 
 async function attempt(what) {
@@ -117,10 +125,43 @@ function take(row) {
   const { layer, method } = row;
   const model = modelNamed(entry.model);
   put($("evaluation-used"), `From now on, this page explains with ${layer}, by ${methodNamed(method)?.title ?? method}. `);
-  const isDefault = model?.default_layer === layer;
   $("use-note").hidden = false;
-  $("use-default").hidden = isDefault;
-  $("is-default").hidden = !isDefault;
+  taken = { model: entry.model, layer };
+  showDefault(model?.default_layer === layer);
+  $("use-make").hidden = offered.management !== "allowed";
+  put($("use-for"), offered.management === "allowed" ? FOR_GOOD : FOR_ALL);
   put($("use-line"), `layer = ${JSON.stringify(layer)}`);
   put($("use-flag"), `,layer=${layer}`);
+  put($("use-doing"), "");
+  failDefault("");
+}
+
+function showDefault(isDefault) {
+  $("use-default").hidden = isDefault;
+  $("is-default").hidden = !isDefault;
+}
+
+function failDefault(text) {
+  put($("use-problem"), text);
+  $("use-problem").hidden = !text;
+}
+
+/** The layer that was taken becomes the model's default, for whoever names none. */
+async function makeDefault() {
+  if (making) return;
+  making = true;
+  const { model, layer } = taken;
+  failDefault("");
+  put($("use-doing"), "The model is loaded again beside the one that answers…");
+  try {
+    await ask(`models/${encodeURIComponent(model)}/reload?wait=300&layer=${encodeURIComponent(layer)}`, { method: "POST" });
+    await reloadModels();
+    if (taken.model === model && taken.layer === layer) showDefault(true);
+    $("evaluation-title").focus(); // the button has gone
+    put($("use-doing"), `${layer} is the default layer of ${model} now. ${UNTIL} layer = ${JSON.stringify(layer)} in its [[models]] table.`);
+  } catch (error) {
+    put($("use-doing"), "");
+    failDefault(problemWords(error));
+  }
+  making = false;
 }

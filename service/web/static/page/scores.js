@@ -20,6 +20,16 @@ const SAME = { // of the gates that a map does not pass
   random_head_differs: "With the weights of the model’s last layer in a random order, it is all but the same.",
 };
 
-/** Whether hiding what a map marks matters, in the server's sentence, and what else speaks against it. */
-export const proof = ({ text, gates }) =>
-  [text, ...Object.entries(SAME).map(([gate, words]) => gates[gate] === false && words)].filter(Boolean).join(" ");
+const MISSING = { // why a gate was not tried; of an empty map the sentence says it
+  no_other_class: "There is no other class whose map it could be compared with.",
+  head_unknown: "It was not tried with a random last layer: which one that is, is not known, or the map is of a layer behind it.",
+  whole_network: "It was not tried with a random last layer: the method is of the whole network.",
+  many_passes: "The map of another class was not made: that would take too many passes.",
+};
+
+/** Whether hiding what a map marks matters, in the server's sentence, what else speaks against it, and what was not tried. */
+export const proof = ({ text, gates }) => {
+  const same = Object.entries(SAME).map(([gate, words]) => gates[gate] === false && words);
+  const missing = [...new Set(Object.values(gates.missing ?? {}))].map((reason) => MISSING[reason]);
+  return [text, ...same, ...missing].filter(Boolean).join(" ");
+};
