@@ -77,8 +77,7 @@ class FoldedNetwork:
 
     def _computed(self, compute: Callable[[], _Result], layers: Sequence[LayerCall] = ()) -> _Result:
         """Compute with folded convolutions, but for those that do away with what one of ``layers`` gives out."""
-        without = frozenset().union(*(self._within.get(layer.module, ()) for layer in layers))
-        folds = [fold for fold in self._folds if fold not in without] if without else self._folds
+        folds = self._without([layer.module for layer in layers])
         if not folds:
             return compute()
         try:
@@ -92,6 +91,11 @@ class FoldedNetwork:
         log.info("a network is computed without folding from now on, where it raised %s", raised)
         self._folds = ()
         return result
+
+    def _without(self, names: Sequence[str]) -> Sequence[FoldedConvolution]:
+        """Return the folds but for those that do away with what a module of one of ``names`` gives out."""
+        without = frozenset[FoldedConvolution]().union(*(self._within.get(name, ()) for name in names))
+        return [fold for fold in self._folds if fold not in without] if without else self._folds
 
     def predict(self, inputs: Tensor) -> Tensor:
         """See ``Network``."""
@@ -114,7 +118,10 @@ class FoldedNetwork:
     ) -> Network | None:
         """See ``Network``."""
         other = self._own.beside_random_head(layers, asked, classes, seed)
-        return None if other is None else FoldedNetwork(other, self._folds)
+        if other is None:
+            return None
+        names = [name for name in self._within if self.own_module.get_submodule(name) is other.randomised]
+        return FoldedNetwork(other, self._without(names), self._within)
 
     def modules(self) -> Mapping[str, ModuleDescription]:
         """See ``Network``."""
