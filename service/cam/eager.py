@@ -79,6 +79,11 @@ class EagerNetwork:
         other._heads = 2
         return other
 
+    @property
+    def randomised(self) -> nn.Module | None:
+        """The module whose output has another one's beside or in place of it."""
+        return None if self._random is None else self._random[0]
+
     def _own_matrices(self, classes: int) -> list[str]:
         return [name for name, each in matrices_of(self._module).items() if len(each) == classes]
 

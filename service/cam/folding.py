@@ -1,11 +1,8 @@
-"""A network whose batch normalisations are part of the convolutions before them: the same function, computed sooner.
+"""A network whose convolutions compute what comes next, too: the same function, computed sooner.
 
-In eval mode a batch normalisation multiplies and adds constants per channel, so a convolution can have them in its
-weights (Jacob et al., https://arxiv.org/abs/1712.05877, section 3.2). That saves a pass through memory for each.
-
-It is done while a pass runs, in the network's own modules: the convolution gives out something that its normalisation
-alone can open. Whatever else the network's code does with it, for whatever picture, raises, and the pass is made again
-with the modules as they are.
+See :mod:`service.cam.folded_convolution`. It is done while a pass runs, in the network's own modules. What the
+network's code does otherwise than at load, for whatever picture, raises, and the pass is made again with the modules as
+they are.
 """
 
 from __future__ import annotations
@@ -19,16 +16,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from service.cam.capture import logits_apart
 from service.cam.eager import EagerNetwork
+from service.cam.folded_convolution import FoldedConvolution, Pending, Withheld
 from service.cam.graph import Graph
 from service.cam.layers import LayerCall
 from service.errors import first_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     from torch.autograd.graph import Node
 
@@ -48,18 +45,20 @@ _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8, torch.bfloat16: 5e-2, to
 _SAMPLED = 4096  # values of an output that are compared, about
 _LOGITS = LayerCall("")  # the network itself
 
+_Folds = frozenset[FoldedConvolution]
+
 
 class FoldedNetwork:
     """A ``Network`` that computes with folded convolutions wherever that gives the same.
 
-    The output of a convolution that has its normalisation in it is not what it is in the network itself. Such layers,
-    and whatever looks at the whole network, are computed by the modules as they are; so is everything, from the first
-    picture on for which the network's code does something else with such an output than at load.
+    What some layers give out is then another thing than in the network itself, or nothing. A convolution of which such
+    a layer is wanted is computed by the modules as they are. So is whatever looks at the whole network, and everything,
+    from the first picture on for which the network's code does something else with such an output than at load.
     """
 
-    def __init__(self, own: EagerNetwork, folds: Mapping[str, _Fold]) -> None:
-        """Fold, while ``own`` is computed, those convolutions that ``folds`` has by name."""
-        self._own, self._folds = own, folds
+    def __init__(self, own: EagerNetwork, folds: Sequence[FoldedConvolution], within: Mapping[str, _Folds]) -> None:
+        """Fold while ``own`` is computed; ``within`` has, by a layer's name, the folds that do away with its output."""
+        self._own, self._folds, self._within = own, folds, within
 
     @property
     def own_module(self) -> nn.Module:
@@ -74,22 +73,29 @@ class FoldedNetwork:
     @property
     def more_bytes(self) -> int:
         """Bytes of the weights that are kept beside the network's own."""
-        return sum(fold.weight.nbytes + fold.bias.nbytes for fold in self._folds.values())
+        return sum(fold.nbytes for fold in self._folds)
 
     def _computed(self, compute: Callable[[], _Result], layers: Sequence[LayerCall] = ()) -> _Result:
-        """Compute with folded convolutions, unless one of ``layers`` is such."""
-        if not self._folds or any(layer.module in self._folds for layer in layers):
+        """Compute with folded convolutions, but for those that do away with what one of ``layers`` gives out."""
+        folds = self._without([layer.module for layer in layers])
+        if not folds:
             return compute()
         try:
-            return _with_folds(self._folds, compute)
+            with _in_place(folds):
+                return compute()
         except (torch.OutOfMemoryError, torch.AcceleratorError):
             raise
         except Exception as error:  # noqa: BLE001  # whatever a network's code raises about what it cannot read
             raised = f"{type(error).__name__}: {first_line(error)}"  # itself, it would keep activations alive
         result = compute()  # which raises where the network does so by itself
         log.info("a network is computed without folding from now on, where it raised %s", raised)
-        self._folds = {}
+        self._folds = ()
         return result
+
+    def _without(self, names: Sequence[str]) -> Sequence[FoldedConvolution]:
+        """Return the folds but for those that do away with what a module of one of ``names`` gives out."""
+        without = frozenset[FoldedConvolution]().union(*(self._within.get(name, ()) for name in names))
+        return [fold for fold in self._folds if fold not in without] if without else self._folds
 
     def predict(self, inputs: Tensor) -> Tensor:
         """See ``Network``."""
@@ -112,7 +118,10 @@ class FoldedNetwork:
     ) -> Network | None:
         """See ``Network``."""
         other = self._own.beside_random_head(layers, asked, classes, seed)
-        return None if other is None else FoldedNetwork(other, self._folds)
+        if other is None:
+            return None
+        names = [name for name in self._within if self.own_module.get_submodule(name) is other.randomised]
+        return FoldedNetwork(other, self._without(names), self._within)
 
     def modules(self) -> Mapping[str, ModuleDescription]:
         """See ``Network``."""
@@ -139,65 +148,20 @@ class FoldedNetwork:
         return self._own.capture_attention(inputs, derivatives)
 
 
-class _Strayed(Exception):
-    """A network's code uses a folded convolution in another way than at load."""
-
-
-class _Withheld:
-    """What a folded convolution gives out: its normalisation can open it, and all else raises, as it is no tensor."""
-
-    __slots__ = ("_by", "_normalised")
-
-    def __init__(self, by: _Fold, normalised: Tensor) -> None:
-        self._by, self._normalised = by, [normalised]
-
-    def opened(self, by: _Fold) -> Tensor:
-        """Give the normalised output away, once, to whom it is meant for."""
-        if by is not self._by or not self._normalised:
-            raise _Strayed
-        return self._normalised.pop()
-
-
-@dataclass(frozen=True, eq=False)
-class _Fold:
-    """A convolution and the normalisation behind it, with the weights and bias that do both."""
-
-    convolution: nn.Conv2d
-    normalisation: nn.BatchNorm2d
-    weight: Tensor
-    bias: Tensor
-
-    def convolve(self, input: Tensor) -> _Withheld:  # named as PyTorch does
-        """Compute what the normalisation will give out, in place of ``convolution.forward``."""
-        checkpoint: object = torch._C._autograd._top_saved_tensors_default_hooks(True)
-        if checkpoint is not None:
-            raise _Strayed  # it calls the modules once more when the pass is over
-        return _Withheld(self, self.convolution._conv_forward(input, self.weight, self.bias))
-
-    def normalise(self, input: object) -> Tensor:  # likewise
-        """Give it out, in place of ``normalisation.forward``."""
-        if not isinstance(input, _Withheld):
-            raise _Strayed
-        return input.opened(self)
-
-
-def _with_folds(folds: Mapping[str, _Fold], compute: Callable[[], _Result]) -> _Result:
-    """Compute while the modules are folded; they are as before when that returns or raises."""
-    with _in_place(folds):
-        return compute()
-
-
 @contextmanager
-def _in_place(folds: Mapping[str, _Fold]) -> Iterator[None]:
+def _in_place(folds: Iterable[FoldedConvolution]) -> Iterator[None]:
+    """Fold the modules; they are as before when the block ends or raises."""
     try:
-        for fold in folds.values():
+        for fold in folds:
             vars(fold.convolution)["forward"] = fold.convolve
-            vars(fold.normalisation)["forward"] = fold.normalise
+            if fold.normalisation is not None:
+                vars(fold.normalisation)["forward"] = fold.normalise
         yield
     finally:
-        for fold in folds.values():
+        for fold in folds:
             vars(fold.convolution).pop("forward", None)
-            vars(fold.normalisation).pop("forward", None)
+            if fold.normalisation is not None:
+                vars(fold.normalisation).pop("forward", None)
 
 
 def folded(module: nn.Module, images: Tensor, hidden: Collection[str] = ()) -> FoldedNetwork | None:
@@ -208,59 +172,71 @@ def folded(module: nn.Module, images: Tensor, hidden: Collection[str] = ()) -> F
         images: one or more, (N, C, H, W); the first is what is tried.
         hidden: names of submodules that are no layers.
     """
-    own = EagerNetwork(module, None, hidden)
+    own, image = EagerNetwork(module, None, hidden), images[:1]
     try:
-        pairs = _pairs(module, own, images[:1])
-        if not pairs.normalised:
+        plain = _plain_pass(module, own, image)
+        made = (FoldedConvolution(*parts) for parts in plain.foldable(module))
+        folds = tuple(fold for fold in made if fold.gains)
+        if not folds:
             return None
-        folds = {
-            convolution: _fold(module.get_submodule(convolution), module.get_submodule(normalisation))
-            for convolution, normalisation in pairs.normalised.items()
-        }
-        alike = _computes_the_same(own, folds, images[:1], pairs)
+        _find_out_what_comes_next(own, folds, image)
+        within = _compared(own, folds, image, plain.values)
+        if within is None:
+            for fold in folds:
+                fold.never_wait()
+            within = _compared(own, folds, image, plain.values)
     except (torch.OutOfMemoryError, torch.AcceleratorError):
         raise
     except Exception:  # noqa: BLE001  # a network's own code may raise anything, and it is served without this
         return None
-    return FoldedNetwork(own, folds) if alike else None
+    return None if within is None else FoldedNetwork(own, folds, within)
 
 
 @dataclass(frozen=True)
-class _Pairs:
-    """Which convolutions are followed by a normalisation and nothing else.
+class _Pass:
+    """What a pass through the modules as they are shows.
 
     Attributes:
-        normalised: the normalisation's name by the convolution's.
         values: some values that each call of a module gave out, and the network itself.
+        once: the modules that were called once, with the autograd node of what they gave out and of its copy, which
+            only what comes next can use.
+        called: how often each module was called.
+        graph: what the logits depend on.
     """
 
-    normalised: dict[str, str]
     values: dict[LayerCall, Tensor]
+    once: dict[str, tuple[Any, Node | None]]
+    graph: Graph
+
+    def foldable(self, module: nn.Module) -> list[tuple[nn.Conv2d, nn.BatchNorm2d | None]]:
+        """Return the convolutions, with the normalisation that comes next where nothing else does."""
+        parts = dict(module.named_modules())
+        plain = [part for part in parts.values() if _can_be_folded(part, nn.Conv2d)]
+        given = {copied: parts[name] for name, (_, copied) in self.once.items() if parts[name] in plain}
+        normalised: dict[nn.Module, nn.BatchNorm2d] = {}
+        for name, (made, copied) in self.once.items():
+            part = parts[name]
+            if copied not in self.graph.nodes or not _can_be_folded(part, nn.BatchNorm2d) or part.running_mean is None:
+                continue
+            before = made.next_functions[0][0]
+            if before in given and self.graph.nodes.in_degree(before) == 1:
+                normalised[given[before]] = part
+        return [(part, normalised.get(part)) for part in plain]
 
 
-def _pairs(module: nn.Module, network: EagerNetwork, image: Tensor) -> _Pairs:
-    """Find them in the graph of one pass."""
-    parts = dict(module.named_modules())
-    given: dict[LayerCall, Node | None] = {}  # the node of a copy of each output, which only what comes next can use
-    made: dict[LayerCall, Any] = {}  # the output's own node
+def _plain_pass(module: nn.Module, network: EagerNetwork, image: Tensor) -> _Pass:
+    made: dict[LayerCall, tuple[Any, Node | None]] = {}
     values: dict[LayerCall, Tensor] = {}
 
     def see(call: LayerCall, output: object, node: Node | None) -> None:
-        given[call], made[call] = node, getattr(output, "grad_fn", None)
+        made[call] = getattr(output, "grad_fn", None), node
         values.update(_some_of(call, output))
 
     inputs = image.clone().requires_grad_()
-    logits = network.observe(inputs, [name for name in parts if name], see)
-    graph, calls = Graph.of(logits, inputs, ()).nodes, Counter(call.module for call in given)
-    once = [call for call in given if calls[call.module] == 1 and given[call] in graph]
-    convolutions = {given[call]: call.module for call in once if _can_be_folded(parts[call.module], nn.Conv2d)}
-    found = {}
-    for call in once:
-        part, before = parts[call.module], made[call].next_functions[0][0]
-        alone = before in convolutions and graph.in_degree(before) == 1
-        if alone and _can_be_folded(part, nn.BatchNorm2d) and part.running_mean is not None:
-            found[convolutions[before]] = call.module
-    return _Pairs(found, values | _some_of(_LOGITS, logits))
+    logits = network.observe(inputs, [name for name, _ in module.named_modules() if name], see)
+    calls = Counter(call.module for call in made)
+    once = {call.module: nodes for call, nodes in made.items() if calls[call.module] == 1}
+    return _Pass(values | _some_of(_LOGITS, logits), once, Graph.of(logits, inputs, ()))
 
 
 _LISTENERS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -268,44 +244,68 @@ _LISTENERS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backw
 
 def _can_be_folded(part: nn.Module, kind: type[nn.Module]) -> bool:
     """Whether a module is exactly of this kind, which tells what it computes, and nobody listens to it."""
-    listened = any(getattr(part, hooks) for hooks in _LISTENERS)
-    return type(part) is kind and not part.training and not listened and "forward" not in vars(part)
+    return type(part) is kind and not part.training and not _is_listened_to(part) and "forward" not in vars(part)
 
 
-def _fold(convolution: nn.Module, normalisation: nn.Module) -> _Fold:
-    """Make weights that convolve and normalise; in float64 until they are rounded."""
-    assert isinstance(convolution, nn.Conv2d), "see _Pairs"
-    assert isinstance(normalisation, nn.BatchNorm2d), "see _Pairs"
-    like = convolution.weight
-    named = (like, convolution.bias, normalisation.running_mean, normalisation.running_var)
-    weight, bias, mean, variance = (_in_float64(each) for each in named)
-    assert weight is not None and mean is not None and variance is not None, "see _Pairs"  # noqa: PT018
-    scale, shift = _in_float64(normalisation.weight), _in_float64(normalisation.bias)
-    made = fuse_conv_bn_weights(weight, bias, mean, variance, normalisation.eps, scale, shift)
-    layout = torch.channels_last if like.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
-    both = (
-        each.detach().to(like.dtype, memory_format=form)
-        for each, form in zip(made, (layout, torch.preserve_format), strict=True)
-    )
-    return _Fold(convolution, normalisation, *both)
+def _is_listened_to(part: nn.Module) -> bool:
+    return any(getattr(part, hooks, None) for hooks in _LISTENERS)
 
 
-def _in_float64(tensor: Any) -> Tensor | None:
-    return tensor.double() if isinstance(tensor, Tensor) else None
+def _find_out_what_comes_next(own: EagerNetwork, folds: Sequence[FoldedConvolution], image: Tensor) -> None:
+    """Let each convolution wait for the activation or the addition that comes next, where one always does."""
+    within: dict[str, _Folds] = {}
+    for fold in folds:
+        fold.find_out()
+    try:
+        with _in_place(folds):
+            within = _layers_within(own, image)[0]
+    except (torch.OutOfMemoryError, torch.AcceleratorError):
+        raise
+    except Exception:  # noqa: BLE001  # a network's own code may raise anything about what it cannot read
+        for fold in folds:
+            fold.never_wait()
+    for fold in folds:
+        fold.found_out()
+    for name in within:
+        if _is_listened_to(own._module.get_submodule(name)):  # by what expects a tensor
+            for fold in within[name]:
+                fold.never_wait()
 
 
-def _computes_the_same(own: EagerNetwork, folds: Mapping[str, _Fold], image: Tensor, pairs: _Pairs) -> bool:
-    """Whether a network has the same logits when it is folded, and the same outputs of all layers that are not."""
+def _layers_within(own: EagerNetwork, image: Tensor) -> tuple[dict[str, _Folds], dict[LayerCall, Tensor]]:
+    """Return, by name, the folds that do away with what a layer gives out, and some values of all other outputs."""
+    within: dict[str, set[FoldedConvolution]] = {}
+    values: dict[LayerCall, Tensor] = {}
+
+    def see(call: LayerCall, output: object, _node: Node | None) -> None:
+        if isinstance(output, Pending | Withheld):
+            within.setdefault(call.module, set()).add(output.by)
+        values.update(_some_of(call, output))
+
+    names = [name for name, _ in own._module.named_modules() if name]
+    logits = own.observe(image, names, see)
+    return {name: frozenset(folds) for name, folds in within.items()}, values | _some_of(_LOGITS, logits)
+
+
+def _compared(
+    own: EagerNetwork, folds: Sequence[FoldedConvolution], image: Tensor, wanted: Mapping[LayerCall, Tensor]
+) -> dict[str, _Folds] | None:
+    """Return, by name, the folds that do away with what a layer gives out.
+
+    None where the network's logits are not the same when it is folded, or what another layer gives out is not.
+    """
+    try:
+        with _in_place(folds):
+            within, found = _layers_within(own, image)
+    except (torch.OutOfMemoryError, torch.AcceleratorError):
+        raise
+    except Exception:  # noqa: BLE001  # see Strayed
+        return None
     tolerance = _TOLERANCE[image.dtype]
-    wanted = {call: values for call, values in pairs.values.items() if call.module not in folds}
-    found: dict[LayerCall, Tensor] = {}
-
-    def see(call: LayerCall, output: Tensor) -> None:
-        found.update(_some_of(call, output))
-
-    _with_folds(folds, lambda: own.watch(image, wanted, see))
-    same_layers = found.keys() == wanted.keys()
-    return same_layers and all(logits_apart(found[call], wanted[call]) <= tolerance for call in found)
+    others = {call: values for call, values in wanted.items() if call.module not in within}
+    same_layers = others.keys() <= found.keys()
+    same = same_layers and all(logits_apart(found[call], others[call]) <= tolerance for call in others)
+    return within if same else None
 
 
 def _some_of(call: LayerCall, output: object) -> dict[LayerCall, Tensor]:

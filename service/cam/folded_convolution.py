@@ -1,0 +1,283 @@
+"""One convolution that computes what comes next as well, while a pass runs in the network's own modules.
+
+Next may be a batch normalisation, which multiplies and adds constants per channel, so the convolution can have them in
+its weights (Jacob et al., https://arxiv.org/abs/1712.05877, section 3.2), then an activation, or the addition of a skip
+connection and an activation. In place of a tensor the convolution gives out an object that what comes next can
+open, once; whatever else the network's code does with it raises.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.grad import conv2d_input
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.utils._pytree import tree_map_only
+
+from service.cam.packed import Activation, PackedConvolution
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping, Sequence
+
+__all__ = ["FoldedConvolution", "Pending", "Strayed", "Withheld"]
+
+
+class Strayed(Exception):
+    """A network's code uses the output of a folded convolution in another way than at load."""
+
+
+class FoldedConvolution:
+    """A convolution and, if there is one, the normalisation behind it.
+
+    Attributes:
+        convolution: the module as it is.
+        normalisation: likewise, or None.
+        waits: whether its output waits for the activation or the addition that comes next to be computed in one.
+        sum_waits: whether that sum waits for the activation that comes next.
+        uses: while it is found out what comes next, what did; None afterwards.
+    """
+
+    def __init__(self, convolution: nn.Conv2d, normalisation: nn.BatchNorm2d | None) -> None:
+        """Make the weights and the bias that do both."""
+        self.convolution, self.normalisation = convolution, normalisation
+        self.waits = self.sum_waits = False
+        self.uses: Counter[str] | None = None
+        weight, bias, self._scale = _both(convolution, normalisation)
+        can_pack = PackedConvolution.can_pack(convolution)
+        self._packed = PackedConvolution(convolution, weight, bias) if can_pack else None
+        self._dense = None if can_pack else (weight, bias)
+
+    @property
+    def gains(self) -> bool:
+        """Whether it computes anything sooner than the modules as they are."""
+        return self._packed is not None or self.normalisation is not None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it keeps beside the modules' own weights."""
+        if self._packed is not None:
+            return self._packed.nbytes + (0 if self._scale is None else self._scale.nbytes)
+        return sum(each.nbytes for each in self._dense or () if each is not None)
+
+    # -- in place of the modules' forward -----------------------------------------------------------------------------
+
+    def convolve(self, input: object) -> object:  # named as PyTorch does
+        """Compute, or begin, what comes next, in place of ``convolution.forward``."""
+        output = self._convolve(input.computed_for("other") if isinstance(input, Pending) else input)
+        return output if self.normalisation is None else Withheld(self, output)
+
+    def _convolve(self, input: Any) -> Tensor | Pending:  # likewise
+        if self._dense is not None:
+            _refuse_checkpoints()
+            output: Tensor = self.convolution._conv_forward(input, *self._dense)
+            return output
+        if self._packed is None or not self._packed.takes(input):
+            raise Strayed
+        if input.requires_grad and torch.is_grad_enabled():
+            _refuse_checkpoints()
+            return self._convolve_for_gradients(self._packed, input)
+        return Pending(self, self._packed, input) if self.waits else self._packed.convolve(input)
+
+    def _convolve_for_gradients(self, packed: PackedConvolution, input: Tensor) -> Tensor:  # likewise
+        own = self.convolution
+        output: Tensor = (
+            own._conv_forward(input, own.weight, own.bias)  # which others look for in the graph
+            if self._scale is None
+            else _Convolved.apply(input, packed, own, self._scale)  # type: ignore[no-untyped-call]
+        )
+        return output
+
+    def normalise(self, input: object) -> object:  # likewise
+        """Give out what is normalised already, in place of ``normalisation.forward``."""
+        if not isinstance(input, Withheld):
+            raise Strayed
+        return input.opened(self)
+
+    # -- what comes next ----------------------------------------------------------------------------------------------
+
+    def find_out(self) -> None:
+        """Let the outputs of the next pass wait for whatever comes, and note what did."""
+        self.uses = Counter()
+        self.waits = self.sum_waits = self._packed is not None
+
+    def found_out(self) -> None:
+        """Wait from now on only where it was an activation or an addition each time."""
+        uses, self.uses = self.uses or Counter(), None
+        fused = uses["activation"] + uses["addition"]
+        self.waits = 0 < fused == uses["output"] and not uses["other"]
+        self.sum_waits = self.waits and 0 < uses["sum activation"] == uses["sum"] and not uses["sum other"]
+
+    def never_wait(self) -> None:
+        """Compute every output at once."""
+        self.waits, self.sum_waits, self.uses = False, False, None
+
+    def note(self, use: str) -> None:
+        """Note what an output was used for, if that is to be found out."""
+        if self.uses is not None:
+            self.uses[use] += 1
+
+
+def _refuse_checkpoints() -> None:
+    """Raise where modules are called once more when the pass is over, and not folded any more."""
+    checkpoint: object = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    if checkpoint is not None:
+        raise Strayed
+
+
+class _Convolved(torch.autograd.Function):
+    """A convolution and its normalisation by packed weights, and its gradient by the weights of the module."""
+
+    @staticmethod
+    def forward(  # what PyTorch calls
+        ctx: Any, input: Tensor, packed: PackedConvolution, convolution: nn.Conv2d, scale: Tensor
+    ) -> Tensor:
+        """Return (N, K, h, w)."""
+        ctx.shape, ctx.convolution, ctx.scale = input.shape, convolution, scale
+        return packed.convolve(input)
+
+    @staticmethod
+    def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor | None, ...]:  # likewise
+        """Return those of the input, (N, C, H, W)."""
+        own, scaled = ctx.convolution, (gradients * ctx.scale).to(gradients.dtype)
+        places = own.stride, own.padding, own.dilation, own.groups
+        found: Tensor = conv2d_input(ctx.shape, own.weight, scaled, *places)  # type: ignore[no-untyped-call]
+        return found, None, None, None
+
+
+def _both(convolution: nn.Conv2d, normalisation: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Return weights and bias that convolve and normalise, and the factors of the own weights (K, 1, 1).
+
+    Computed in float64 until they are rounded.
+    """
+    like = convolution.weight
+    own_bias = None if convolution.bias is None else convolution.bias.detach()
+    if normalisation is None:
+        return like.detach(), own_bias, None
+    named = (like, convolution.bias, normalisation.running_mean, normalisation.running_var)
+    weight, bias, mean, variance = (_in_float64(each) for each in named)
+    assert weight is not None and mean is not None and variance is not None, "it is in eval mode"  # noqa: PT018
+    scale, shift = _in_float64(normalisation.weight), _in_float64(normalisation.bias)
+    made = fuse_conv_bn_weights(weight, bias, mean, variance, normalisation.eps, scale, shift)
+    layout = torch.channels_last if like.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+    factors = (1 if scale is None else scale) * (variance + normalisation.eps).rsqrt()
+    return (
+        made[0].detach().to(like.dtype, memory_format=layout),
+        made[1].detach().to(like.dtype),
+        factors.detach().float().reshape(-1, 1, 1),
+    )
+
+
+def _in_float64(tensor: Any) -> Tensor | None:
+    return tensor.double() if isinstance(tensor, Tensor) else None
+
+
+class Withheld:
+    """What a folded convolution gives out: its normalisation can open it, and all else raises, as it is no tensor."""
+
+    def __init__(self, by: FoldedConvolution, normalised: object) -> None:
+        self.by, self._normalised = by, [normalised]
+
+    def opened(self, by: FoldedConvolution) -> object:
+        """Give the normalised output away, once, to whom it is meant for."""
+        if by is not self.by or not self._normalised:
+            raise Strayed
+        return self._normalised.pop()
+
+
+_ADDITIONS: Collection[object] = {torch.add, Tensor.add}
+
+
+class Pending:
+    """An output that is computed when it is known what comes next: an activation, or an addition and an activation.
+
+    It can be used once, and only while what it is computed from is as it was; every other use raises ``Strayed``.
+    """
+
+    def __init__(
+        self, by: FoldedConvolution, packed: PackedConvolution, input: Tensor, other: Tensor | None = None
+    ) -> None:
+        self.by, self._packed = by, packed
+        self._read = (input,) if other is None else (input, other)
+        self._versions = [each._version for each in self._read]
+        self._stage = "" if other is None else "sum "
+        self._is_used = False
+        by.note("output" if other is None else "sum")
+
+    def computed_for(self, use: str, activation: Activation | None = None) -> Tensor:
+        """Return it, or its activation, as a tensor, (N, K, h, w)."""
+        self._spend(use)
+        if len(self._read) == 1:
+            return self._packed.convolve(*self._read, activation)
+        return self._packed.convolve_and_add(*self._read, activation)
+
+    def _spend(self, use: str) -> None:
+        is_stale = self._versions != [each._version for each in self._read]
+        if self.by.uses is None and (self._is_used or is_stale):
+            raise Strayed
+        self._is_used = True
+        self.by.note(self._stage + ("other" if is_stale else use))
+
+    def _added_to(self, other: object) -> object:
+        """Return the sum, which may wait for its activation."""
+        given = other.computed_for("other") if isinstance(other, Pending) else other
+        if self._stage or not self._packed.adds(self._read[0], given):
+            return self.computed_for("other") + given  # type: ignore[operator]  # PyTorch says what it cannot add
+        assert isinstance(given, Tensor), "see PackedConvolution.adds"
+        self._spend("addition")
+        if self.by.sum_waits:
+            return Pending(self.by, self._packed, self._read[0], given)
+        return self._packed.convolve_and_add(self._read[0], given)
+
+    def _activated(self, activation: Activation) -> Tensor | None:
+        """Return its activation; None where that is another pass."""
+        if self._stage and not PackedConvolution.can_follow_addition(activation):
+            return None
+        return self.computed_for("activation", activation)
+
+    def __add__(self, other: object) -> object:
+        return self._added_to(other)
+
+    __radd__ = __iadd__ = __add__
+
+    def __getattr__(self, name: str) -> Any:
+        if not hasattr(Tensor, name):
+            raise AttributeError(name)
+        return getattr(self.computed_for("other"), name)
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        function: Callable[..., Any],
+        types: object,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Compute what PyTorch's functions are to compute of it: an activation, an addition, or whatever else."""
+        options = kwargs or {}
+        if function in _ADDITIONS and len(args) == 2 and not options:
+            own, other = args if isinstance(args[0], Pending) else reversed(args)
+            return own._added_to(other)
+        activation = Activation.of(function, options) if len(args) == 1 else None
+        if activation is not None and isinstance(args[0], Pending):
+            found = args[0]._activated(activation)
+            if found is not None:
+                return found
+        return function(*_computed_in(args), **_computed_in(options))
+
+
+def _by_tensors(name: str) -> Callable[..., Any]:
+    def compute(self: Pending, *others: Any) -> Any:
+        return getattr(self.computed_for("other"), name)(*_computed_in(others))
+
+    return compute
+
+
+for _name in ("getitem", "matmul", "mul", "neg", "pow", "rmul", "rsub", "sub", "truediv"):
+    setattr(Pending, f"__{_name}__", _by_tensors(f"__{_name}__"))
+
+
+def _computed_in(parts: Any) -> Any:
+    return tree_map_only(Pending, lambda pending: pending.computed_for("other"), parts)
