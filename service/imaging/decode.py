@@ -17,7 +17,7 @@ from service.imaging.formats import FORMATS, READABLE
 from service.imaging.headers import count_frames, count_parts, sniff, webp_size
 from service.imaging.quiet import quiet
 from service.imaging.readers import check_parts, not_read, open_image, pixels_with_rows
-from service.imaging.unread import unread_kind
+from service.imaging.unread import unread_heif, unread_kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -127,7 +127,7 @@ def decode(data: bytes, limits: DecodeLimits, channels: int = 3) -> DecodedImage
     with quiet():
         opened = _open(data, name, limits)
         further = _open_channels(data, name, limits, channels, opened)
-        with _only_ours(name):
+        with _only_ours(name, data):
             rgb = opened.load()
             all_channels = further.load() if further else ()
     return DecodedImage(rgb, rgb.width, rgb.height, name, all_channels)
@@ -137,7 +137,7 @@ def _open_channels(data: bytes, name: str, limits: DecodeLimits, count: int, ope
     """Find the channels of a picture that is opened; None where its colours are all that is asked for."""
     if count in _SHOWN:
         return None
-    with _only_ours(name):
+    with _only_ours(name, data):
         further = open_channels(data, name, count, limits.max_frames)
     _check("pixels", opened.pixels + further.pixels, limits.max_pixels, ", counting all its channels")
     return further
@@ -172,7 +172,7 @@ _MISSING = {
 
 
 @contextlib.contextmanager
-def _only_ours(name: str) -> Iterator[None]:
+def _only_ours(name: str, data: bytes) -> Iterator[None]:
     """Turn whatever Pillow raises into an error of the service."""
     try:
         yield
@@ -182,6 +182,8 @@ def _only_ours(name: str) -> Iterator[None]:
         message = f"The {name} picture needs more memory than can be given to it. Send a smaller picture."
         raise ImageTooLarge(message) from error
     except Exception as error:
+        if name == "HEIF" and (kind := unread_heif(data)):
+            raise not_read(kind) from error
         message = (
             f"The {name} picture is truncated or damaged. Check that the whole file was sent; "
             "opening it in an image editor and saving it anew may repair it."
@@ -195,7 +197,7 @@ def _open(data: bytes, name: str, limits: DecodeLimits) -> Opened:
     if name == "WEBP" and (size := webp_size(data)):
         _check_size(size, limits)
     _check_frames(count_frames(name, data, limits.max_frames), limits)
-    with _only_ours(name):
+    with _only_ours(name, data):
         opened = open_image(data, name, limits.max_frames)
     _check_size((opened.width, opened.height), limits)
     _check("pixels", opened.pixels, limits.max_pixels, ", counting its tiles, streams, rows and wide samples")

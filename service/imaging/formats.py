@@ -46,21 +46,20 @@ class Format:
 
 
 # Imported at once where it is installed, though its libraries take megabytes: no request waits for an import then, nor
-# fails because no file can be opened.
-# Of the two packages pi_heif is the half that reads alone.
+# fails because no file can be opened. Of the two packages pi_heif is the half that reads alone.
 _HEIF = next(
-    (
-        importlib.import_module(f"{name}.as_plugin")
-        for name in ("pillow_heif", "pi_heif")
-        if importlib.util.find_spec(name)
-    ),
-    None,
+    (importlib.import_module(name) for name in ("pillow_heif", "pi_heif") if importlib.util.find_spec(name)), None
 )
+
+
+def _reads_hevc() -> bool:
+    """Whether the library has a decoder for what phones write: that of a distribution may be a package of its own."""
+    return _HEIF is not None and any("HEVC" in each for each in _HEIF.libheif_info()["decoders"].values())
 
 
 def _open_heif(stream: io.BytesIO) -> ImageFile:
     assert _HEIF is not None
-    opened: ImageFile = _HEIF.HeifImageFile(stream)
+    opened: ImageFile = _HEIF.as_plugin.HeifImageFile(stream)
     return opened
 
 
@@ -73,7 +72,7 @@ FORMATS: dict[str, Format] = {
     "BMP": Format(BmpImagePlugin.BmpImageFile, (".bmp", ".dib")),
     "TIFF": Format(TiffImagePlugin.TiffImageFile, (".tif", ".tiff")),
     "AVIF": Format(AvifImagePlugin.AvifImageFile, (".avif", ".avifs"), features.check("avif") is True),
-    "HEIF": Format(_open_heif, (".heic", ".heif", ".hif"), _HEIF is not None),
+    "HEIF": Format(_open_heif, (".heic", ".heif", ".hif"), _reads_hevc()),
 }
 
 

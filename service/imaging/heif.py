@@ -10,7 +10,7 @@ from collections import defaultdict
 
 from service.imaging.iso_media import Boxes, Numbers
 
-__all__ = ["decoded_pixels"]
+__all__ = ["coding", "decoded_pixels"]
 
 # A tile takes some time however small it is; encoders write tiles of four times as many pixels.
 _LEAST_TILE = 2**15
@@ -26,16 +26,12 @@ def decoded_pixels(data: bytes) -> int:
         struct.error, IndexError: the tables end early.
     """
     boxes = Boxes(data)
-    meta = next(((begin + 4, end) for kind, begin, end in boxes.within(0, len(data)) if kind == b"meta"), None)
-    if meta is None:
-        return 0
-    found = {kind: (begin, end) for kind, begin, end in boxes.within(*meta)}
+    found = _meta(boxes)
     if not {b"pitm", b"iprp"} <= found.keys():
         return 0
     sizes = _stated_sizes(boxes, *found[b"iprp"])
     parts, beside = _relations(boxes, *found[b"iref"]) if b"iref" in found else ({}, {})
-    table = Numbers(data, found[b"pitm"][0])
-    primary = table.next(_id_size(table))
+    primary = _primary(data, found[b"pitm"][0])
     known: dict[int, int] = {}
 
     def pixels(item: int, level: int) -> int:
@@ -49,6 +45,51 @@ def decoded_pixels(data: bytes) -> int:
         return known[item]
 
     return sum(pixels(item, 0) for item in (primary, *beside.get(primary, ())))
+
+
+def coding(data: bytes) -> str | None:
+    """Return in what the primary item is coded, such as ``hvc1``, or what it is made of; None where that is not said.
+
+    Raises:
+        ValueError, struct.error, IndexError: see ``decoded_pixels``.
+    """
+    boxes = Boxes(data)
+    found = _meta(boxes)
+    if not {b"pitm", b"iinf"} <= found.keys():
+        return None
+    kinds = _kinds(boxes, *found[b"iinf"])
+    parts = _relations(boxes, *found[b"iref"])[0] if b"iref" in found else {}
+    item = _primary(data, found[b"pitm"][0])
+    for _ in range(_MOST_LEVELS):
+        item = parts.get(item, [item])[0]
+    return kinds.get(item)
+
+
+def _meta(boxes: Boxes) -> dict[bytes, tuple[int, int]]:
+    """Return where the parts of the box ``meta`` begin and end, by their types."""
+    top = boxes.within(0, len(boxes.data))
+    meta = next(((begin + 4, end) for kind, begin, end in top if kind == b"meta"), None)
+    return {} if meta is None else {kind: (begin, end) for kind, begin, end in boxes.within(*meta)}
+
+
+def _primary(data: bytes, begin: int) -> int:
+    table = Numbers(data, begin)
+    return table.next(_id_size(table))
+
+
+def _kinds(boxes: Boxes, begin: int, end: int) -> dict[int, str]:
+    """Return the type of each item (``infe`` of the versions 2 and 3, which HEIF has)."""
+    head = Numbers(boxes.data, begin)
+    head.next(_id_size(head))  # how many follow
+    kinds: dict[int, str] = {}
+    for _, start, _ in boxes.within(head.position, end):
+        table = Numbers(boxes.data, start)
+        version = table.next(1)
+        table.next(3)
+        item = table.next(4 if version == 3 else 2)
+        table.next(2)  # how it is protected
+        kinds[item] = boxes.data[table.position : table.position + 4].decode("latin-1")
+    return kinds
 
 
 def _id_size(table: Numbers) -> int:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import struct
 
-__all__ = ["RAW", "unread_jpeg", "unread_kind"]
+from service.imaging.heif import coding
+
+__all__ = ["RAW", "unread_heif", "unread_jpeg", "unread_kind"]
 
 RAW = "a camera's raw file"
 
@@ -64,6 +67,8 @@ _HEAD = 1000
 # Frames of a JPEG that libjpeg does not decode: lossless, hierarchical, JPEG-LS.
 _UNREAD_FRAMES = {0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF, 0xF7}
 _FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
+# Of HEIF: HEVC, and what is made of other items.
+_READ_CODINGS = {"hvc1", "grid", "iden", "iovl"}
 _SEGMENT = re.compile(rb"\xff+([\x01-\xfe])")
 
 
@@ -86,6 +91,15 @@ def unread_kind(data: bytes) -> str | None:
     if not head.startswith(b"<"):
         return None
     return next((kind for pattern, kind in _TEXTS if pattern.search(head)), None)
+
+
+def unread_heif(data: bytes) -> str | None:
+    """Return what an HEIF is whose primary picture is not coded by HEVC; None for all others and for broken ones."""
+    try:
+        found = coding(data)
+    except (ValueError, struct.error, IndexError):
+        return None
+    return None if found is None or found in _READ_CODINGS else f"an HEIF picture coded as {found!a}"
 
 
 def unread_jpeg(data: bytes) -> str | None:

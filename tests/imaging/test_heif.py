@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from service.errors import ImageTooLarge, InvalidImage
+from service.imaging import formats
 from service.imaging.decode import DecodeLimits, decode, read_header
-from service.imaging.heif import decoded_pixels
+from service.imaging.heif import coding, decoded_pixels
 from service.imaging.iso_media import Boxes
 
 if TYPE_CHECKING:
@@ -140,6 +141,33 @@ def test_tables_that_end_early_end_in_words(share: float) -> None:
 
 @pytest.mark.parametrize(("mode", "times"), [("RGB", 1), ("RGBA", 2)])
 def test_what_an_encoder_writes_is_what_it_is_and_its_alpha(mode: str, times: int) -> None:
+    assert decoded_pixels(saved(mode)) == times * 400 * 300
+
+
+def saved(mode: str) -> bytes:
     buffer = io.BytesIO()
     pillow_heif.from_pillow(Image.new(mode, (400, 300), 3)).save(buffer)
-    assert decoded_pixels(buffer.getvalue()) == times * 400 * 300
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("coded", ["vvc1", "avc1", "j2k1", "unci", "x\ny\t"])
+def test_a_sound_file_of_another_coding_is_not_called_damaged(coded: str) -> None:
+    data = saved("RGB").replace(b"hvc1", coded.encode("ascii"))
+    with pytest.raises(InvalidImage, match=r"is an HEIF picture coded as '.*', which is not read\. Send it as") as said:
+        decode(data, LIMITS)
+    assert ascii(coded) in str(said.value)
+
+
+def test_a_broken_one_is() -> None:
+    with pytest.raises(InvalidImage, match="damaged"):
+        decode(saved("RGB")[:-300], LIMITS)
+
+
+def test_a_grid_is_coded_as_its_tiles_are() -> None:
+    assert coding(grids(64, (1, 2), (2, 1))) == "hvc1"
+
+
+def test_a_library_without_a_decoder_for_it_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert formats._reads_hevc()
+    monkeypatch.setattr(pillow_heif, "libheif_info", lambda: {"decoders": {"dav1d": "dav1d AV1 decoder"}})
+    assert not formats._reads_hevc()
