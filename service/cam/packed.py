@@ -22,6 +22,7 @@ __all__ = ["Activation", "PackedConvolution"]
 
 _CONVOLVE = getattr(torch.ops.mkldnn, "_convolution_pointwise", None)
 _PACK = getattr(torch.ops.mkldnn, "_reorder_convolution_weight", None)
+_LAYOUT = getattr(torch.ops.mkldnn, "_get_mkldnn_serialized_md", None)
 _HAS_BFLOAT16 = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
 
 
@@ -43,6 +44,9 @@ class Activation:
         except TypeError:  # an option that is not known here
             return None
 
+
+# Pictures, where there are several.
+_SEVERAL = 8
 
 _NONE, _RELU = Activation("none"), Activation("relu")
 
@@ -72,9 +76,10 @@ class PackedConvolution:
         assert not isinstance(padding, str), "see can_pack"
         self._places = padding, convolution.stride, convolution.dilation, convolution.groups
         self._kernel = convolution.kernel_size
-        self._weight, self._bias = weight, bias
+        self._dense: Tensor | None = weight
+        self._bias = bias
+        self._weights: tuple[Tensor, ...] = ()  # for one picture, and for several
         self._dtype, self._channels = weight.dtype, len(weight)
-        self._packed = False
 
     @staticmethod
     def can_pack(convolution: nn.Conv2d) -> bool:
@@ -89,7 +94,8 @@ class PackedConvolution:
     @property
     def nbytes(self) -> int:
         """Bytes of its weights and bias."""
-        return self._weight.numel() * self._weight.element_size() + (0 if self._bias is None else self._bias.nbytes)
+        weights = {id(each): each.numel() * each.element_size() for each in self._weights}
+        return sum(weights.values()) + (0 if self._bias is None else self._bias.nbytes)
 
     def takes(self, input: object) -> TypeGuard[Tensor]:  # named as PyTorch does
         """Whether it can compute with this input: a batch of pictures of its precision.
@@ -120,18 +126,16 @@ class PackedConvolution:
     def convolve(self, input: Tensor, activation: Activation | None = None) -> Tensor:  # likewise
         """Return ``activation`` of the convolution, (N, K, h, w), channels last."""
         does = activation or _NONE
-        self._pack(input)
         computed: Tensor = _CONVOLVE(  # type: ignore[misc]  # see can_pack
-            input, self._weight, self._bias, *self._places, does.name, [*does.scalars], does.algorithm
+            input, self._weight_for(input), self._bias, *self._places, does.name, [*does.scalars], does.algorithm
         )
         return computed
 
     def convolve_and_add(self, input: Tensor, other: Tensor, activation: Activation | None = None) -> Tensor:
         """Return ``activation`` of the convolution and ``other``; see ``adds`` and ``can_follow_addition``."""
-        self._pack(input)
         name = None if activation is None else activation.name
         computed: Tensor = _CONVOLVE.binary(  # type: ignore[union-attr]  # see can_pack
-            input, other, self._weight, self._bias, *self._places, "add", 1.0, name, [], ""
+            input, other, self._weight_for(input), self._bias, *self._places, "add", 1.0, name, [], ""
         )
         return computed
 
@@ -140,8 +144,21 @@ class PackedConvolution:
         """Whether oneDNN's operator has it behind an addition."""
         return activation == _RELU
 
-    def _pack(self, input: Tensor) -> None:
-        if not self._packed:
-            sizes = [1, *input.shape[1:]]  # by which a layout is chosen; every other size is computed as rightly
-            self._weight = _PACK(self._weight, *self._places, sizes)  # type: ignore[misc]  # see can_pack
-            self._packed = True
+    def _weight_for(self, input: Tensor) -> Tensor:
+        """Return the weights as they lie best for that many pictures.
+
+        Computing with others gives the same and lays them out anew each time, which took up to fifty times as long.
+        What is best for eight pictures was so for two and more.
+        """
+        if self._dense is not None:
+            single, several = (self._packed(self._dense, [rows, *input.shape[1:]]) for rows in (1, _SEVERAL))
+            self._weights, self._dense = (single, single if _lie_alike(single, several) else several), None
+        return self._weights[len(input) > 1]
+
+    def _packed(self, weight: Tensor, sizes: list[int]) -> Tensor:
+        packed: Tensor = _PACK(weight, *self._places, sizes)  # type: ignore[misc]  # see can_pack
+        return packed
+
+
+def _lie_alike(one: Tensor, other: Tensor) -> bool:
+    return _LAYOUT is not None and torch.equal(_LAYOUT(one), _LAYOUT(other))
