@@ -152,7 +152,7 @@ def operation(label: str) -> Any:
     return pytest.param(label, marks=[pytest.mark.alone] if "/evaluations" in label else [])
 
 
-@pytest.mark.parametrize("label", map(operation, OPERATIONS))
+@pytest.mark.parametrize("label", [operation(label) for label in OPERATIONS])
 def test_every_answer_is_as_documented(
     label: str, server: Server, version: str, request: pytest.FixtureRequest
 ) -> None:
