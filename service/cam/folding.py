@@ -172,24 +172,33 @@ def folded(module: nn.Module, images: Tensor, hidden: Collection[str] = ()) -> F
         images: one or more, (N, C, H, W); the first is what is tried.
         hidden: names of submodules that are no layers.
     """
-    own, image = EagerNetwork(module, None, hidden), images[:1]
-    try:
-        plain = _plain_pass(module, own, image)
-        made = (FoldedConvolution(*parts) for parts in plain.foldable(module))
-        folds = tuple(fold for fold in made if fold.gains)
-        if not folds:
-            return None
-        _find_out_what_comes_next(own, folds, image)
+    own = EagerNetwork(module, None, hidden)
+    return _unless_it_raises(lambda: _folded(own, images[:1]))
+
+
+def _folded(own: EagerNetwork, image: Tensor) -> FoldedNetwork | None:
+    plain = _plain_pass(own, image)
+    made = (FoldedConvolution(*parts) for parts in plain.foldable(own._module))
+    folds = tuple(fold for fold in made if fold.gains)
+    if not folds:
+        return None
+    _find_out_what_comes_next(own, folds, image)
+    within = _compared(own, folds, image, plain.values)
+    if within is None:
+        for fold in folds:
+            fold.never_wait()
         within = _compared(own, folds, image, plain.values)
-        if within is None:
-            for fold in folds:
-                fold.never_wait()
-            within = _compared(own, folds, image, plain.values)
+    return None if within is None else FoldedNetwork(own, folds, within)
+
+
+def _unless_it_raises(compute: Callable[[], _Result]) -> _Result | None:
+    """Compute; None where the network's own code raises about what it cannot read, which may be anything."""
+    try:
+        return compute()
     except (torch.OutOfMemoryError, torch.AcceleratorError):
         raise
-    except Exception:  # noqa: BLE001  # a network's own code may raise anything, and it is served without this
+    except Exception:  # noqa: BLE001
         return None
-    return None if within is None else FoldedNetwork(own, folds, within)
 
 
 @dataclass(frozen=True)
@@ -200,7 +209,6 @@ class _Pass:
         values: some values that each call of a module gave out, and the network itself.
         once: the modules that were called once, with the autograd node of what they gave out and of its copy, which
             only what comes next can use.
-        called: how often each module was called.
         graph: what the logits depend on.
     """
 
@@ -224,7 +232,7 @@ class _Pass:
         return [(part, normalised.get(part)) for part in plain]
 
 
-def _plain_pass(module: nn.Module, network: EagerNetwork, image: Tensor) -> _Pass:
+def _plain_pass(own: EagerNetwork, image: Tensor) -> _Pass:
     made: dict[LayerCall, tuple[Any, Node | None]] = {}
     values: dict[LayerCall, Tensor] = {}
 
@@ -233,7 +241,7 @@ def _plain_pass(module: nn.Module, network: EagerNetwork, image: Tensor) -> _Pas
         values.update(_some_of(call, output))
 
     inputs = image.clone().requires_grad_()
-    logits = network.observe(inputs, [name for name, _ in module.named_modules() if name], see)
+    logits = own.observe(inputs, [name for name, _ in own._module.named_modules() if name], see)
     calls = Counter(call.module for call in made)
     once = {call.module: nodes for call, nodes in made.items() if calls[call.module] == 1}
     return _Pass(values | _some_of(_LOGITS, logits), once, Graph.of(logits, inputs, ()))
@@ -253,26 +261,23 @@ def _is_listened_to(part: nn.Module) -> bool:
 
 def _find_out_what_comes_next(own: EagerNetwork, folds: Sequence[FoldedConvolution], image: Tensor) -> None:
     """Let each convolution wait for the activation or the addition that comes next, where one always does."""
-    within: dict[str, _Folds] = {}
     for fold in folds:
         fold.find_out()
-    try:
-        with _in_place(folds):
-            within = _layers_within(own, image)[0]
-    except (torch.OutOfMemoryError, torch.AcceleratorError):
-        raise
-    except Exception:  # noqa: BLE001  # a network's own code may raise anything about what it cannot read
-        for fold in folds:
-            fold.never_wait()
+    seen = _unless_it_raises(lambda: _layers_within(own, folds, image))
     for fold in folds:
         fold.found_out()
-    for name in within:
-        if _is_listened_to(own._module.get_submodule(name)):  # by what expects a tensor
-            for fold in within[name]:
-                fold.never_wait()
+    if seen is None:
+        unwanted = set(folds)
+    else:  # who listens expects a tensor
+        listened = (those for name, those in seen[0].items() if _is_listened_to(own._module.get_submodule(name)))
+        unwanted = {fold for those in listened for fold in those}
+    for fold in unwanted:
+        fold.never_wait()
 
 
-def _layers_within(own: EagerNetwork, image: Tensor) -> tuple[dict[str, _Folds], dict[LayerCall, Tensor]]:
+def _layers_within(
+    own: EagerNetwork, folds: Sequence[FoldedConvolution], image: Tensor
+) -> tuple[dict[str, _Folds], dict[LayerCall, Tensor]]:
     """Return, by name, the folds that do away with what a layer gives out, and some values of all other outputs."""
     within: dict[str, set[FoldedConvolution]] = {}
     values: dict[LayerCall, Tensor] = {}
@@ -283,8 +288,9 @@ def _layers_within(own: EagerNetwork, image: Tensor) -> tuple[dict[str, _Folds],
         values.update(_some_of(call, output))
 
     names = [name for name, _ in own._module.named_modules() if name]
-    logits = own.observe(image, names, see)
-    return {name: frozenset(folds) for name, folds in within.items()}, values | _some_of(_LOGITS, logits)
+    with _in_place(folds):
+        logits = own.observe(image, names, see)
+    return {name: frozenset(those) for name, those in within.items()}, values | _some_of(_LOGITS, logits)
 
 
 def _compared(
@@ -294,13 +300,10 @@ def _compared(
 
     None where the network's logits are not the same when it is folded, or what another layer gives out is not.
     """
-    try:
-        with _in_place(folds):
-            within, found = _layers_within(own, image)
-    except (torch.OutOfMemoryError, torch.AcceleratorError):
-        raise
-    except Exception:  # noqa: BLE001  # see Strayed
+    seen = _unless_it_raises(lambda: _layers_within(own, folds, image))
+    if seen is None:
         return None
+    within, found = seen
     tolerance = _TOLERANCE[image.dtype]
     others = {call: values for call, values in wanted.items() if call.module not in within}
     same_layers = others.keys() <= found.keys()
