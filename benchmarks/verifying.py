@@ -10,10 +10,9 @@ from benchmarks.timing import medians
 from service.cam.methods import METHODS
 from service.cam.targets import Targets, Top
 from service.engine.amount import amount, amount_of_proofs
-from service.engine.messages import Lane, RowAnswer
-from service.engine.workers.counterparts import Asked, as_numpy
+from service.engine.messages import Lane
+from service.engine.workers.counterparts import Asked
 from service.engine.workers.verifying import Examined
-from service.models.host import HowTo
 from service.models.info import ModelKey
 from service.models.loading import load_model
 from service.models.sources.source import Downloads
@@ -39,7 +38,7 @@ def proofs_against_passes() -> Iterator[str]:
         (found,) = examined.proofs()
         times = medians({"predict": lambda: host.predict(pixels[None]), "proof": examined.proofs}, rounds=3)
         layer = host.info.layer("default")
-        estimate = amount_of_proofs([method], [layer], 1, examined.lane.cam_options)
+        estimate = amount_of_proofs([method], [layer], 1, examined.asked.lane.cam_options)
         explained = amount([method], [layer], flops=host.info.flops)
         yield (
             f"ResNet-18, {method}: {found.passes} passes, {times['proof'] / times['predict']:.1f} × one prediction "
@@ -60,11 +59,5 @@ def _explained(host: ModelHost, method: str, pixels: np.ndarray[tuple[int, int, 
     layer, targets = host.info.default_layer, Targets((Top(1),))
     assert layer is not None
     lane = Lane(ModelKey("m", 1), "explain", (layer,), (method,), large=True, verify=True)
-    whole = View(0, 0, *pixels.shape[:2])
     asked = Asked(host, lane, pixels, targets, lambda _done, _total: None)
-    if asked.together:
-        answer, found = asked.answered()
-        return Examined(host, lane, pixels, whole, targets, answer, asked.checkpoint, found)
-    (row,) = host.explain(pixels[None], [targets], HowTo(lane.layers, lane.methods))
-    answer = RowAnswer(row.logits.numpy(), tuple(as_numpy(raw) for raw in row.maps))
-    return Examined(host, lane, pixels, whole, targets, answer, lambda _done, _total: None)
+    return Examined(asked, View(0, 0, *pixels.shape[:2]), *asked.answered())

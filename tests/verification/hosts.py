@@ -10,6 +10,7 @@ import numpy as np
 from service.cam.raw_map import RawMap
 from service.cam.targets import Targets
 from service.engine.messages import Lane, RowAnswer
+from service.engine.workers.counterparts import Asked, Counterparts
 from service.engine.workers.verifying import Examined
 from service.models.info import ModelKey
 from service.models.loading import load_model
@@ -53,5 +54,5 @@ def proved(
     raws = tuple(RawMap(name, "gradcam", target, np.asarray(each, np.float32), zero_gradient=False) for each in maps)
     answer = RowAnswer(model.predict(pixels[None], asked.head).numpy()[0], raws)
     targets = Targets((target,) * len(raws), against)
-    whole = View(0, 0, *pixels.shape[:2])
-    return Examined(model, asked, pixels, view or whole, targets, answer, lambda _done, _total: None).proofs()
+    row = Asked(model, asked, pixels, targets, lambda _done, _total: None)
+    return Examined(row, view or View(0, 0, *pixels.shape[:2]), answer, Counterparts()).proofs()

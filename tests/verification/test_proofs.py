@@ -18,7 +18,7 @@ from service.cam.methods import METHODS
 from service.cam.pace import Pace
 from service.cam.targets import CamOptions, Targets, Top
 from service.engine.messages import Lane, RowAnswer
-from service.engine.workers.counterparts import Asked, as_numpy
+from service.engine.workers.counterparts import Asked, as_answers
 from service.engine.workers.verifying import Examined
 from service.errors import InternalError
 from service.models.host import HowTo, ModelHost
@@ -159,17 +159,15 @@ def test_what_lies_outside_the_view_stays_as_it_is() -> None:
 
 def examined(model: ModelHost, lane: Lane, pixels: NDArray[np.uint8], targets: Targets, **more: Any) -> Examined:
     """Explain a picture, and return it with its maps."""
-    checkpoint, view = more.get("checkpoint", lambda _done, _total: None), View(0, 0, *pixels.shape[:2])
     asked = Asked(model, lane, pixels, targets, lambda _done, _total: None)
-    if asked.together:
-        answer, counterparts = asked.answered()
-        return Examined(model, lane, pixels, view, targets, answer, checkpoint, counterparts)
-    return Examined(model, lane, pixels, view, targets, explained(model, lane, pixels, targets), checkpoint)
+    answer, found = asked.answered()
+    asked = replace(asked, checkpoint=more.get("checkpoint", asked.checkpoint))
+    return Examined(asked, View(0, 0, *pixels.shape[:2]), answer, found)
 
 
 def explained(model: ModelHost, lane: Lane, pixels: NDArray[np.uint8], targets: Targets) -> RowAnswer:
     (row,) = model.explain(pixels[None], [targets], HowTo(lane.layers, lane.methods, lane.cam_options, lane.head))
-    return RowAnswer(row.logits.numpy(), tuple(as_numpy(raw) for raw in row.maps))
+    return as_answers([row])[0]
 
 
 def lane(*methods: str, layers: Sequence[str] = ("layer4",), **options: Any) -> Lane:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -22,17 +23,18 @@ from service.models.host import HowTo
 from service.verification.gates import in_the_same_passes, may_compare_classes, may_randomise, other_class
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from service.cam.explain import Checkpoint
+    from service.cam.explain import Checkpoint, Explained
     from service.cam.targets import CamOptions
     from service.engine.messages import Lane
     from service.models.host import ModelHost
+    from service.models.info import ModelInfo
 
-__all__ = ["Asked", "Counterparts", "Place", "as_numpy"]
+__all__ = ["Asked", "Counterparts", "Place", "as_answers"]
 
 Place = tuple[int, int, int]
 """Which layer, method and target a map is of."""
@@ -74,20 +76,29 @@ class Asked:
     targets: Targets
     checkpoint: Checkpoint
 
-    @property
+    @cached_property
+    def info(self) -> ModelInfo:
+        """What is known of the model, seen through the head that is asked."""
+        return self.host.info.head_view(self.lane.head)
+
+    @cached_property
     def together(self) -> list[int]:
         """Methods, by their numbers, whose maps and counterparts come of the same passes."""
-        info = self.host.info.head_view(self.lane.head)
-        layers = [info.layer(name) for name in self.lane.layers]
+        layers = [self.info.layer(name) for name in self.lane.layers]
         count, options = self.targets.count, self.lane.cam_options
         names = enumerate(self.lane.methods)
         return [number for number, name in names if in_the_same_passes(name, layers, count, options)]
 
     def answered(self) -> tuple[RowAnswer, Counterparts]:
-        """Return logits and maps, and what is to be had of their passes.
+        """Return logits and maps, and what is to be had of their passes."""
+        if self.together:
+            return self._answered_together()
+        how = self._how(range(len(self.lane.methods)), None)
+        answers = self.host.explain(self.pixels[None], [self.targets], how, self.checkpoint, gives_way=self.lane.large)
+        return as_answers(answers)[0], Counterparts()
 
-        Only where ``together`` has some: then it is known beforehand which classes are explained.
-        """
+    def _answered_together(self) -> tuple[RowAnswer, Counterparts]:
+        """Predict first, as it must be known beforehand which classes are explained."""
         lane = self.lane
         (row,) = self.host.predict(self.pixels[None], lane.head, self.checkpoint, lane.sentences).numpy()
         logits, found = row.copy(), Counterparts()
@@ -153,7 +164,7 @@ class Asked:
         self, methods: Sequence[int], classes: Sequence[int], *, both_heads: bool = False
     ) -> dict[Place, RawMap[NDArray[np.float32]]]:
         how = self._how(methods, _HEAD_SEED if both_heads else None, both_heads=both_heads)
-        return {place: as_numpy(raw) for place, raw in self._explained(methods, classes, how)}
+        return {place: _as_numpy(raw) for place, raw in self._explained(methods, classes, how)}
 
     def _again(
         self, allowed: Callable[[str, CamOptions], bool], classes: Sequence[int], *, random_head: int | None = None
@@ -178,7 +189,12 @@ class Asked:
         return list(zip(self.places(methods, len(classes)), row.maps, strict=True))
 
 
-def as_numpy(raw: RawMap[Tensor]) -> RawMap[NDArray[np.float32]]:
+def as_answers(rows: Iterable[Explained]) -> list[RowAnswer]:
+    """Return logits and maps as they travel."""
+    return [RowAnswer(row.logits.numpy().copy(), tuple(_as_numpy(raw) for raw in row.maps)) for row in rows]
+
+
+def _as_numpy(raw: RawMap[Tensor]) -> RawMap[NDArray[np.float32]]:
     """Return a map as it travels."""
     # A copy: a row's view would drag the whole batch's array through the pickle.
     return RawMap(raw.layer, raw.method, raw.target, raw.values.numpy().copy(), raw.zero_gradient)

@@ -36,7 +36,7 @@ from service.engine.messages import (
     Run,
     Unload,
 )
-from service.engine.workers.counterparts import Asked, as_numpy
+from service.engine.workers.counterparts import Asked, as_answers
 from service.engine.workers.give_way import GiveWay
 from service.engine.workers.isolation import run_isolated
 from service.engine.workers.threads import BatchThreads, OneByOne
@@ -47,19 +47,15 @@ from service.models.host import HowTo
 from service.models.loading import load_model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
-
-    import numpy as np
-    from numpy.typing import NDArray
+    from collections.abc import Callable, Collection
 
     from service.cam.explain import Checkpoint
-    from service.cam.targets import Targets
-    from service.engine.messages import FromWorker, Lane, Start, ToWorker
+    from service.engine.messages import FromWorker, Start, ToWorker
     from service.models.host import ModelHost
     from service.models.info import ModelKey
     from service.verification.region import View
 
-__all__ = ["DEVICE_LOST", "THREAD_LOST", "Executor", "as_numpy", "devices_for", "require_device"]
+__all__ = ["DEVICE_LOST", "THREAD_LOST", "Executor", "devices_for", "require_device"]
 
 log = logging.getLogger("camserve.worker")
 
@@ -263,35 +259,16 @@ def _answer(host: ModelHost, run: Run, rows: range, checkpoint: Checkpoint) -> l
         return [RowAnswer(logits) for logits in host.predict(pixels, lane.head, checkpoint, lane.sentences).numpy()]
     targets = run.targets[rows.start : rows.stop]
     if lane.verify:
-        views = run.views[rows.start : rows.stop]
-        return [_proved(host, lane, *each, checkpoint) for each in zip(pixels, views, targets, strict=True)]
-    return _explained(host, lane, pixels, targets, checkpoint)
-
-
-def _explained(
-    host: ModelHost, lane: Lane, pixels: NDArray[np.uint8], targets: Sequence[Targets], checkpoint: Checkpoint
-) -> list[RowAnswer]:
+        asked = (Asked(host, lane, *row, checkpoint) for row in zip(pixels, targets, strict=True))
+        return [_proved(each, view) for each, view in zip(asked, run.views[rows.start : rows.stop], strict=True)]
     how = HowTo(lane.layers, lane.methods, lane.cam_options, lane.head, lane.sentences)
-    answers = host.explain(pixels, targets, how, checkpoint, gives_way=lane.large)
-    return [RowAnswer(row.logits.numpy().copy(), tuple(as_numpy(raw) for raw in row.maps)) for row in answers]
+    return as_answers(host.explain(pixels, targets, how, checkpoint, gives_way=lane.large))
 
 
-def _proved(  # one of each for the row
-    host: ModelHost,
-    lane: Lane,
-    pixels: NDArray[np.uint8],
-    view: View | None,
-    targets: Targets,
-    checkpoint: Checkpoint,
-) -> RowAnswer:
+def _proved(asked: Asked, view: View | None) -> RowAnswer:
     assert view is not None, "maps are put to the proof where the picture is"
-    asked, counterparts = Asked(host, lane, pixels, targets, checkpoint), None
-    if asked.together:
-        answer, counterparts = asked.answered()
-    else:
-        (answer,) = _explained(host, lane, pixels[None], [targets], checkpoint)
-    examined = Examined(host, lane, pixels, view, targets, answer, checkpoint, counterparts)
-    return replace(answer, proofs=examined.proofs())
+    answer, counterparts = asked.answered()
+    return replace(answer, proofs=Examined(asked, view, answer, counterparts).proofs())
 
 
 def _is_out_of_memory(error: Exception) -> bool:

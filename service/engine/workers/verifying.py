@@ -17,7 +17,6 @@ from service.cam.methods import METHODS
 from service.cam.pace import Pace
 from service.cam.placing import Placing
 from service.cam.work import rows_at_once
-from service.engine.workers.counterparts import Asked, Counterparts
 from service.imaging.comparison import PlacedMap
 from service.placement import Placement
 from service.verification.gates import differ, in_the_same_passes, may_compare_classes, passes_beside, passes_of_gate
@@ -33,11 +32,8 @@ if TYPE_CHECKING:
 
     from service.cam.explain import Checkpoint
     from service.cam.raw_map import RawMap
-    from service.cam.targets import Targets
-    from service.engine.messages import Lane, RowAnswer
-    from service.engine.workers.counterparts import Place
-    from service.models.host import ModelHost
-    from service.models.info import ModelInfo
+    from service.engine.messages import RowAnswer
+    from service.engine.workers.counterparts import Asked, Counterparts, Place
     from service.verification.region import View
     from service.verification.verdict import Verification
     from service.vocabulary import GateMissing
@@ -60,24 +56,16 @@ class Examined:
     """A picture that has been explained, and whose maps are put to the proof.
 
     Attributes:
-        host: the model.
-        lane: how it was explained.
-        pixels: (H, W, channels) uint8, the model's input.
+        asked: the picture, and what was asked of it. Steps between its checkpoints are as short as an explanation's.
         view: the part of it that the picture fills.
-        targets: what was asked.
         answer: its logits and maps.
-        checkpoint: called between steps, which are as short as those of an explanation.
-        counterparts: what came of the passes of the explanation, where some did.
+        counterparts: what came of the passes of the explanation.
     """
 
-    host: ModelHost
-    lane: Lane
-    pixels: NDArray[np.uint8]
+    asked: Asked
     view: View
-    targets: Targets
     answer: RowAnswer
-    checkpoint: Checkpoint
-    counterparts: Counterparts | None = None
+    counterparts: Counterparts
 
     def proofs(self) -> tuple[Verification, ...]:
         """Return the proof of each map, in their order."""
@@ -85,20 +73,17 @@ class Examined:
         if not any(each.any() for each in hot):
             return tuple(undecided() for _ in hot)
         rows = enumerate(zip(self.answer.maps, hot, self._gates(), strict=True))
-        return tuple(self._proof(*row, _part(self.checkpoint, index, len(hot))) for index, row in rows)
-
-    @cached_property
-    def _info(self) -> ModelInfo:
-        return self.host.info.head_view(self.lane.head)
+        return tuple(self._proof(*row, _part(self.asked.checkpoint, index, len(hot))) for index, row in rows)
 
     @cached_property
     def _placing(self) -> Placing:
-        spec, layers = self._info.preprocess, {name: self._info.layer(name) for name in self.lane.layers}
-        return Placing(layers, self.lane.cam_options, self.lane.cam_options.registration, spec.height, spec.width)
+        info, options = self.asked.info, self.asked.lane.cam_options
+        layers = {name: info.layer(name) for name in self.asked.lane.layers}
+        return Placing(layers, options, options.registration, info.preprocess.height, info.preprocess.width)
 
     @cached_property
     def _seen(self) -> NDArray[np.uint8]:
-        return self.pixels[self.view.pixels]
+        return self.asked.pixels[self.view.pixels]
 
     @cached_property
     def _blurred(self) -> NDArray[np.uint8]:
@@ -113,12 +98,12 @@ class Examined:
     def _proof(self, raw: Map, hot: NDArray[np.bool_], gates: Gates, checkpoint: Checkpoint) -> Verification:
         if not hot.any():
             return undecided()
-        shapes = [hot, *elsewhere(hot, zlib.crc32(self.pixels.tobytes()))]
-        scale = Scale(self._info.activation, raw.target, self.targets.against)
+        shapes = [hot, *elsewhere(hot, zlib.crc32(self.asked.pixels.tobytes()))]
+        scale = Scale(self.asked.info.activation, raw.target, self.asked.targets.against)
         before, after = self.answer.logits[None], self._hidden(shapes, checkpoint)
         (score,), (chance,) = scale.logits(before), scale.probability(before)
         drops = score - scale.logits(after)
-        rounding = _ROUNDING.get(self.host.info.dtype, _COARSE_ROUNDING) * max(1.0, abs(float(score)))
+        rounding = _ROUNDING.get(self.asked.host.info.dtype, _COARSE_ROUNDING) * max(1.0, abs(float(score)))
         found = Drops(
             float(drops[0]),
             float(chance - scale.probability(after)[0]),
@@ -132,26 +117,26 @@ class Examined:
         """Return what a map calls important, in the view; nothing where it is the same everywhere."""
         if raw.values.max() - raw.values.min() <= _CONSTANT * np.abs(raw.values).max():
             return np.zeros(self._seen.shape[:2], np.bool_)
-        (rows, columns), (height, width) = raw.values.shape, self.pixels.shape[:2]
+        (rows, columns), (height, width) = raw.values.shape, self.asked.pixels.shape[:2]
         where = self._placing.of(raw.layer, raw.method) or Placement.stretched(rows, columns, height, width)
         return hottest(PlacedMap(raw.values, where), self.view)
 
     def _hidden(self, shapes: Sequence[NDArray[np.bool_]], checkpoint: Checkpoint) -> NDArray[np.float32]:
         """Return the outputs (n, classes) for the picture with each of n shapes hidden."""
-        most = rows_at_once(len(shapes), _PER_PIXEL * self.pixels.size)
+        asked, most = self.asked, rows_at_once(len(shapes), _PER_PIXEL * self.asked.pixels.size)
         outputs: list[NDArray[np.float32]] = []
         begin = 0
         while begin < len(shapes):
             some = shapes[begin : begin + min(most, self._pace.rows("hidden"))]
             batch = np.stack([self._without(shape) for shape in some])
             step = _Step(_part(checkpoint, begin, len(shapes)))
-            outputs.append(self.host.predict(batch, self.lane.head, step, self.lane.sentences).numpy())
+            outputs.append(asked.host.predict(batch, asked.lane.head, step, asked.lane.sentences).numpy())
             self._pace.took("hidden", len(some), step.seconds)
             begin += len(some)
         return np.concatenate(outputs)
 
     def _without(self, shape: NDArray[np.bool_]) -> NDArray[np.uint8]:
-        without = self.pixels.copy()
+        without = self.asked.pixels.copy()
         without[self.view.pixels] = hide(self._seen, self._blurred, feathered(shape))
         return without
 
@@ -159,14 +144,10 @@ class Examined:
 
     def _gates(self) -> list[Gates]:
         """Return the gates of all maps; what they need is computed once for all of them."""
-        found = self._asked.made(self.answer.logits, self.counterparts or Counterparts())
-        count = self.targets.count
-        places = self._asked.places(range(len(self.lane.methods)), count)
+        found = self.asked.made(self.answer.logits, self.counterparts)
+        count = self.asked.targets.count
+        places = self.asked.places(range(len(self.asked.lane.methods)), count)
         return [self._gates_of(raw, place, found) for place, raw in zip(places, self.answer.maps, strict=True)]
-
-    @cached_property
-    def _asked(self) -> Asked:
-        return Asked(self.host, self.lane, self.pixels, self.targets, self.checkpoint)
 
     def _gates_of(self, raw: Map, place: Place, found: Counterparts) -> Gates:
         row = METHODS[raw.method]
@@ -174,7 +155,7 @@ class Examined:
             return Gates(class_differs=False, random_head_differs=False)
         other, random = found.by_class.get(place), found.by_head.get(place)
         reasons: dict[str, GateMissing] = {}
-        tried = place[1] in self._asked.together or may_compare_classes(raw.method, self.lane.cam_options)
+        tried = place[1] in self.asked.together or may_compare_classes(raw.method, self.asked.lane.cam_options)
         if other is None:
             reasons["class_differs"] = "no_other_class" if found.no_other_class else "many_passes"
         if random is None:
@@ -189,11 +170,11 @@ class Examined:
 
     def _passes(self, raw: Map, gates: Gates) -> int:
         """Count the forward passes of a map's gates."""
-        method, layers, options = raw.method, list(self._placing.layers.values()), self.lane.cam_options
+        method, layers, options = raw.method, list(self._placing.layers.values()), self.asked.lane.cam_options
         if not METHODS[method].class_specific:
             return 0
-        if in_the_same_passes(method, layers, self.targets.count, options):
-            return passes_beside(method, layers, self.targets.count, options)
+        if in_the_same_passes(method, layers, self.asked.targets.count, options):
+            return passes_beside(method, layers, self.asked.targets.count, options)
         made = (gates.class_differs is not None) + (gates.random_head_differs is not None)
         return made * passes_of_gate(method, layers, options)
 
