@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from torch.nn.grad import conv2d_input
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.utils._pytree import tree_map_only
 
-from service.cam.packed import Activation, PackedConvolution
+from service.cam.packed import Activation, PackedConvolution, are_finite
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -25,8 +26,11 @@ if TYPE_CHECKING:
 __all__ = ["FoldedConvolution", "Pending", "Strayed", "Withheld"]
 
 
-class Strayed(Exception):
-    """A network's code uses the output of a folded convolution in another way than at load."""
+class Strayed(BaseException):
+    """A network's code uses the output of a folded convolution in another way than at load.
+
+    No ``Exception``: what the code does about those is not meant for this one.
+    """
 
 
 class FoldedConvolution:
@@ -38,17 +42,24 @@ class FoldedConvolution:
         waits: whether its output waits for the activation or the addition that comes next to be computed in one.
         sum_waits: whether that sum waits for the activation that comes next.
         uses: while it is found out what comes next, what did; None afterwards.
+        in_pass: stands for the pass that it is part of; None while none runs.
     """
 
-    def __init__(self, convolution: nn.Conv2d, normalisation: nn.BatchNorm2d | None) -> None:
-        """Make the weights and the bias that do both."""
+    def __init__(self, convolution: nn.Conv2d, normalisation: nn.BatchNorm2d | None, *, packs: bool) -> None:
+        """Make the weights and the bias that do both; they are packed if that can be and ``packs``.
+
+        Packed convolutions give out channels last, as PyTorch's do only where their input or their weights lie so.
+        """
         self.convolution, self.normalisation = convolution, normalisation
         self.waits = self.sum_waits = False
         self.uses: Counter[str] | None = None
-        weight, bias, self._scale = _both(convolution, normalisation)
-        can_pack = PackedConvolution.can_pack(convolution)
-        self._packed = PackedConvolution(convolution, weight, bias) if can_pack else None
-        self._dense = None if can_pack else (weight, bias)
+        self.in_pass: object | None = None
+        self._made = WeakSet[Pending]()
+        weight, self._bias, self._scale = _both(convolution, normalisation)
+        packs = packs and PackedConvolution.can_pack(convolution)
+        self._packed = PackedConvolution(convolution, weight, self._bias) if packs else None
+        self._dense = None if packs else weight
+        self._as_of = _state_of(convolution.weight)
 
     @property
     def gains(self) -> bool:
@@ -60,7 +71,7 @@ class FoldedConvolution:
         """Bytes that it keeps beside the modules' own weights."""
         if self._packed is not None:
             return self._packed.nbytes + (0 if self._scale is None else self._scale.nbytes)
-        return sum(each.nbytes for each in self._dense or () if each is not None)
+        return sum(each.nbytes for each in (self._dense, self._bias) if each is not None)
 
     # -- in place of the modules' forward -----------------------------------------------------------------------------
 
@@ -70,16 +81,23 @@ class FoldedConvolution:
         return output if self.normalisation is None else Withheld(self, output)
 
     def _convolve(self, input: Any) -> Tensor | Pending:  # likewise
-        if self._dense is not None:
-            _refuse_checkpoints()
-            output: Tensor = self.convolution._conv_forward(input, *self._dense)
-            return output
-        if self._packed is None or not self._packed.takes(input):
+        if _state_of(self.convolution.weight) != self._as_of:
             raise Strayed
-        if input.requires_grad and torch.is_grad_enabled():
+        if self._packed is None or not self._packed.takes(input):
+            _refuse_checkpoints()
+            output: Tensor = self.convolution._conv_forward(input, self._as_modules_have_it(), self._bias)
+            return output
+        if input.requires_grad:
             _refuse_checkpoints()
             return self._convolve_for_gradients(self._packed, input)
         return Pending(self, self._packed, input) if self.waits else self._packed.convolve(input)
+
+    def _as_modules_have_it(self) -> Tensor:
+        """Return weights (K, C, h, w) that are not packed."""
+        if self._dense is not None:
+            return self._dense
+        own = self.convolution.weight
+        return own if self._scale is None else (own * self._scale[..., None]).to(own.dtype)
 
     def _convolve_for_gradients(self, packed: PackedConvolution, input: Tensor) -> Tensor:  # likewise
         own = self.convolution
@@ -104,20 +122,30 @@ class FoldedConvolution:
         self.waits = self.sum_waits = self._packed is not None
 
     def found_out(self) -> None:
-        """Wait from now on only where it was an activation or an addition each time."""
+        """Wait from now on only where it was an activation or an addition each time, and nobody keeps the output."""
         uses, self.uses = self.uses or Counter(), None
         fused = uses["activation"] + uses["addition"]
-        self.waits = 0 < fused == uses["output"] and not uses["other"]
+        self.waits = 0 < fused == uses["output"] and not uses["other"] and not self._made
         self.sum_waits = self.waits and 0 < uses["sum activation"] == uses["sum"] and not uses["sum other"]
 
     def never_wait(self) -> None:
         """Compute every output at once."""
         self.waits, self.sum_waits, self.uses = False, False, None
 
+    def made(self, pending: Pending) -> None:
+        """Note an output, if it is to be found out what comes of it."""
+        if self.uses is not None:
+            self._made.add(pending)
+
     def note(self, use: str) -> None:
         """Note what an output was used for, if that is to be found out."""
         if self.uses is not None:
             self.uses[use] += 1
+
+
+def _state_of(weight: Tensor) -> tuple[int, int] | None:
+    """Return what is another thing once other weights are put in its place; None where nothing tells."""
+    return None if weight.is_inference() else (weight.data_ptr(), weight._version)
 
 
 def _refuse_checkpoints() -> None:
@@ -193,17 +221,21 @@ _ADDITIONS: Collection[object] = {torch.add, Tensor.add}
 class Pending:
     """An output that is computed when it is known what comes next: an activation, or an addition and an activation.
 
-    It can be used once, and only while what it is computed from is as it was; every other use raises ``Strayed``.
+    While its pass runs it can be used once, and only as long as what it is computed from is as it was; every other use
+    raises ``Strayed``.
     """
+
+    __slots__ = ("__weakref__", "_is_used", "_packed", "_pass", "_read", "_stage", "_versions", "by")
 
     def __init__(
         self, by: FoldedConvolution, packed: PackedConvolution, input: Tensor, other: Tensor | None = None
     ) -> None:
-        self.by, self._packed = by, packed
+        self.by, self._packed, self._pass = by, packed, by.in_pass
         self._read = (input,) if other is None else (input, other)
         self._versions = [each._version for each in self._read]
         self._stage = "" if other is None else "sum "
         self._is_used = False
+        by.made(self)
         by.note("output" if other is None else "sum")
 
     def computed_for(self, use: str, activation: Activation | None = None) -> Tensor:
@@ -215,8 +247,11 @@ class Pending:
 
     def _spend(self, use: str) -> None:
         is_stale = self._versions != [each._version for each in self._read]
-        if self.by.uses is None and (self._is_used or is_stale):
+        is_over = self._pass is not self.by.in_pass
+        if self.by.uses is None and not is_over and (self._is_used or is_stale):
             raise Strayed
+        if is_over and is_stale:
+            raise RuntimeError("what a convolution has read was written into before its output was used")
         self._is_used = True
         self.by.note(self._stage + ("other" if is_stale else use))
 
@@ -232,8 +267,9 @@ class Pending:
         return self._packed.convolve_and_add(self._read[0], given)
 
     def _activated(self, activation: Activation) -> Tensor | None:
-        """Return its activation; None where that is another pass."""
-        if self._stage and not PackedConvolution.can_follow_addition(activation):
+        """Return its activation; None where that is another pass, or has to be PyTorch's own."""
+        follows = not self._stage or PackedConvolution.can_follow_addition(activation)
+        if not follows or not are_finite(self._read):
             return None
         return self.computed_for("activation", activation)
 
@@ -243,7 +279,7 @@ class Pending:
     __radd__ = __iadd__ = __add__
 
     def __getattr__(self, name: str) -> Any:
-        if not hasattr(Tensor, name):
+        if name.startswith("__") or not hasattr(Tensor, name):
             raise AttributeError(name)
         return getattr(self.computed_for("other"), name)
 
@@ -275,7 +311,13 @@ def _by_tensors(name: str) -> Callable[..., Any]:
     return compute
 
 
-for _name in ("getitem", "matmul", "mul", "neg", "pow", "rmul", "rsub", "sub", "truediv"):
+# All that Python looks for in an object's class alone.
+_OPERATORS = """
+abs and array bool complex contains eq float floordiv format ge getitem gt iand ifloordiv imod imul index int invert
+ior ipow isub iter itruediv ixor le len lt matmul mod mul ne neg or pos pow rdiv rfloordiv rmatmul rmod rmul rpow rsub
+rtruediv setitem sub truediv xor
+"""
+for _name in _OPERATORS.split():
     setattr(Pending, f"__{_name}__", _by_tensors(f"__{_name}__"))
 
 

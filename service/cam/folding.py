@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from service.cam.capture import logits_apart
 from service.cam.eager import EagerNetwork
-from service.cam.folded_convolution import FoldedConvolution, Pending, Withheld
+from service.cam.folded_convolution import FoldedConvolution, Pending, Strayed, Withheld
 from service.cam.graph import Graph
 from service.cam.layers import LayerCall
 from service.errors import first_line
@@ -85,7 +85,7 @@ class FoldedNetwork:
                 return compute()
         except (torch.OutOfMemoryError, torch.AcceleratorError):
             raise
-        except Exception as error:  # noqa: BLE001  # whatever a network's code raises about what it cannot read
+        except (Strayed, Exception) as error:  # noqa: BLE001  # whatever a network's code raises about what it cannot read
             raised = f"{type(error).__name__}: {first_line(error)}"  # itself, it would keep activations alive
         result = compute()  # which raises where the network does so by itself
         log.info("a network is computed without folding from now on, where it raised %s", raised)
@@ -151,14 +151,17 @@ class FoldedNetwork:
 @contextmanager
 def _in_place(folds: Iterable[FoldedConvolution]) -> Iterator[None]:
     """Fold the modules; they are as before when the block ends or raises."""
+    this = object()
     try:
         for fold in folds:
+            fold.in_pass = this
             vars(fold.convolution)["forward"] = fold.convolve
             if fold.normalisation is not None:
                 vars(fold.normalisation)["forward"] = fold.normalise
         yield
     finally:
         for fold in folds:
+            fold.in_pass = None
             vars(fold.convolution).pop("forward", None)
             if fold.normalisation is not None:
                 vars(fold.normalisation).pop("forward", None)
@@ -178,17 +181,27 @@ def folded(module: nn.Module, images: Tensor, hidden: Collection[str] = ()) -> F
 
 def _folded(own: EagerNetwork, image: Tensor) -> FoldedNetwork | None:
     plain = _plain_pass(own, image)
-    made = (FoldedConvolution(*parts) for parts in plain.foldable(own._module))
-    folds = tuple(fold for fold in made if fold.gains)
-    if not folds:
-        return None
+    pairs = plain.foldable(own._module)
+    for packs in (True, False):
+        made = (FoldedConvolution(*pair, packs=packs) for pair in pairs)
+        folds = tuple(fold for fold in made if fold.gains)
+        within = _tried(own, folds, image, plain.values) if folds else None
+        if within is not None:
+            return FoldedNetwork(own, folds, within)
+    return None
+
+
+def _tried(
+    own: EagerNetwork, folds: Sequence[FoldedConvolution], image: Tensor, wanted: Mapping[LayerCall, Tensor]
+) -> dict[str, _Folds] | None:
+    """Let convolutions wait where they can, or none; return what ``_compared`` does."""
     _find_out_what_comes_next(own, folds, image)
-    within = _compared(own, folds, image, plain.values)
+    within = _compared(own, folds, image, wanted)
     if within is None:
         for fold in folds:
             fold.never_wait()
-        within = _compared(own, folds, image, plain.values)
-    return None if within is None else FoldedNetwork(own, folds, within)
+        within = _compared(own, folds, image, wanted)
+    return within
 
 
 def _unless_it_raises(compute: Callable[[], _Result]) -> _Result | None:
@@ -197,7 +210,7 @@ def _unless_it_raises(compute: Callable[[], _Result]) -> _Result | None:
         return compute()
     except (torch.OutOfMemoryError, torch.AcceleratorError):
         raise
-    except Exception:  # noqa: BLE001
+    except (Strayed, Exception):  # noqa: BLE001
         return None
 
 
@@ -283,8 +296,9 @@ def _layers_within(
     values: dict[LayerCall, Tensor] = {}
 
     def see(call: LayerCall, output: object, _node: Node | None) -> None:
-        if isinstance(output, Pending | Withheld):
-            within.setdefault(call.module, set()).add(output.by)
+        first = output[0] if isinstance(output, tuple | list) and output else output
+        if isinstance(first, Pending | Withheld):
+            within.setdefault(call.module, set()).add(first.by)
         values.update(_some_of(call, output))
 
     names = [name for name, _ in own._module.named_modules() if name]

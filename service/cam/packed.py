@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
-__all__ = ["Activation", "PackedConvolution"]
+__all__ = ["Activation", "PackedConvolution", "are_finite"]
 
 _CONVOLVE = getattr(torch.ops.mkldnn, "_convolution_pointwise", None)
 _PACK = getattr(torch.ops.mkldnn, "_reorder_convolution_weight", None)
@@ -47,6 +47,9 @@ class Activation:
 
 # Pictures, where there are several.
 _SEVERAL = 8
+
+# Which version of itself a tensor was when it was known to be finite: an attribute of what is computed here.
+_FINITE = "_finite_as_of"
 
 _NONE, _RELU = Activation("none"), Activation("relu")
 
@@ -94,8 +97,9 @@ class PackedConvolution:
     @property
     def nbytes(self) -> int:
         """Bytes of its weights and bias."""
-        weights = {id(each): each.numel() * each.element_size() for each in self._weights}
-        return sum(weights.values()) + (0 if self._bias is None else self._bias.nbytes)
+        weights = {self._dense} if self._dense is not None else set(self._weights)
+        packed = sum(each.numel() * each.element_size() for each in weights)
+        return packed + (0 if self._bias is None else self._bias.nbytes)
 
     def takes(self, input: object) -> TypeGuard[Tensor]:  # named as PyTorch does
         """Whether it can compute with this input: a batch of pictures of its precision.
@@ -114,7 +118,7 @@ class PackedConvolution:
     def adds(self, input: Tensor, other: object) -> bool:  # likewise
         """Whether it can add ``other`` to what it gives out for ``input``."""
         grouped = self._places[-1] != 1  # for which oneDNN's addition fails in bfloat16
-        if grouped or not self.takes(other) or (other.requires_grad and torch.is_grad_enabled()):
+        if grouped or not self.takes(other) or other.requires_grad:
             return False
         return other.shape == self._shape_for(input)
 
@@ -124,12 +128,12 @@ class PackedConvolution:
         return len(input), self._channels, *sizes
 
     def convolve(self, input: Tensor, activation: Activation | None = None) -> Tensor:  # likewise
-        """Return ``activation`` of the convolution, (N, K, h, w), channels last."""
+        """Return ``activation`` of the convolution, (N, K, h, w), channels last; see ``are_finite``."""
         does = activation or _NONE
         computed: Tensor = _CONVOLVE(  # type: ignore[misc]  # see can_pack
             input, self._weight_for(input), self._bias, *self._places, does.name, [*does.scalars], does.algorithm
         )
-        return computed
+        return _as_finite_as(computed, input)
 
     def convolve_and_add(self, input: Tensor, other: Tensor, activation: Activation | None = None) -> Tensor:
         """Return ``activation`` of the convolution and ``other``; see ``adds`` and ``can_follow_addition``."""
@@ -137,7 +141,7 @@ class PackedConvolution:
         computed: Tensor = _CONVOLVE.binary(  # type: ignore[union-attr]  # see can_pack
             input, other, self._weight_for(input), self._bias, *self._places, "add", 1.0, name, [], ""
         )
-        return computed
+        return _as_finite_as(computed, input, other)
 
     @staticmethod
     def can_follow_addition(activation: Activation) -> bool:
@@ -158,6 +162,32 @@ class PackedConvolution:
     def _packed(self, weight: Tensor, sizes: list[int]) -> Tensor:
         packed: Tensor = _PACK(weight, *self._places, sizes)  # type: ignore[misc]  # see can_pack
         return packed
+
+
+def are_finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether there is neither infinity nor what is no number in them: oneDNN's activations make numbers of both.
+
+    What is computed here of such tensors is not looked at again: what leaves the range of float32 between
+    convolutions is not noticed.
+    """
+    return all(_is_known_as_finite(each) or _found_finite(each) for each in tensors)
+
+
+def _found_finite(tensor: Tensor) -> bool:
+    finite = bool(tensor.sum().isfinite())
+    if finite:
+        setattr(tensor, _FINITE, tensor._version)
+    return finite
+
+
+def _is_known_as_finite(tensor: Tensor) -> bool:
+    return getattr(tensor, _FINITE, None) == tensor._version
+
+
+def _as_finite_as(computed: Tensor, *of: Tensor) -> Tensor:
+    if all(_is_known_as_finite(each) for each in of):
+        setattr(computed, _FINITE, computed._version)
+    return computed
 
 
 def _lie_alike(one: Tensor, other: Tensor) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from service.cam import packed
 from service.cam.capture import TOLERANCE, gradients, logits_apart
@@ -17,6 +20,7 @@ from service.cam.eager import EagerNetwork
 from service.cam.folding import folded
 from service.cam.layers import LayerCall
 from service.cam.packed import PackedConvolution
+from service.errors import MethodNotApplicable
 from tests.cam.models import images
 from tests.cam.test_folding import Net, frozen, normalisation, quick
 
@@ -337,7 +341,13 @@ convolve = PackedConvolution.convolve
 
 def test_wrong_numbers_are_refused_at_load(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PackedConvolution, "convolve", poisoned)
-    assert folded(frozen(Net()), IMAGES) is None
+    net = Net()
+    found = quick(net)
+    assert only(found).waits is False
+    assert_computes_the_same(net, found)
+    assert folded(frozen(Activated(nn.ReLU(), padding_mode="reflect", padding=1)), IMAGES) is not None
+    net.bn = nn.Identity()  # type: ignore[assignment]
+    assert folded(frozen(net), IMAGES) is None
 
 
 def test_without_the_operators_normalisations_are_folded_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -350,10 +360,183 @@ def test_without_the_operators_normalisations_are_folded_all_the_same(monkeypatc
     assert folded(nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval(), IMAGES) is None
 
 
-def test_under_autocast_the_network_computes_by_itself() -> None:
+@pytest.mark.parametrize("name", [name for name in ACTIVATIONS if name != "Hardtanh"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_no_number_stays_none(name: str, dtype: torch.dtype) -> None:
+    """A flat picture that the network divides by what it varies by: its logits must not look like an answer."""
+
+    class Standardises(Added):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward((x - x.mean((1, 2, 3), keepdim=True)) / x.std((1, 2, 3), keepdim=True))
+
+    net = Standardises().to(dtype)
+    net.relu = ACTIVATIONS[name] if isinstance(ACTIVATIONS[name], nn.Module) else nn.ReLU()  # type: ignore[assignment]
+    found = quick(net)
+    assert any(fold.waits for fold in found._folds)
+    pictures = torch.cat([IMAGES[:1], torch.zeros_like(IMAGES[:1]), IMAGES[1:]]).to(dtype)
+    logits = found.predict(pictures)
+    assert torch.equal(logits.isnan(), EagerNetwork(net).predict(pictures).isnan())
+    assert logits[1].isnan().all()
+    assert found.more_bytes, "the next picture is computed by folded convolutions again"
+    torch.testing.assert_close(
+        found.predict(pictures[:1]), EagerNetwork(net).predict(pictures[:1]), atol=5e-2, rtol=5e-2
+    )
+
+
+class Reentrant(Blocks):
+    """Checkpoints without a graph, and says so itself where a gradient is asked for."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return Net.forward(self, functional.relu(checkpoint(self.first[1:], self.first[0](x), use_reentrant=True)))
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")  # while nobody asks for gradients
+def test_a_reentrant_checkpoint_is_refused_as_before() -> None:
+    net, layer = Reentrant(), LayerCall("first.0")
+    net.first = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), normalisation(3))
+    captured = quick(net).capture(IMAGES, [layer])
+    with pytest.raises(MethodNotApplicable, match="use_reentrant"):
+        gradients(captured, torch.eye(4)[[0, 1, 2]])
+
+
+def _written(x: Tensor) -> Tensor:
+    x[..., 0] = 0
+    return x
+
+
+LOOKS: dict[str, Callable[[Tensor], Tensor]] = {
+    "where it is not zero": lambda x: torch.sigmoid(x) * (x != 0),
+    "where it is": lambda x: torch.where(x == 0, 1.0, x),
+    "at its sign": lambda x: x * (x > 0) + (x <= 0) * 2,
+    "at its length": lambda x: x * len(x),
+    "divides by it": lambda x: 1 / (x.abs() + 1) + x // 1,
+    "writes into it": _written,
+}
+
+
+@pytest.mark.parametrize("name", LOOKS)
+def test_who_looks_gets_numbers_and_other_convolutions_wait(name: str) -> None:
+    class Looks(Blocks):
+        def pooled(self, features: Tensor) -> Tensor:
+            return super().pooled(LOOKS[name](features))
+
+    net = Looks()
+    found = quick(net)
+    assert {fold.convolution: fold.waits for fold in found._folds} == {net.conv: False, net.first[0]: True}
+    assert_computes_the_same(net, found)
+    assert_computes_the_same(net, found, IMAGES * 0)
+
+
+class GuardsIt(Surprising):
+    def surprise(self, features: Tensor, x: Tensor) -> Tensor:
+        once = functional.relu(features)
+        with contextlib.suppress(Exception):  # what is raised to us is none of theirs
+            once = once + features * len(x)
+        return self.pooled(once)
+
+
+def test_what_the_network_does_about_exceptions_is_not_done_about_ours() -> None:
+    net = GuardsIt()
+    torch.testing.assert_close(quick(net).predict(BRIGHT), EagerNetwork(frozen(net)).predict(BRIGHT))
+
+
+class KeepsIt(Net):
+    """Keeps an output from one pass to the next."""
+
+    kept: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kept is not None and self.kept.shape[2:] != x.shape[2:]:
+            self.kept = None
+        self.kept = self.bn(self.conv(x))
+        return self.pooled(self.kept)
+
+
+def test_an_output_that_is_kept_does_not_wait() -> None:
+    net = KeepsIt()
+    found = quick(net)
+    assert not only(found).waits
+    assert_computes_the_same(net, found)
+    assert isinstance(net.kept, Tensor)
+
+
+class KeepsItSometimes(Surprising):
+    kept: Any = None
+
+    def surprise(self, features: Tensor, _: Tensor) -> Tensor:
+        self.kept = features
+        return self.pooled(features)
+
+
+def test_what_outlives_its_pass_is_a_number_still() -> None:
+    net = KeepsItSometimes()
+    found = quick(net)
+    found.predict(BRIGHT)
+    torch.testing.assert_close(net.kept * 1, net.bn(net.conv(BRIGHT)))
+    assert copy.copy(net.kept) is not None
+
+
+def test_other_weights_are_noticed() -> None:
+    net = Net()
+    found = quick(net)
+    net.conv.load_state_dict({name: value * 2 for name, value in net.conv.state_dict().items()})
+    torch.testing.assert_close(found.predict(IMAGES), EagerNetwork(net).predict(IMAGES))
+
+
+class Viewed(Net):
+    """As LeNet: it reads pixels in the order in which they do not lie once convolutions give out channels last."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = functional.adaptive_avg_pool2d(self.relu(self.bn(self.conv(x))), 2)
+        logits: Tensor = self.head(pooled.view(pooled.size(0), 6, 4).mean(2))
+        return logits
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_network_that_views_its_features_is_folded_without_packing(channels: int) -> None:
+    net = Viewed()
+    net.conv = nn.Conv2d(channels, 6, 3)
+    pictures = IMAGES[:, :channels].contiguous()
+    found = folded(frozen(net), pictures)
+    assert found is not None
+    torch.testing.assert_close(found.predict(pictures + 3), EagerNetwork(net).predict(pictures + 3))
+    assert found.more_bytes
+
+
+class Odd(Blocks):
+    """One convolution gets what packed ones do not take."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.pattern = nn.Parameter(torch.ones(1, 3, 4, 4))
+        self.aside = nn.Conv2d(3, 6, 1)
+
+    def pooled(self, features: Tensor) -> Tensor:
+        if self.how == "a parameter":
+            beside = self.aside(self.pattern)
+        elif self.how == "one picture":
+            beside = self.aside(torch.ones(3, 4, 4))[None]
+        else:
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                beside = self.aside(torch.ones(1, 3, 4, 4)).float()
+        return super().pooled(features + beside.mean())
+
+
+@pytest.mark.parametrize("how", ["a parameter", "one picture", "under autocast"])
+def test_one_convolution_that_cannot_be_packed_leaves_others_folded(how: str) -> None:
+    net = Odd(how)
+    found = quick(net)
+    assert any(fold.waits for fold in found._folds)
+    assert_computes_the_same(net, found)
+
+
+def test_under_autocast_nothing_is_packed() -> None:
     class Casts(Net):
         def forward(self, x: Tensor) -> Tensor:
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 return super().forward(x).float()
 
-    assert folded(frozen(Casts()), IMAGES) is None
+    net = frozen(Casts())
+    found = folded(net, IMAGES) or EagerNetwork(net)
+    torch.testing.assert_close(found.predict(IMAGES), EagerNetwork(net).predict(IMAGES), atol=2e-2, rtol=2e-2)
