@@ -18,6 +18,8 @@ __all__ = ["coded_pixels"]
 
 _CONTAINERS = (b"trak", b"mdia", b"minf", b"stbl")
 _SEQUENCE_HEADER = 1
+# Streams take at most so many times the file's bytes: an item and a track may be the same, and no more are.
+_MOST_OVERLAPS = 4
 
 
 def coded_pixels(data: bytes) -> int:
@@ -49,6 +51,7 @@ _Stream = tuple[tuple[int, int], ...]  # the (start, length) of its pieces
 @dataclass
 class _File:
     boxes: Boxes
+    read: int = 0
 
     @property
     def data(self) -> bytes:
@@ -92,9 +95,22 @@ class _File:
                 pieces.append((base + place, at.next(length_size)))
             yield tuple(pieces)
 
+    def joined(self, stream: _Stream) -> bytes:
+        """Return a stream's bytes.
+
+        Raises:
+            ValueError: the streams read by now are the same bytes many times over.
+        """
+        ends = [start + length if length else len(self.data) for start, length in stream]
+        spans = [slice(start, end) for (start, _), end in zip(stream, ends, strict=True)]
+        self.read += sum(len(range(*span.indices(len(self.data)))) for span in spans)
+        if self.read > _MOST_OVERLAPS * len(self.data):
+            raise ValueError("the streams of the file overlap")
+        return b"".join(self.data[span] for span in spans)
+
     def stated_pixels(self, stream: _Stream) -> int:
         """Return the greatest size that a stream's sequence headers state; 0 where it is no AV1."""
-        data = b"".join(self.data[start : start + length if length else None] for start, length in stream)
+        data = self.joined(stream)
         position, most = 0, 0
         while position < len(data):
             self.boxes.step()

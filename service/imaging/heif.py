@@ -108,7 +108,9 @@ def _relations(boxes: Boxes, begin: int, end: int) -> tuple[dict[int, list[int]]
     for kind, start, _ in boxes.within(head.position, end):
         table = Numbers(boxes.data, start)
         item, count = table.next(size), table.next(2)
-        for other in [table.next(size) for _ in range(count)]:
+        for _ in range(count):
+            boxes.step()  # boxes may overlap, and each name the same 65,535 items
+            other = table.next(size)
             if kind == b"dimg":
                 parts[item].append(other)
             elif kind == b"auxl":
@@ -132,6 +134,9 @@ def _stated_sizes(boxes: Boxes, begin: int, end: int) -> dict[int, int]:
     for _ in range(table.next(4)):
         boxes.step()
         item = table.next(4 if version else 2)
-        indices = [table.next(index_size) & (0x7FFF if flags & 1 else 0x7F) for _ in range(table.next(1))]
-        sizes[item] = max((properties[index] for index in indices if index < len(properties)), default=0)
+        sizes[item] = 0
+        for _ in range(table.next(1)):
+            boxes.step()
+            index = table.next(index_size) & (0x7FFF if flags & 1 else 0x7F)
+            sizes[item] = max(sizes[item], properties[index] if index < len(properties) else 0)
     return sizes

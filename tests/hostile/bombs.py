@@ -265,6 +265,25 @@ def lying_avif(side: int) -> bytes:
     return data.replace(stated, struct.pack(">LL", 8, 8))
 
 
+def overlapping_avif(pieces: int, size: int) -> bytes:
+    """An AVIF with one more item, whose pieces are all the same ``size`` bytes of the file."""
+    item = struct.pack(">HHHHH", 1, 9, 0, 0, pieces) + struct.pack(">LL", 0, size) * pieces
+    table = struct.pack(">L4sLH", 14 + len(item), b"iloc", 1 << 24, 0x4400) + item
+    further = struct.pack(">L4sL", 12 + len(table), b"meta", 0) + table
+    return encode(Image.new("RGB", (8, 8)), "AVIF") + further + bytes(size)
+
+
+def overlapping_heif(boxes: int) -> bytes:
+    """An HEIF whose boxes each say the 65,535 items that it is made of, and are all of them but the first 12 bytes."""
+    one = struct.pack(">L4sHH", 12, b"dimg", 1, 65_535)
+    relations = struct.pack(">L4sL", 12 + len(one) * boxes, b"iref", 0) + one * boxes
+    primary = struct.pack(">L4sLH", 14, b"pitm", 0, 1)
+    items = struct.pack(">L4sLHL4sLHH4s", 34, b"iinf", 0, 1, 20, b"infe", 2 << 24, 1, 0, b"hvc1")
+    tables = primary + items + relations + struct.pack(">L4s", 8, b"iprp")
+    head = struct.pack(">L4s4sL4s", 20, b"ftyp", b"heic", 0, b"mif1")
+    return head + struct.pack(">L4sL", 12 + len(tables), b"meta", 0) + tables + bytes(2 * 65_535)
+
+
 def overlapping_tags(count: int, size: int) -> bytes:
     """A TIFF with ``count`` more tags, all of them the same ``size`` bytes of the file."""
     start = 8 + 2 + 12 * (9 + count) + 4
@@ -459,6 +478,11 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
     "avif at the limit, with alpha": (lambda: encode(checked(), "AVIF", speed=10), READ),
     "avif of 8 pixels that unfolds to the limit": (lambda: lying_avif(SIDE), READ),
     "avif of 8 pixels that unfolds to 64 megapixels": (lambda: lying_avif(8000), TOO_LARGE),
+    "avif with an item that is the same 10 megabytes 60,000 times": (
+        lambda: overlapping_avif(60_000, 10_000_000),
+        DAMAGED,
+    ),
+    "heif of 100,000 boxes that each name 65,535 items": (lambda: overlapping_heif(100_000), DAMAGED),
     "webp of a canvas of 268 megapixels": (lambda: webp_canvas(16_384, 16_384), TOO_LARGE),
     "webp with a canvas of 2^48 pixels": (lambda: webp_canvas(2**24, 2**24), TOO_LARGE),
     "webp of a canvas at the limit and nothing on it": (lambda: webp_canvas(SIDE, SIDE), DAMAGED),

@@ -18,7 +18,7 @@ from service.imaging import formats
 from service.imaging.av1 import coded_pixels
 from service.imaging.decode import DecodeLimits, decode, read_header
 from service.imaging.formats import FORMATS, suffixes
-from tests.hostile.bombs import lying_avif
+from tests.hostile.bombs import lying_avif, overlapping_avif
 
 LIMITS = DecodeLimits(10**7, 10**7, 5)
 
@@ -79,6 +79,15 @@ def test_an_avif_larger_than_it_says_is_refused_by_its_header() -> None:
     assert read_header(data, LIMITS).pixels == 2_000_000
     with pytest.raises(ImageTooLarge, match="2,000,000 pixels, counting its tiles, streams"):
         decode(data, DecodeLimits(10**7, 1_999_999, 5))
+
+
+@needs_avif
+def test_an_item_that_is_the_same_bytes_many_times_is_not_joined() -> None:
+    assert coded_pixels(overlapping_avif(2, 1000)) == 64
+    for pieces in (10, 60_000):
+        with pytest.raises(InvalidImage, match="damaged") as said:
+            read_header(overlapping_avif(pieces, 10_000), LIMITS)
+        assert "overlap" in str(said.value.__cause__)
 
 
 def test_sequence_headers_of_video_state_their_size() -> None:

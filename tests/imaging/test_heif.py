@@ -15,6 +15,7 @@ from service.imaging import formats
 from service.imaging.decode import DecodeLimits, decode, read_header
 from service.imaging.heif import coding, decoded_pixels
 from service.imaging.iso_media import Boxes
+from tests.hostile.bombs import overlapping_heif
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -130,6 +131,15 @@ def test_a_grid_of_itself_ends_in_words() -> None:
     assert inside in data
     with pytest.raises(InvalidImage):
         read_header(data.replace(inside, struct.pack(">HH4H", 2, 4, 3, 3, 3, 3)), LIMITS)
+
+
+def test_boxes_that_overlap_are_read_no_further_than_encoders_write() -> None:
+    data = overlapping_heif(20)
+    for read in (coding, decoded_pixels):
+        with pytest.raises(ValueError, match="too many parts"):
+            read(data)
+    with pytest.raises(InvalidImage, match="damaged"):
+        decode(data, LIMITS)
 
 
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.7, 0.8])
