@@ -14,7 +14,7 @@ from PIL import Image
 from service.errors import ImageTooLarge, InvalidImage
 from service.imaging.channels import open_channels
 from service.imaging.formats import FORMATS, READABLE
-from service.imaging.headers import count_frames, count_parts, sniff, webp_size
+from service.imaging.headers import branded, count_frames, count_parts, sniff, webp_size
 from service.imaging.quiet import quiet
 from service.imaging.readers import check_parts, not_read, open_image, pixels_with_rows
 from service.imaging.unread import unread_heif, unread_kind
@@ -91,7 +91,7 @@ def pixels_to_open(size: int) -> int:
 def read_header(data: bytes, limits: DecodeLimits, channels: int = 3) -> Header:
     """Read no more of a picture than tells what decoding it will cost; raises what ``decode`` raises."""
     _check("bytes", len(data), limits.max_bytes)
-    name = _recognise(data)
+    name, data = _recognise(data)
     if name == "WEBP" and channels in _SHOWN and (size := webp_size(data)):  # Pillow would make room for the canvas
         _check_size(size, limits)
         return Header(*size, pixels_with_rows(*size))
@@ -123,7 +123,7 @@ def decode(data: bytes, limits: DecodeLimits, channels: int = 3) -> DecodedImage
         (640, 480)
     """
     _check("bytes", len(data), limits.max_bytes)
-    name = _recognise(data)
+    name, data = _recognise(data)
     with quiet():
         opened = _open(data, name, limits)
         further = _open_channels(data, name, limits, channels, opened)
@@ -149,17 +149,22 @@ def _check(what: str, value: int, limit: int, note: str = "") -> None:
         raise ImageTooLarge(message, limit=limit, unit=what)
 
 
-def _recognise(data: bytes) -> str:
+def _recognise(data: bytes) -> tuple[str, bytes]:
+    """Return the format, and the file as the format's library takes it for its own."""
     if not data:
         raise InvalidImage(f"The picture is empty (0 bytes). Send the bytes of a {READABLE} file.")
     name = sniff(data)
     if name is None:
         if kind := unread_kind(data):
             raise not_read(kind)
+        if data[4:8] == b"ftyp":
+            raise InvalidImage(f"The file ends after {len(data)} bytes, truncated. Check that the whole file was sent.")
         raise InvalidImage(f"The bytes are not a picture in a known format. Send a {READABLE} file.")
     if not FORMATS[name].is_there:
+        if name == "HEIF" and (kind := unread_heif(data)):
+            raise not_read(kind)
         raise InvalidImage(_MISSING[name])
-    return name
+    return name, branded(name, data)
 
 
 _MISSING = {

@@ -10,7 +10,10 @@ from __future__ import annotations
 import re
 import struct
 
-__all__ = ["MAX_PARTS", "count_frames", "count_parts", "sniff", "webp_size"]
+from service.imaging.heif import picture_coding
+from service.imaging.iso_media import Boxes
+
+__all__ = ["MAX_PARTS", "branded", "count_frames", "count_parts", "sniff", "webp_size"]
 
 # Far above what cameras and programs write, and read in a fraction of a second. A JPEG of 16 MiB needs 250 segments.
 # A strip or tile of a TIFF takes Pillow 8 µs and 330 bytes, a run of a BMP 0.2 µs.
@@ -23,7 +26,13 @@ _BARE_MARKERS = (0x01, 0xD8, 0xD9)  # they have no length: TEM, start and end of
 
 _TIFF = (b"II*\0", b"MM\0*", b"II\0*", b"MM*\0", b"II+\0", b"MM\0+")
 
+_AVIF = {b"avif", b"avis"}
 _HEIF = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
+# Of pictures, whatever they are coded in: structural ones, and those of AVC, JPEG, JPEG 2000 and VVC.
+_PICTURES = {b"mif1", b"mif2", b"miaf", b"msf1", b"avci", b"avcs", b"jpeg", b"jpgs", b"j2ki", b"j2is", b"vvic", b"vvis"}
+# The brands by which libavif and libheif take a file for their own, the first of which is as good as any.
+_TAKEN = {"AVIF": (b"avif", b"avis"), "HEIF": (b"heic", b"heix", b"mif1")}
+_DERIVED = {"grid", "iden", "iovl"}  # made of other items, which are not found
 
 
 def sniff(data: bytes) -> str | None:
@@ -39,14 +48,42 @@ def sniff(data: bytes) -> str | None:
 
 
 def _iso_media(data: bytes) -> str | None:
-    """Tell AVIF and HEIF by the brands that an ISO media file claims; None for videos and raw files."""
-    end = min(int.from_bytes(data[:4], "big"), 256)
-    brands = {data[start : start + 4] for start in (8, *range(16, end - 3, 4))}
+    """Tell AVIF and HEIF by what the picture is coded in, else by the brands; None for videos and raw files.
+
+    An HEIF in which no picture is found is taken for a cut one, unless it has the tracks of a video.
+    """
     if data[8:12] == b"crx ":
         return None
-    if brands & {b"avif", b"avis"}:
+    coded, brands = picture_coding(data), {data[8:12], *_further_brands(data)}
+    if coded is not None and coded not in _DERIVED:
+        return "AVIF" if coded == "av01" else "HEIF"
+    if brands & _AVIF:
         return "AVIF"
-    return "HEIF" if brands & _HEIF else None
+    if coded or brands & _HEIF:
+        return "HEIF"
+    return "HEIF" if brands & _PICTURES and not _has_tracks(data) else None
+
+
+def branded(name: str, data: bytes) -> bytes:
+    """Return the file with a brand that the library of the format ``name`` wants, in the place of those it does not."""
+    wanted, further = _TAKEN.get(name, ()), _further_brands(data)
+    claimed = {*further, data[8:12]} if name == "AVIF" else set(further)
+    if not wanted or not further or claimed & set(wanted):
+        return data
+    return data[:16] + wanted[0] * len(further) + data[16 + 4 * len(further) :]
+
+
+def _further_brands(data: bytes) -> list[bytes]:
+    """Return the brands behind the first one, the only ones at which libheif looks."""
+    end = min(int.from_bytes(data[:4], "big"), 256)
+    return [data[start : start + 4] for start in range(16, end - 3, 4)]
+
+
+def _has_tracks(data: bytes) -> bool:
+    try:
+        return any(kind == b"moov" for kind, _, _ in Boxes(data).within(0, len(data)))
+    except (ValueError, struct.error):
+        return False
 
 
 def webp_size(data: bytes) -> tuple[int, int] | None:

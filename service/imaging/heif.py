@@ -6,11 +6,12 @@ kilobyte may unfold to any number of pixels for a header of a few. Follows ISO/I
 
 from __future__ import annotations
 
+import struct
 from collections import defaultdict
 
 from service.imaging.iso_media import Boxes, Numbers
 
-__all__ = ["coding", "decoded_pixels"]
+__all__ = ["coding", "decoded_pixels", "picture_coding"]
 
 # A tile takes some time however small it is; encoders write tiles of four times as many pixels.
 _LEAST_TILE = 2**15
@@ -63,6 +64,17 @@ def coding(data: bytes) -> str | None:
     for _ in range(_MOST_LEVELS):
         item = parts.get(item, [item])[0]
     return kinds.get(item)
+
+
+def picture_coding(data: bytes) -> str | None:
+    """Return the ``coding`` of a file that says that it holds a picture; None for others and where tables end early."""
+    boxes = Boxes(data)
+    try:
+        handler = _meta(boxes).get(b"hdlr")
+        is_picture = handler is not None and data[handler[0] + 8 : handler[0] + 12] == b"pict"
+        return coding(data) if is_picture else None
+    except (ValueError, struct.error, IndexError):
+        return None
 
 
 def _meta(boxes: Boxes) -> dict[bytes, tuple[int, int]]:

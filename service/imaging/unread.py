@@ -55,8 +55,9 @@ _STARTS: dict[bytes, str] = {
     b"\x93NUMPY": "a NumPy array",
     b"\x89HDF": "an HDF5 file",
 }
-# The brand of an ISO media file → what it is.
-_BRANDS = {b"crx ": RAW, b"heic": "an HEIC picture", b"avif": "an AVIF picture"}
+# The first brand of an ISO media file that holds no picture which is read → what it is.
+_BRANDS = {b"crx ": RAW, b"mif3": "an HEIF picture of the low-overhead form"}
+_BRANDED = 12  # bytes with the first brand
 _TEXTS = (
     (re.compile(rb"<svg[\s/>]", re.IGNORECASE), "an SVG drawing"),
     (re.compile(rb"<!doctype html|<html[\s>]", re.IGNORECASE), "a web page"),
@@ -77,7 +78,7 @@ def unread_kind(data: bytes) -> str | None:
     for start, kind in _STARTS.items():
         if data.startswith(start):
             return kind
-    if data[4:8] == b"ftyp":
+    if data[4:8] == b"ftyp" and len(data) >= _BRANDED:
         return _BRANDS.get(data[8:12], "a video")
     if data[6:14] == b"HEAPCCDR":
         return RAW

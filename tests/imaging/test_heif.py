@@ -8,14 +8,19 @@ from typing import TYPE_CHECKING
 
 import pillow_heif
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from service.errors import ImageTooLarge, InvalidImage
 from service.imaging import formats
 from service.imaging.decode import DecodeLimits, decode, read_header
+from service.imaging.formats import FORMATS
+from service.imaging.headers import sniff
 from service.imaging.heif import coding, decoded_pixels
 from service.imaging.iso_media import Boxes
 from tests.hostile.bombs import overlapping_heif
+from tests.toys import encode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -166,6 +171,120 @@ def test_a_sound_file_of_another_coding_is_not_called_damaged(coded: str) -> Non
     with pytest.raises(InvalidImage, match=r"is an HEIF picture coded as '.*', which is not read\. Send it as") as said:
         decode(data, LIMITS)
     assert ascii(coded) in str(said.value)
+
+
+def branded_as(data: bytes, *brands: bytes) -> bytes:
+    """Return the file with these brands alone, the last one as often as there is room."""
+    size = int.from_bytes(data[:4], "big")
+    body = brands[0] + bytes(4) + b"".join(brands[1:] or brands)
+    return data[:8] + (body + brands[-1] * size)[: size - 8] + data[size:]
+
+
+FOREIGN = [b"mif1", b"mif2", b"miaf", b"msf1", b"vvic", b"avci", b"jpeg", b"j2ki", b"1pic", b"mp42"]
+
+
+@pytest.mark.parametrize("brand", FOREIGN)
+def test_a_picture_is_known_by_its_coding_whatever_its_brand(brand: bytes) -> None:
+    hevc = branded_as(saved("RGB"), brand)
+    image = decode(hevc, LIMITS)
+    assert (image.format, image.rgb.size) == ("HEIF", (400, 300))
+    assert image.rgb.getpixel((200, 150)) == decode(saved("RGB"), LIMITS).rgb.getpixel((200, 150))
+    for coded in (b"vvc1", b"avc1", b"jpeg", b"j2k1"):
+        with pytest.raises(InvalidImage, match=f"is an HEIF picture coded as '{coded.decode()}', which is not read"):
+            decode(hevc.replace(b"hvc1", coded), LIMITS)
+    if FORMATS["AVIF"].is_there:
+        avif = branded_as(encode(Image.new("RGB", (40, 30), (9, 99, 200)), "AVIF"), brand)
+        assert decode(avif, LIMITS).format == "AVIF"
+
+
+def test_a_coding_that_is_not_read_is_named_without_the_library_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    without = formats.Format(FORMATS["HEIF"].open, FORMATS["HEIF"].suffixes, is_there=False)
+    monkeypatch.setitem(FORMATS, "HEIF", without)
+    with pytest.raises(InvalidImage, match="coded as 'vvc1', which is not read"):
+        decode(branded_as(saved("RGB"), b"mif1").replace(b"hvc1", b"vvc1"), LIMITS)
+
+
+@pytest.mark.parametrize("brand", [b"mif1", b"miaf", b"mp42"])
+def test_a_grid_without_its_tiles_is_an_hevc_picture_unless_it_says_avif(brand: bytes) -> None:
+    alone = branded_as(grids(64, (2, 2)), brand).replace(b"dimg", b"free")
+    assert (coding(alone), sniff(alone)) == ("grid", "HEIF")
+    assert sniff(branded_as(alone, b"avif")) == "AVIF"
+
+
+def test_a_picture_with_a_video_beside_it_is_a_picture() -> None:
+    assert sniff(branded_as(saved("RGB"), b"mp42") + box(b"moov", bytes(40))) == "HEIF"
+
+
+@pytest.mark.parametrize("brand", FOREIGN[:-2])
+def test_a_picture_that_is_cut_short_is_no_video(brand: bytes) -> None:
+    data = branded_as(saved("RGB"), brand)
+    start = int.from_bytes(data[:4], "big")
+    for length in (12, 16, start, start + 9, start + 40, start + 200, len(data) - 300):
+        with pytest.raises(InvalidImage, match="The HEIF picture is truncated or damaged"):
+            decode(data[:length], LIMITS)
+
+
+@pytest.mark.parametrize("length", [8, 9, 11])
+def test_a_file_that_ends_before_its_brand_is_cut_short(length: int) -> None:
+    with pytest.raises(InvalidImage, match=f"The file ends after {length} bytes, truncated. Check that the whole"):
+        decode(saved("RGB")[:length], LIMITS)
+
+
+VIDEOS = {
+    "a video": branded_as(box(b"ftyp", bytes(20)), b"mp42", b"isom") + box(b"mdat", b"x") + box(b"moov", bytes(40)),
+    "with metadata": box(b"ftyp", b"isom\0\0\0\0mp41")
+    + full(b"meta", full(b"hdlr", struct.pack(">L4s", 0, b"mdir") + bytes(13)) + full(b"pitm", b"\0\1"))
+    + box(b"moov", bytes(40)),
+    "of a picture's brand": box(b"ftyp", b"msf1\0\0\0\0miaf") + box(b"moov", bytes(40)),
+    "and nothing else": box(b"ftyp", b"qt  \0\0\0\0"),
+}
+
+
+@pytest.mark.parametrize("data", VIDEOS.values(), ids=list(VIDEOS))
+def test_a_video_is_called_one(data: bytes) -> None:
+    with pytest.raises(InvalidImage, match="The file is a video, which is not read"):
+        decode(data, LIMITS)
+
+
+def test_a_picture_without_a_meta_box_is_not_called_a_video() -> None:
+    short = box(b"ftyp", b"mif3" + b"heic") + box(b"mini", bytes(30))
+    with pytest.raises(InvalidImage, match="The file is an HEIF picture of the low-overhead form, which is not read"):
+        decode(short, LIMITS)
+
+
+def sized(kind: bytes, size: int, content: bytes = b"") -> bytes:
+    return struct.pack(">L4s", size, kind) + content
+
+
+HOSTILE = {
+    "meta of 4 gigabytes": sized(b"meta", 2**32 - 1, bytes(40)),
+    "meta of 2^64 bytes": sized(b"meta", 1, struct.pack(">Q", 2**64 - 1) + bytes(40)),
+    "meta without its long size": sized(b"meta", 1),
+    "meta smaller than its head": sized(b"meta", 3, bytes(40)),
+    "handler at the end": full(b"meta", sized(b"hdlr", 8)),
+    "items of no length": full(b"meta", full(b"hdlr", b"\0\0\0\0pict") + sized(b"pitm", 8) + sized(b"iinf", 8)),
+    "boxes without end": b"\0\0\0\x08free" * 200_000,
+    "items without end": full(
+        b"meta", full(b"hdlr", b"\0\0\0\0pict") + full(b"pitm", b"\0\1") + full(b"iinf", b"\0\1" + bytes(800_000))
+    ),
+}
+
+
+@pytest.mark.parametrize("content", HOSTILE.values(), ids=list(HOSTILE))
+def test_absurd_boxes_end_in_words(content: bytes) -> None:
+    for brand, words in ((b"mif1", "HEIF picture is truncated or damaged"), (b"mp42", "is a video")):
+        data = box(b"ftyp", brand + bytes(4) + brand) + content
+        with pytest.raises(InvalidImage, match=words):
+            decode(data, LIMITS)
+        with pytest.raises(InvalidImage, match=words):
+            read_header(data, LIMITS)
+
+
+@given(data=st.binary(max_size=300))
+def test_any_tables_can_be_asked_for_a_picture(data: bytes) -> None:
+    start = box(b"ftyp", b"mif1\0\0\0\0mif1")
+    for content in (data, full(b"meta", data), full(b"meta", full(b"hdlr", b"\0\0\0\0pict") + data)):
+        assert sniff(start + content) in {"HEIF", "AVIF", None}
 
 
 def test_a_broken_one_is() -> None:
