@@ -223,7 +223,7 @@ class Management:
         """Wait for a version that was put or reloaded; return whether it has taken over.
 
         Raises:
-            ModelLoadError: it cannot be loaded; the version before it, if there is one, goes on answering.
+            ModelLoadError: it cannot be loaded; the version before it, if one answered, goes on.
             ModelSuperseded: somebody removed or replaced it meanwhile.
             NotReady: the service is shutting down.
         """
@@ -248,8 +248,9 @@ class Management:
         return True
 
     def _failure(self, version: VersionStatus) -> str:
-        answering = "" if version.current else " The version before it goes on answering."
-        return f"{version.reason}{answering}"
+        others = self._registry.versions(version.key.name)
+        is_answered = any(each.current and each.state == "ready" for each in others if each.key != version.key)
+        return f"{version.reason} The version before it goes on answering." if is_answered else str(version.reason)
 
     # -- what is remembered -------------------------------------------------------------------------------------------
 

@@ -145,6 +145,8 @@ async def test_a_model_that_cannot_be_loaded_is_there_with_the_reason_and_can_be
     application.worker.load_outcome = fails
     problem(await put(client), "model_load_failed")
     assert (await client.get(f"{MODELS}/birds")).json()["reason"] == "its file is damaged"
+    for _ in range(2):
+        assert problem(await put(client), "model_load_failed") == "its file is damaged", "nothing goes on answering"
     assert (await client.delete(f"{MODELS}/birds")).status_code == 204
     problem(await client.get(f"{MODELS}/birds"), "unknown_model")
 
