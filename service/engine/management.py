@@ -15,7 +15,15 @@ from service.engine import remembered
 from service.engine.memory_budget import MemoryBudget
 from service.engine.permitted import permitted
 from service.engine.watch import Watch
-from service.errors import DefaultModel, ManagementOff, ModelBusy, ModelLoadError, ModelSuperseded, NotReady
+from service.errors import (
+    DefaultModel,
+    ManagementOff,
+    ModelBusy,
+    ModelLoadError,
+    ModelSuperseded,
+    NameTaken,
+    NotReady,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -124,10 +132,16 @@ class Management:
 
         Raises:
             ManagementOff, PathNotAllowed, SourceNotAllowed, UnknownModel, ModelBusy: it cannot be.
+            NameTaken: it is an alias, which keeps its version.
             UnknownLayer, LayerNotExplainable: it has no such layer.
         """
         self.check()
         config = self._registry.find(name).config
+        if not self._registry.has(name):
+            raise NameTaken(
+                f"{name!r} is an alias of model {config.name!r}, and keeps its version. Reload {config.name!r}, or "
+                "point the alias to another version."
+            )
         if layer is not None:
             known = self._pool.status(name).known
             layer = layer if known is None else known.layer(layer).name

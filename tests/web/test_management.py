@@ -388,6 +388,17 @@ async def test_names_are_taken_once(client: httpx.AsyncClient) -> None:
     problem(await client.delete("/api/v1/aliases/s"), "unknown_alias")
 
 
+async def test_an_alias_is_not_loaded_again(application: Application, client: httpx.AsyncClient) -> None:
+    """It would have the model go back to what the alias keeps."""
+    await put(client, version="one")
+    await client.put("/api/v1/aliases/stable", json={"model": "birds", "version": "one"})
+    await put(client, version="two")
+    before = len(application.worker.loads)
+    said = problem(await client.post(f"{MODELS}/stable/reload", params={"layer": "conv1"}), "name_taken")
+    assert "an alias of model 'birds', and keeps its version. Reload 'birds', or point the alias to another" in said
+    assert (len(application.worker.loads), await version_of(client)) == (before, "two")
+
+
 # -- put out ----------------------------------------------------------------------------------------------------------
 
 

@@ -57,7 +57,7 @@ async def reload_model(model: str, engine: Engine, wait: Wait = 0, layer: Defaul
     """Load the same configuration again, because a file has changed; then as with PUT.
 
     With `layer` it differs in its default layer: the one that explains requests that name none. Of a model in the
-    settings, that holds until the service starts again.
+    settings, that holds until the service starts again. An alias keeps its version, and is refused.
     """
     return await _begun(engine, await engine.management.reload(model, layer), wait)
 

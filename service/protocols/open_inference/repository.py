@@ -23,7 +23,7 @@ async def load(http: Request, model: str) -> None:
     """Load a model again from its configuration, and wait until it answers; until then the version before does.
 
     Raises:
-        ManagementOff, UnknownModel, ModelBusy, ModelLoadError: as with the native API's reload.
+        ManagementOff, UnknownModel, NameTaken, ModelBusy, ModelLoadError: as with the native API's reload.
         InvalidRequest: the body brings a configuration or files.
         NotReady: it takes longer than a request may.
     """
