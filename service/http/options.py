@@ -11,14 +11,23 @@ from service.options import OPTIONS
 from service.wire import NativeOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from pydantic import BaseModel
     from pydantic_core import ErrorDetails
     from starlette.requests import Request
 
 
-__all__ = ["MAX_VALUES", "check_one_map", "option_error", "query_options", "refuse", "single", "validated"]
+__all__ = [
+    "MAX_VALUES",
+    "check_one_map",
+    "check_query",
+    "option_error",
+    "query_options",
+    "refuse",
+    "single",
+    "validated",
+]
 
 OptionsT = TypeVar("OptionsT", bound=NativeOptions)
 
@@ -31,6 +40,25 @@ _MAX_WORDED = 5
 
 def query_options(request: Request) -> dict[str, Any]:
     """Read the query string, unless it has more names and values than all options together."""
+    return single(_query(request))
+
+
+def check_query(request: Request, known: Collection[str]) -> None:
+    """Hold the query string of a route without pictures against its options, each of which has one value.
+
+    Raises:
+        InvalidOption: one is unknown, or given twice.
+    """
+    for name, values in _query(request).items():
+        if name not in known:
+            near = closest(name, known)
+            meant = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+            raise InvalidOption(f"There is no option {shorten(name)!r}.{meant}", suggestions=near)
+        if len(values) > 1:
+            raise _given_often(name, values)
+
+
+def _query(request: Request) -> dict[str, list[str]]:
     values = request.scope["query_string"].count(b"&") + 1
     if values > MAX_VALUES:
         raise InvalidOption(
@@ -38,17 +66,19 @@ def query_options(request: Request) -> dict[str, Any]:
             "Pictures are sent in the body."
         )
     query = request.query_params
-    return single({name: query.getlist(name) for name in query})
+    return {name: query.getlist(name) for name in query}
 
 
 def single(fields: Mapping[str, list[str]]) -> dict[str, Any]:
     """Turn the lists of options that may not be repeated into their one value."""
     for name, values in fields.items():
         if name not in _REPEATABLE and len(values) > 1:
-            raise InvalidOption(
-                f"The option {shorten(name)!r} is given {len(values)} times; it can have one value only."
-            )
+            raise _given_often(name, values)
     return {name: values if name in _REPEATABLE else values[0] for name, values in fields.items()}
+
+
+def _given_often(name: str, values: list[str]) -> InvalidOption:
+    return InvalidOption(f"The option {shorten(name)!r} is given {len(values)} times; it can have one value only.")
 
 
 def validated(options_type: type[OptionsT], fields: Mapping[str, Any]) -> OptionsT:

@@ -185,6 +185,28 @@ async def test_a_default_layer_that_there_is_not_changes_nothing(
     assert len(application.worker.loads) == before
 
 
+@pytest.mark.parametrize(
+    ("verb", "path", "says"),
+    [
+        ("POST", "models/pets/reload?layr=conv1", "There is no option 'layr'. Did you mean 'layer'?"),
+        ("POST", "models/pets/reload?layer=conv1&layer=conv2", "The option 'layer' is given 2 times; it can have one"),
+        ("POST", "models/pets/reload?wait=0&wait=1&wait=2", "The option 'wait' is given 3 times; it can have one"),
+        ("POST", f"models/pets/reload?{'a&' * 5000}", "The query string has 5001 values"),
+        ("PUT", "models/birds?layer=conv1", "There is no option 'layer'."),
+        ("POST", "models/pets/unload?wait=5", "There is no option 'wait'."),
+        ("DELETE", "models/pets?wait=5", "There is no option 'wait'."),
+        ("PUT", "aliases/stable?version=1", "There is no option 'version'."),
+        ("DELETE", "aliases/stable?model=pets", "There is no option 'model'."),
+    ],
+)
+async def test_options_that_there_are_not_or_twice_change_nothing(
+    application: Application, client: httpx.AsyncClient, verb: str, path: str, says: str
+) -> None:
+    before = len(application.worker.loads)
+    assert says in problem(await client.request(verb, f"/api/v1/{path}", json={}), "invalid_option")
+    assert (len(application.worker.loads), application.worker.unloads) == (before, [])
+
+
 async def test_a_model_is_busy_while_a_version_of_it_is_loaded(
     application: Application, client: httpx.AsyncClient
 ) -> None:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import Path, Query, Request, Response
+from fastapi import Depends, Path, Query, Request, Response
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
 from service import wire
 from service.errors import BodyTooLarge, InvalidOption, InvalidRequest, closest, shorten
+from service.http.options import check_query
 from service.model_config import NAME_PATTERN, ModelConfig
 from service.protocols import key_scope
 from service.protocols.native.routes import Engine, described, json_response, router
@@ -33,13 +34,29 @@ DefaultLayer = Annotated[
     str | None, Query(min_length=1, max_length=300, description="The default layer from now on; as it is if left out.")
 ]
 
+
+def _options(*names: str) -> Any:
+    """Refuse all options in the query string but these."""
+
+    async def check(request: Request) -> None:
+        check_query(request, names)
+
+    return Depends(check)
+
+
 _STATES: dict[int | str, dict[str, Any]] = {
     200: {"model": wire.ModelEntry, "description": "It has been loaded and answers."},
     202: {"model": wire.ModelEntry, "description": "It is being loaded; `versions` says how far it is."},
 }
 
 
-@router.put("/models/{model}", tags=["management"], summary="Create a model, or replace it", responses=_STATES)
+@router.put(
+    "/models/{model}",
+    tags=["management"],
+    summary="Create a model, or replace it",
+    responses=_STATES,
+    dependencies=[_options("wait")],
+)
 @key_scope("manage")
 async def put_model(model: str, request: Request, engine: Engine, wait: Wait = 0) -> Response:
     """Load a model beside what answers; it takes over once it is ready, and the version before finishes what it began.
@@ -51,7 +68,13 @@ async def put_model(model: str, request: Request, engine: Engine, wait: Wait = 0
     return await _begun(engine, await engine.management.put(config), wait)
 
 
-@router.post("/models/{model}/reload", tags=["management"], summary="Load a model again", responses=_STATES)
+@router.post(
+    "/models/{model}/reload",
+    tags=["management"],
+    summary="Load a model again",
+    responses=_STATES,
+    dependencies=[_options("wait", "layer")],
+)
 @key_scope("manage")
 async def reload_model(model: str, engine: Engine, wait: Wait = 0, layer: DefaultLayer = None) -> Response:
     """Load the same configuration again, because a file has changed; then as with PUT.
@@ -66,6 +89,7 @@ async def reload_model(model: str, engine: Engine, wait: Wait = 0, layer: Defaul
     "/models/{model}",
     tags=["management"],
     summary="Remove a model",
+    dependencies=[_options()],
     status_code=204,
     response_class=Response,
     responses={204: {"description": "It is gone, and its memory is free."}},
@@ -77,7 +101,9 @@ async def remove_model(model: str, engine: Engine) -> Response:
     return Response(status_code=204)
 
 
-@router.post("/models/{model}/unload", tags=["management"], summary="Put a model out of memory")
+@router.post(
+    "/models/{model}/unload", tags=["management"], summary="Put a model out of memory", dependencies=[_options()]
+)
 @key_scope("manage")
 async def unload_model(model: str, engine: Engine) -> wire.ModelEntry:
     """Finish what has begun with a model, and have workers drop it. It is loaded again when somebody asks for it."""
@@ -91,7 +117,7 @@ async def aliases(engine: Engine) -> wire.AliasList:
     return wire.AliasList(aliases=[_alias(alias, status) for alias, status in engine.aliases().items()])
 
 
-@router.put("/aliases/{alias}", tags=["management"], summary="Create an alias, or move it")
+@router.put("/aliases/{alias}", tags=["management"], summary="Create an alias, or move it", dependencies=[_options()])
 @key_scope("manage")
 async def put_alias(
     alias: Annotated[str, Path(pattern=NAME_PATTERN)], request: Request, engine: Engine
@@ -113,6 +139,7 @@ async def put_alias(
     "/aliases/{alias}",
     tags=["management"],
     summary="Remove an alias",
+    dependencies=[_options()],
     status_code=204,
     response_class=Response,
     responses={204: {"description": "It is gone."}},
