@@ -674,6 +674,30 @@ class TestManage:
         layer = sent[0].url.params.get("layer")
         assert f"{sent[0].method} {sent[0].url.path}" + (f"?layer={layer}" if layer else "") == path
 
+    def test_what_is_being_loaded_is_told_beside_what_answers(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def version(**fields: Any) -> dict[str, Any]:
+            return {"version": None, "state": "ready", "reason": None, "progress": 1.0, "current": False, **fields}
+
+        versions = [
+            version(version="one", current=True),
+            version(version="old", aliases=["stable"], state="loading", progress=0.5),
+            version(version="bad", state="failed", reason="its file is damaged"),
+            version(version="gone", state="draining"),
+            version(state="loading", progress=0.4, stage="checking"),
+            version(version="two", progress=0.5),
+        ]
+        answer = {**ANSWERS["model"], "versions": versions}
+        monkeypatch.setattr(
+            httpx.HTTPTransport, "handle_request", lambda _transport, _request: httpx.Response(202, json=answer)
+        )
+        ran = run("manage", "--wait", "0", "reload", "resnet50")
+        assert ran.out.splitlines()[:3] == [
+            "resnet50: ready, version IMAGENET1K_V2",
+            "resnet50: another version is being loaded (40%, checking), and takes over once it is ready",
+            "resnet50: version two is being loaded (50%), and takes over once it is ready",
+        ]
+        assert ran.out.count("being loaded") == 2
+
     def test_no_server(self) -> None:
         ran = run("manage", "--server", "http://127.0.0.1:1", "reload", "birds")
         assert ran.code == 1

@@ -63,5 +63,11 @@ def _manage(options: argparse.Namespace) -> int:
 
 def _tell(entry: ModelEntry) -> None:
     print(f"{entry.name}: {entry.state}" + (f", version {entry.version}" if entry.version else ""))
+    for version in entry.versions:
+        # One that an alias points to never takes over.
+        if version.state in {"loading", "ready"} and not (version.current or version.aliases):
+            which = f"version {version.version}" if version.version else "another version"
+            how_far = f"{version.progress:.0%}" + (f", {version.stage}" if version.stage else "")
+            print(f"{entry.name}: {which} is being loaded ({how_far}), and takes over once it is ready")
     for warning in entry.warnings:
         print(f"warning: {warning.text}")
