@@ -78,12 +78,12 @@ EmptyReason = Literal["no_positive_evidence", "zero_gradient", "constant"]
 Verdict = Literal["supported", "not_supported", "undecided"]
 """Whether hiding what a map calls important proves it."""
 
-Undecided = Literal["empty", "few_controls"]
-"""Why there is no proof: nothing to hide, or too few places for the same shape."""
+Undecided = Literal["empty", "nothing_to_hide", "few_controls"]
+"""Why there is no proof: the map shows nothing, nothing of it speaks for the class, or its shape has too few places."""
 
-GateMissing = Literal["empty", "no_other_class", "head_unknown", "whole_network", "many_passes"]
-"""Why a map has no gate: it shows nothing, there is no other class, nobody knows what the last layer is, the method is
-of the whole network, or the gates would take more passes than a proof may."""
+GateMissing = Literal["empty", "nothing_to_hide", "no_other_class", "head_unknown", "whole_network", "many_passes"]
+"""Why a map has no gate: there is no proof of it either, there is no other class, nobody knows what the last layer is,
+the method is of the whole network, or the gates would take more passes than a proof may."""
 
 LoadCheck = Literal["model", "preprocessing", "determinism", "batch", "labels", "layers", "gradient"]
 """What is found out about a model while it is loaded, in this order: where it fails, that is what it fails in."""

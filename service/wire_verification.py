@@ -32,10 +32,10 @@ class ProofGates(_Answer):
     )
     missing: dict[Literal["class_differs", "random_head_differs"], GateMissing] = Field(
         {},
-        description="Of each that is null, why: the map shows nothing (`empty`), there is no other class "
-        "(`no_other_class`), the last layer is not known or the map is of a layer behind it (`head_unknown`), the "
-        "method is of the whole network (`whole_network`), or more passes would be needed than a proof may take "
-        "(`many_passes`).",
+        description="Of each that is null, why: the map shows nothing (`empty`), or nothing that speaks for the "
+        "class (`nothing_to_hide`), there is no other class (`no_other_class`), the last layer is not known or the "
+        "map is of a layer behind it (`head_unknown`), the method is of the whole network (`whole_network`), or more "
+        "passes would be needed than a proof may take (`many_passes`).",
     )
 
 
@@ -56,7 +56,9 @@ class Verification(_Answer):
         "`reason` says why."
     )
     reason: Undecided | None = Field(
-        None, description="Of an undecided one: the map is empty, or the shape fits in fewer than 19 other places."
+        None,
+        description="Of an undecided one: the map is empty, or nothing that it shows in the picture speaks for the "
+        "class, or the shape fits in fewer than 19 other places.",
     )
     gates: ProofGates
     passes: int = Field(description="Forward passes of the model for it; those that it shares with others included.")

@@ -10,6 +10,7 @@ from service.verification.region import CONTROLS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import Literal
 
     from service.vocabulary import GateMissing, Undecided, Verdict
 
@@ -44,9 +45,6 @@ class Gates:
     class_differs: bool | None = None
     random_head_differs: bool | None = None
     missing: Mapping[str, GateMissing] = field(default_factory=dict)
-
-
-_OF_NOTHING = Gates(missing={"class_differs": "empty", "random_head_differs": "empty"})
 
 
 @dataclass(frozen=True)
@@ -122,13 +120,18 @@ class Drops:
         )
 
 
-def undecided() -> Verification:
-    """Return what can be said of a map that shows nothing."""
-    return Verification(None, None, None, None, "undecided", "empty", _OF_NOTHING, 0)
+def undecided(reason: Literal["empty", "nothing_to_hide"]) -> Verification:
+    """Return what can be said of a map that shows nothing, or nothing that speaks for the class."""
+    gates = Gates(missing={"class_differs": reason, "random_head_differs": reason})
+    return Verification(None, None, None, None, "undecided", reason, gates, 0)
 
 
 def sentence(found: Verification, label: str) -> str:
     """Say what came out for the map of the class ``label``."""
+    if found.reason == "nothing_to_hide":
+        return (
+            f"Undecided: nothing that the map shows in the picture speaks for {label!r}, so there is nothing to hide."
+        )
     if found.drop is None:
         return "Undecided: the map shows nothing that could be hidden."
     changed = "lowers" if found.drop >= 0 else "raises"

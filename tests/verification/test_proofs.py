@@ -17,6 +17,7 @@ from service.cam.folding import FoldedNetwork
 from service.cam.methods import METHODS
 from service.cam.pace import Pace
 from service.cam.targets import CamOptions, Targets, Top
+from service.engine.map_summary import summarise
 from service.engine.messages import Lane, RowAnswer
 from service.engine.workers.counterparts import Asked, as_answers
 from service.engine.workers.verifying import Examined
@@ -135,7 +136,17 @@ class TestUndecided:
 
     def test_a_map_that_is_hot_in_the_padding_alone(self) -> None:
         (found,) = proved(spot(), picture(), [ELSEWHERE], view=View(0, 0, 80, SIDE))
-        assert (found.verdict, found.reason) == ("undecided", "empty")
+        assert (found.verdict, found.reason) == ("undecided", "nothing_to_hide")
+
+    def test_a_map_of_what_speaks_against_the_class_alone_is_not_empty(self) -> None:
+        """Nor does the explanation call it so: its values differ."""
+        against, both = proved(spot(), picture(), [-THERE, THERE - ELSEWHERE])
+        assert (against.verdict, against.reason, against.drop) == ("undecided", "nothing_to_hide", None)
+        assert set(against.gates.missing.values()) == {"nothing_to_hide"}
+        assert both.verdict == "supported"
+        (alone,) = proved(spot(), picture(), [-THERE])
+        assert alone == against
+        assert summarise(-THERE, signed=True, zero_gradient=False).reason is None
 
     def test_too_few_places_for_the_same_shape(self) -> None:
         """In a strip of four rows, a quarter of it wide, each of the places shares half with the next."""

@@ -71,14 +71,21 @@ class TestSentences:
             (judged(0.05, *[0.0] * 19), "all but nothing"),
             (judged(2.0, 1.0), "Undecided: hiding what the map calls important lowers"),
             (judged(2.0), "fits in 0 other places only"),
-            (undecided(), "Undecided: the map shows nothing that could be hidden."),
+            (undecided("empty"), "Undecided: the map shows nothing that could be hidden."),
+            (undecided("nothing_to_hide"), "nothing that the map shows in the picture speaks for 'cat', so there is"),
         ],
     )
     def test_they_say_what_is(self, found: Verification, says: str) -> None:
         assert says in sentence(found, "cat")
 
     def test_a_sentence_ends_with_one_full_stop(self) -> None:
-        for found in (judged(2.0, *[1.0] * 19), judged(2.0, *[3.0] * 19), judged(2.0), undecided()):
+        for found in (
+            judged(2.0, *[1.0] * 19),
+            judged(2.0, *[3.0] * 19),
+            judged(2.0),
+            undecided("empty"),
+            undecided("nothing_to_hide"),
+        ):
             assert sentence(found, "cat").endswith(".")
             assert ".." not in sentence(found, "cat")
 
@@ -128,4 +135,4 @@ class TestGates:
         assert other_class(outputs[:1], 0, None) is None
 
     def test_a_proof_is_a_value(self) -> None:
-        assert replace(undecided(), passes=0) == undecided()
+        assert replace(undecided("empty"), passes=0) == undecided("empty")

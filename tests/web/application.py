@@ -216,7 +216,7 @@ def answer_row(lane: Lane, question: Targets) -> RowAnswer:
     layers = ["+".join(lane.layers)] if lane.cam_options.fuse else lane.layers
     asked = product(layers, lane.methods, question.resolve([1, 2, 0]))
     maps = tuple(RawMap(layer, method, target, values, zero_gradient=False) for layer, method, target in asked)
-    proofs = tuple(undecided() for _ in maps) if lane.verify else ()
+    proofs = tuple(undecided("empty") for _ in maps) if lane.verify else ()
     return RowAnswer(np.array([1, 3, 2], np.float32), maps, proofs)
 
 

@@ -71,7 +71,7 @@ class Examined:
         """Return the proof of each map, in their order."""
         hot = [self._hot(raw) for raw in self.answer.maps]
         if not any(each.any() for each in hot):
-            return tuple(undecided() for _ in hot)
+            return tuple(_undecided(raw) for raw in self.answer.maps)
         rows = enumerate(zip(self.answer.maps, hot, self._gates(), strict=True))
         return tuple(self._proof(*row, _part(self.asked.checkpoint, index, len(hot))) for index, row in rows)
 
@@ -97,7 +97,7 @@ class Examined:
 
     def _proof(self, raw: Map, hot: NDArray[np.bool_], gates: Gates, checkpoint: Checkpoint) -> Verification:
         if not hot.any():
-            return undecided()
+            return _undecided(raw)
         shapes = [hot, *elsewhere(hot, zlib.crc32(self.asked.pixels.tobytes()))]
         scale = Scale(self.asked.info.activation, raw.target, self.asked.targets.against)
         before, after = self.answer.logits[None], self._hidden(shapes, checkpoint)
@@ -115,7 +115,7 @@ class Examined:
 
     def _hot(self, raw: Map) -> NDArray[np.bool_]:
         """Return what a map calls important, in the view; nothing where it is the same everywhere."""
-        if raw.values.max() - raw.values.min() <= _CONSTANT * np.abs(raw.values).max():
+        if _is_constant(raw):
             return np.zeros(self._seen.shape[:2], np.bool_)
         (rows, columns), (height, width) = raw.values.shape, self.asked.pixels.shape[:2]
         where = self._placing.of(raw.layer, raw.method) or Placement.stretched(rows, columns, height, width)
@@ -197,3 +197,12 @@ class _Step:
 def _part(checkpoint: Checkpoint, index: int, parts: int) -> Checkpoint:
     """The checkpoint of one of several equal parts of some work."""
     return lambda done, total: checkpoint(index * total + done, parts * total)
+
+
+def _undecided(raw: Map) -> Verification:
+    return undecided("empty" if _is_constant(raw) else "nothing_to_hide")
+
+
+def _is_constant(raw: Map) -> bool:
+    """Whether a map is the same everywhere, as one without evidence is."""
+    return bool(raw.values.max() - raw.values.min() <= _CONSTANT * np.abs(raw.values).max())

@@ -20,7 +20,7 @@ const SAME = { // of the gates that a map does not pass
   random_head_differs: "With the weights of the model’s last layer in a random order, it is all but the same.",
 };
 
-const MISSING = { // why a gate was not tried; of an empty map the sentence says it
+const MISSING = { // why a gate was not tried; where there is nothing to hide, the sentence says it
   no_other_class: "There is no other class whose map it could be compared with.",
   head_unknown: "It was not tried with a random last layer: which one that is, is not known, or the map is of a layer behind it.",
   whole_network: "It was not tried with a random last layer: the method is of the whole network.",
