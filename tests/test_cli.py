@@ -698,6 +698,16 @@ class TestManage:
         ]
         assert ran.out.count("being loaded") == 2
 
+    @pytest.mark.parametrize("code", ["unknown_layer", "layer_not_explainable"])
+    def test_the_layers_are_those_of_the_server(self, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+        said = "There is no layer 'nosuch'. GET /api/v1/models/birds/layers lists them."
+        problem = {"type": "/errors", "title": "", "status": 422, "code": code, "detail": said, "request_id": "1"}
+        monkeypatch.setattr(
+            httpx.HTTPTransport, "handle_request", lambda _transport, _request: httpx.Response(422, json=problem)
+        )
+        ran = run("manage", "reload", "birds", "--layer", "nosuch")
+        assert (ran.code, ran.err) == (1, f"camserve: {said}\n")
+
     def test_no_server(self) -> None:
         ran = run("manage", "--server", "http://127.0.0.1:1", "reload", "birds")
         assert ran.code == 1

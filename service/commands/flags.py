@@ -126,7 +126,16 @@ def named(file: object) -> str:
 
 
 def worded(error: ServiceError) -> str:
-    """Return the message, followed by where the command line lists what could have been asked for."""
-    if isinstance(error, UnknownLayer | LayerNotExplainable):
+    """Return the message, followed by where the command line lists what could have been asked for.
+
+    A server's message says where the server does: ``camserve layers`` would load a model of its own.
+    """
+    if isinstance(error, UnknownLayer | LayerNotExplainable) and not _is_of_server(error):
         return f"{error} `camserve layers` lists those that can be explained."
     return f"{error} docs/methods.md describes them." if isinstance(error, UnknownMethod) else str(error)
+
+
+def _is_of_server(error: ServiceError) -> bool:
+    from service.client.errors import ClientError  # noqa: PLC0415
+
+    return isinstance(error, ClientError)

@@ -181,7 +181,8 @@ async def test_a_default_layer_that_there_is_not_changes_nothing(
     application: Application, client: httpx.AsyncClient, layer: str, code: str
 ) -> None:
     before = len(application.worker.loads)
-    problem(await client.post(f"{MODELS}/pets/reload", params={"layer": layer}), code)
+    said = problem(await client.post(f"{MODELS}/pets/reload", params={"layer": layer}), code)
+    assert ("GET /api/v1/models/pets/layers lists them." in said) == (code == "unknown_layer")
     assert len(application.worker.loads) == before
 
 
