@@ -16,6 +16,7 @@ from service.cam.heads import pick_head
 from service.cam.layers import LayerCall, rows_first
 from service.cam.modules import ModuleDescription
 from service.cam.network import AttentionCapture, BlockOutputs
+from service.cam.projections import lay_out_tokens
 from service.cam.random_head import matrices_of, shuffled_copy, with_random_weights
 from service.cam.transformer import AttentionRecorder, BlockFinder
 from service.errors import ModelOutputError
@@ -132,7 +133,8 @@ class EagerNetwork:
             for name, calls in wanted.items()
         ]
         means = TwiceDifferentiable() if derivatives > 1 else nullcontext()
-        with torch.inference_mode(mode=False), torch.set_grad_enabled(derivatives > 0), means:
+        soon = _in_one_product(self._module) if derivatives > 0 else nullcontext()
+        with torch.inference_mode(mode=False), torch.set_grad_enabled(derivatives > 0), means, soon:
             logits = self._run(inputs, len(inputs), hooks).clone()
         for layer in layers:
             if layer not in activations:
@@ -247,7 +249,7 @@ class EagerNetwork:
         rows, tokens = len(inputs), dict[LayerCall, Tensor]()
         reader = _Reader(blocks, tokens)
         hooks = [(self._module.get_submodule(name), reader.hook_for(name)) for name in {each.module for each in blocks}]
-        with _recording(), AttentionRecorder() as recorder:
+        with _recording(), AttentionRecorder() as recorder, _in_one_product(self._module):
             # The input asks for a gradient so that frozen parameters do not leave the attention without a graph. The
             # model's own hooks come first: they shall not see more rows than there are images.
             begins = inputs.detach().requires_grad_(derivatives > 0 or not blocks)
@@ -284,6 +286,16 @@ class EagerNetwork:
         except (RuntimeError, ModelOutputError):
             return False
         return same_logits(logits, self.predict(images), images.dtype)
+
+
+@contextmanager
+def _in_one_product(module: nn.Module) -> Iterator[None]:
+    """See ``service.cam.projections``."""
+    with ExitStack() as registered:
+        for part in module.modules():
+            if type(part) is nn.MultiheadAttention:
+                registered.callback(part.register_forward_pre_hook(lay_out_tokens, with_kwargs=True).remove)
+        yield
 
 
 class _Reader:
