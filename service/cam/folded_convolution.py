@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_map_only
 from service.cam.packed import Activation, PackedConvolution, are_finite
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 __all__ = ["FoldedConvolution", "Pending", "Strayed", "Withheld"]
 
@@ -72,6 +72,12 @@ class FoldedConvolution:
         if self._packed is not None:
             return self._packed.nbytes + (0 if self._scale is None else self._scale.nbytes)
         return sum(each.nbytes for each in (self._dense, self._bias) if each is not None)
+
+    @property
+    def tensors(self) -> Iterator[Tensor]:
+        """What it computes with."""
+        packed = () if self._packed is None else self._packed.tensors
+        yield from (each for each in (self._dense, self._bias, self._scale, *packed) if each is not None)
 
     # -- in place of the modules' forward -----------------------------------------------------------------------------
 

@@ -11,7 +11,9 @@ import logging
 import math
 from collections import Counter
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -74,6 +76,21 @@ class FoldedNetwork:
     def more_bytes(self) -> int:
         """Bytes of the weights that are kept beside the network's own."""
         return sum(fold.nbytes for fold in self._folds)
+
+    def twin(self) -> FoldedNetwork | None:
+        """Return another network of the same weights, in modules of its own: two threads can compute with the two.
+
+        None where the modules cannot be told from what others have, too: hooks, programs, what cannot be copied.
+        """
+        module = self.own_module
+        if any(_is_listened_to(part) or isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
+            return None
+        shared = chain(module.parameters(), *(fold.tensors for fold in self._folds))
+        try:
+            return deepcopy(self, {id(tensor): tensor for tensor in shared})
+        except Exception as error:  # noqa: BLE001  # attributes of a user's modules may be anything
+            log.info("a network is not computed in parts, as it cannot be copied: %s", first_line(error))
+            return None
 
     def _computed(self, compute: Callable[[], _Result], layers: Sequence[LayerCall] = ()) -> _Result:
         """Compute with folded convolutions, but for those that do away with what one of ``layers`` gives out."""

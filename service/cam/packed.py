@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 __all__ = ["Activation", "PackedConvolution", "are_finite"]
 
@@ -100,6 +100,11 @@ class PackedConvolution:
         weights = {self._dense} if self._dense is not None else set(self._weights)
         packed = sum(each.numel() * each.element_size() for each in weights)
         return packed + (0 if self._bias is None else self._bias.nbytes)
+
+    @property
+    def tensors(self) -> Iterator[Tensor]:
+        """Its weights and its bias."""
+        yield from (each for each in (self._dense, self._bias, *self._weights) if each is not None)
 
     def takes(self, input: object) -> TypeGuard[Tensor]:  # named as PyTorch does
         """Whether it can compute with this input: a batch of pictures of its precision.

@@ -92,7 +92,7 @@ class Executor:
         self._give_way = GiveWay()
         self._loads = OneByOne("load")
         # One thread more than there are small batches: a large one runs beside them.
-        self._batches = BatchThreads(start.concurrency + 1)
+        self._batches = BatchThreads(start.concurrency + 1, partial(torch.set_num_threads, start.threads))
         tell(Hello(self._devices[0], self._devices))
 
     def hear(self, message: ToWorker) -> None:
@@ -155,6 +155,8 @@ class Executor:
         except BaseException:  # of a model's code, which may raise anything: the worker and its other models go on
             log.exception("model %s cannot be loaded", name)
             return ModelFailed(load.key, "Loading failed unexpectedly; the log of the service has the reason.")
+        if not self._start.expendable:
+            host.compute_in_parts()
         self._hosts[load.key] = host
         log.info("model %s is ready on %s after %.1f s", name, device, time.monotonic() - began)
         memory = max(host.info.memory, _allocated(device) - before)

@@ -24,7 +24,9 @@ __all__ = ["BatchThreads", "OneByOne"]
 class BatchThreads:
     """Up to ``count`` threads. Work goes to the first that is free, and waits where none is; see the module."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, begin: Callable[[], None] = lambda: None) -> None:
+        """Have none yet; each calls ``begin`` first."""
+        self._begin = begin
         self._guard = threading.Lock()
         self._free = list(range(count))  # a heap
         self._threads: list[ThreadPoolExecutor] = []  # of one thread each
@@ -65,7 +67,7 @@ class BatchThreads:
 
     def _hand(self, number: int, work: Callable[[], None]) -> None:
         if number == len(self._threads):  # those before it have begun: the first that is free is taken
-            self._threads.append(ThreadPoolExecutor(1, f"batch_{number}"))
+            self._threads.append(ThreadPoolExecutor(1, f"batch_{number}", self._begin))
         self._threads[number].submit(self._do, number, work)
 
     def _do(self, number: int, work: Callable[[], None]) -> None:

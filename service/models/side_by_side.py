@@ -1,0 +1,137 @@
+"""A batch in parts, one for each core: a network per part, of the same weights, and a thread that has no team.
+
+A batch whose every operation is spread over all cores waits, between operations, for the slowest of them, and whatever
+else runs on one core holds up all. Parts do not wait for each other before they are done.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
+from pathlib import Path
+from threading import Barrier
+from typing import TYPE_CHECKING
+
+import torch
+
+from service.cam.capture import same_logits
+from service.cam.folding import FoldedNetwork
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import TypeVar
+
+    from torch import Tensor
+
+    from service.cam.network import Network
+
+    T = TypeVar("T")
+
+__all__ = ["SideBySide"]
+
+log = logging.getLogger("camserve.models")
+
+# Pictures that a part has at least: for one, weights would be read for too little work.
+_LEAST = 2
+
+# Batches are rarely large enough for more.
+_MOST_PARTS = 8
+
+# Parts are taken where they are hardly slower than the whole while nothing else runs. That is measured in some rounds,
+# or in the first if it takes so many seconds.
+_WORTH, _ROUNDS, _MAX_S = 1.03, 3, 1.0
+
+
+class SideBySide:
+    """Computes batches in as many parts as PyTorch has threads. Used by one thread at a time.
+
+    Attributes:
+        network: whose batches these are.
+    """
+
+    def __init__(self, network: Network, twins: Sequence[Network]) -> None:
+        """Have a thread for ``network``, and one for each twin."""
+        self.network = network
+        self._networks = (network, *twins)
+        self._threads = ThreadPoolExecutor(len(self._networks), "part")
+        threads, all_begun = torch.get_num_threads(), Barrier(len(self._networks))
+        wait([self._threads.submit(_take_one_core, all_begun) for _ in self._networks])
+        torch.set_num_threads(threads)  # which is also what threads that begin from now on have
+
+    @classmethod
+    def where_it_pays(cls, network: Network, inputs: Tensor) -> SideBySide | None:
+        """Return how to compute a network's batches in parts; None where that is slower, or not the same.
+
+        Args:
+            network: on a CPU.
+            inputs: pictures (N, C, H, W), as many as the smallest batch that is computed in parts has.
+        """
+        parts = torch.get_num_threads()
+        if not 1 < parts <= _MOST_PARTS or not isinstance(network, FoldedNetwork):
+            return None
+        twins = [twin for _ in range(parts - 1) if (twin := network.twin()) is not None]
+        if len(twins) < parts - 1:
+            return None
+        found = cls(network, twins)
+        logits, others = network.predict(inputs), found.predict(inputs)
+        if not same_logits(others, logits, inputs.dtype):
+            log.warning("a network is not computed in parts, whose logits would be others")
+            return None
+        ratio = _ratio(lambda: found.predict(inputs), lambda: network.predict(inputs))
+        log.info("in %d parts, side by side, %d pictures take %.2f × as long", parts, len(inputs), ratio)
+        return found if ratio <= _WORTH else None
+
+    @staticmethod
+    def least_rows() -> int:
+        """Return how many pictures the smallest batch has that is computed in parts."""
+        return _LEAST * min(_MOST_PARTS, torch.get_num_threads())
+
+    def takes(self, rows: int) -> bool:
+        """Whether a batch is large enough to be computed in parts."""
+        return rows >= _LEAST * len(self._networks)
+
+    def predict(self, inputs: Tensor) -> Tensor:
+        """Return logits (N, classes) for ``inputs`` (N, C, H, W)."""
+        return torch.cat(self.compute(len(inputs), lambda network, rows: [network.predict(inputs[rows])]))
+
+    def compute(self, rows: int, compute: Callable[[Network, slice], Sequence[T]]) -> list[T]:
+        """Call ``compute`` with a network and its part of the rows, in all threads, and return their results in order.
+
+        Raises:
+            Exception: whatever the first of them raised, when all have ended.
+        """
+        parts = len(self._networks)
+        bounds = [rows * part // parts for part in range(parts + 1)]
+        spans = map(slice, bounds, bounds[1:])
+        begun = [self._threads.submit(compute, *each) for each in zip(self._networks, spans, strict=True)]
+        wait(begun)
+        return [each for part in begun for each in part.result()]
+
+
+def _take_one_core(all_begun: Barrier) -> None:
+    """Let what the calling thread computes from now on have one thread; return once as many have begun."""
+    all_begun.wait()
+    torch.get_num_threads()  # the first call in a thread gives it what all have
+    torch.set_num_threads(1)
+    with suppress(OSError, AttributeError):  # a PyTorch without MKL, which alone has one number for all threads
+        library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
+        library.MKL_Set_Num_Threads_Local(1)
+
+
+def _ratio(one: Callable[[], object], other: Callable[[], object]) -> float:
+    """Return how long one takes, measured by the other: the quickest of some rounds each, as noise only adds."""
+    times: list[tuple[float, float]] = []
+    began = time.perf_counter()
+    while len(times) < _ROUNDS and (not times or time.perf_counter() - began < _MAX_S):
+        times.append((_seconds(one), _seconds(other)))
+    ones, others = zip(*times, strict=True)
+    return float(min(ones) / min(others))
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began

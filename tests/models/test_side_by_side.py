@@ -1,0 +1,223 @@
+"""A batch in parts has the answers that it has whole, whoever computes beside it, and only where parts pay."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from service.cam.explain import explain
+from service.cam.folding import FoldedNetwork
+from service.cam.targets import Targets, Top
+from service.errors import InternalError
+from service.models import side_by_side
+from service.models.host import HowTo
+from service.models.side_by_side import SideBySide
+from tests.cam.models import images, layers_of
+from tests.cam.test_folding import Net, quick
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from service.cam.network import Network
+    from tests.models.conftest import LoadToy
+
+ROWS = 7
+BATCH = images(ROWS)
+PIXELS = np.random.default_rng(0).integers(0, 256, (ROWS, 8, 8, 3), dtype=np.uint8)
+HOW, TARGETS = HowTo(("relu",), ("gradcam",)), [Targets((Top(1),))] * ROWS
+
+
+@pytest.fixture(autouse=True)
+def _three_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def always(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let parts pay, however quick this machine is."""
+    monkeypatch.setattr(side_by_side, "_ratio", lambda _one, _other: 0.5)
+
+
+def beside(network: FoldedNetwork) -> SideBySide:
+    found = SideBySide.where_it_pays(network, BATCH)
+    assert found is not None
+    return found
+
+
+# -- twins ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_twin_has_the_same_weights_in_modules_of_its_own() -> None:
+    network = quick(Net())
+    network.predict(BATCH)  # which lays weights out
+    twin = network.twin()
+    assert twin is not None
+    assert twin.own_module is not network.own_module
+    for one, other in zip(network.own_module.parameters(), twin.own_module.parameters(), strict=True):
+        assert one is other
+    (fold,), (twins,) = network._folds, twin._folds
+    assert fold is not twins
+    assert twins.convolution is twin.own_module.get_submodule("conv")
+    assert {id(each) for each in fold.tensors} == {id(each) for each in twins.tensors}
+    assert torch.equal(twin.predict(BATCH), network.predict(BATCH))
+
+
+def test_twins_compute_at_once_as_one_alone() -> None:
+    network = quick(Net())
+    twin = network.twin()
+    assert twin is not None
+    layers = layers_of(network.own_module, "conv", "relu")
+    batches = [images(3) * scale for scale in (1, 2)]
+
+    def of(network: Network, batch: Tensor) -> list[Tensor]:
+        answers = explain(network, batch, [Targets((1, 2))] * 3, layers, ["gradcam", "activation"])
+        return [raw.values for answer in answers for raw in answer.maps]
+
+    expected = [of(network, batch) for batch in batches]
+    with ThreadPoolExecutor(2) as threads:
+        for _ in range(40):
+            begun = [threads.submit(of, *each) for each in zip((network, twin), batches, strict=True)]
+            for found, wanted in zip(begun, expected, strict=True):
+                torch.testing.assert_close(found.result(), wanted, rtol=0, atol=0)
+
+
+class Uncopied(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+
+
+def test_what_is_listened_to_or_cannot_be_copied_has_no_twin() -> None:
+    net = Net()
+    net.head.register_forward_hook(lambda *_: None)
+    assert quick(net).twin() is None
+    assert quick(Uncopied()).twin() is None
+
+
+# -- parts ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("always")
+def test_parts_have_a_network_and_a_thread_each_and_all_rows_in_order() -> None:
+    network = quick(Net())
+    parts = beside(network)
+    seen: list[tuple[Network, int, int]] = []
+
+    def compute(own: Network, rows: slice) -> list[int]:
+        all_here.wait(10)  # all at once, or this fails
+        seen.append((own, threading.get_ident(), torch.get_num_threads()))
+        return list(range(rows.start, rows.stop))
+
+    all_here = threading.Barrier(3)
+    assert parts.compute(ROWS, compute) == list(range(ROWS))
+    networks, threads, cores = zip(*seen, strict=True)
+    assert network in networks
+    assert len(set(map(id, networks))) == len(set(threads)) == 3
+    assert cores == (1, 1, 1)
+
+
+@pytest.mark.usefixtures("always")
+def test_other_threads_keep_their_cores() -> None:
+    beside(quick(Net()))
+    assert torch.get_num_threads() == 3
+    with ThreadPoolExecutor(1) as later:
+        assert later.submit(torch.get_num_threads).result() == 3
+
+
+@pytest.mark.usefixtures("always")
+def test_what_a_part_raises_is_raised_when_all_have_ended() -> None:
+    ended = []
+
+    def compute(_own: Network, rows: slice) -> Sequence[int]:
+        if not rows.start:
+            raise InternalError("the first one failed")
+        ended.append(rows.stop)
+        return [0]
+
+    with pytest.raises(InternalError, match="the first one failed"):
+        beside(quick(Net())).compute(ROWS, compute)
+    assert sorted(ended) == [4, ROWS]
+
+
+# -- where they pay ---------------------------------------------------------------------------------------------------
+
+
+def test_what_is_slower_in_parts_stays_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(side_by_side, "_ratio", lambda _one, _other: 1.1)
+    assert SideBySide.where_it_pays(quick(Net()), BATCH) is None
+
+
+@pytest.mark.parametrize("threads", [1, 9])
+@pytest.mark.usefixtures("always")
+def test_one_core_or_very_many_compute_whole_batches(threads: int) -> None:
+    torch.set_num_threads(threads)
+    assert SideBySide.where_it_pays(quick(Net()), BATCH) is None
+
+
+@pytest.mark.usefixtures("always")
+def test_a_twin_that_computes_something_else_is_refused(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = Net()
+    other.head.bias.data += 1
+    monkeypatch.setattr(FoldedNetwork, "twin", lambda _self: quick(other))
+    assert SideBySide.where_it_pays(quick(Net()), BATCH) is None
+    assert "not computed in parts" in caplog.text
+
+
+def test_rounds_are_few_and_the_quickest_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = iter([4.0, 2.0, 3.0, 1.0, 9.0, 5.0])
+    monkeypatch.setattr(side_by_side, "_seconds", lambda _work: next(seconds))
+    assert side_by_side._ratio(lambda: None, lambda: None) == 3.0
+    assert next(seconds, None) is None
+
+
+# -- a model ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("always")
+def test_a_model_answers_in_parts_as_whole(load_toy: LoadToy, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, host = load_toy(Net()), load_toy(Net())
+    host.compute_in_parts()
+    sizes: list[int] = []
+    compute = SideBySide.compute
+
+    def noted(self: SideBySide, rows: int, *args: Any) -> Any:
+        sizes.append(rows)
+        return compute(self, rows, *args)
+
+    monkeypatch.setattr(SideBySide, "compute", noted)
+    torch.testing.assert_close(host.predict(PIXELS), whole.predict(PIXELS))
+    expected, found = (each.explain(PIXELS, TARGETS, HOW, gives_way=False) for each in (whole, host))
+    assert sizes == [ROWS, ROWS]
+    for one, other in zip(expected, found, strict=True):
+        torch.testing.assert_close(other.logits, one.logits)
+        torch.testing.assert_close(other.maps[0].values, one.maps[0].values)
+
+
+@pytest.mark.usefixtures("always")
+def test_what_is_small_or_large_or_of_another_network_is_computed_whole(
+    load_toy: LoadToy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = load_toy(Net())
+    host.compute_in_parts()
+    monkeypatch.setattr(SideBySide, "compute", None)
+    host.predict(PIXELS[:5])
+    host.explain(PIXELS[:5], TARGETS[:5], HOW, gives_way=False)
+    host.explain(PIXELS, TARGETS, HOW)
+    host.explain(PIXELS, TARGETS, HowTo(("relu",), ("gradcam",), random_head=1), gives_way=False)
+
+
+def test_a_network_that_is_not_folded_is_computed_whole(load_toy: LoadToy) -> None:
+    host = load_toy(nn.Sequential(nn.AvgPool2d(1), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+    host.compute_in_parts()
+    assert host._parts is None
