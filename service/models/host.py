@@ -97,13 +97,15 @@ class ModelHost:
         self._parts: SideBySide | None = None
 
     def compute_in_parts(self) -> None:
-        """Compute batches in parts side by side from now on, one for each thread, where that is no slower."""
+        """Compute batches in parts side by side from now on, one for each thread, where that is no slower.
+
+        That is found out between batches, in some passes.
+        """
         if self._device.type != "cpu":
             return
         spec, rows = self.info.preprocess, SideBySide.least_rows()
         pixels = np.random.default_rng(0).integers(0, 256, (rows, spec.height, spec.width, spec.channels), np.uint8)
-        with self._lock:
-            self._parts = SideBySide.where_it_pays(self.network(), self.normalise(pixels))
+        self._parts = SideBySide.where_it_pays(self.network(), self.normalise(pixels), self._lock)
 
     def predict(
         self,

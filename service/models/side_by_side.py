@@ -19,9 +19,11 @@ import torch
 
 from service.cam.capture import same_logits
 from service.cam.folding import FoldedNetwork
+from service.errors import first_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
     from typing import TypeVar
 
     from torch import Tensor
@@ -44,6 +46,8 @@ _MOST_PARTS = 8
 # or in the first if it takes so many seconds.
 _WORTH, _ROUNDS, _MAX_S = 1.03, 3, 1.0
 
+_BEGIN_S = 30.0  # in which threads begin that begin at all
+
 
 class SideBySide:
     """Computes batches in as many parts as PyTorch has threads. Used by one thread at a time.
@@ -58,29 +62,45 @@ class SideBySide:
         self._networks = (network, *twins)
         self._threads = ThreadPoolExecutor(len(self._networks), "part")
         threads, all_begun = torch.get_num_threads(), Barrier(len(self._networks))
-        wait([self._threads.submit(_take_one_core, all_begun) for _ in self._networks])
+        for begun in [self._threads.submit(_take_one_core, all_begun) for _ in self._networks]:
+            begun.result()
         torch.set_num_threads(threads)  # which is also what threads that begin from now on have
 
     @classmethod
-    def where_it_pays(cls, network: Network, inputs: Tensor) -> SideBySide | None:
+    def where_it_pays(cls, network: Network, inputs: Tensor, lock: AbstractContextManager[None]) -> SideBySide | None:
         """Return how to compute a network's batches in parts; None where that is slower, or not the same.
 
         Args:
             network: on a CPU.
             inputs: pictures (N, C, H, W), as many as the smallest batch that is computed in parts has.
+            lock: held by whoever computes with the network; taken for one pass at a time.
         """
         parts = torch.get_num_threads()
         if not 1 < parts <= _MOST_PARTS or not isinstance(network, FoldedNetwork):
             return None
-        twins = [twin for _ in range(parts - 1) if (twin := network.twin()) is not None]
+        try:
+            return cls._tried(network, inputs, parts, lock)
+        except Exception as error:  # noqa: BLE001  # of a network's own code; as a whole it can be computed
+            log.info("a network is not computed in parts, which raised %s", first_line(error))
+            return None
+
+    @classmethod
+    def _tried(
+        cls, network: FoldedNetwork, inputs: Tensor, parts: int, lock: AbstractContextManager[None]
+    ) -> SideBySide | None:
+        with lock:
+            twins = [twin for _ in range(parts - 1) if (twin := network.twin()) is not None]
         if len(twins) < parts - 1:
             return None
         found = cls(network, twins)
-        logits, others = network.predict(inputs), found.predict(inputs)
+        with lock:
+            logits = network.predict(inputs)
+        with lock:
+            others = found.predict(inputs)
         if not same_logits(others, logits, inputs.dtype):
             log.warning("a network is not computed in parts, whose logits would be others")
             return None
-        ratio = _ratio(lambda: found.predict(inputs), lambda: network.predict(inputs))
+        ratio = _ratio(lambda: found.predict(inputs), lambda: network.predict(inputs), lock)
         log.info("in %d parts, side by side, %d pictures take %.2f × as long", parts, len(inputs), ratio)
         return found if ratio <= _WORTH else None
 
@@ -113,7 +133,7 @@ class SideBySide:
 
 def _take_one_core(all_begun: Barrier) -> None:
     """Let what the calling thread computes from now on have one thread; return once as many have begun."""
-    all_begun.wait()
+    all_begun.wait(_BEGIN_S)
     torch.get_num_threads()  # the first call in a thread gives it what all have
     torch.set_num_threads(1)
     with suppress(OSError, AttributeError):  # a PyTorch without MKL, which alone has one number for all threads
@@ -121,17 +141,18 @@ def _take_one_core(all_begun: Barrier) -> None:
         library.MKL_Set_Num_Threads_Local(1)
 
 
-def _ratio(one: Callable[[], object], other: Callable[[], object]) -> float:
+def _ratio(one: Callable[[], object], other: Callable[[], object], lock: AbstractContextManager[None]) -> float:
     """Return how long one takes, measured by the other: the quickest of some rounds each, as noise only adds."""
     times: list[tuple[float, float]] = []
     began = time.perf_counter()
     while len(times) < _ROUNDS and (not times or time.perf_counter() - began < _MAX_S):
-        times.append((_seconds(one), _seconds(other)))
+        times.append((_seconds(one, lock), _seconds(other, lock)))
     ones, others = zip(*times, strict=True)
     return float(min(ones) / min(others))
 
 
-def _seconds(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
+def _seconds(work: Callable[[], object], lock: AbstractContextManager[None]) -> float:
+    with lock:
+        began = time.perf_counter()
+        work()
+        return time.perf_counter() - began

@@ -27,6 +27,7 @@ from service.engine.messages import (
 )
 from service.engine.workers.executor import Executor
 from service.errors import InternalError
+from service.models.host import ModelHost
 from service.models.info import ModelKey
 from service.models.sources.source import Downloads
 from service.settings import ModelConfig
@@ -75,6 +76,24 @@ def test_a_model_that_refers_to_itself_is_freed_when_it_is_dropped(
     finally:
         gc.enable()
         executor.close()
+
+
+@pytest.mark.parametrize("expendable", [True, False])
+def test_a_model_answers_before_it_is_found_out_how_batches_are_computed(
+    expendable: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: SimpleQueue[FromWorker | str] = SimpleQueue()
+    monkeypatch.setattr(ModelHost, "compute_in_parts", lambda self: said.put(self.info.name))
+    start = Start("cpu", threads=1, concurrency=1, downloads=Downloads(tmp_path), expendable=expendable)
+    executor = Executor(start, said.put, die=print)
+    for name in ("first", "second", "gone"):
+        config = ModelConfig(name=name, architecture="tests.user_models.one_head")
+        executor.hear(Load(ModelKey(name, 1), config))
+    executor.hear(Unload(ModelKey("gone", 1)))
+    told = [said.get(timeout=60) for _ in range(1 + 3 * 5 + 1 + 2 * (not expendable))]
+    executor.close()
+    kinds = [each if isinstance(each, str) else type(each) for each in told if not isinstance(each, ModelProgress)]
+    assert kinds == [Hello, *[ModelLoaded] * 3, ModelUnloaded, *([] if expendable else ["first", "second"])]
 
 
 def _interrupt() -> None:

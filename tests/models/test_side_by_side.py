@@ -16,6 +16,7 @@ from service.cam.folding import FoldedNetwork
 from service.cam.targets import Targets, Top
 from service.errors import InternalError
 from service.models import side_by_side
+from service.models.fair_lock import FairLock
 from service.models.host import HowTo
 from service.models.side_by_side import SideBySide
 from tests.cam.models import images, layers_of
@@ -44,11 +45,11 @@ def _three_threads() -> Iterator[None]:
 @pytest.fixture
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let parts pay, however quick this machine is."""
-    monkeypatch.setattr(side_by_side, "_ratio", lambda _one, _other: 0.5)
+    monkeypatch.setattr(side_by_side, "_ratio", lambda *_: 0.5)
 
 
 def beside(network: FoldedNetwork) -> SideBySide:
-    found = SideBySide.where_it_pays(network, BATCH)
+    found = SideBySide.where_it_pays(network, BATCH, FairLock())
     assert found is not None
     return found
 
@@ -152,15 +153,15 @@ def test_what_a_part_raises_is_raised_when_all_have_ended() -> None:
 
 
 def test_what_is_slower_in_parts_stays_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(side_by_side, "_ratio", lambda _one, _other: 1.1)
-    assert SideBySide.where_it_pays(quick(Net()), BATCH) is None
+    monkeypatch.setattr(side_by_side, "_ratio", lambda *_: 1.1)
+    assert SideBySide.where_it_pays(quick(Net()), BATCH, FairLock()) is None
 
 
 @pytest.mark.parametrize("threads", [1, 9])
 @pytest.mark.usefixtures("always")
 def test_one_core_or_very_many_compute_whole_batches(threads: int) -> None:
     torch.set_num_threads(threads)
-    assert SideBySide.where_it_pays(quick(Net()), BATCH) is None
+    assert SideBySide.where_it_pays(quick(Net()), BATCH, FairLock()) is None
 
 
 @pytest.mark.usefixtures("always")
@@ -170,14 +171,31 @@ def test_a_twin_that_computes_something_else_is_refused(
     other = Net()
     other.head.bias.data += 1
     monkeypatch.setattr(FoldedNetwork, "twin", lambda _self: quick(other))
-    assert SideBySide.where_it_pays(quick(Net()), BATCH) is None
+    assert SideBySide.where_it_pays(quick(Net()), BATCH, FairLock()) is None
     assert "not computed in parts" in caplog.text
+
+
+def test_what_raises_in_parts_stays_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    def raises(_self: SideBySide, _inputs: Tensor) -> Tensor:
+        raise ValueError("no more than one of me")
+
+    monkeypatch.setattr(SideBySide, "predict", raises)
+    assert SideBySide.where_it_pays(quick(Net()), BATCH, FairLock()) is None
+
+
+def test_others_compute_between_the_passes_that_are_measured(load_toy: LoadToy) -> None:
+    host = load_toy(Net())
+    with ThreadPoolExecutor(1) as beside_it:
+        trying = beside_it.submit(host.compute_in_parts)
+        for _ in range(20):
+            host.predict(PIXELS)
+        trying.result(60)
 
 
 def test_rounds_are_few_and_the_quickest_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = iter([4.0, 2.0, 3.0, 1.0, 9.0, 5.0])
-    monkeypatch.setattr(side_by_side, "_seconds", lambda _work: next(seconds))
-    assert side_by_side._ratio(lambda: None, lambda: None) == 3.0
+    monkeypatch.setattr(side_by_side, "_seconds", lambda *_: next(seconds))
+    assert side_by_side._ratio(lambda: None, lambda: None, FairLock()) == 3.0
     assert next(seconds, None) is None
 
 

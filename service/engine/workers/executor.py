@@ -89,6 +89,7 @@ class Executor:
         self._computing: set[int] = set()
         self._cancelled: set[int] = set()
         self._changing = threading.Lock()
+        self._closed = False
         self._give_way = GiveWay()
         self._loads = OneByOne("load")
         # One thread more than there are small batches: a large one runs beside them.
@@ -114,6 +115,7 @@ class Executor:
 
     def close(self) -> None:
         """Begin nothing new, and stop batches at their next step."""
+        self._closed = True
         self._loads.close()
         self._batches.close()
         with self._changing:
@@ -135,6 +137,14 @@ class Executor:
         gc.collect()
         _release()  # what checking it took, which is more than ResNet-50 itself
         self._tell(answer)
+        if isinstance(answer, ModelLoaded) and not self._start.expendable:
+            self._loads.submit(partial(self._or_die, self._divide, message))  # behind models that wait to be loaded
+
+    def _divide(self, message: ToWorker) -> None:
+        assert isinstance(message, Load)
+        host = self._hosts.get(message.key)
+        if host is not None and not self._closed:
+            host.compute_in_parts()
 
     def _loaded(self, load: Load) -> ModelLoaded | ModelFailed:
         name, began = load.config.name, time.monotonic()
@@ -155,8 +165,6 @@ class Executor:
         except BaseException:  # of a model's code, which may raise anything: the worker and its other models go on
             log.exception("model %s cannot be loaded", name)
             return ModelFailed(load.key, "Loading failed unexpectedly; the log of the service has the reason.")
-        if not self._start.expendable:
-            host.compute_in_parts()
         self._hosts[load.key] = host
         log.info("model %s is ready on %s after %.1f s", name, device, time.monotonic() - began)
         memory = max(host.info.memory, _allocated(device) - before)

@@ -84,10 +84,13 @@ class OneByOne:
         self._name = name
         self._thread: ThreadPoolExecutor | None = None
         self._left = 0
+        self._closed = False
 
     def submit(self, work: Callable[[], None]) -> None:
-        """Do ``work``, which must not raise, after what was submitted before."""
+        """Do ``work``, which must not raise, after what was submitted before; nothing is done after ``close``."""
         with self._guard:
+            if self._closed:
+                return
             self._left += 1
             self._thread = self._thread or ThreadPoolExecutor(1, self._name)
             self._thread.submit(self._do, work)
@@ -95,6 +98,7 @@ class OneByOne:
     def close(self) -> None:
         """Begin nothing that was submitted and has not begun."""
         with self._guard:
+            self._closed = True
             if self._thread is not None:
                 self._thread.shutdown(wait=False, cancel_futures=True)
 
