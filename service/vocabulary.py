@@ -10,6 +10,7 @@ __all__ = [
     "ChannelLayout",
     "ChannelOrder",
     "ColormapKind",
+    "Decoding",
     "EmptyReason",
     "EvaluationState",
     "Fitting",
@@ -102,6 +103,9 @@ MayManage = Literal["allowed", "forbidden", "off"]
 
 WorkerState = Literal["waiting", "loading", "ready", "failed"]
 """Not started yet, no model yet, some model, or none that can be loaded."""
+
+Decoding = Literal["full", "reduced"]
+"""Whether large JPEGs are decoded whole, or at a half, a quarter or an eighth of their size."""
 
 Fitting = Literal["crop", "squash", "pad"]
 """How an image is fitted to a model's input."""

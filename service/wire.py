@@ -13,6 +13,7 @@ from service.vocabulary import (
     Activation,
     ChannelOrder,
     ColormapKind,
+    Decoding,
     EmptyReason,
     Fitting,
     LayerKind,
@@ -384,6 +385,7 @@ class Preprocessing(_Answer):
     mode: Fitting
     resize: int | None = Field(description="Shorter side before the centre crop.")
     interpolation: str
+    decoding: Decoding = Field("full", description="`reduced`: large JPEGs are decoded at a part of their size.")
     scale: float = Field(description="What a pixel (0–255) is multiplied by, before mean and std.")
     mean: list[float] = Field(description="Per channel of the input, in the model's order, of scaled pixels.")
     std: list[float]

@@ -32,7 +32,7 @@ from service.engine.scores import certainty_of, ranking, scores_of
 from service.errors import ServiceError
 from service.imaging.canvas import KEPT_PIXELS, Canvas
 from service.imaging.decode import DecodeLimits, Header, decode, pixels_to_open, read_header
-from service.imaging.preprocess import preprocess
+from service.imaging.preprocess import decode_for, preprocess
 from service.imaging.render import pixels_for
 from service.verification.region import View
 
@@ -290,13 +290,15 @@ def _header(data: bytes, limits: DecodeLimits, channels: int) -> Header | Servic
 
 
 def _open(data: bytes, limits: DecodeLimits, todo: Plan) -> _Opened:
-    image = decode(data, limits, todo.info.preprocess.channels)
+    image = decode_for(data, limits, todo.info.preprocess)
     prepared = preprocess(image, todo.info.preprocess)
     spec, geometry = todo.render, prepared.geometry
     canvas = None
     if spec is not None and spec.needs_canvas:
         kept = image.width * image.height if spec.size == "layer" else pixels_for(spec, geometry)
-        canvas = Canvas(image, geometry, spec.size, spec.max_side) if kept <= KEPT_PIXELS else None
+        if kept <= KEPT_PIXELS:
+            whole = decode(data, limits) if image.is_reduced else image  # people see all that there is
+            canvas = Canvas(whole, geometry, spec.size, spec.max_side)
     return _Opened(image.width, image.height, prepared, canvas)
 
 

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 from service.errors import ServiceError
 from service.evaluation.annotations import class_named, mask_file, read_mask, truths_of
 from service.evaluation.pictures import Picture
-from service.imaging.decode import decode
-from service.imaging.preprocess import preprocess
+from service.imaging.preprocess import decode_for, preprocess
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -60,7 +59,7 @@ class Folder:
         """
         name = file.relative_to(self.path)
         try:
-            image = decode(file.read_bytes(), self.limits, self.info.preprocess.channels)
+            image = decode_for(file.read_bytes(), self.limits, self.info.preprocess)
         except OSError as error:
             return ServiceError(f"The file cannot be read: {error.strerror}.")
         except ServiceError as error:

@@ -20,10 +20,10 @@ from service.imaging.readers import check_parts, not_read, open_image, pixels_wi
 from service.imaging.unread import unread_heif, unread_kind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from service.imaging.channels import Channels
-    from service.imaging.readers import Opened
+    from service.imaging.readers import Box, Opened
 
 __all__ = ["DecodeLimits", "DecodedImage", "Header", "decode", "pixels_to_open", "read_header"]
 
@@ -45,11 +45,12 @@ class DecodedImage:
     """A picture, upright and in RGB.
 
     Attributes:
-        rgb: the pixels; at a reduced scale where what waits to be drawn needs no more of them.
+        rgb: the pixels; at a reduced scale where no more of them were needed.
         width: of the upright picture at full size, in pixels. All coordinates of the service refer to it.
         height: likewise.
         format: Pillow's name: JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF, HEIF.
         channels: all that the file has, in mode L, where more or others are asked for than colours or grey.
+        filled: which part of ``rgb`` the picture is, as (left, top, right, bottom), where it is not all.
     """
 
     rgb: Image.Image
@@ -57,11 +58,17 @@ class DecodedImage:
     height: int
     format: str
     channels: tuple[Image.Image, ...] = ()
+    filled: Box | None = None
 
     @property
-    def box(self) -> tuple[float, float, float, float]:
-        """All of ``rgb``, as (left, top, right, bottom)."""
-        return 0.0, 0.0, float(self.rgb.width), float(self.rgb.height)
+    def is_reduced(self) -> bool:
+        """Whether there are fewer pixels than the picture has."""
+        return self.rgb.size != (self.width, self.height)
+
+    @property
+    def box(self) -> Box:
+        """The picture in ``rgb``, as (left, top, right, bottom)."""
+        return self.filled or (0.0, 0.0, float(self.rgb.width), float(self.rgb.height))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,16 +108,19 @@ def read_header(data: bytes, limits: DecodeLimits, channels: int = 3) -> Header:
     return Header(opened.width, opened.height, opened.pixels + (further.pixels if further else 0))
 
 
-def decode(data: bytes, limits: DecodeLimits, channels: int = 3) -> DecodedImage:
+def decode(
+    data: bytes, limits: DecodeLimits, channels: int = 3, enough: Callable[[int, int], tuple[int, int]] | None = None
+) -> DecodedImage:
     """Decode a picture, apply its orientation, and convert it to RGB; keep its channels where a model takes others.
 
-    A JPEG is decoded in full, though libjpeg would do so at a half or a quarter of its size for less: classes came out
-    up to 0.03 more or less probable, see docs/performance.md.
+    A JPEG is decoded in full unless it is said what is enough: libjpeg does so at a half, a quarter or an eighth of
+    its size for less, and classes come out a little more or less probable, see docs/performance.md.
 
     Args:
         data: the file. Of an animation the first frame is read, of a multi-page file the first full picture.
         limits: checked from the headers.
         channels: of the model: 3 for colours and 1 for grey, which any picture has; else it must have so many.
+        enough: given width and height of the upright picture, how many pixels of both are needed at least; all if None.
 
     Raises:
         InvalidImage: not a picture of a known format, a broken or truncated one, a kind that is not read, or one of
@@ -128,9 +138,12 @@ def decode(data: bytes, limits: DecodeLimits, channels: int = 3) -> DecodedImage
         opened = _open(data, name, limits)
         further = _open_channels(data, name, limits, channels, opened)
         with _only_ours(name, data):
+            filled = None if enough is None else opened.reduce(*enough(opened.width, opened.height))
             rgb = opened.load()
             all_channels = further.load() if further else ()
-    return DecodedImage(rgb, rgb.width, rgb.height, name, all_channels)
+    # Of other formats the size is known for certain only now.
+    width, height = (opened.width, opened.height) if name == "JPEG" else rgb.size
+    return DecodedImage(rgb, width, height, name, all_channels, filled)
 
 
 def _open_channels(data: bytes, name: str, limits: DecodeLimits, count: int, opened: Opened) -> Channels | None:

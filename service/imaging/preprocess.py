@@ -7,21 +7,23 @@ Scaling to [0, 1] and normalising by ``mean`` and ``std`` happen in the worker, 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from PIL import Image
 
+from service.imaging.decode import decode
 from service.imaging.geometry import Geometry
 from service.imaging.plain_bilinear import resize_plainly
-from service.vocabulary import ChannelOrder, Fitting
+from service.vocabulary import ChannelOrder, Decoding, Fitting
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from service.imaging.decode import DecodedImage
+    from service.imaging.decode import DecodedImage, DecodeLimits
 
-__all__ = ["MOST_CHANNELS", "Interpolation", "Prepared", "PreprocessSpec", "geometry_for", "preprocess"]
+__all__ = ["MOST_CHANNELS", "Interpolation", "Prepared", "PreprocessSpec", "decode_for", "geometry_for", "preprocess"]
 
 MOST_CHANNELS = 64
 Interpolation = Literal["nearest", "box", "bilinear", "plain_bilinear", "hamming", "bicubic", "lanczos"]
@@ -35,6 +37,8 @@ _RESAMPLE: dict[Interpolation, Image.Resampling] = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+# Of a JPEG that is reduced, how many pixels are left on a side for one of the resized picture, at least.
+_TIMES = 2
 _MAX_RESIZED_PIXELS = (
     16_000_000  # beyond this (a 1 × 100,000 strip …) only the view is resampled, not the whole picture
 )
@@ -61,6 +65,8 @@ class PreprocessSpec:
         crop_rounds_down: whether a crop with an odd rest begins at the lower pixel, as Hugging Face has it, and not at
             the even one, as torchvision has it.
         fill: the colour (RGB, 0–255) around the picture in mode "pad".
+        decoding: "reduced" lets a large JPEG be decoded at a half, a quarter or an eighth of its size; see
+            docs/performance.md for what that changes.
     """
 
     mode: Fitting = "crop"
@@ -75,6 +81,7 @@ class PreprocessSpec:
     order: ChannelOrder = "RGB"
     fill: tuple[int, int, int] = (0, 0, 0)
     crop_rounds_down: bool = False
+    decoding: Decoding = "full"
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, with a ValueError that names the field."""
@@ -114,6 +121,22 @@ class Prepared:
 
     pixels: NDArray[np.uint8]
     geometry: Geometry
+
+
+def decode_for(data: bytes, limits: DecodeLimits, spec: PreprocessSpec) -> DecodedImage:
+    """Decode a picture for a model, which may need no more than a part of a large JPEG's pixels.
+
+    Raises:
+        InvalidImage, ImageTooLarge: see ``decode``.
+    """
+    reduces = spec.decoding == "reduced" and spec.channels in (1, 3)
+    return decode(data, limits, spec.channels, partial(_enough, spec) if reduces else None)
+
+
+def _enough(spec: PreprocessSpec, width: int, height: int) -> tuple[int, int]:
+    """Return how many pixels of a picture are needed before it is resized."""
+    (columns, _), (rows, _) = _placement(spec, width, height)
+    return _TIMES * columns, _TIMES * rows
 
 
 def geometry_for(spec: PreprocessSpec, width: int, height: int) -> Geometry:

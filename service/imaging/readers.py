@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BYTES_PER_PIXEL",
+    "Box",
     "Opened",
     "check_parts",
     "not_read",
@@ -41,6 +42,9 @@ __all__ = [
     "pixels_with_rows",
     "turned",
 ]
+
+Box = tuple[float, float, float, float]
+"""(left, top, right, bottom), in pixels."""
 
 BYTES_PER_PIXEL = 16
 """How much room decoding takes for each of ``Opened.pixels`` at its height, at most."""
@@ -67,6 +71,8 @@ class Opened:
         pixels: how many ``load`` makes room for, ``BYTES_PER_PIXEL`` for each at its height.
         frames: how many there are.
         load: returns the pixels, upright and in mode RGB.
+        reduce: lets ``load`` return fewer pixels, where the format can, but so many columns and rows at least. Returns
+            which of these the picture fills: the last ones of a JPEG may reach beyond it. None where all are returned.
     """
 
     width: int
@@ -74,6 +80,7 @@ class Opened:
     pixels: int
     frames: int
     load: Callable[[], Image.Image]
+    reduce: Callable[[int, int], Box | None] = lambda _columns, _rows: None
 
 
 def pixels_with_rows(width: int, height: int, parts: int = 0) -> int:
@@ -144,9 +151,14 @@ def open_image(data: bytes, name: str, max_frames: int) -> Opened:
     # The pixels that are decoded take half the room, and only those that the header states are converted to RGB.
     decoded = _DECODED[name](data) // 2 if name in _DECODED else 0
     frames = int(getattr(image, "n_frames", 1)) if name in ("PNG", "WEBP", "AVIF", "HEIF") else 1
-    return Opened(
-        width, height, max(pixels_with_rows(width, height), decoded), frames, lambda: _load(image, name, data)
-    )
+
+    def reduce(columns: int, rows: int) -> Box | None:
+        reduced = image.draft(None, (rows, columns) if orientation >= 5 else (columns, rows))
+        return None if reduced is None else _upright(reduced[1], image.size, orientation)
+
+    pixels = max(pixels_with_rows(width, height), decoded)
+    opened = Opened(width, height, pixels, frames, lambda: _load(image, name, data))
+    return replace(opened, reduce=reduce) if name == "JPEG" else opened
 
 
 def _load(image: ImageFile.ImageFile, name: str, data: bytes) -> Image.Image:
@@ -166,6 +178,24 @@ def _load(image: ImageFile.ImageFile, name: str, data: bytes) -> Image.Image:
 def turned(rgb: Image.Image, orientation: int) -> Image.Image:
     """Turn a picture upright by its EXIF orientation."""
     return rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
+
+
+def _upright(box: Box, size: tuple[int, int], orientation: int) -> Box:
+    """Return where a box (left, top, right, bottom) in a stored picture of ``size`` is in the upright one."""
+    (left, top, right, bottom), (width, height) = box, size
+    across, down = (left, right), (top, bottom)
+    back, up = (width - right, width - left), (height - bottom, height - top)
+    turned_axes = {
+        2: (back, down),
+        3: (back, up),
+        4: (across, up),
+        5: (down, across),
+        6: (up, across),
+        7: (up, back),
+        8: (down, back),
+    }
+    (left, right), (top, bottom) = turned_axes.get(orientation, (across, down))
+    return left, top, right, bottom
 
 
 def orientation_of(image: Image.Image) -> int:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 from service.errors import InvalidOption, ServiceError
 from service.evaluation.annotations import class_named, read_coco, read_mask, truths_of
 from service.evaluation.pictures import Picture
-from service.imaging.decode import decode
-from service.imaging.preprocess import preprocess
+from service.imaging.preprocess import decode_for, preprocess
 from service.jobs.material import ANNOTATIONS, MATERIAL, Material, Skipped
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ def pictures_of(folder: Path, info: ModelInfo, limits: DecodeLimits) -> Iterator
 def _picture(
     folder: Path, image: Image, info: ModelInfo, limits: DecodeLimits, marked: Mapping[str, Marked]
 ) -> Picture:
-    decoded = decode((folder / image.file).read_bytes(), limits, info.preprocess.channels)
+    decoded = decode_for((folder / image.file).read_bytes(), limits, info.preprocess)
     prepared = preprocess(decoded, info.preprocess)
     parent = PurePosixPath(image.name).parent.name
     named = class_named(parent, info) if parent else None

@@ -27,6 +27,8 @@ __all__ = ["Probe", "input_spec", "with_preset"]
 
 # These have a default, which is not to override what a source knows.
 _WITH_DEFAULT = ("channels", "order")
+# These have none.
+_IF_GIVEN = ("mode", "interpolation", "scale", "decoding")
 _CHUNK = 4
 _LEAVES = 24
 _MOST_ALONE = 8  # of many channels, those that are tried alone
@@ -44,7 +46,7 @@ def input_spec(config: ModelConfig, source: PreprocessSpec) -> tuple[PreprocessS
     if config.preset is not None:
         source = with_preset(source, config.preset)
     changes = {key: getattr(config, key) for key in _WITH_DEFAULT if key in config.model_fields_set} | {
-        key: value for key in ("mode", "interpolation", "scale") if (value := getattr(config, key)) is not None
+        key: value for key in _IF_GIVEN if (value := getattr(config, key)) is not None
     }
     channels, order = changes.get("channels", source.channels), changes.get("order", source.order)
     moments, warnings = _mean_and_std(config, source, channels, turned=order != source.order)

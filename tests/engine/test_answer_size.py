@@ -29,6 +29,7 @@ from service.engine.plan import plan
 from service.engine.request import Request, Upload
 from service.engine.workers.in_process import InProcessWorker
 from service.errors import RequestTooCostly
+from service.imaging import preprocess
 from service.imaging.decode import DecodeLimits, decode, read_header
 from service.metrics import Metrics
 from service.protocols.native.responses import json_pieces
@@ -121,13 +122,14 @@ async def service() -> AsyncIterator[Service]:
     settings = load_settings(models=["m=shapes"], device="cpu")
     found = Service(Explainer(settings, Metrics(), launch=InProcessWorker))
 
-    def counted(data: bytes, limits: DecodeLimits, *channels: int) -> DecodedImage:
-        image = decode(data, limits, *channels)
+    def counted(data: bytes, limits: DecodeLimits, *rest: Any) -> DecodedImage:
+        image = decode(data, limits, *rest)
         found.decoded += image.width * image.height
         return image
 
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(pipeline, "decode", counted)
+        for module in (pipeline, preprocess):
+            monkeypatch.setattr(module, "decode", counted)
         await found.explainer.start()
         await found.explainer.settled()
         yield found

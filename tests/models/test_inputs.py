@@ -180,6 +180,11 @@ def test_what_the_source_knows_of_channels_holds_where_nothing_is_configured(loa
     assert load_toy(MeanColour(), bgr, order="RGB").info.preprocess.mean == bgr.mean[::-1]
 
 
+def test_jpegs_are_reduced_only_where_that_is_configured(load_toy: LoadToy) -> None:
+    assert load_toy(Grey(), channels=1).info.preprocess.decoding == "full"
+    assert load_toy(Grey(), channels=1, decoding="reduced").info.preprocess.decoding == "reduced"
+
+
 class TestScale:
     @pytest.mark.parametrize(
         ("mean", "std", "right"),

@@ -80,6 +80,7 @@ _MODEL = {
         "mode": "crop",
         "resize": 232,
         "interpolation": "bilinear",
+        "decoding": "full",
         "scale": 0.00392156862745098,
         "mean": [0.485, 0.456, 0.406],
         "std": [0.229, 0.224, 0.225],

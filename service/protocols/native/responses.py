@@ -228,6 +228,7 @@ def _known(info: ModelInfo) -> dict[str, Any]:
             mode=spec.mode,
             resize=spec.resize,
             interpolation=spec.interpolation,
+            decoding=spec.decoding,
             scale=spec.scale,
             mean=list(spec.mean),
             std=list(spec.std),

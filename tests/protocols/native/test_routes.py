@@ -286,6 +286,7 @@ async def test_model(client: httpx.AsyncClient) -> None:
             "mode": "crop",
             "resize": 96,
             "interpolation": "bilinear",
+            "decoding": "full",
             "scale": 1 / 255,
             "mean": [0.5, 0.5, 0.5],
             "std": [0.25, 0.25, 0.25],

@@ -49,5 +49,6 @@ const FITS = {
 function preprocessing(steps) {
   const each = (numbers) => numbers.map((number) => Number(number.toFixed(3))).join(", ");
   const scale = Math.abs(steps.scale * 255 - 1) < 1e-9 ? "" : `pixels times ${Number(steps.scale.toPrecision(4))}; `;
-  return `${FITS[steps.mode](steps)} (${steps.interpolation}); ${scale}mean ${each(steps.mean)}; std ${each(steps.std)}`;
+  const decoded = steps.decoding === "reduced" ? "large JPEGs decoded at a part of their size; " : "";
+  return `${decoded}${FITS[steps.mode](steps)} (${steps.interpolation}); ${scale}mean ${each(steps.mean)}; std ${each(steps.std)}`;
 }
