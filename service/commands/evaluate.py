@@ -133,7 +133,9 @@ def _loaded(settings: Settings, model: ModelConfig) -> ModelHost:
     device = devices_for(settings.device)[0]
     require_device(device)
     downloads = Downloads(settings.cache_dir, settings.allow_download, settings.weights_mirror)
-    return load_model(model, device, downloads)
+    host = load_model(model, device, downloads)
+    host.compute_in_parts()
+    return host
 
 
 def _asked(options: argparse.Namespace, info: ModelInfo) -> Asked:

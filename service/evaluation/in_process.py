@@ -46,7 +46,8 @@ class InProcess:
         layers = tuple(dict.fromkeys(arm.layer for arm in arms))
         methods = tuple(dict.fromkeys(arm.method for arm in arms))
         targets = [Targets(tuple(row)) for row in classes]
-        answers = self._host.explain(pixels, targets, HowTo(layers, methods, random_head=self._random_head))
+        how = HowTo(layers, methods, random_head=self._random_head)
+        answers = self._host.explain(pixels, targets, how, gives_way=False)  # there is nobody else
         return [_stacked(answers, arm) for arm in arms]
 
     def takes(self, height: int, width: int) -> bool:

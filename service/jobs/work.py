@@ -74,6 +74,7 @@ def _loaded(order: Order) -> ModelHost:
             f"The files of model {host.info.name!r} have changed since this was asked for. Reload the model, and ask "
             "again."
         )
+    host.compute_in_parts()
     return host
 
 

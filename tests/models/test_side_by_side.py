@@ -15,6 +15,8 @@ from service.cam.explain import explain
 from service.cam.folding import FoldedNetwork
 from service.cam.targets import Targets, Top
 from service.errors import InternalError
+from service.evaluation.asked import Arm
+from service.evaluation.in_process import InProcess
 from service.models import side_by_side
 from service.models.fair_lock import FairLock
 from service.models.host import HowTo
@@ -214,6 +216,8 @@ def test_a_model_answers_in_parts_as_whole(load_toy: LoadToy, monkeypatch: pytes
         return compute(self, rows, *args)
 
     monkeypatch.setattr(SideBySide, "compute", noted)
+    (maps,) = InProcess(host).maps(PIXELS, [[1]] * ROWS, [Arm("relu", "gradcam")])
+    assert sizes.pop() == len(maps) == ROWS
     torch.testing.assert_close(host.predict(PIXELS), whole.predict(PIXELS))
     expected, found = (each.explain(PIXELS, TARGETS, HOW, gives_way=False) for each in (whole, host))
     assert sizes == [ROWS, ROWS]
