@@ -47,6 +47,9 @@ _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8, torch.bfloat16: 5e-2, to
 _SAMPLED = 4096  # values of an output that are compared, about
 _LOGITS = LayerCall("")  # the network itself
 
+# Of a network's parameters, how much a twin may have of its own: means and deviations, tables of positions.
+_MOST_COPIED = 0.25
+
 _Folds = frozenset[FoldedConvolution]
 
 
@@ -80,17 +83,21 @@ class FoldedNetwork:
     def twin(self) -> FoldedNetwork | None:
         """Return another network of the same weights, in modules of its own: two threads can compute with the two.
 
-        None where the modules cannot be told from what others have, too: hooks, programs, what cannot be copied.
+        None where the modules cannot be told from what others have, too: hooks, programs, what cannot be copied. Nor is
+        a network copied that keeps much else than parameters.
         """
         module = self.own_module
         if any(_is_listened_to(part) or isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
             return None
-        shared = chain(module.parameters(), *(fold.tensors for fold in self._folds))
+        shared = {id(each): each for each in chain(module.parameters(), *(fold.tensors for fold in self._folds))}
+        copied: dict[int, Any] = dict(shared)
         try:
-            return deepcopy(self, {id(tensor): tensor for tensor in shared})
+            twin = deepcopy(self, copied)
         except Exception as error:  # noqa: BLE001  # attributes of a user's modules may be anything
             log.info("a network is not computed in parts, as it cannot be copied: %s", first_line(error))
             return None
+        more = sum(each.nbytes for each in copied.values() if isinstance(each, Tensor) and id(each) not in shared)
+        return twin if more <= _MOST_COPIED * sum(each.nbytes for each in module.parameters()) else None
 
     def _computed(self, compute: Callable[[], _Result], layers: Sequence[LayerCall] = ()) -> _Result:
         """Compute with folded convolutions, but for those that do away with what one of ``layers`` gives out."""

@@ -99,11 +99,20 @@ class Uncopied(Net):
         self.lock = threading.Lock()
 
 
+class Kept(Net):
+    """It keeps a table that is no parameter, larger than all of these."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = torch.zeros(10_000)
+
+
 def test_what_is_listened_to_or_cannot_be_copied_has_no_twin() -> None:
     net = Net()
     net.head.register_forward_hook(lambda *_: None)
     assert quick(net).twin() is None
     assert quick(Uncopied()).twin() is None
+    assert quick(Kept()).twin() is None
 
 
 # -- parts ------------------------------------------------------------------------------------------------------------
