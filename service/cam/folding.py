@@ -80,24 +80,30 @@ class FoldedNetwork:
         """Bytes of the weights that are kept beside the network's own."""
         return sum(fold.nbytes for fold in self._folds)
 
-    def twin(self) -> FoldedNetwork | None:
+    def twin(self, image: Tensor) -> FoldedNetwork | None:
         """Return another network of the same weights, in modules of its own: two threads can compute with the two.
 
-        None where the modules cannot be told from what others have, too: hooks, programs, what cannot be copied. Nor is
-        a network copied that keeps much else than parameters.
+        None where the modules cannot be told from what others have, too: hooks, programs, code that goes on calling
+        this network's modules, what cannot be copied. Nor is a network copied that keeps much else than parameters.
+
+        Args:
+            image: some picture (1, C, H, W).
         """
         module = self.own_module
-        if any(_is_listened_to(part) or isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
-            return None
         shared = {id(each): each for each in chain(module.parameters(), *(fold.tensors for fold in self._folds))}
+        most = _MOST_COPIED * sum(each.nbytes for each in module.parameters())
+        if not all(map(_can_be_copied, module.modules())) or sum(each.nbytes for each in module.buffers()) > most:
+            return None
         copied: dict[int, Any] = dict(shared)
         try:
             twin = deepcopy(self, copied)
+            is_apart = _calls(twin._own, image) == _calls(self._own, image)
         except Exception as error:  # noqa: BLE001  # attributes of a user's modules may be anything
             log.info("a network is not computed in parts, as it cannot be copied: %s", first_line(error))
             return None
-        more = sum(each.nbytes for each in copied.values() if isinstance(each, Tensor) and id(each) not in shared)
-        return twin if more <= _MOST_COPIED * sum(each.nbytes for each in module.parameters()) else None
+        kept = (each for key, each in copied.items() if key not in shared and hasattr(type(each), "__array__"))
+        is_apart = is_apart and set(twin.own_module.modules()).isdisjoint(module.modules())
+        return twin if is_apart and sum(getattr(each, "nbytes", 0) for each in kept) <= most else None
 
     def _computed(self, compute: Callable[[], _Result], layers: Sequence[LayerCall] = ()) -> _Result:
         """Compute with folded convolutions, but for those that do away with what one of ``layers`` gives out."""
@@ -170,6 +176,27 @@ class FoldedNetwork:
     def capture_attention(self, inputs: Tensor, derivatives: int = 1) -> AttentionCapture:
         """See ``Network``."""
         return self._own.capture_attention(inputs, derivatives)
+
+
+def _can_be_copied(part: nn.Module) -> bool:
+    """Whether a copy of a module has nothing in common with it, as far as one can see: what it holds ends with it."""
+    if _is_listened_to(part) or isinstance(part, torch.jit.ScriptModule):
+        return False
+    held = list(vars(part).values())
+    within = chain.from_iterable(
+        each.values() if isinstance(each, dict) else each
+        for each in held
+        if isinstance(each, dict | list | tuple | set)
+    )
+    return not any(hasattr(type(each), "__del__") for each in chain(held, within))
+
+
+def _calls(own: EagerNetwork, image: Tensor) -> list[LayerCall]:
+    """Return the calls of all modules in one pass."""
+    calls: list[LayerCall] = []
+    names = [name for name, _ in own._module.named_modules() if name]
+    own.observe(image.clone().requires_grad_(), names, lambda call, _output, _node: calls.append(call))
+    return calls
 
 
 @contextmanager

@@ -24,7 +24,7 @@ def lay_out_tokens(
     laid_out: dict[int, Tensor] = {}  # one stays one: that tells whether tokens attend to themselves
 
     def lay_out(given: Any) -> Any:
-        if not isinstance(given, Tensor) or given.ndim != 3:
+        if not isinstance(given, Tensor) or given.is_nested or given.ndim != 3:
             return given
         if id(given) not in laid_out:
             laid_out[id(given)] = _tokens_first(given, turned=attention.batch_first)

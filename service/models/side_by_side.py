@@ -80,7 +80,7 @@ class SideBySide:
             return None
         try:
             return cls._tried(network, inputs, parts, lock)
-        except Exception as error:  # noqa: BLE001  # of a network's own code; as a whole it can be computed
+        except (Exception, SystemExit) as error:  # noqa: BLE001  # of a network's own code; the whole can be computed
             log.info("a network is not computed in parts, which raised %s", first_line(error))
             return None
 
@@ -89,7 +89,7 @@ class SideBySide:
         cls, network: FoldedNetwork, inputs: Tensor, parts: int, lock: AbstractContextManager[None]
     ) -> SideBySide | None:
         with lock:
-            twins = [twin for _ in range(parts - 1) if (twin := network.twin()) is not None]
+            twins = [twin for _ in range(parts - 1) if (twin := network.twin(inputs[:1])) is not None]
         if len(twins) < parts - 1:
             return None
         found = cls(network, twins)

@@ -101,3 +101,9 @@ def test_tokens_without_a_batch_are_left_alone() -> None:
     tokens = torch.rand(3, 4)
     (query, *_), _ = lay_out_tokens(nn.MultiheadAttention(WIDTH, 2), (tokens, tokens, tokens), {})
     assert query is tokens
+
+
+def test_nested_tokens_are_left_alone() -> None:
+    tokens = torch.nested.nested_tensor([torch.rand(3, 4), torch.rand(2, 4)], layout=torch.jagged)
+    (query, *_), _ = lay_out_tokens(nn.MultiheadAttention(WIDTH, 2, batch_first=True), (tokens, tokens, tokens), {})
+    assert query is tokens

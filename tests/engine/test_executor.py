@@ -96,6 +96,26 @@ def test_a_model_answers_before_it_is_found_out_how_batches_are_computed(
     assert kinds == [Hello, *[ModelLoaded] * 3, ModelUnloaded, *([] if expendable else ["first", "second"])]
 
 
+def test_what_a_model_raises_while_that_is_found_out_ends_no_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: SimpleQueue[FromWorker | int | str] = SimpleQueue()
+
+    def interrupt(_self: ModelHost) -> None:
+        said.put("interrupted")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ModelHost, "compute_in_parts", interrupt)
+    executor = Executor(Start("cpu", threads=1, concurrency=1, downloads=Downloads(tmp_path)), said.put, die=said.put)
+    for name in ("first", "second"):
+        executor.hear(Load(ModelKey(name, 1), ModelConfig(name=name, architecture="tests.user_models.one_head")))
+    told = [said.get(timeout=60) for _ in range(1 + 2 * 5 + 2)]
+    executor.close()
+    assert told.count("interrupted") == 2
+    assert sum(isinstance(each, ModelLoaded) for each in told) == 2
+    assert not any(isinstance(each, int) for each in told)
+
+
 def _interrupt() -> None:
     raise KeyboardInterrupt
 

@@ -25,7 +25,7 @@ from tests.cam.models import images, layers_of
 from tests.cam.test_folding import Net, quick
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from service.cam.network import Network
     from tests.models.conftest import LoadToy
@@ -62,7 +62,7 @@ def beside(network: FoldedNetwork) -> SideBySide:
 def test_a_twin_has_the_same_weights_in_modules_of_its_own() -> None:
     network = quick(Net())
     network.predict(BATCH)  # which lays weights out
-    twin = network.twin()
+    twin = network.twin(BATCH[:1])
     assert twin is not None
     assert twin.own_module is not network.own_module
     for one, other in zip(network.own_module.parameters(), twin.own_module.parameters(), strict=True):
@@ -76,7 +76,7 @@ def test_a_twin_has_the_same_weights_in_modules_of_its_own() -> None:
 
 def test_twins_compute_at_once_as_one_alone() -> None:
     network = quick(Net())
-    twin = network.twin()
+    twin = network.twin(BATCH[:1])
     assert twin is not None
     layers = layers_of(network.own_module, "conv", "relu")
     batches = [images(3) * scale for scale in (1, 2)]
@@ -102,17 +102,78 @@ class Uncopied(Net):
 class Kept(Net):
     """It keeps a table that is no parameter, larger than all of these."""
 
+    def __init__(self, table: Any) -> None:
+        super().__init__()
+        self.table = table
+
+
+class Buffered(Net):
     def __init__(self) -> None:
         super().__init__()
-        self.table = torch.zeros(10_000)
+        self.register_buffer("table", torch.zeros(10_000))
 
 
-def test_what_is_listened_to_or_cannot_be_copied_has_no_twin() -> None:
+class Itself(nn.ReLU):
+    """Whoever copies it gets it itself."""
+
+    def __deepcopy__(self, memo: object) -> Itself:
+        return self
+
+
+class Sharing(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.relu = Itself()
+
+
+class Closing(Net):
+    """Its code calls the modules that were there when it was made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        bn, conv = self.bn, self.conv
+
+        def features(x: Tensor) -> Tensor:
+            found: Tensor = bn(conv(x))
+            return found
+
+        self.features = features
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pooled(self.features(x))
+
+
+class Handle:
+    def __init__(self) -> None:
+        self.is_open = True
+
+    def __del__(self) -> None:
+        self.is_open = False
+
+
+def test_what_is_listened_to_has_no_twin() -> None:
     net = Net()
     net.head.register_forward_hook(lambda *_: None)
-    assert quick(net).twin() is None
-    assert quick(Uncopied()).twin() is None
-    assert quick(Kept()).twin() is None
+    assert quick(net).twin(BATCH[:1]) is None
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        Uncopied,
+        Buffered,
+        lambda: Kept(torch.zeros(10_000)),
+        lambda: Kept(np.zeros(10_000)),
+        lambda: Kept(Handle()),
+        lambda: Kept({"file": Handle()}),
+        Sharing,
+        Closing,
+    ],
+)
+def test_what_cannot_be_copied_or_stays_with_the_original_has_no_twin(make: Callable[[], nn.Module]) -> None:
+    network = quick(make())
+    assert network.twin(BATCH[:1]) is None
+    assert torch.equal(network.predict(BATCH), network.predict(BATCH))
 
 
 # -- parts ------------------------------------------------------------------------------------------------------------
@@ -181,14 +242,15 @@ def test_a_twin_that_computes_something_else_is_refused(
 ) -> None:
     other = Net()
     other.head.bias.data += 1
-    monkeypatch.setattr(FoldedNetwork, "twin", lambda _self: quick(other))
+    monkeypatch.setattr(FoldedNetwork, "twin", lambda _self, _image: quick(other))
     assert SideBySide.where_it_pays(quick(Net()), BATCH, FairLock()) is None
     assert "not computed in parts" in caplog.text
 
 
-def test_what_raises_in_parts_stays_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [ValueError("no more than one of me"), SystemExit(2)])
+def test_what_raises_in_parts_stays_whole(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
     def raises(_self: SideBySide, _inputs: Tensor) -> Tensor:
-        raise ValueError("no more than one of me")
+        raise error
 
     monkeypatch.setattr(SideBySide, "predict", raises)
     assert SideBySide.where_it_pays(quick(Net()), BATCH, FairLock()) is None

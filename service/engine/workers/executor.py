@@ -143,8 +143,12 @@ class Executor:
     def _divide(self, message: ToWorker) -> None:
         assert isinstance(message, Load)
         host = self._hosts.get(message.key)
-        if host is not None and not self._closed:
+        if host is None or self._closed:
+            return
+        try:
             host.compute_in_parts()
+        except BaseException:  # of a model's code, which may raise anything: batches stay whole
+            log.exception("model %s is not computed in parts", message.config.name)
 
     def _loaded(self, load: Load) -> ModelLoaded | ModelFailed:
         name, began = load.config.name, time.monotonic()
