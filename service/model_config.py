@@ -120,7 +120,8 @@ class ModelConfig(BaseModel):
     decoding: Decoding | None = Field(
         None,
         description="`reduced` decodes large JPEGs at a half, a quarter or an eighth of their size, to at least twice "
-        "what the input needs: a photo of 12 megapixels in a third of the time, probabilities other by up to 0.02.",
+        "what the input needs: a photo of 12 megapixels in a third of the time, probabilities other by up to 0.02. "
+        "Needs an antialiased `interpolation`.",
     )
     preset: Preset | None = Field(
         None,

@@ -67,9 +67,9 @@ def reference_row(subject: Subject) -> Row:
         return Row(
             "reference", "skipped", f"a model of the source {subject.info.source} brings no transform of its own"
         )
-    if not isinstance(subject.picture, DecodedImage):
+    if not (isinstance(subject.picture, DecodedImage) and isinstance(subject.seen, DecodedImage)):
         return Row("reference", "skipped", f"no picture for it: {subject.picture}")
-    ours = subject.host.normalise(preprocess(subject.picture, subject.info.preprocess).pixels[None])
+    ours = subject.host.normalise(preprocess(subject.seen, subject.info.preprocess).pixels[None])
     theirs = subject.loaded.transform()(subject.picture.rgb)[None].to(ours)
     if ours.shape != theirs.shape:
         sizes = f"{_shape(ours)} here, {_shape(theirs)} there"
@@ -84,7 +84,7 @@ def reference_row(subject: Subject) -> Row:
 
 _OTHER_INPUT = (
     "The model sees another picture than its own library would show it. Leave out the options of preprocessing that it "
-    "was not trained with (size, resize, mode, interpolation, mean, std, scale, order)."
+    "was not trained with (size, resize, mode, interpolation, decoding, mean, std, scale, order)."
 )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from service.cam.methods import METHODS
 from service.errors import ServiceError
 from service.imaging.decode import DecodedImage, DecodeLimits, decode
-from service.imaging.preprocess import preprocess
+from service.imaging.preprocess import decode_for, preprocess
 from service.options import Options
 
 if TYPE_CHECKING:
@@ -55,18 +55,28 @@ class Subject:
     @cached_property
     def picture(self) -> DecodedImage | ServiceError:
         """The picture, or why this model cannot be given it."""
-        limits = DecodeLimits(self.job.max_image_bytes, self.job.max_image_pixels, self.job.max_image_frames)
         try:
-            return decode(self.job.image, limits, self.info.preprocess.channels)
+            return decode(self.job.image, self._limits, self.info.preprocess.channels)
         except ServiceError as error:
             return error
+
+    @cached_property
+    def seen(self) -> DecodedImage | ServiceError:
+        """The picture as it is decoded for the model, or why it cannot be."""
+        if isinstance(self.picture, ServiceError) or self.info.preprocess.decoding == "full":
+            return self.picture
+        return decode_for(self.job.image, self._limits, self.info.preprocess)
+
+    @property
+    def _limits(self) -> DecodeLimits:
+        return DecodeLimits(self.job.max_image_bytes, self.job.max_image_pixels, self.job.max_image_frames)
 
     @cached_property
     def pixels(self) -> NDArray[np.uint8]:
         """Eight different inputs, (8, H, W, channels): the picture, turned and inverted; of noise if there is none."""
         spec = self.info.preprocess
-        if isinstance(self.picture, DecodedImage):
-            upright = preprocess(self.picture, spec).pixels
+        if isinstance(self.seen, DecodedImage):
+            upright = preprocess(self.seen, spec).pixels
         else:
             size = (spec.height, spec.width, spec.channels)
             upright = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)

@@ -131,7 +131,8 @@ _EMPTY: dict[EmptyReason, str] = {
 
 def _explained(subject: Subject, image: DecodedImage) -> tuple[NDArray[np.float32], MapAnswer | None]:
     """Return the logits (classes,) and the map, drawn."""
-    prepared = preprocess(image, subject.info.preprocess)
+    seen = image if isinstance(subject.seen, ServiceError) else subject.seen
+    prepared = preprocess(seen, subject.info.preprocess)
     if subject.method is None:
         return subject.host.predict(prepared.pixels[None]).numpy()[0], None
     todo = _todo(subject, subject.method)

@@ -28,6 +28,8 @@ __all__ = ["MOST_CHANNELS", "Interpolation", "Prepared", "PreprocessSpec", "deco
 MOST_CHANNELS = 64
 Interpolation = Literal["nearest", "box", "bilinear", "plain_bilinear", "hamming", "bicubic", "lanczos"]
 
+_NOT_ANTIALIASED = {"nearest", "plain_bilinear"}
+
 # "plain_bilinear" is not Pillow's.
 _RESAMPLE: dict[Interpolation, Image.Resampling] = {
     "nearest": Image.Resampling.NEAREST,
@@ -95,6 +97,10 @@ class PreprocessSpec:
         _require(known, f"interpolation must be one of {get_args(Interpolation)}, not {self.interpolation!r}")
         _require(1 <= self.channels <= MOST_CHANNELS, f"channels must be 1 to {MOST_CHANNELS}, not {self.channels}")
         _require(self.order in get_args(ChannelOrder), f"order must be RGB or BGR, not {self.order!r}")
+        _require(
+            self.decoding == "full" or self.interpolation not in _NOT_ANTIALIASED,
+            f"decoding=reduced needs an antialiased interpolation, such as bilinear, not {self.interpolation}",
+        )
         _require(
             self.order == "RGB" or self.channels == 3,
             f"an order is of three channels, not of {self.channels}; leave it out",

@@ -19,6 +19,7 @@ from service.imaging.preprocess import PreprocessSpec, decode_for, preprocess
 from service.imaging.render import RenderSpec
 
 if TYPE_CHECKING:
+    from service.imaging.preprocess import Interpolation
     from service.vocabulary import Fitting
 
 LIMITS = DecodeLimits(10_000_000, 10_000_000, 10)
@@ -99,3 +100,10 @@ def test_people_see_all_of_the_picture() -> None:
     assert (reduced.prepared.pixels != whole.prepared.pixels).any()
     assert reduced.canvas is not None
     np.testing.assert_array_equal(reduced.canvas.under((7, 7)), whole.canvas.under((7, 7)))
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "plain_bilinear"])
+def test_a_filter_that_skips_pixels_is_refused(interpolation: Interpolation) -> None:
+    with pytest.raises(ValueError, match="antialiased"):
+        replace(SPEC, interpolation=interpolation)
+    assert replace(FULL, interpolation=interpolation).decoding == "full"
