@@ -46,6 +46,9 @@ _MOST_PARTS = 8
 # or in the first if it takes so many seconds.
 _WORTH, _ROUNDS, _MAX_S = 1.03, 3, 1.0
 
+# What takes no longer as a whole is not worth finding out.
+_QUICK_S = 0.02
+
 _BEGIN_S = 30.0  # in which threads begin that begin at all
 
 
@@ -88,6 +91,8 @@ class SideBySide:
     def _tried(
         cls, network: FoldedNetwork, inputs: Tensor, parts: int, lock: AbstractContextManager[None]
     ) -> SideBySide | None:
+        if _seconds(lambda: network.predict(inputs), lock) < _QUICK_S:
+            return None
         with lock:
             twins = [twin for _ in range(parts - 1) if (twin := network.twin(inputs[:1])) is not None]
         if len(twins) < parts - 1:

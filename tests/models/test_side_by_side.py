@@ -46,7 +46,8 @@ def _three_threads() -> Iterator[None]:
 
 @pytest.fixture
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let parts pay, however quick this machine is."""
+    """Let parts pay, however quick this machine and the network are."""
+    monkeypatch.setattr(side_by_side, "_QUICK_S", 0.0)
     monkeypatch.setattr(side_by_side, "_ratio", lambda *_: 0.5)
 
 
@@ -224,8 +225,15 @@ def test_what_a_part_raises_is_raised_when_all_have_ended() -> None:
 # -- where they pay ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("always")
 def test_what_is_slower_in_parts_stays_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(side_by_side, "_ratio", lambda *_: 1.1)
+    assert SideBySide.where_it_pays(quick(Net()), BATCH, FairLock()) is None
+
+
+def test_what_is_quick_stays_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(side_by_side, "_QUICK_S", 100.0)
+    monkeypatch.setattr(FoldedNetwork, "twin", None)
     assert SideBySide.where_it_pays(quick(Net()), BATCH, FairLock()) is None
 
 
@@ -248,6 +256,7 @@ def test_a_twin_that_computes_something_else_is_refused(
 
 
 @pytest.mark.parametrize("error", [ValueError("no more than one of me"), SystemExit(2)])
+@pytest.mark.usefixtures("always")
 def test_what_raises_in_parts_stays_whole(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
     def raises(_self: SideBySide, _inputs: Tensor) -> Tensor:
         raise error
@@ -256,6 +265,7 @@ def test_what_raises_in_parts_stays_whole(error: BaseException, monkeypatch: pyt
     assert SideBySide.where_it_pays(quick(Net()), BATCH, FairLock()) is None
 
 
+@pytest.mark.usefixtures("always")
 def test_others_compute_between_the_passes_that_are_measured(load_toy: LoadToy) -> None:
     host = load_toy(Net())
     with ThreadPoolExecutor(1) as beside_it:
