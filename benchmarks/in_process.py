@@ -45,7 +45,9 @@ _VIT_LAYER = "encoder.layers.encoder_layer_11.ln_1"
 def served(architecture: str, precision: str = "float32", device: str = "cpu") -> ModelHost:
     """Return a model of random weights, as a worker has it."""
     config = ModelConfig(name=architecture, architecture=architecture, weights="random", precision=precision)
-    return load_model(config, device, Downloads(Settings().cache_dir, allowed=False))
+    host = load_model(config, device, Downloads(Settings().cache_dir, allowed=False))
+    host.compute_in_parts()
+    return host
 
 
 def bare(host: ModelHost) -> nn.Module:
@@ -80,7 +82,7 @@ def explain_against_forward() -> Iterator[str | Line]:
             return model(inputs)
 
         asked = [Targets((Top(1),))] * batch, HowTo(("layer4",), ("gradcam",))
-        runs = {name: partial(each.explain, pixels, *asked) for name, each in hosts.items()}
+        runs = {name: partial(each.explain, pixels, *asked, gives_way=False) for name, each in hosts.items()}
         times = medians({"forward": forward, **runs}, rounds=15)
         for name in hosts:
             ratio, each = times[name] / times["forward"], {run: 1000 * took / batch for run, took in times.items()}

@@ -112,7 +112,8 @@ def _by_turns(measured: Mapping[str, Callable[[], T]]) -> dict[str, list[T]]:
 
 def _explaining(model: ModelHost, batch: int, layers: tuple[str, ...] = ("layer4",), top: int = 1) -> Callable[[], Any]:
     pixels = np.random.default_rng(0).integers(0, 256, (batch, 224, 224, 3), dtype=np.uint8)
-    return partial(model.explain, pixels, [Targets((Top(top),))] * batch, HowTo(layers, ("gradcam",)))
+    asked = [Targets((Top(top),))] * batch, HowTo(layers, ("gradcam",))
+    return partial(model.explain, pixels, *asked, gives_way=False)
 
 
 def _in_process(explain: Callable[[], Any]) -> _Pace:
