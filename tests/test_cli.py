@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from service import __version__, cli
@@ -25,6 +24,7 @@ from service.imaging.formats import FORMATS
 from service.models.sources.table import SOURCES
 from service.protocols.native.examples import ANSWERS
 from service.settings import load_settings
+from tests.cores import threads
 from tests.environment import settings_of_tests
 from tests.toys import png
 
@@ -57,11 +57,8 @@ def run(*arguments: str | Path) -> Run:
 @pytest.fixture(autouse=True, scope="module")
 def _clean_environment() -> Iterator[None]:
     """No settings from outside; one thread, here and in the workers, as more only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with settings_of_tests():
+    with threads(1), settings_of_tests():
         yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -5,17 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
 
 from service.imaging.preprocess import PreprocessSpec
 from service.models.loading import load_model
 from service.models.sources.source import Downloads, LoadedModel, Source
 from service.models.sources.table import SOURCES
 from service.settings import ModelConfig
+from tests.cores import threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
+
+    import torch
 
     from service.models.host import ModelHost
     from service.models.info import ModelWarning
@@ -26,10 +28,8 @@ if TYPE_CHECKING:
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> Iterator[None]:
     """These models are small: on a busy machine, threads that wait for each other cost more than they save."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with threads(1):
+        yield
 
 
 @pytest.fixture
