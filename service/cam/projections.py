@@ -7,14 +7,13 @@ three times as long as the eleven before it in bfloat16.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
 __all__ = ["lay_out_tokens"]
+
+_TOKENS = {"query", "key", "value"}
 
 
 def lay_out_tokens(
@@ -30,8 +29,8 @@ def lay_out_tokens(
             laid_out[id(given)] = _tokens_first(given, turned=attention.batch_first)
         return laid_out[id(given)]
 
-    named: Mapping[str, Any] = {name: lay_out(kwargs[name]) for name in ("query", "key", "value") if name in kwargs}
-    return (*map(lay_out, args[:3]), *args[3:]), {**kwargs, **named}
+    named = {name: lay_out(given) if name in _TOKENS else given for name, given in kwargs.items()}
+    return (*map(lay_out, args[:3]), *args[3:]), named
 
 
 def _tokens_first(tokens: Tensor, *, turned: bool) -> Tensor:

@@ -131,8 +131,8 @@ _EMPTY: dict[EmptyReason, str] = {
 
 def _explained(subject: Subject, image: DecodedImage) -> tuple[NDArray[np.float32], MapAnswer | None]:
     """Return the logits (classes,) and the map, drawn."""
-    seen = image if isinstance(subject.seen, ServiceError) else subject.seen
-    prepared = preprocess(seen, subject.info.preprocess)
+    assert not isinstance(subject.seen, ServiceError), "it could be decoded in full"
+    prepared = preprocess(subject.seen, subject.info.preprocess)
     if subject.method is None:
         return subject.host.predict(prepared.pixels[None]).numpy()[0], None
     todo = _todo(subject, subject.method)

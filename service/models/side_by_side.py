@@ -76,7 +76,7 @@ class SideBySide:
         Args:
             network: on a CPU.
             inputs: pictures (N, C, H, W), as many as the smallest batch that is computed in parts has.
-            lock: held by whoever computes with the network; taken for one pass at a time.
+            lock: held by whoever computes with the network; taken for a pass, or for making one twin, at a time.
         """
         parts = torch.get_num_threads()
         if not 1 < parts <= _MOST_PARTS or not isinstance(network, FoldedNetwork):
@@ -91,15 +91,18 @@ class SideBySide:
     def _tried(
         cls, network: FoldedNetwork, inputs: Tensor, parts: int, lock: AbstractContextManager[None]
     ) -> SideBySide | None:
-        if _seconds(lambda: network.predict(inputs), lock) < _QUICK_S:
-            return None
-        with lock:
-            twins = [twin for _ in range(parts - 1) if (twin := network.twin(inputs[:1])) is not None]
-        if len(twins) < parts - 1:
-            return None
-        found = cls(network, twins)
         with lock:
             logits = network.predict(inputs)
+        if _seconds(lambda: network.predict(inputs), lock) < _QUICK_S:
+            return None
+        twins: list[FoldedNetwork] = []
+        while len(twins) < parts - 1:
+            with lock:
+                twin = network.twin(inputs[:1])
+            if twin is None:
+                return None
+            twins.append(twin)
+        found = cls(network, twins)
         with lock:
             others = found.predict(inputs)
         if not same_logits(others, logits, inputs.dtype):

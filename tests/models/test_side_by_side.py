@@ -23,6 +23,7 @@ from service.models.host import HowTo
 from service.models.side_by_side import SideBySide
 from tests.cam.models import images, layers_of
 from tests.cam.test_folding import Net, quick
+from tests.cores import threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -38,10 +39,8 @@ HOW, TARGETS = HowTo(("relu",), ("gradcam",)), [Targets((Top(1),))] * ROWS
 
 @pytest.fixture(autouse=True)
 def _three_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    yield
-    torch.set_num_threads(before)
+    with threads(3):
+        yield
 
 
 @pytest.fixture
@@ -237,11 +236,11 @@ def test_what_is_quick_stays_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     assert SideBySide.where_it_pays(quick(Net()), BATCH, FairLock()) is None
 
 
-@pytest.mark.parametrize("threads", [1, 9])
+@pytest.mark.parametrize("count", [1, 9])
 @pytest.mark.usefixtures("always")
-def test_one_core_or_very_many_compute_whole_batches(threads: int) -> None:
-    torch.set_num_threads(threads)
-    assert SideBySide.where_it_pays(quick(Net()), BATCH, FairLock()) is None
+def test_one_core_or_very_many_compute_whole_batches(count: int) -> None:
+    with threads(count):
+        assert SideBySide.where_it_pays(quick(Net()), BATCH, FairLock()) is None
 
 
 @pytest.mark.usefixtures("always")
@@ -266,13 +265,25 @@ def test_what_raises_in_parts_stays_whole(error: BaseException, monkeypatch: pyt
 
 
 @pytest.mark.usefixtures("always")
-def test_others_compute_between_the_passes_that_are_measured(load_toy: LoadToy) -> None:
+def test_others_compute_between_the_passes_that_are_measured(
+    load_toy: LoadToy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     host = load_toy(Net())
+    between, answered = threading.Event(), threading.Event()
+
+    def ratio(*_: object) -> float:
+        between.set()
+        assert answered.wait(30)
+        return 0.5
+
+    monkeypatch.setattr(side_by_side, "_ratio", ratio)
     with ThreadPoolExecutor(1) as beside_it:
         trying = beside_it.submit(host.compute_in_parts)
-        for _ in range(20):
-            host.predict(PIXELS)
-        trying.result(60)
+        assert between.wait(30)
+        host.predict(PIXELS)
+        answered.set()
+        trying.result(30)
+    assert host._parts is not None
 
 
 def test_rounds_are_few_and_the_quickest_counts(monkeypatch: pytest.MonkeyPatch) -> None:
