@@ -60,7 +60,8 @@ def test_it_has_twice_what_the_model_needs_and_lies_in_the_same_places(
     for has, all_of_it, needed in zip(reduced.rgb.size, whole.rgb.size, resized, strict=True):
         assert has >= min(all_of_it, 2 * needed - 1e-6)
         assert has >= all_of_it / 8
-    assert np.abs(prepared.pixels.astype(int) - expected.pixels).max() <= 12
+    # The fewer pixels the whole picture becomes, the more it changes from one to the next.
+    assert np.abs(prepared.pixels.astype(int) - expected.pixels).max() <= 4 + 32 / min(resized)
 
 
 # 32 pixels are needed of the shorter side, 64 with what is to spare: an eighth of 480 is 60, a quarter 120.
