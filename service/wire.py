@@ -453,7 +453,9 @@ class ModelEntry(_Answer):
     )
     parameters: int | None = None
     memory_bytes: int | None = Field(
-        None, description="What it takes on its device with each worker: weights and buffers, as they were loaded."
+        None,
+        description="What it takes on its device with each worker: weights and buffers, as they were loaded and as a "
+        "CPU computes them best.",
     )
     warnings: list[ModelWarning] = Field([], description="What was assumed of it, or looks wrong.")
 

@@ -14,11 +14,11 @@ from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
-from torch.nn.grad import conv2d_input
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.utils._pytree import tree_map_only
 
 from service.cam.packed import Activation, PackedConvolution, are_finite
+from service.cam.packed_gradient import PackedGradient
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -58,6 +58,7 @@ class FoldedConvolution:
         weight, self._bias, self._scale = _both(convolution, normalisation)
         packs = packs and PackedConvolution.can_pack(convolution)
         self._packed = PackedConvolution(convolution, weight, self._bias) if packs else None
+        self._gradient = PackedGradient(convolution) if packs else None
         self._dense = None if packs else weight
         self._as_of = _state_of(convolution.weight)
 
@@ -70,7 +71,8 @@ class FoldedConvolution:
     def nbytes(self) -> int:
         """Bytes that it keeps beside the modules' own weights."""
         if self._packed is not None:
-            return self._packed.nbytes + (0 if self._scale is None else self._scale.nbytes)
+            own = self.convolution.weight.nbytes  # as gradients will have them
+            return self._packed.nbytes + own + (0 if self._scale is None else self._scale.nbytes)
         return sum(each.nbytes for each in (self._dense, self._bias) if each is not None)
 
     @property
@@ -95,7 +97,8 @@ class FoldedConvolution:
             return output
         if input.requires_grad:
             _refuse_checkpoints()
-            return self._convolve_for_gradients(self._packed, input)
+            made: Tensor = _Convolved.apply(input, self)  # type: ignore[no-untyped-call]
+            return made
         return Pending(self, self._packed, input) if self.waits else self._packed.convolve(input)
 
     def _as_modules_have_it(self) -> Tensor:
@@ -105,14 +108,15 @@ class FoldedConvolution:
         own = self.convolution.weight
         return own if self._scale is None else (own * self._scale[..., None]).to(own.dtype)
 
-    def _convolve_for_gradients(self, packed: PackedConvolution, input: Tensor) -> Tensor:  # likewise
-        own = self.convolution
-        output: Tensor = (
-            own._conv_forward(input, own.weight, own.bias)  # which others look for in the graph
-            if self._scale is None
-            else _Convolved.apply(input, packed, own, self._scale)  # type: ignore[no-untyped-call]
-        )
-        return output
+    def compute(self, input: Tensor) -> Tensor:  # likewise
+        """Return the convolution, normalised, by packed weights (N, K, h, w), without a graph."""
+        assert self._packed is not None, "they are asked first"
+        return self._packed.convolve(input)
+
+    def differentiate(self, gradients: Tensor, shape: torch.Size) -> Tensor:
+        """Return the gradient at the input, of ``shape`` (N, C, H, W), from that at the output."""
+        assert self._gradient is not None, "see compute"
+        return self._gradient.at_input(gradients, shape, self._as_modules_have_it)
 
     def normalise(self, input: object) -> object:  # likewise
         """Give out what is normalised already, in place of ``normalisation.forward``."""
@@ -162,23 +166,23 @@ def _refuse_checkpoints() -> None:
 
 
 class _Convolved(torch.autograd.Function):
-    """A convolution and its normalisation by packed weights, and its gradient by the weights of the module."""
+    """A convolution and its normalisation, and the gradient of both, by packed weights.
+
+    What is saved of one without a normalisation is for ``separable_head``, which looks for it in the graph.
+    """
 
     @staticmethod
-    def forward(  # what PyTorch calls
-        ctx: Any, input: Tensor, packed: PackedConvolution, convolution: nn.Conv2d, scale: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, input: Tensor, fold: FoldedConvolution) -> Tensor:  # what PyTorch calls
         """Return (N, K, h, w)."""
-        ctx.shape, ctx.convolution, ctx.scale = input.shape, convolution, scale
-        return packed.convolve(input)
+        ctx.shape, ctx.fold = input.shape, fold
+        if fold.normalisation is None:
+            ctx.save_for_backward(input)
+        return fold.compute(input)
 
     @staticmethod
-    def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor | None, ...]:  # likewise
+    def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor, None]:  # likewise
         """Return those of the input, (N, C, H, W)."""
-        own, scaled = ctx.convolution, (gradients * ctx.scale).to(gradients.dtype)
-        places = own.stride, own.padding, own.dilation, own.groups
-        found: Tensor = conv2d_input(ctx.shape, own.weight, scaled, *places)  # type: ignore[no-untyped-call]
-        return found, None, None, None
+        return ctx.fold.differentiate(gradients, ctx.shape), None
 
 
 def _both(convolution: nn.Conv2d, normalisation: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor | None, Tensor | None]:

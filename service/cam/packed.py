@@ -18,7 +18,7 @@ from torch.nn import functional
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-__all__ = ["Activation", "PackedConvolution", "are_finite"]
+__all__ = ["SEVERAL", "Activation", "PackedConvolution", "are_finite", "lie_alike"]
 
 _CONVOLVE = getattr(torch.ops.mkldnn, "_convolution_pointwise", None)
 _PACK = getattr(torch.ops.mkldnn, "_reorder_convolution_weight", None)
@@ -45,8 +45,8 @@ class Activation:
             return None
 
 
-# Pictures, where there are several.
-_SEVERAL = 8
+# Pictures for which weights are laid out, where there are several.
+SEVERAL = 8
 
 # Which version of itself a tensor was when it was known to be finite: an attribute of what is computed here.
 _FINITE = "_finite_as_of"
@@ -160,8 +160,8 @@ class PackedConvolution:
         What is best for eight pictures was so for two and more.
         """
         if self._dense is not None:
-            single, several = (self._packed(self._dense, [rows, *input.shape[1:]]) for rows in (1, _SEVERAL))
-            self._weights, self._dense = (single, single if _lie_alike(single, several) else several), None
+            single, several = (self._packed(self._dense, [rows, *input.shape[1:]]) for rows in (1, SEVERAL))
+            self._weights, self._dense = (single, single if lie_alike(single, several) else several), None
         return self._weights[len(input) > 1]
 
     def _packed(self, weight: Tensor, sizes: list[int]) -> Tensor:
@@ -195,5 +195,6 @@ def _as_finite_as(computed: Tensor, *of: Tensor) -> Tensor:
     return computed
 
 
-def _lie_alike(one: Tensor, other: Tensor) -> bool:
+def lie_alike(one: Tensor, other: Tensor) -> bool:
+    """Whether two weights are laid out in the same way."""
     return _LAYOUT is not None and torch.equal(_LAYOUT(one), _LAYOUT(other))

@@ -53,16 +53,55 @@ _SHAPES = {
 }
 _SPATIAL = {2, 3}
 
+_FOLDED = "_ConvolvedBackward"  # see folded_convolution
+_CONVOLUTIONS = {"ConvolutionBackward0", _FOLDED}
+
+
+@dataclass(frozen=True)
+class _Convolution:
+    """What a node of a graph knows of the convolution that made it: PyTorch's own, or a folded one."""
+
+    input: Tensor
+    weight: Tensor
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+    transposed: bool
+
+    @classmethod
+    def of(cls, node: Any) -> _Convolution | None:
+        """Read a node; None of one that keeps no input, or an input that was written into since."""
+        try:
+            if node.name() == _FOLDED:
+                own = node.fold.convolution
+                places = own.stride, own.padding, own.dilation, own.groups
+                return next((cls(read, own.weight, *places, transposed=False) for read in node.saved_tensors), None)
+            stride, padding, dilation = map(tuple, (node._saved_stride, node._saved_padding, node._saved_dilation))
+            read, weight = node._saved_input, node._saved_weight
+        except RuntimeError:  # nothing can be differentiated here, which others put in words
+            return None
+        return cls(read, weight, stride, padding, dilation, node._saved_groups, node._saved_transposed)
+
+    def before(self, gradients: Tensor, classes: Tensor) -> Tensor:
+        """Return the gradient at the input, from that of some of its channels."""
+        weight, shape = self.weight[classes], self.input.shape
+        as_product = weight.shape[2:] == (1, 1) and self.stride == (1, 1) and self.padding == (0, 0)
+        if as_product:  # the commonest, and less to do
+            return (weight[:, :, 0, 0].t() @ gradients.flatten(2)).reshape(shape)
+        found: Any = conv2d_input(shape, weight, gradients, self.stride, self.padding, self.dilation)  # type: ignore[no-untyped-call]
+        return cast("Tensor", found)
+
 
 @dataclass(frozen=True)
 class SeparableHead:
-    """The convolution (``node`` of its graph) and its ``input``.
+    """The convolution, and its ``node`` in the graph.
 
     ``gradients`` (N, classes, h, w) has that of every logit in its own channel.
     """
 
     node: Any
-    input: Tensor
+    convolution: _Convolution
     gradients: Tensor
 
     @classmethod
@@ -78,14 +117,11 @@ class SeparableHead:
         """
         kept = [each.grad_fn for each in activations if each.grad_fn is not None]
         node = _last_convolution(logits.grad_fn, logits.numel(), kept)
-        if node is None or not _has_a_channel_for_each(node, logits.shape[1]):
-            return None
-        try:
-            read = node._saved_input
-        except RuntimeError:  # changed in place since: nothing can be differentiated here, which others put in words
+        found = None if node is None else _Convolution.of(node)
+        if found is None or not _has_a_channel_for_each(node, found, logits.shape[1]):
             return None
         (gradients,) = differentiate(logits, [GradientEdge(node, 0)], torch.ones_like(logits, requires_grad=False))
-        return None if gradients is None else cls(node, read, gradients)
+        return None if gradients is None else cls(node, found, gradients)
 
     def differentiate(self, activations: Sequence[Tensor], logit_weights: Tensor) -> tuple[Tensor | None, ...]:
         """Do what :func:`service.cam.derivatives.differentiate` does for the logits of this head."""
@@ -95,27 +131,14 @@ class SeparableHead:
         weights = logit_weights[:, classes].to(self.gradients)
         with torch.inference_mode(mode=False), torch.no_grad():
             found = self.gradients[:, classes] * weights[..., None, None]  # (N, k, h, w)
-            at_input = _before(self.node, found, self.node._saved_weight[classes])
-        return differentiate(self.input, activations, at_input)
-
-
-def _before(node: Any, gradients: Tensor, weight: Tensor) -> Tensor:
-    """Return the gradient at the input of a convolution, from that of some of its channels."""
-    stride, padding, dilation = (
-        tuple(node._saved_stride),
-        tuple(node._saved_padding),
-        tuple(node._saved_dilation),
-    )
-    shape = node._saved_input.shape
-    if weight.shape[2:] == (1, 1) and stride == (1, 1) and padding == (0, 0):  # the commonest, and less to do
-        return (weight[:, :, 0, 0].t() @ gradients.flatten(2)).reshape(shape)
-    return cast("Tensor", conv2d_input(shape, weight, gradients, stride, padding, dilation))  # type: ignore[no-untyped-call]
+            at_input = self.convolution.before(found, classes)
+        return differentiate(self.convolution.input, activations, at_input)
 
 
 def _last_convolution(node: Node | None, size: int, kept: Collection[Node]) -> Any:
     """Go up from the logits, ``size`` in number, to the first convolution; None where channels meet before."""
     pooled = False
-    while node is not None and node.name() != "ConvolutionBackward0":
+    while node is not None and node.name() not in _CONVOLUTIONS:
         before = [function for function, _ in node.next_functions if function is not None]
         reshaped_to_pool = pooled and node.name() in _SHAPES
         if node in kept or len(before) != 1 or reshaped_to_pool or not _keeps_channels_apart(node, size):
@@ -148,7 +171,7 @@ def _signed(axis: int) -> int:
     return axis - 2**64 if axis >= 2**63 else axis
 
 
-def _has_a_channel_for_each(node: Any, classes: int) -> bool:
-    flat = len(node._saved_weight.shape) == 4 and not node._saved_transposed and node._saved_groups == 1
+def _has_a_channel_for_each(node: Any, convolution: _Convolution, classes: int) -> bool:
+    flat = convolution.weight.ndim == 4 and not convolution.transposed and convolution.groups == 1
     fixed = all(function is None for function, _ in node.next_functions[1:])  # weight and bias depend on no activation
-    return bool(flat and fixed and len(node._saved_weight) == classes)
+    return bool(flat and fixed and len(convolution.weight) == classes)

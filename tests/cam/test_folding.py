@@ -169,8 +169,8 @@ def test_what_is_compared_is_what_a_layer_gave_out_whatever_is_written_into_it_t
 
 
 def test_what_its_weights_take_is_known() -> None:
-    factors = 6  # of the network's own weights, for gradients
-    assert quick(Net(bias=False)).more_bytes == 4 * (6 * 3 * 3 * 3 + 6 + factors)
+    weights, biases, factors = 6 * 3 * 3 * 3, 6, 6
+    assert quick(Net(bias=False)).more_bytes == 4 * (weights + biases + factors + weights), "and those for gradients"
     assert quick(Net(bias=False).double()).more_bytes == 8 * (6 * 3 * 3 * 3 + 6), "of which nothing is packed"
 
 

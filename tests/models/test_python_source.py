@@ -189,6 +189,7 @@ def test_what_a_model_takes_is_counted_from_its_weights_and_buffers(offline: Dow
         return info.memory, info.parameters
 
     memory, parameters = take("tests.user_models.one_head")
-    convolutions = 6 * (3 * 9 + 1) + 8 * (6 * 9 + 1)  # which are kept a second time as a CPU computes them best
-    assert memory == size * (parameters + convolutions)
+    weights, biases = 6 * 3 * 9 + 8 * 6 * 9, 6 + 8
+    # Convolutions are kept a second time as a CPU computes them best, and their weights a third time for gradients.
+    assert memory == size * (parameters + weights + biases + weights)
     assert take("tests.user_models.with_a_buffer") == (memory + 1000 * size, parameters)
