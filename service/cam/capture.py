@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from service.cam.derivatives import differentiate
+from service.cam.linear_head import LinearHead
 from service.cam.separable_head import SeparableHead
 from service.errors import ModelOutputError
 
@@ -38,13 +39,14 @@ class Capture:
     logits: Tensor
     activations: dict[LayerCall, Tensor]
     attention: AttentionCapture | None = None
-    _head: list[SeparableHead | None] = field(default_factory=list, init=False, repr=False, compare=False)
+    _head: list[SeparableHead | LinearHead | None] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @property
-    def separable_head(self) -> SeparableHead | None:
-        """What the gradients of all targets share, where the head has a channel for each class."""
+    def head(self) -> SeparableHead | LinearHead | None:
+        """What comes last, where gradients of a few classes go through it sooner than those of all."""
         if not self._head:
-            self._head.append(SeparableHead.of(self.logits, self.activations.values()))
+            of = self.logits, self.activations.values()
+            self._head.append(SeparableHead.of(*of) or LinearHead.of(*of))
         return self._head[0]
 
 
@@ -111,7 +113,7 @@ def gradients(captured: Capture, logit_weights: Tensor) -> dict[LayerCall, Tenso
     activations = list(captured.activations.values())
     if not captured.logits.requires_grad:
         return {layer: torch.zeros_like(kept) for layer, kept in captured.activations.items()}
-    head = captured.separable_head
+    head = captured.head
     if head is None:
         found = differentiate(captured.logits, activations, logit_weights)
     else:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import _engine_run_backward
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from service.errors import MethodNotApplicable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch.autograd.graph import GradientEdge
 
-__all__ = ["TwiceDifferentiable", "attend_in_full", "cause_of", "differentiate"]
+__all__ = ["TwiceDifferentiable", "attend_in_full", "cause_of", "differentiate", "differentiate_before"]
 
 _IN_PLACE = (
     "the model changes in place what the backward pass needs, as x += y or an activation with inplace=True does; make "
@@ -73,12 +75,31 @@ def differentiate(
     Raises:
         MethodNotApplicable: the network cannot be differentiated here; the message carries the cause.
     """
-    try:
+    with _put_in_words():
         # Weights given as grad_outputs would have their shapes compared by torch's symbolic algebra, whose import is a
         # second of a worker's start. This derivative is the same to the bit.
         with torch.inference_mode(mode=False), torch.enable_grad():
             weighted = (logits * logit_weights.to(logits).clone()).sum()
         return torch.autograd.grad(weighted, inputs, retain_graph=True, create_graph=create_graph, allow_unused=True)
+
+
+def differentiate_before(edge: GradientEdge, known: Tensor, inputs: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+    """Do the rest of ``differentiate`` where the derivative is ``known`` at an edge of the graph.
+
+    Raises:
+        MethodNotApplicable: as there.
+    """
+    with _put_in_words():
+        # What autograd.grad calls once shapes were compared; see differentiate.
+        return _engine_run_backward(
+            (edge,), (known,), True, False, tuple(inputs), allow_unreachable=True, accumulate_grad=False
+        )
+
+
+@contextmanager
+def _put_in_words() -> Iterator[None]:
+    try:
+        yield
     except RuntimeError as error:
         cause = cause_of(error)
         if cause is None:

@@ -168,15 +168,13 @@ def _refuse_checkpoints() -> None:
 class _Convolved(torch.autograd.Function):
     """A convolution and its normalisation, and the gradient of both, by packed weights.
 
-    What is saved of one without a normalisation is for ``separable_head``, which looks for it in the graph.
+    ``separable_head`` looks for it in the graph, by its name.
     """
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, fold: FoldedConvolution) -> Tensor:  # what PyTorch calls
         """Return (N, K, h, w)."""
         ctx.shape, ctx.fold = input.shape, fold
-        if fold.normalisation is None:
-            ctx.save_for_backward(input)
         return fold.compute(input)
 
     @staticmethod

@@ -15,7 +15,7 @@ import torch
 from torch.autograd.graph import GradientEdge
 from torch.nn.grad import conv2d_input
 
-from service.cam.derivatives import differentiate
+from service.cam.derivatives import differentiate, differentiate_before
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -61,7 +61,7 @@ _CONVOLUTIONS = {"ConvolutionBackward0", _FOLDED}
 class _Convolution:
     """What a node of a graph knows of the convolution that made it: PyTorch's own, or a folded one."""
 
-    input: Tensor
+    shape: torch.Size
     weight: Tensor
     stride: tuple[int, ...]
     padding: tuple[int, ...]
@@ -71,37 +71,37 @@ class _Convolution:
 
     @classmethod
     def of(cls, node: Any) -> _Convolution | None:
-        """Read a node; None of one that keeps no input, or an input that was written into since."""
+        """Read a node; None of one that normalises, too, or whose input was written into since."""
+        if node.name() == _FOLDED:
+            own = node.fold.convolution
+            places = own.stride, own.padding, own.dilation, own.groups
+            return None if node.fold.normalisation else cls(node.shape, own.weight, *places, transposed=False)
+        stride, padding, dilation = map(tuple, (node._saved_stride, node._saved_padding, node._saved_dilation))
         try:
-            if node.name() == _FOLDED:
-                own = node.fold.convolution
-                places = own.stride, own.padding, own.dilation, own.groups
-                return next((cls(read, own.weight, *places, transposed=False) for read in node.saved_tensors), None)
-            stride, padding, dilation = map(tuple, (node._saved_stride, node._saved_padding, node._saved_dilation))
             read, weight = node._saved_input, node._saved_weight
         except RuntimeError:  # nothing can be differentiated here, which others put in words
             return None
-        return cls(read, weight, stride, padding, dilation, node._saved_groups, node._saved_transposed)
+        return cls(read.shape, weight, stride, padding, dilation, node._saved_groups, node._saved_transposed)
 
     def before(self, gradients: Tensor, classes: Tensor) -> Tensor:
         """Return the gradient at the input, from that of some of its channels."""
-        weight, shape = self.weight[classes], self.input.shape
+        weight = self.weight[classes]
         as_product = weight.shape[2:] == (1, 1) and self.stride == (1, 1) and self.padding == (0, 0)
         if as_product:  # the commonest, and less to do
-            return (weight[:, :, 0, 0].t() @ gradients.flatten(2)).reshape(shape)
-        found: Any = conv2d_input(shape, weight, gradients, self.stride, self.padding, self.dilation)  # type: ignore[no-untyped-call]
+            return (weight[:, :, 0, 0].t() @ gradients.flatten(2)).reshape(self.shape)
+        found: Any = conv2d_input(self.shape, weight, gradients, self.stride, self.padding, self.dilation)  # type: ignore[no-untyped-call]
         return cast("Tensor", found)
 
 
 @dataclass(frozen=True)
 class SeparableHead:
-    """The convolution, and its ``node`` in the graph.
+    """The convolution, and the edge of the graph at its input.
 
     ``gradients`` (N, classes, h, w) has that of every logit in its own channel.
     """
 
-    node: Any
     convolution: _Convolution
+    edge: GradientEdge
     gradients: Tensor
 
     @classmethod
@@ -121,7 +121,7 @@ class SeparableHead:
         if found is None or not _has_a_channel_for_each(node, found, logits.shape[1]):
             return None
         (gradients,) = differentiate(logits, [GradientEdge(node, 0)], torch.ones_like(logits, requires_grad=False))
-        return None if gradients is None else cls(node, found, gradients)
+        return None if gradients is None else cls(found, GradientEdge(*node.next_functions[0]), gradients)
 
     def differentiate(self, activations: Sequence[Tensor], logit_weights: Tensor) -> tuple[Tensor | None, ...]:
         """Do what :func:`service.cam.derivatives.differentiate` does for the logits of this head."""
@@ -132,7 +132,7 @@ class SeparableHead:
         with torch.inference_mode(mode=False), torch.no_grad():
             found = self.gradients[:, classes] * weights[..., None, None]  # (N, k, h, w)
             at_input = self.convolution.before(found, classes)
-        return differentiate(self.convolution.input, activations, at_input)
+        return differentiate_before(self.edge, at_input, activations)
 
 
 def _last_convolution(node: Node | None, size: int, kept: Collection[Node]) -> Any:

@@ -20,6 +20,7 @@ from service.cam.explain import explain
 from service.cam.layers import LayerCall
 from service.cam.packed import PackedConvolution
 from service.cam.packed_gradient import PackedGradient
+from service.cam.separable_head import SeparableHead
 from service.cam.targets import Targets
 from tests.cam.models import images, layers_of
 from tests.cam.test_folding import frozen, normalisation, quick
@@ -203,6 +204,6 @@ def test_a_head_of_a_channel_for_each_class_is_found_in_what_is_folded() -> None
     found, own = quick(net), EagerNetwork(frozen(net))
     for layer in (LayerCall("1"), LayerCall("0")):
         captured, wanted = found.capture(IMAGES, [layer]), own.capture(IMAGES, [layer])
-        assert captured.separable_head is not None
+        assert isinstance(captured.head, SeparableHead)
         weights = torch.eye(4)[[0, 2, 3]]
         torch.testing.assert_close(gradients(captured, weights)[layer], gradients(wanted, weights)[layer])

@@ -12,6 +12,7 @@ from service.cam.capture import gradients
 from service.cam.derivatives import differentiate
 from service.cam.eager import EagerNetwork
 from service.cam.layers import LayerCall
+from service.cam.separable_head import SeparableHead
 from service.errors import MethodNotApplicable
 from tests.cam.models import frozen
 
@@ -114,7 +115,7 @@ def _weights(classes: int) -> list[Tensor]:
 @pytest.mark.parametrize("build", SEPARABLE.values(), ids=SEPARABLE)
 def test_gradients_found_together_are_those_of_each(build: Callable[[], nn.Module], last: bool) -> None:
     captured = _captured(build, last=last)
-    assert captured.separable_head is not None
+    assert isinstance(captured.head, SeparableHead)
     for weights in _weights(CLASSES):
         found = gradients(captured, weights)
         expected = differentiate(captured.logits, list(captured.activations.values()), weights)
@@ -126,7 +127,7 @@ def test_gradients_found_together_are_those_of_each(build: Callable[[], nn.Modul
 @pytest.mark.parametrize("build", OTHERS.values(), ids=OTHERS)
 def test_other_heads_are_differentiated_target_by_target(build: Callable[[], nn.Module]) -> None:
     captured = _captured(build)
-    assert captured.separable_head is None
+    assert not isinstance(captured.head, SeparableHead)
     weights = torch.eye(captured.logits.shape[1])[[0, 1, 1]]
     (wanted, _) = differentiate(captured.logits, list(captured.activations.values()), weights)
     assert wanted is not None
@@ -136,16 +137,16 @@ def test_other_heads_are_differentiated_target_by_target(build: Callable[[], nn.
 def test_a_layer_within_the_head_is_differentiated_as_well() -> None:
     layers = (LayerCall("second"), LayerCall("last"))
     captured = _captured(SEPARABLE["SqueezeNet's"], layers)
-    assert captured.separable_head is None
+    assert not isinstance(captured.head, SeparableHead)
     assert gradients(captured, torch.eye(CLASSES)[[0, 1, 2]])[layers[1]].any()
 
 
 def test_one_backward_pass_serves_all_targets() -> None:
     captured = _captured(SEPARABLE["SqueezeNet's"])
-    first = captured.separable_head
-    assert first is not None
+    first = captured.head
+    assert isinstance(first, SeparableHead)
     gradients(captured, torch.eye(CLASSES)[[0, 1, 2]])
-    assert captured.separable_head is first
+    assert captured.head is first
 
 
 def test_what_cannot_be_differentiated_is_refused_in_words() -> None:
