@@ -14,6 +14,7 @@ from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.utils._pytree import tree_map_only
 
@@ -124,6 +125,15 @@ class FoldedConvolution:
             raise Strayed
         return input.opened(self)
 
+    def normalises_with(self, statistics: Sequence[object], options: Mapping[str, object]) -> bool:
+        """Whether that is what ``torch.nn.functional.batch_norm`` hands on of what the normalisation calls it with."""
+        own = self.normalisation
+        assert own is not None, "nothing is withheld otherwise"
+        given = *statistics, options.get("weight"), options.get("bias")
+        kept = own.running_mean, own.running_var, own.weight, own.bias
+        same = len(given) == len(kept) and all(one is other for one, other in zip(given, kept, strict=True))
+        return same and not options.get("training") and options.get("eps") == own.eps
+
     # -- what comes next ----------------------------------------------------------------------------------------------
 
     def find_out(self) -> None:
@@ -211,10 +221,29 @@ def _in_float64(tensor: Any) -> Tensor | None:
 
 
 class Withheld:
-    """What a folded convolution gives out: its normalisation can open it, and all else raises, as it is no tensor."""
+    """What a folded convolution gives out: its normalisation can open it, and all else raises, as it is no tensor.
+
+    A module that does more than normalise, as timm's ``BatchNormAct2d``, calls PyTorch's function, which asks this one.
+    """
+
+    ndim = 4  # which such a module looks at before
 
     def __init__(self, by: FoldedConvolution, normalised: object) -> None:
         self.by, self._normalised = by, [normalised]
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        function: Callable[..., Any],
+        types: object,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> object:
+        """Open what the right normalisation is called with."""
+        withheld = args[0] if function is functional.batch_norm else None
+        if not isinstance(withheld, Withheld) or not withheld.by.normalises_with(args[1:], kwargs or {}):
+            raise Strayed
+        return withheld.opened(withheld.by)
 
     def opened(self, by: FoldedConvolution) -> object:
         """Give the normalised output away, once, to whom it is meant for."""

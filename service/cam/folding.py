@@ -13,7 +13,7 @@ from collections import Counter
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, product
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -208,7 +208,7 @@ def _in_place(folds: Iterable[FoldedConvolution]) -> Iterator[None]:
         for fold in folds:
             fold.in_pass = this
             vars(fold.convolution)["forward"] = fold.convolve
-            if fold.normalisation is not None:
+            if type(fold.normalisation) is nn.BatchNorm2d:  # others do more than that: see Withheld
                 vars(fold.normalisation)["forward"] = fold.normalise
         yield
     finally:
@@ -234,8 +234,10 @@ def folded(module: nn.Module, images: Tensor, hidden: Collection[str] = ()) -> F
 def _folded(own: EagerNetwork, image: Tensor) -> FoldedNetwork | None:
     plain = _plain_pass(own, image)
     pairs = plain.foldable(own._module)
-    for packs in (True, False):
-        made = (FoldedConvolution(*pair, packs=packs) for pair in pairs)
+    # What else a module does that is more than a normalisation, nobody knows.
+    certain = [(part, then if type(then) is nn.BatchNorm2d else None) for part, then in pairs]
+    for packs, tried in product((True, False), [pairs] if certain == pairs else [pairs, certain]):
+        made = (FoldedConvolution(*pair, packs=packs) for pair in tried)
         folds = tuple(fold for fold in made if fold.gains)
         within = _tried(own, folds, image, plain.values) if folds else None
         if within is not None:
@@ -284,14 +286,13 @@ class _Pass:
     def foldable(self, module: nn.Module) -> list[tuple[nn.Conv2d, nn.BatchNorm2d | None]]:
         """Return the convolutions, with the normalisation that comes next where nothing else does."""
         parts = dict(module.named_modules())
-        plain = [part for part in parts.values() if _can_be_folded(part, nn.Conv2d)]
+        plain = [part for part in parts.values() if type(part) is nn.Conv2d and _can_be_folded(part)]
         given = {copied: parts[name] for name, (_, copied) in self.once.items() if parts[name] in plain}
         normalised: dict[nn.Module, nn.BatchNorm2d] = {}
         for name, (made, copied) in self.once.items():
             part = parts[name]
-            if copied not in self.graph.nodes or not _can_be_folded(part, nn.BatchNorm2d) or part.running_mean is None:
-                continue
-            before = made.next_functions[0][0]
+            normalises = isinstance(part, nn.BatchNorm2d) and _can_be_folded(part) and part.running_mean is not None
+            before = _before_normalisation(made) if normalises and copied in self.graph.nodes else None
             if before in given and self.graph.nodes.in_degree(before) == 1:
                 normalised[given[before]] = part
         return [(part, normalised.get(part)) for part in plain]
@@ -315,9 +316,17 @@ def _plain_pass(own: EagerNetwork, image: Tensor) -> _Pass:
 _LISTENERS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
-def _can_be_folded(part: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether a module is exactly of this kind, which tells what it computes, and nobody listens to it."""
-    return type(part) is kind and not part.training and not _is_listened_to(part) and "forward" not in vars(part)
+def _can_be_folded(part: nn.Module) -> bool:
+    """Whether a module computes what its class does, and nobody listens to it."""
+    return not part.training and not _is_listened_to(part) and "forward" not in vars(part)
+
+
+def _before_normalisation(node: Node | None) -> Node | None:
+    """Go up from what a normalisation gave out, past what it does behind that, to what it has read."""
+    while node is not None and not node.name().endswith("BatchNormBackward0"):
+        before = [function for function, _ in node.next_functions if function is not None]
+        node = before[0] if len(before) == 1 else None
+    return None if node is None else node.next_functions[0][0]
 
 
 def _is_listened_to(part: nn.Module) -> bool:

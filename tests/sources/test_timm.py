@@ -13,6 +13,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from service.cam.eager import EagerNetwork
+from service.cam.folding import folded
 from service.errors import ModelLoadError
 from service.imaging.decode import DecodeLimits, decode
 from service.imaging.preprocess import preprocess
@@ -317,3 +319,14 @@ def test_published_weights_are_taken_from_the_cache(folder: Path, tmp_path: Path
 
     assert info.version == "r160_in1k"
     assert info.labels[281] == "tabby, tabby cat"
+
+
+@pytest.mark.parametrize("name", ["test_efficientnet", "mobilenetv3_small_050", "regnetx_002"])
+def test_normalisations_with_an_activation_are_folded(name: str) -> None:
+    """``BatchNormAct2d``, of which most of timm's networks are built."""
+    module = build(name, num_classes=5).requires_grad_(requires_grad=False)
+    images = torch.randn(2, 3, 160, 160)
+    found = folded(module, images)
+    assert found is not None
+    assert sum(type(fold.normalisation) is timm.layers.BatchNormAct2d for fold in found._folds) > 5
+    torch.testing.assert_close(found.predict(images), EagerNetwork(module).predict(images), rtol=1e-4, atol=1e-4)
