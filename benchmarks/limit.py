@@ -24,13 +24,10 @@ from benchmarks.in_process import served
 from benchmarks.over_http import scene_jpeg
 from benchmarks.results import Line, at_least, at_most
 from benchmarks.sockets import head, server_port
+from benchmarks.timed_front import seconds_in
 from service.cam.targets import Targets, Top
 from service.engine.cores import available_cores
-from service.imaging.decode import DecodeLimits, decode
-from service.imaging.preprocess import preprocess
-from service.imaging.render import RenderSpec, render
 from service.models.host import HowTo
-from service.settings import Settings
 from tests.server import running_server
 
 if TYPE_CHECKING:
@@ -176,33 +173,36 @@ def _median_s(work: Callable[[], Any]) -> float:
 
 def cpu_of_the_front() -> Iterator[Line]:
     """What a request costs the front beyond decoding, resizing and drawing, in CPU time."""
-    picture = scene_jpeg()
-    with (
-        running_server("--model=squeezenet1_0:random", "--log-level=warning") as server,
-        tempfile.TemporaryDirectory() as folder,
-        crowd(server_port(server), Path(folder)) as clients,
-    ):
-        for output in _OUTPUTS:
-            front = partial(_front_cpu_s, server.process.pid, clients, output)
-            pictures = partial(_picture_cpu_s, picture, output)
-            costs = _by_turns({"front": front, "pictures": pictures})
-            each = {name: 1000 * statistics.median(values) for name, values in costs.items()}
-            beyond = each["front"] - each["pictures"]
-            yield at_most(
-                1.0,
-                beyond,
-                f"front, 500×375 JPEG, {output}: {beyond:.2f} ms of CPU per request beyond decode, resize and drawing "
-                f"({each['front']:.2f} less {each['pictures']:.2f}, {_CLIENTS} clients)",
-                "ms",
-            )
+    with tempfile.TemporaryDirectory() as folder:
+        counted = Path(folder, "seconds")
+        with (
+            running_server(
+                "--model=squeezenet1_0:random",
+                "--log-level=warning",
+                program=("benchmarks.timed_front", str(counted)),
+            ) as server,
+            crowd(server_port(server), Path(folder)) as clients,
+        ):
+            for output in _OUTPUTS:
+                costs = [_front_cpu_ms(server.process.pid, counted, clients, output) for _ in range(_ROUNDS)]
+                front, pictures = (statistics.median(each) for each in zip(*costs, strict=True))
+                beyond = statistics.median(whole - part for whole, part in costs)
+                yield at_most(
+                    1.0,
+                    beyond,
+                    f"front, 500×375 JPEG, {output}: {beyond:.2f} ms of CPU per request beyond decode, resize and "
+                    f"drawing ({front:.2f} less {pictures:.2f}, {_CLIENTS} clients)",
+                    "ms",
+                )
 
 
-def _front_cpu_s(pid: int, clients: Crowd, output: str) -> float:
-    """CPU seconds of the front for each answer."""
+def _front_cpu_ms(pid: int, counted: Path, clients: Crowd, output: str) -> tuple[float, float]:
+    """CPU milliseconds of the front for each answer, and what of them decoding, resizing and drawing are."""
     request = _request("squeezenet1_0", output)
-    before = cpu_s(pid)
+    before = cpu_s(pid), seconds_in(counted)
     answers = clients.ask(request, _CLIENTS, warm_up_s=0.0, seconds=_MEASURED_S)
-    return (cpu_s(pid) - before) / answers.all
+    whole, pictures = cpu_s(pid) - before[0], seconds_in(counted) - before[1]
+    return 1000 * whole / answers.all, 1000 * pictures / answers.all
 
 
 def children(pid: int) -> list[int]:
@@ -215,20 +215,6 @@ def cpu_s(pid: int) -> float:
     return (
         sum(int((thread / "schedstat").read_text().split()[0]) for thread in Path(f"/proc/{pid}/task").iterdir()) / 1e9
     )
-
-
-def _picture_cpu_s(data: bytes, output: Output) -> float:
-    """CPU seconds of the functions that the front's threads call for a picture."""
-    settings = served("squeezenet1_0").info.preprocess
-    saliency = np.random.default_rng(0).random((13, 13), dtype=np.float32)
-    times, bounds = 200, Settings()
-    limits = DecodeLimits(bounds.max_image_bytes, bounds.max_image_pixels, bounds.max_image_frames)
-    spec = RenderSpec((output,))
-    began = time.thread_time()
-    for _ in range(times):
-        prepared = preprocess(decode(data, limits, 3), settings)
-        render(saliency, prepared.geometry, spec)
-    return (time.thread_time() - began) / times
 
 
 # -- sharing ----------------------------------------------------------------------------------------------------------
