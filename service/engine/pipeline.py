@@ -65,6 +65,9 @@ __all__ = ["Picture", "Pipeline"]
 # Maps are drawn so many pixels at a time: as little as is worth a change of threads.
 _PIXELS_AT_A_TIME = 2**20
 
+# So few values are written down in less time than a change of threads takes.
+_CELLS_AT_ONCE = 1000
+
 
 @dataclass
 class Picture:
@@ -262,7 +265,9 @@ class Pipeline:
             step = max(1, _PIXELS_AT_A_TIME // max(1, drawing.amount))
             for begin in range(0, len(maps), step):
                 some = maps[begin : begin + step]
-                drawn = await self._in_thread(partial(_draw, drawing, some, canvas), drawing.pixels, picture.todo)
+                work = partial(_draw, drawing, some, canvas)
+                is_nothing = not drawing.amount and sum(each.values.size for each in some) <= _CELLS_AT_ONCE
+                drawn = work() if is_nothing else await self._in_thread(work, drawing.pixels, picture.todo)
                 picture.spending.add(drawn)
                 answers += drawn
         return tuple(answers)
