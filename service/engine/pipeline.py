@@ -32,6 +32,7 @@ from service.engine.scores import certainty_of, ranking, scores_of
 from service.errors import ServiceError
 from service.imaging.canvas import KEPT_PIXELS, Canvas
 from service.imaging.decode import DecodeLimits, Header, decode, pixels_to_open, read_header
+from service.imaging.headers import has_short_header
 from service.imaging.preprocess import decode_for, preprocess
 from service.imaging.render import pixels_for
 from service.verification.region import View
@@ -65,7 +66,7 @@ __all__ = ["Picture", "Pipeline"]
 # Maps are drawn so many pixels at a time: as little as is worth a change of threads.
 _PIXELS_AT_A_TIME = 2**20
 
-# So few values are written down in less time than a change of threads takes.
+# So few values are written down sooner than a thread is begun to do so.
 _CELLS_AT_ONCE = 1000
 
 
@@ -152,11 +153,14 @@ class Pipeline:
         self.threads.close()
 
     async def look(self, pictures: Sequence[Picture]) -> None:
-        """Read the headers of pictures."""
-        looks = (
-            self._in_thread(partial(each.look, self._limits), pixels_to_open(len(each.upload.data)), each.todo)
-            for each in pictures
-        )
+        """Read the headers of pictures: what is known to be short at once, since a change of threads takes longer."""
+        looks = []
+        for each in pictures:
+            look, size = partial(each.look, self._limits), len(each.upload.data)
+            if has_short_header(each.upload.data):
+                look()
+            else:
+                looks.append(self._in_thread(look, pixels_to_open(size), each.todo))
         await asyncio.gather(*looks)
 
     async def process(self, picture: Picture) -> ImageAnswer:

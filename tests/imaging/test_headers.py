@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from service.imaging.headers import MAX_PARTS, count_frames, count_parts, sniff, webp_size
+from service.imaging.headers import MAX_PARTS, count_frames, count_parts, has_short_header, sniff, webp_size
 
 
 @pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
@@ -76,3 +76,27 @@ def test_formats_without_parts_have_none(photo: Any, save: Any) -> None:
 @given(name=st.sampled_from(["JPEG", "PNG", "GIF"]), data=st.binary(max_size=200))
 def test_counting_parts_survives_any_bytes(name: str, data: bytes) -> None:
     assert 0 <= count_parts(name, data) <= 400
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "after", "is_short"),
+    [
+        ("JPEG", {}, b"", True),
+        ("JPEG", {"progressive": True}, b"", True),
+        ("JPEG", {"comment": b"c" * 10_000}, b"", True),
+        ("JPEG", {"comment": b"c" * 20_000}, b"", False),
+        ("JPEG", {}, b"\0" * 2**18, False),
+        ("PNG", {}, b"", False),
+        ("WEBP", {}, b"", False),
+    ],
+)
+def test_only_small_jpegs_of_little_metadata_are_known_to_be_read_at_once(
+    kind: str, options: dict[str, Any], after: bytes, is_short: bool, photo: Any, save: Any
+) -> None:
+    assert has_short_header(save(photo(64, 48), kind, **options) + after) is is_short
+
+
+def test_what_ends_before_its_picture_is_not_known_to_be_read_at_once(photo: Any, save: Any) -> None:
+    data = save(photo(64, 48), "JPEG")
+    assert not has_short_header(data[: data.index(b"\xff\xda")])
+    assert not has_short_header(b"")
