@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.autograd.graph import GradientEdge
 
-from service.cam.derivatives import differentiate_before
+from service.cam.derivatives import differentiate, differentiate_before
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from torch import Tensor
+    from torch.autograd.graph import Node
 
 __all__ = ["LinearHead"]
 
@@ -26,10 +27,12 @@ _INPUTS = {"AddmmBackward0": 1, "MmBackward0": 0}
 
 @dataclass(frozen=True)
 class LinearHead:
-    """The layer's ``weight`` (classes, features), and the edge of the graph at its input (N, features)."""
+    """The layer's ``weight`` (classes, features), its ``node`` in the graph, and the edge at its input."""
 
     weight: Tensor
+    node: Node
     edge: GradientEdge
+    logits: Tensor
 
     @classmethod
     def of(cls, logits: Tensor, activations: Collection[Tensor]) -> LinearHead | None:
@@ -52,14 +55,19 @@ class LinearHead:
         at_input = edges.pop(_INPUTS[node.name()])
         if at_input[0] is None or any(function is not None for function, _ in edges):  # weights made of the picture
             return None
-        weight: Tensor = node._saved_mat2.t()
-        return cls(weight, GradientEdge(*at_input)) if len(weight) == logits.shape[1] else None
+        try:
+            weight: Tensor = node._saved_mat2.t()
+        except RuntimeError:  # written into since, which others put in words
+            return None
+        return cls(weight, node, GradientEdge(*at_input), logits) if len(weight) == logits.shape[1] else None
 
     def differentiate(self, activations: Sequence[Tensor], logit_weights: Tensor) -> tuple[Tensor | None, ...]:
         """Do what :func:`service.cam.derivatives.differentiate` does for the logits of this head."""
-        classes = logit_weights.any(0).nonzero().flatten()
-        if not len(classes):
+        # Which is that of the logits, but for hooks of the network's own.
+        (at_output,) = differentiate(self.logits, [GradientEdge(self.node, 0)], logit_weights)
+        if at_output is None:
             return (None,) * len(activations)
         with torch.inference_mode(mode=False), torch.no_grad():
-            at_input = logit_weights[:, classes].to(self.weight) @ self.weight[classes]
+            classes = at_output.any(0).nonzero().flatten()
+            at_input = at_output[:, classes] @ self.weight[classes]
         return differentiate_before(self.edge, at_input, activations)

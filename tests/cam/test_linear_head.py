@@ -136,3 +136,33 @@ def test_what_cannot_be_differentiated_is_refused_in_words() -> None:
     captured = captured_of(changed)
     with pytest.raises(MethodNotApplicable, match="changes in place"):
         gradients(captured, torch.eye(CLASSES)[[0, 1, 2]])
+
+
+def test_hooks_of_the_networks_own_on_its_logits_count() -> None:
+    def hooked(x: Tensor) -> Tensor:
+        logits: Tensor = last(x)
+        if logits.requires_grad:
+            logits.register_hook(lambda gradient: -2 * gradient)  # type: ignore[no-untyped-call]
+        return logits
+
+    last = frozen(nn.Linear(8, CLASSES))
+    captured = captured_of(hooked)
+    assert isinstance(captured.head, LinearHead)
+    assert_gradients_are_those_of_all_weights(captured)
+    found = gradients(captured, torch.eye(CLASSES)[[0, 1, 2]])[LAYERS[1]]
+    torch.testing.assert_close(
+        found[0], (-2 * last.get_parameter("weight")[0] / (12 * 12))[:, None, None].expand(8, 12, 12)
+    )
+
+
+def test_weights_written_into_behind_the_head_are_refused_in_words() -> None:
+    def normalised(x: Tensor) -> Tensor:
+        logits: Tensor = last(x)
+        with torch.no_grad():
+            last.get_parameter("weight").mul_(1)
+        return logits
+
+    last = frozen(nn.Linear(8, CLASSES))
+    captured = captured_of(normalised)
+    with pytest.raises(MethodNotApplicable, match="changes in place"):
+        gradients(captured, torch.eye(CLASSES)[[0, 1, 2]])
