@@ -115,8 +115,14 @@ class FoldedConvolution:
         return self._packed.convolve(input)
 
     def differentiate(self, gradients: Tensor, shape: torch.Size) -> Tensor:
-        """Return the gradient at the input, of ``shape`` (N, C, H, W), from that at the output."""
+        """Return the gradient at the input, of ``shape`` (N, C, H, W), from that at the output.
+
+        Raises:
+            RuntimeError: the weights are no longer those of the forward pass, in PyTorch's own words.
+        """
         assert self._gradient is not None, "see compute"
+        if _state_of(self.convolution.weight) != self._as_of:
+            raise RuntimeError("weights of a convolution have been modified by an inplace operation")
         return self._gradient.at_input(gradients, shape, self._as_modules_have_it)
 
     def normalise(self, input: object) -> object:  # likewise

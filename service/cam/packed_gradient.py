@@ -25,6 +25,10 @@ __all__ = ["PackedGradient"]
 _CONVOLVE = getattr(torch.ops.mkldnn, "_convolution_transpose_pointwise", None)
 _PACK = getattr(torch.ops.mkldnn, "_reorder_convolution_transpose_weight", None)
 
+# Of pictures of one size there are two at most. Sizes that leave other rows and columns over have others.
+_MOST_LAYOUTS = 4
+_TRIED_ROWS = 2
+
 # How far its gradients may lie from PyTorch's, relative to the largest.
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 
@@ -80,9 +84,11 @@ class PackedGradient:
             return None
         kind = len(gradients) > 1, left_over
         with self._lock:
-            if kind not in self._laid_out:
-                self._laid_out[kind] = self._tried(gradients, left_over, shape, weight())
-            return self._laid_out[kind]
+            if kind not in self._laid_out and len(self._laid_out) < _MOST_LAYOUTS:
+                rows = slice(_TRIED_ROWS)
+                tried = torch.Size((len(gradients[rows]), *shape[1:]))
+                self._laid_out[kind] = self._tried(gradients[rows], left_over, tried, weight())
+            return self._laid_out.get(kind)
 
     def _tried(self, like: Tensor, left_over: tuple[int, ...], shape: torch.Size, weight: Tensor) -> Tensor | None:
         """Lay weights out for gradients like these; None where they do not give the same as PyTorch's operators."""

@@ -22,6 +22,7 @@ from service.cam.packed import PackedConvolution
 from service.cam.packed_gradient import PackedGradient
 from service.cam.separable_head import SeparableHead
 from service.cam.targets import Targets
+from service.errors import MethodNotApplicable
 from tests.cam.models import images, layers_of
 from tests.cam.test_folding import frozen, normalisation, quick
 
@@ -207,3 +208,36 @@ def test_a_head_of_a_channel_for_each_class_is_found_in_what_is_folded() -> None
         assert isinstance(captured.head, SeparableHead)
         weights = torch.eye(4)[[0, 2, 3]]
         torch.testing.assert_close(gradients(captured, weights)[layer], gradients(wanted, weights)[layer])
+
+
+class ChangesItself(Deep):
+    """Writes into the weights of a convolution that gradients go through, once it was computed."""
+
+    changes = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = super().forward(x)
+        if self.changes:
+            with torch.no_grad():
+                self.get_parameter("second.0.weight").mul_(-2)
+        return logits
+
+
+def test_weights_of_another_time_than_the_forward_pass_are_refused() -> None:
+    net = ChangesItself()
+    found = quick(net)
+    net.changes = True
+    captured = found.capture(IMAGES, [LayerCall("first.2")])
+    with pytest.raises(MethodNotApplicable, match="changes in place"):
+        gradients(captured, torch.eye(4)[:3])
+
+
+def test_layouts_for_pictures_of_many_sizes_are_bounded() -> None:
+    convolution = nn.Conv2d(2, 3, 1, stride=3)
+    gradient = PackedGradient(convolution)
+    for rows in range(8, 12):
+        for columns in range(8, 12):
+            shape = torch.Size((1, 2, rows, columns))
+            given = torch.randn(convolution(torch.zeros(shape)).shape)
+            assert_same(at_input(convolution, gradient, given, shape), by_pytorch(convolution, given, shape))
+    assert len(gradient._laid_out) == 4
