@@ -14,9 +14,9 @@ from service.cam.capture import Capture, check_logits, same_logits
 from service.cam.derivatives import TwiceDifferentiable
 from service.cam.heads import pick_head
 from service.cam.layers import LayerCall, rows_first
+from service.cam.layouts import lay_out_picture, lay_out_tokens
 from service.cam.modules import ModuleDescription
 from service.cam.network import AttentionCapture, BlockOutputs
-from service.cam.projections import lay_out_tokens
 from service.cam.random_head import matrices_of, shuffled_copy, with_random_weights
 from service.cam.transformer import AttentionRecorder, BlockFinder
 from service.errors import ModelOutputError
@@ -133,8 +133,8 @@ class EagerNetwork:
             for name, calls in wanted.items()
         ]
         means = TwiceDifferentiable() if derivatives > 1 else nullcontext()
-        soon = _in_one_product(self._module) if derivatives > 0 else nullcontext()
-        with torch.inference_mode(mode=False), torch.set_grad_enabled(derivatives > 0), means, soon:
+        laid_out = _laid_out(self._module) if derivatives > 0 else nullcontext()
+        with torch.inference_mode(mode=False), torch.set_grad_enabled(derivatives > 0), means, laid_out:
             logits = self._run(inputs, len(inputs), hooks).clone()
         for layer in layers:
             if layer not in activations:
@@ -200,7 +200,7 @@ class EagerNetwork:
 
         watched = [(name, self._module.get_submodule(name)) for name in modules]
         hooks = [(module, hook_for(name)) for name, module in watched if not isinstance(module, torch.jit.ScriptModule)]
-        with _recording():
+        with _recording(), _laid_out(self._module):
             return self._run(inputs, len(inputs), hooks)
 
     def watch(self, inputs: Tensor, layers: Collection[LayerCall], see: Callable[[LayerCall, Tensor], None]) -> None:
@@ -249,7 +249,7 @@ class EagerNetwork:
         rows, tokens = len(inputs), dict[LayerCall, Tensor]()
         reader = _Reader(blocks, tokens)
         hooks = [(self._module.get_submodule(name), reader.hook_for(name)) for name in {each.module for each in blocks}]
-        with _recording(), AttentionRecorder() as recorder, _in_one_product(self._module):
+        with _recording(), AttentionRecorder() as recorder, _laid_out(self._module):
             # The input asks for a gradient so that frozen parameters do not leave the attention without a graph. The
             # model's own hooks come first: they shall not see more rows than there are images.
             begins = inputs.detach().requires_grad_(derivatives > 0 or not blocks)
@@ -289,12 +289,14 @@ class EagerNetwork:
 
 
 @contextmanager
-def _in_one_product(module: nn.Module) -> Iterator[None]:
-    """See ``service.cam.projections``."""
+def _laid_out(module: nn.Module) -> Iterator[None]:
+    """See ``service.cam.layouts``. What is replaced for the time being gets no tensor."""
     with ExitStack() as registered:
         for part in module.modules():
             if type(part) is nn.MultiheadAttention:
                 registered.callback(part.register_forward_pre_hook(lay_out_tokens, with_kwargs=True).remove)
+            elif isinstance(part, nn.BatchNorm2d) and "forward" not in vars(part):
+                registered.callback(part.register_forward_pre_hook(lay_out_picture).remove)
         yield
 
 

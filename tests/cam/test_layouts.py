@@ -1,4 +1,4 @@
-"""Attention projects all tokens in one product of matrices while a graph is recorded, and gives what it gives else."""
+"""Inputs laid out while a graph is recorded: attention projects all tokens in one product, normalisations are right."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from service.cam.capture import gradients
 from service.cam.eager import EagerNetwork
 from service.cam.layers import LayerCall
-from service.cam.projections import lay_out_tokens
+from service.cam.layouts import lay_out_picture, lay_out_tokens
 from tests.cam.models import frozen
 
 TOKENS, WIDTH = 9, 4
@@ -107,3 +107,51 @@ def test_nested_tokens_are_left_alone() -> None:
     tokens = torch.nested.nested_tensor([torch.rand(3, 4), torch.rand(2, 4)], layout=torch.jagged)
     (query, *_), _ = lay_out_tokens(nn.MultiheadAttention(WIDTH, 2, batch_first=True), (tokens, tokens, tokens), {})
     assert query is tokens
+
+
+class Turned(nn.Module):
+    """A normalisation of what windows of tokens were put together to; what comes next asks for channels first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed = nn.Conv2d(3, WIDTH, 1)
+        self.norm = nn.BatchNorm2d(WIDTH)
+        self.head = nn.Conv2d(WIDTH, 5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        turned = (
+            self.embed(x).permute(2, 3, 0, 1).contiguous().permute(2, 3, 0, 1)
+        )  # (N, C, h, w), N before C in memory
+        logits: Tensor = self.head(self.norm(turned).contiguous()).mean((2, 3))
+        return logits
+
+
+@pytest.mark.parametrize("pictures", [1, 2])
+def test_the_gradient_of_a_normalisation_is_right_however_a_picture_lies(pictures: int) -> None:
+    model = Turned()
+    frozen(model)
+    captured = EagerNetwork(model).capture(torch.rand(pictures, 3, 7, 7), [LayerCall("embed")])
+    found = gradients(captured, torch.eye(5)[:pictures])[LayerCall("embed")]
+    # Of what is linear: the head's, times what a normalisation multiplies by.
+    cells = torch.ones(pictures, 5, 5, 5) * torch.eye(5)[:pictures, :, None, None] / 25
+    assert model.norm.running_var is not None
+    factors = model.norm.weight / (model.norm.running_var + model.norm.eps).sqrt()
+    expected = nn.functional.conv_transpose2d(cells, model.head.weight) * factors[:, None, None]
+    torch.testing.assert_close(found, expected)
+    assert not model.norm._forward_pre_hooks
+
+
+def test_only_what_pytorch_reads_wrongly_is_laid_out_anew() -> None:
+    norm, picture = nn.BatchNorm2d(WIDTH), torch.rand(1, WIDTH, 7, 7)
+    odd = picture.permute(2, 3, 0, 1).contiguous().permute(2, 3, 0, 1)
+    (laid_out,) = lay_out_picture(norm, (odd,))
+    assert laid_out.stride() == (49 * WIDTH, 1, 7 * WIDTH, WIDTH)
+    assert torch.equal(laid_out, picture)
+    for other in (
+        picture,
+        picture.contiguous(memory_format=torch.channels_last),
+        torch.rand(2, WIDTH, 7, 7),
+        "no tensor",
+    ):
+        assert lay_out_picture(norm, (other,)) == (other,)
