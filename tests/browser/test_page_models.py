@@ -83,7 +83,7 @@ def test_everybody_reads_what_is_served_and_how_it_may_be_changed(open_page: Cal
         "Precision": "float32",
         "Default layer": "layer4",
         "Parameters": "401,148",
-        "Memory": "3.21 MB with each worker",
+        "Memory": "4.81 MB with each worker",
     }.items():
         row = shapes.locator(".facts > div").filter(has=page.get_by_text(term, exact=True))
         expect(row.get_by_role("definition")).to_have_text(text)
