@@ -1,8 +1,7 @@
 """``camserve`` whose front counts what decoding, resizing and drawing take of its CPU time, in requests as they come.
 
 By itself the same work takes less: nobody else writes into the caches. It is started as
-``python -m benchmarks.timed_front FILE serve …``, and
-keeps the seconds so far in the file.
+``python -m benchmarks.timed_front FILE serve …``, and keeps the seconds so far in the file.
 """
 
 from __future__ import annotations

@@ -69,6 +69,11 @@ class FoldedConvolution:
         return self._packed is not None or self.normalisation is not None
 
     @property
+    def has_other_weights(self) -> bool:
+        """Whether the convolution's own weights are no longer those that it was made of."""
+        return _state_of(self.convolution.weight) != self._as_of
+
+    @property
     def nbytes(self) -> int:
         """Bytes that it keeps beside the modules' own weights."""
         if self._packed is not None:
@@ -90,7 +95,7 @@ class FoldedConvolution:
         return output if self.normalisation is None else Withheld(self, output)
 
     def _convolve(self, input: Any) -> Tensor | Pending:  # likewise
-        if _state_of(self.convolution.weight) != self._as_of:
+        if self.has_other_weights:
             raise Strayed
         if self._packed is None or not self._packed.takes(input):
             _refuse_checkpoints()
@@ -121,7 +126,7 @@ class FoldedConvolution:
             RuntimeError: the weights are no longer those of the forward pass, in PyTorch's own words.
         """
         assert self._gradient is not None, "see compute"
-        if _state_of(self.convolution.weight) != self._as_of:
+        if self.has_other_weights:
             raise RuntimeError("weights of a convolution have been modified by an inplace operation")
         return self._gradient.at_input(gradients, shape, self._as_modules_have_it)
 

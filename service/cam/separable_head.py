@@ -71,11 +71,12 @@ class _Convolution:
 
     @classmethod
     def of(cls, node: Any) -> _Convolution | None:
-        """Read a node; None of one that normalises, too, or whose input was written into since."""
+        """Read a node; None of one that normalises, too, or whose input or weights were written into since."""
         if node.name() == _FOLDED:
             own = node.fold.convolution
             places = own.stride, own.padding, own.dilation, own.groups
-            return None if node.fold.normalisation else cls(node.shape, own.weight, *places, transposed=False)
+            is_plain = node.fold.normalisation is None and not node.fold.has_other_weights
+            return cls(node.shape, own.weight, *places, transposed=False) if is_plain else None
         stride, padding, dilation = map(tuple, (node._saved_stride, node._saved_padding, node._saved_dilation))
         try:
             read, weight = node._saved_input, node._saved_weight

@@ -66,8 +66,8 @@ __all__ = ["Picture", "Pipeline"]
 # Maps are drawn so many pixels at a time: as little as is worth a change of threads.
 _PIXELS_AT_A_TIME = 2**20
 
-# So few values are written down sooner than a thread is begun to do so.
-_CELLS_AT_ONCE = 1000
+# So few maps, of so many values in all, are written down sooner than a thread is begun to do so.
+_MAPS_AT_ONCE, _CELLS_AT_ONCE = 4, 1000
 
 
 @dataclass
@@ -154,13 +154,18 @@ class Pipeline:
 
     async def look(self, pictures: Sequence[Picture]) -> None:
         """Read the headers of pictures: what is known to be short at once, since a change of threads takes longer."""
-        looks = []
+        longer = []
         for each in pictures:
-            look, size = partial(each.look, self._limits), len(each.upload.data)
-            if has_short_header(each.upload.data):
-                look()
-            else:
-                looks.append(self._in_thread(look, pixels_to_open(size), each.todo))
+            if not has_short_header(each.upload.data):
+                longer.append(each)
+                continue
+            each.look(self._limits)
+            if len(pictures) > 1:
+                await asyncio.sleep(0)  # others' turn
+        looks = (
+            self._in_thread(partial(each.look, self._limits), pixels_to_open(len(each.upload.data)), each.todo)
+            for each in longer
+        )
         await asyncio.gather(*looks)
 
     async def process(self, picture: Picture) -> ImageAnswer:
@@ -270,8 +275,8 @@ class Pipeline:
             for begin in range(0, len(maps), step):
                 some = maps[begin : begin + step]
                 work = partial(_draw, drawing, some, canvas)
-                is_nothing = not drawing.amount and sum(each.values.size for each in some) <= _CELLS_AT_ONCE
-                drawn = work() if is_nothing else await self._in_thread(work, drawing.pixels, picture.todo)
+                is_soon_done = not drawing.amount and _are_small(some)
+                drawn = work() if is_soon_done else await self._in_thread(work, drawing.pixels, picture.todo)
                 picture.spending.add(drawn)
                 answers += drawn
         return tuple(answers)
@@ -286,6 +291,10 @@ class Pipeline:
         async with self._canvases.reserve(pixels if drawing.spec.size == "layer" else drawing.pixels):
             make = partial(_canvas_of, picture.upload.data, self._limits, opened.prepared.geometry, drawing.spec)
             yield await self._in_thread(make, pixels, picture.todo)
+
+
+def _are_small(maps: Sequence[RawMap[NDArray[np.float32]]]) -> bool:
+    return len(maps) <= _MAPS_AT_ONCE and sum(each.values.size for each in maps) <= _CELLS_AT_ONCE
 
 
 # -- in threads -------------------------------------------------------------------------------------------------------
