@@ -42,9 +42,9 @@ _LEAST = 2
 # Batches are rarely large enough for more.
 _MOST_PARTS = 8
 
-# Parts are taken where they are hardly slower than the whole while nothing else runs. That is measured in some rounds,
-# or in the first if it takes so many seconds.
-_WORTH, _ROUNDS, _MAX_S = 1.03, 3, 1.0
+# Parts are taken where they are little slower than the whole while nothing else runs: a front beside them costs the
+# whole more than that. Other work disturbs what is measured, so there are as many rounds as so many seconds hold.
+_WORTH, _MEASURED_S = 1.1, 1.0
 
 # What takes no longer as a whole is not worth finding out.
 _QUICK_S = 0.02
@@ -153,7 +153,7 @@ def _ratio(one: Callable[[], object], other: Callable[[], object], lock: Abstrac
     """Return how long one takes, measured by the other: the quickest of some rounds each, as noise only adds."""
     times: list[tuple[float, float]] = []
     began = time.perf_counter()
-    while len(times) < _ROUNDS and (not times or time.perf_counter() - began < _MAX_S):
+    while not times or time.perf_counter() - began < _MEASURED_S:
         times.append((_seconds(one, lock), _seconds(other, lock)))
     ones, others = zip(*times, strict=True)
     return float(min(ones) / min(others))

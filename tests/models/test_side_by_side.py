@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -226,7 +227,7 @@ def test_what_a_part_raises_is_raised_when_all_have_ended() -> None:
 
 @pytest.mark.usefixtures("always")
 def test_what_is_slower_in_parts_stays_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(side_by_side, "_ratio", lambda *_: 1.1)
+    monkeypatch.setattr(side_by_side, "_ratio", lambda *_: 1.2)
     assert SideBySide.where_it_pays(quick(Net()), BATCH, FairLock()) is None
 
 
@@ -286,9 +287,10 @@ def test_others_compute_between_the_passes_that_are_measured(
     assert host._parts is not None
 
 
-def test_rounds_are_few_and_the_quickest_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    seconds = iter([4.0, 2.0, 3.0, 1.0, 9.0, 5.0])
+def test_rounds_take_a_second_and_the_quickest_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds, clock = iter([4.0, 2.0, 3.0, 1.0, 9.0, 5.0]), iter([0.0, 0.3, 0.9, 1.1])
     monkeypatch.setattr(side_by_side, "_seconds", lambda *_: next(seconds))
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
     assert side_by_side._ratio(lambda: None, lambda: None, FairLock()) == 3.0
     assert next(seconds, None) is None
 
