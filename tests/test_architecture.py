@@ -14,6 +14,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
+# Modules of the engine that its two sides have in common.
+_BOTH = {"messages", "pixel_room"}
+
 
 def python(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a fresh interpreter in the repository root."""
@@ -76,7 +79,7 @@ class TestProcesses:
             "the worker process, or in whatever process calls it",
         }
         assert in_worker == (module.parent.name == "workers")
-        assert in_worker or where[1] == ("both processes" if module.stem == "messages" else "the front process")
+        assert in_worker or where[1] == ("both processes" if module.stem in _BOTH else "the front process")
 
     def test_the_contracts_of_the_two_sides_name_every_module(self) -> None:
         settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -86,7 +89,7 @@ class TestProcesses:
         there = {f"service.engine.{each.stem}" for each in (ROOT / "service" / "engine").glob("*.py")}
         there.discard("service.engine.__init__")
         assert set(front) == there
-        assert set(barred) == there - {"service.engine.messages", "service.engine.worker"}
+        assert set(barred) == there - {"service.engine.worker", *(f"service.engine.{stem}" for stem in _BOTH)}
 
     def test_the_front_speaks_to_the_engine_through_its_facade(self) -> None:
         files = [*(ROOT / "service" / "web").glob("*.py"), *(ROOT / "service" / "protocols").rglob("*.py")]

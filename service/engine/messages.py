@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from service.cam.targets import Targets
+    from service.engine.pixel_room import Placed
     from service.errors import ServiceError
     from service.models.info import ModelInfo, ModelKey
     from service.models.sources.source import Downloads
@@ -126,6 +127,14 @@ class Run:
 
 
 @dataclass(frozen=True)
+class RunPlaced:
+    """The same, with the pixels in the room that is shared, until it is answered; ``run`` has none."""
+
+    run: Run
+    placed: Placed
+
+
+@dataclass(frozen=True)
 class Cancel:
     """Nobody waits for this batch any more. Heeded before it begins and between its steps."""
 
@@ -220,7 +229,7 @@ class Ran:
     alone_s: float | None = None
 
 
-ToWorker = Start | Load | Unload | Run | Cancel | Ping
+ToWorker = Start | Load | Unload | Run | RunPlaced | Cancel | Ping
 FromWorker = Hello | ModelProgress | ModelLoaded | ModelFailed | ModelUnloaded | Pong | Progress | Ran
 Message = ToWorker | FromWorker
 

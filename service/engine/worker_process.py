@@ -15,7 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from service.engine.messages import Cancel, Hello, Load, Ping, Pong, Unload, pack, read
+from service.engine.messages import Cancel, Hello, Load, Ping, Pong, Ran, RunPlaced, Unload, pack, read
+from service.engine.pixel_room import PixelRoom
 from service.engine.watchdog import Watchdog
 from service.engine.worker import WorkerSnapshot
 
@@ -34,7 +35,7 @@ _LAST_MOMENTS_S = 1.0
 _TICKS = 6
 
 
-def python_command(module: str, descriptor: int) -> list[str]:
+def python_command(module: str, *descriptors: int) -> list[str]:
     """Return what runs ``main`` of a module, which finds others where this process does, and the user's own code here.
 
     ``python -m service.engine.workers.main`` would prefer any folder named "service" that happens to lie there.
@@ -44,23 +45,25 @@ def python_command(module: str, descriptor: int) -> list[str]:
     # between sessions first (autogroups), so that in one of its own a low priority would mean nothing.
     group = "os.getpgrp() == os.getpid() or os.setpgid(0, 0)"
     code = f"import os, sys; {group}; sys.path[:] = {folders!r}; from {module} import main; main()"
-    return [sys.executable, "-P", "-c", code, str(descriptor)]
+    return [sys.executable, "-P", "-c", code, *map(str, descriptors)]
 
 
-async def _spawn() -> tuple[socket.socket, asyncio.subprocess.Process]:
-    """Start a process; return it, and this end of the socket that joins the two."""
+async def _spawn() -> tuple[socket.socket, PixelRoom | None, asyncio.subprocess.Process]:
+    """Start a process; return it, this end of the socket that joins the two, and the memory that both have."""
     ours, theirs = socket.socketpair()
-    with theirs:
+    with theirs, PixelRoom.made() as made:
+        room, *memory = made or (None,)
+        descriptors = (theirs.fileno(), *memory)
         try:
             process = await asyncio.create_subprocess_exec(
-                *python_command("service.engine.workers.main", theirs.fileno()),
-                pass_fds=(theirs.fileno(),),
+                *python_command("service.engine.workers.main", *descriptors),
+                pass_fds=descriptors,
                 stdin=asyncio.subprocess.DEVNULL,
             )
         except OSError:
             ours.close()
             raise
-    return ours, process
+        return ours, room, process
 
 
 class WorkerProcess:
@@ -76,6 +79,7 @@ class WorkerProcess:
         self._ending: Ending = "exited"
         self._process: asyncio.subprocess.Process | None = None
         self._writer: asyncio.StreamWriter | None = None
+        self._room: PixelRoom | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -93,7 +97,7 @@ class WorkerProcess:
             OSError: the machine has no process or no descriptor left.
         """
         try:
-            ours, self._process = await _spawn()
+            ours, self._room, self._process = await _spawn()
         except OSError as error:
             self._snapshot = replace(self._snapshot, ending="not_started", last_exit=f"not started: {error}")
             raise
@@ -113,7 +117,8 @@ class WorkerProcess:
     def send(self, run: Run) -> None:
         """Hand over a batch. If the process has died meanwhile, its listener notices."""
         self._watchdog.sent(run.batch)
-        self._write(run)
+        placed = self._room.put(run.batch, run.pixels) if self._room else None
+        self._write(RunPlaced(replace(run, pixels=run.pixels[:0]), placed) if placed else run)
 
     def cancel(self, batch: int) -> None:
         """Tell it that nobody waits for a batch any more."""
@@ -128,6 +133,7 @@ class WorkerProcess:
         """Close the connection, which ends the process; kill it if that takes longer than ``timeout_s``."""
         if self._process is None or self._writer is None:
             return
+        self._room = None
         for task in self._tasks:
             task.cancel()
         self._writer.close()
@@ -189,9 +195,12 @@ class WorkerProcess:
                 self._snapshot = replace(self._snapshot, greeted=True, device=device)
             case Pong(device_bytes):
                 self._snapshot = replace(self._snapshot, device_bytes=device_bytes)
+            case Ran(batch) if self._room:
+                self._room.free(batch)
         self._listener.on_message(self, message)
 
     def _end(self, code: int) -> None:
+        self._room = None  # some hold on to a worker that has ended
         for task in self._tasks:
             if task is not asyncio.current_task():
                 task.cancel()

@@ -40,7 +40,16 @@ if TYPE_CHECKING:
 
     Said = TypeVar("Said", bound=FromWorker)
 
-LAUNCHERS: dict[str, Launcher] = {"process": WorkerProcess, "in process": InProcessWorker}
+
+class Apart(WorkerProcess):
+    """A process that shares no memory with this one, as on systems that have none to share."""
+
+    async def start(self) -> None:
+        await super().start()
+        self._room = None
+
+
+LAUNCHERS: dict[str, Launcher] = {"process": WorkerProcess, "apart": Apart, "in process": InProcessWorker}
 SHAPES = ModelKey("shapes", 5)
 CONFIG = ModelConfig(name="shapes", architecture="shapes")
 
@@ -224,5 +233,31 @@ async def test_all_compute_the_same(workers: dict[str, tuple[Worker, Ear]]) -> N
         ear.heard.clear()
         worker.send(run(1))
         maps.append([row.maps[0].values for row in (await ear.next(Ran)).outcomes if isinstance(row, RowAnswer)])
-    for one, other in zip(*maps, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-5)
+    for one, *others in zip(*maps, strict=True):
+        for other in others:
+            np.testing.assert_allclose(one, other, rtol=1e-5)
+
+
+@shared
+async def test_memory_is_used_again_when_a_batch_is_answered(workers: dict[str, tuple[Worker, Ear]]) -> None:
+    worker, ear = workers["process"]
+    assert isinstance(worker, WorkerProcess)
+    if worker._room is None:
+        pytest.skip("this system has none to share")
+    worker.send(run(1))
+    assert len(worker._room._taken) == 1
+    await ear.next(Ran)
+    assert not worker._room._taken
+
+
+async def test_memory_is_gone_with_the_worker(ear: Ear, tmp_path: Path) -> None:
+    worker = WorkerProcess(spec(tmp_path), ear)
+    await worker.start()
+    await ear.next(Hello)
+    worker.kill("hung")
+    await ear.exit()
+    assert worker._room is None
+    other = WorkerProcess(spec(tmp_path), ear)
+    await other.start()
+    await other.stop(5.0)
+    assert other._room is None

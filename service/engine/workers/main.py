@@ -13,11 +13,13 @@ import socket
 import sys
 import threading
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from service import logs
-from service.engine.messages import Start, pack, receive
+from service.engine.messages import RunPlaced, Start, pack, receive
+from service.engine.pixel_room import PixelRoom
 from service.engine.workers.ending import die_with_the_front
 from service.engine.workers.waiting import short_waits
 
@@ -33,11 +35,20 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     die_with_the_front()
-    serve(socket.socket(fileno=int(sys.argv[1])))
+    descriptor, *memory = map(int, sys.argv[1:])
+    room = PixelRoom(*memory) if memory else None
+    for inherited in memory:
+        os.close(inherited)
+    serve(socket.socket(fileno=descriptor), room)
 
 
-def serve(connection: socket.socket) -> None:
-    """Do what messages ask for, until the front process goes away; then this process ends."""
+def serve(connection: socket.socket, room: PixelRoom | None = None) -> None:
+    """Do what messages ask for, until the front process goes away; then this process ends.
+
+    Args:
+        connection: to the front process.
+        room: where it puts pixels, if there is one.
+    """
     sending = threading.Lock()
 
     def tell(message: Message) -> None:
@@ -59,6 +70,9 @@ def serve(connection: socket.socket) -> None:
 
         executor = Executor(start, tell, os._exit)
         while (message := receive(stream)) is not None:
+            if isinstance(message, RunPlaced):
+                assert room is not None
+                message = replace(message.run, pixels=room.at(message.placed))
             executor.hear(message)
     os._exit(0)  # nobody is left to hear of a batch that still computes
 
