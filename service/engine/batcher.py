@@ -13,7 +13,9 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from functools import partial
 from heapq import heapify, heappop, heappush
+from math import inf
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from service.engine.fair_shares import FairShares
@@ -82,9 +84,12 @@ _LANES_KNOWN = 1000
 _SHARED = 0.6
 _LATELY = 16
 
-# Where one client has a slow model to itself: how often the time of a single picture a batch may take. Several go
-# together in less time than one after the other, on a CPU by a quarter, which three pictures have already.
-_TIMES_ONE = 3
+# Where one client has a slow model to itself: how often the time of a single picture a batch may take, up to so many
+# pictures for each thread. On a CPU they go together in half the time that they take one by one, and more gain nothing.
+_TIMES_ONE, _FOR_EACH = 4.5, 4
+
+# From so many pictures on for each thread a batch is computed in parts, one for each: see models/side_by_side.py.
+_IN_PARTS = 2
 
 # How far a batch that was slower than those before moves what is known of a model's pace. One that was faster is
 # believed at once: whatever else the machine does can only slow it down.
@@ -223,10 +228,14 @@ class Batcher(Generic[E]):
         self._one_s = {model: pace for model, pace in self._one_s.items() if not gone(model)}
         self._served = {key: batches for key, batches in self._served.items() if not gone(key[1])}
 
-    def next_batch(self, accepts: Callable[[Any], bool]) -> list[E]:
+    def next_batch(self, accepts: Callable[[Any], bool], threads: int = 0) -> list[E]:
         """Take the next batch out, for a worker that ``accepts`` only some lanes.
 
         Abandoned entries are dropped on the way: they never reach a device.
+
+        Args:
+            accepts: tells of a lane.
+            threads: of a worker that computes on the CPU, among which it divides a batch; 0 of any other.
 
         Returns:
             Entries of one lane, each client's in order of arrival; empty if nothing waits that the worker accepts.
@@ -236,7 +245,7 @@ class Batcher(Generic[E]):
             if not entry.abandoned:
                 return [entry]
         while (lane := self._next_lane(accepts)) is not None:
-            if batch := self._take(lane):
+            if batch := self._take(lane, threads):
                 return batch
         return []
 
@@ -252,20 +261,20 @@ class Batcher(Generic[E]):
         first = min(heads, key=lambda head: head[:4], default=None)
         return None if first is None else first[-1]
 
-    def _take(self, lane: SharedLane) -> list[E]:
+    def _take(self, lane: SharedLane, threads: int) -> list[E]:
         """Take entries out in the order of their clients' start tags, which move on with each."""
         group, models = self._groups[lane.large, lane.model], self._models[lane.large]
         batch: list[E] = []
         pixels = passes = 0
         heads = list(group.heads(lane))
         heapify(heads)
-        most_s = self._most_s(lane)
+        is_full = partial(self._is_full, lane, threads, self._most_passes(lane, threads))
         while heads:
             _, arrival, client = heappop(heads)
             entry = group.lanes[lane][client][arrival]
             if not entry.abandoned:
                 pixels, passes = pixels + entry.pixels_count, passes + int(entry.amount)
-                if batch and (entry.alone or batch[0].alone or self._is_full(lane, len(batch), passes, pixels, most_s)):
+                if batch and (entry.alone or batch[0].alone or is_full(len(batch), passes, pixels)):
                     break
                 if not batch:
                     models.begin_turn(lane.model)
@@ -281,21 +290,32 @@ class Batcher(Generic[E]):
             served.append(frozenset(entry.client for entry in batch))
         return batch
 
-    def _most_s(self, lane: SharedLane) -> float:
-        """Return how long the next batch of a lane may take."""
+    def _most_passes(self, lane: SharedLane, threads: int) -> float:
+        """Return how many passes the next batch of a lane has time for."""
+        pass_s = self._pass_s.get(lane.model, 0.0)
+        if not pass_s:
+            return self._max_size
+        if self._is_shared(lane):
+            return _SHARED * self._max_seconds / pass_s
+        together = _TIMES_ONE * self._one_s.get(lane.model, 0.0) / pass_s
+        return max(self._max_seconds / pass_s, min(together, _FOR_EACH * threads if threads else inf))
+
+    def _is_shared(self, lane: SharedLane) -> bool:
+        """Whether several clients want the model, or did lately."""
         key = lane.large, lane.model
         group, lately = self._groups[key], self._served.get(key, ())
-        if len(group.clients) > 1 or any(clients != group.lanes[lane].keys() for clients in lately):
-            return self._max_seconds * _SHARED
-        return max(self._max_seconds, _TIMES_ONE * self._one_s.get(lane.model, 0.0))
+        return len(group.clients) > 1 or any(clients != group.lanes[lane].keys() for clients in lately)
 
-    def _is_full(self, lane: SharedLane, size: int, passes: int, pixels: int, most_s: float) -> bool:
+    def _is_full(self, lane: SharedLane, threads: int, most_passes: float, size: int, passes: int, pixels: int) -> bool:
         """Whether a batch of ``size`` has no room for one that would make it so many passes and pixels."""
-        cap, pass_s = self._caps.get(lane), self._pass_s.get(lane.model, 0.0)
+        cap = self._caps.get(lane)
+        in_time = most_passes * (size + 1) / max(1, passes)
+        if in_time >= _IN_PARTS * threads > 0:
+            in_time = in_time // threads * threads  # a thread with one less would wait for the others
         return (
             size >= self._max_size
             or passes > self._max_size
             or pixels > self._max_pixels
-            or passes * pass_s > most_s
+            or size + 1 > in_time
             or (cap is not None and size >= cap.size)
         )

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["available_cores"]
+    from service.settings import Settings
+
+__all__ = ["available_cores", "threads_of"]
 
 
 def available_cores(root: Path = Path("/")) -> int:
@@ -28,6 +30,11 @@ def available_cores(root: Path = Path("/")) -> int:
     """
     quotas = [quota for group in _groups(root) if (quota := _quota(group)) is not None]
     return max(1, int(min([len(os.sched_getaffinity(0)), *quotas])))
+
+
+def threads_of(settings: Settings) -> int:
+    """Return how many threads a worker has on the CPU."""
+    return settings.threads or max(1, available_cores() // settings.workers)
 
 
 def _groups(root: Path) -> Iterator[Path]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from service.engine.batcher import Batcher
+from service.engine.cores import threads_of
 from service.engine.lifecycle import Lifecycle
 from service.engine.messages import Progress, Ran, RowAnswer, Run
 from service.engine.registry import ModelStatus, Registry
@@ -111,7 +112,7 @@ class Pool:
     ) -> None:
         self._metrics = metrics
         self._spans = spans or Spans()
-        self._concurrency = settings.concurrency
+        self._concurrency, self._threads = settings.concurrency, threads_of(settings)
         self._batcher: Batcher[Entry] = Batcher(settings.max_batch_size, settings.max_batch_pixels, _MAX_BATCH_S)
         self._running: dict[int, _Batch] = {}
         self._numbers = itertools.count(1)
@@ -359,7 +360,8 @@ class Pool:
         while handed_out:
             handed_out = False
             for slot in sorted(self.supervisor.slots, key=lambda slot: len(list(self._running_on(slot.number)))):
-                batch = self._batcher.next_batch(partial(self._accepts, slot))
+                on_cores = slot.worker.snapshot.device == "cpu"
+                batch = self._batcher.next_batch(partial(self._accepts, slot), self._threads if on_cores else 0)
                 if batch:
                     self._send(slot, batch)
                     handed_out = True

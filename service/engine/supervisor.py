@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from service.engine.cores import available_cores
+from service.engine.cores import threads_of
 from service.engine.messages import Hello, ModelFailed, ModelLoaded, ModelProgress, ModelUnloaded, Ran, Start
 from service.engine.trial import TRIAL, Trials
 from service.engine.worker import Listener, WorkerSpec
@@ -210,7 +210,7 @@ class Supervisor:
         settings = self._settings
         return Start(
             device=device,
-            threads=settings.threads or max(1, available_cores() // settings.workers),
+            threads=threads_of(settings),
             concurrency=settings.concurrency,
             downloads=Downloads(settings.cache_dir, settings.allow_download, settings.weights_mirror),
             log_level=settings.log_level,

@@ -229,20 +229,49 @@ def test_batches_are_shorter_where_several_clients_want_the_model() -> None:
 def test_a_client_that_is_alone_has_larger_batches_of_a_slow_model() -> None:
     batcher: Batcher[Fake] = Batcher(16, 1000, max_batch_s=0.1)
 
-    def size(*clients: str) -> int:
+    def size(*clients: str, threads: int = 3) -> int:
         for client in clients:
             batcher.submit(Fake("a", client=client))
-        taken = len(batcher.next_batch(anything))
-        while batcher.next_batch(anything):
+        taken = len(batcher.next_batch(anything, threads))
+        while batcher.next_batch(anything, threads):
             pass
         return taken
 
     batcher.learn_pace(A, 1, passes=1, seconds=0.2)
-    assert size(*["x"] * 8) == 3, "three together may take what three take one by one"
-    batcher.learn_pace(A, 3, passes=3, seconds=0.3)
-    assert size(*["x"] * 8) == 6, "and hold more, where they take less together"
+    assert size(*["x"] * 16) == 4, "they may take four and a half times what one takes"
+    batcher.learn_pace(A, 4, passes=4, seconds=0.4)
+    assert size(*["x"] * 16) == 9, "and more fit, where they take less together: as many for each thread"
+    assert size(*["x"] * 16, threads=2) == 8, "four for each are enough"
     assert size("x", "x", "y") == 1, "whoever comes next waits for one picture"
     assert size("x", "x") == 1, "and so for a while"
+
+
+def test_every_thread_has_as_many_pictures_of_a_batch() -> None:
+    batcher: Batcher[Fake] = Batcher(16, 1000, max_batch_s=0.75)
+    batcher.learn_pace(A, 2, passes=1, seconds=0.1)
+    for threads, amount, size in ((0, 1, 7), (1, 1, 7), (2, 1, 6), (3, 1, 6), (4, 1, 7), (2, 2.5, 3), (1, 2.5, 3)):
+        for _ in range(16):
+            batcher.submit(Fake("a", amount=amount))
+        taken = len(batcher.next_batch(anything, threads))
+        assert taken == size, "seven passes have time; of four threads none has two pictures"
+        while batcher.next_batch(anything):
+            pass
+    batcher.learn_pace(A, 2, passes=1, seconds=0.05)
+    for _ in range(16):
+        batcher.submit(Fake("a", amount=2.0))
+    assert len(batcher.next_batch(anything, 2)) == 6, "fifteen passes are seven pictures, and three for each are six"
+
+
+def test_another_device_than_a_cpu_has_as_many_as_there_is_time_for() -> None:
+    batcher: Batcher[Fake] = Batcher(32, 1000, max_batch_s=0.05)
+    batcher.learn_pace(A, 1, passes=1, seconds=0.1)
+    batcher.learn_pace(A, 20, passes=20, seconds=0.4)
+    for threads, size in ((0, 22), (2, 8)):
+        for _ in range(32):
+            batcher.submit(Fake("a"))
+        assert len(batcher.next_batch(anything, threads)) == size
+        while batcher.next_batch(anything):
+            pass
 
 
 def test_what_was_learned_of_a_model_goes_with_it() -> None:

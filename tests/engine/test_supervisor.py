@@ -70,7 +70,7 @@ async def test_a_machine_without_room_for_a_process_is_asked_again(pool: FakedPo
 async def test_workers_share_the_cores_that_the_container_may_use(
     monkeypatch: pytest.MonkeyPatch, cores: int, workers: int, asked: int, threads: int
 ) -> None:
-    monkeypatch.setattr("service.engine.supervisor.available_cores", lambda: cores)
+    monkeypatch.setattr("service.engine.cores.available_cores", lambda: cores)
     async for pool in start(settings(workers=workers, threads=asked)):
         assert [worker.spec.start.threads for worker in pool.workers] == [threads] * workers
 
