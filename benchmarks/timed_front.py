@@ -52,7 +52,12 @@ def _counting(file: Path) -> Iterator[None]:
 
             return run
 
-        for module, name in ((pipeline, "decode_for"), (pipeline, "preprocess"), (drawing, "render")):
+        for module, name in (
+            (pipeline, "open_picture"),
+            (pipeline, "decode_for"),
+            (pipeline, "preprocess"),
+            (drawing, "render"),
+        ):
             setattr(module, name, counted(getattr(module, name)))
         yield
 

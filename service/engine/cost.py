@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from service.cam.layers import finest_of
@@ -146,7 +147,7 @@ class Work:
             outputs=tuple(sorted(self.outputs, key=_COSTLIEST.index)),
         )
 
-    @property
+    @cached_property
     def cost(self) -> Cost:
         """Estimate what it costs."""
         decoded = sum(header.pixels for header in self.images)
@@ -163,7 +164,7 @@ class Work:
         pixels, sent = sum(each[0] for each in drawn), sum(each[1] for each in drawn)
         return Cost(len(self.images) * forward + encoded, decoded + pixels, told + sent)
 
-    @property
+    @cached_property
     def bytes_around(self) -> int:
         """Estimate what is sent beside drawn maps."""
         repeated = sum(self.told_bytes[: self.top_k]) * len(self.images)

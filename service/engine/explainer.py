@@ -21,7 +21,7 @@ from service.engine.lifecycle import Lifecycle
 from service.engine.management import Management
 from service.engine.pipeline import Picture, Pipeline
 from service.engine.plan import plan
-from service.engine.plans import plans
+from service.engine.plans import Plans
 from service.engine.pool import Pool
 from service.engine.remembered import remembered_by
 from service.engine.spans import Spans
@@ -76,6 +76,7 @@ class Explainer:
         self.management = Management(settings, metrics, self.pool, remembered)
         self.pipeline = Pipeline(settings, metrics, self._spans, self.pool)
         self._encoded = EncodedSentences()
+        self._plans = Plans(settings.max_explanations, self._encoded)
         self._most = _cost(settings.max_request_cost)
         total = _cost(settings.max_total_cost)
         self.admission = Admission(settings.max_queue, total, lambda: asyncio.get_running_loop().time())
@@ -211,7 +212,7 @@ class Explainer:
             await self._loaded_again(request, deadline)
         with self.pool.lease(request.model, request.version) as info:
             self.management.used(info.key)
-            planned = plans(request, info, self._settings.max_explanations, self._encoded)
+            planned = self._plans.of(request, info)
             began, tally = time.perf_counter(), self.tally(info.name, info.version)
             try:
                 answer = await self._answer(request, info, planned, deadline)
@@ -220,7 +221,7 @@ class Explainer:
                 raise
             tally.success.add(answer.total_s)
             tally.add(answer.images)
-            for todo in {id(each): each for _, each in planned}.values():
+            for todo in dict.fromkeys(each for _, each in planned):
                 self._encoded.remember(info.key, todo.lane.sentences.all)
             return answer
 
@@ -253,13 +254,13 @@ class Explainer:
     ) -> Answer:
         began = time.perf_counter()
         spending = Spending(self._most)
-        pictures = [Picture(upload, todo, spending) for upload, todo in planned]
+        pictures = [Picture(upload, todo, spending, request.client, request.weight) for upload, todo in planned]
         try:
             with self.admission.admit(len(pictures)):
                 self._metrics.in_flight.set(self.admission.inside)
                 async with self._until(deadline):
                     await self.pipeline.look(pictures)
-                    works = _works(pictures)
+                    works = self._works(pictures)
                     cost = check_costs(works, self._most)
                     spending.begin(*works)
                     with self.admission.admit_work(cost, self._expected_s(cost, info)):
@@ -286,7 +287,18 @@ class Explainer:
         workers = sum(self.pool.registry.holds(slot.number, info.key) for slot in self.pool.supervisor.slots)
         return cost.forward * info.pass_s / max(1, workers) + cost.pixels * _SECONDS_PER_PIXEL
 
+    def _works(self, pictures: Sequence[Picture]) -> list[Work]:
+        """Return what is asked for, one piece of work for all pictures that have the same plan."""
+        headers: dict[Plan, list[Header]] = {}
+        for picture in pictures:
+            read = headers.setdefault(picture.todo, [])
+            if isinstance(picture.header, Header):
+                read.append(picture.header)
+        return [self._plans.work(todo, tuple(read)) for todo, read in headers.items()]
+
     async def _images(self, pictures: Sequence[Picture]) -> tuple[ImageAnswer, ...]:
+        if len(pictures) == 1:
+            return (await self._image(0, pictures[0]),)
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._image(i, picture)) for i, picture in enumerate(pictures)]
         return tuple(task.result() for task in tasks)
@@ -317,6 +329,7 @@ class Explainer:
         except ServiceError as error:
             self._metrics.picture_errors.labels(error.code).inc()
             picture.stage = None
+            picture.digest()
             # The trace holds on to the frames that it came through, and with them to decoded pixels.
             error.__traceback__ = error.__cause__ = error.__context__ = None
             return ImageAnswer(index, picture.upload.filename, picture.sha256, error=error)
@@ -326,16 +339,6 @@ class Explainer:
 
 def _cost(limit: CostLimit) -> Cost:
     return Cost(limit.forward, limit.pixels, limit.bytes)
-
-
-def _works(pictures: Sequence[Picture]) -> list[Work]:
-    """Return what is asked for, one piece of work for all pictures that have the same plan."""
-    headers: dict[int, tuple[Plan, list[Header]]] = {}
-    for picture in pictures:
-        read = headers.setdefault(id(picture.todo), (picture.todo, []))[1]
-        if isinstance(picture.header, Header):
-            read.append(picture.header)
-    return [Work.of(todo, read) for todo, read in headers.values()]
 
 
 def _count(given_up: Counter, pictures: Sequence[Picture]) -> None:

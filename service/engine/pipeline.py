@@ -31,7 +31,7 @@ from service.engine.picture_threads import PictureThreads
 from service.engine.scores import certainty_of, ranking, scores_of
 from service.errors import ServiceError
 from service.imaging.canvas import KEPT_PIXELS, Canvas
-from service.imaging.decode import DecodeLimits, Header, decode, pixels_to_open, read_header
+from service.imaging.decode import DecodeLimits, Header, decode, open_picture, pixels_to_open, read_header
 from service.imaging.headers import has_short_header
 from service.imaging.preprocess import decode_for, preprocess
 from service.imaging.render import pixels_for
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from service.engine.pool import Pool
     from service.engine.request import Upload
     from service.engine.spans import Spans
+    from service.imaging.decode import Undecoded
     from service.imaging.geometry import Geometry
     from service.imaging.preprocess import Prepared
     from service.imaging.render import RenderSpec
@@ -78,22 +79,41 @@ class Picture:
         upload: its file.
         todo: what is done to it.
         spending: counts what its request sends.
-        sha256: digest of the file, once it was looked at.
-        header: what the file says of itself, or what is wrong with it; likewise.
+        client: whose request it is.
+        weight: how large the client's share is.
+        header: what the file says of itself, or what is wrong with it, once it was looked at.
+        opened: the file with its header read, for whoever decodes it; None where that would be much to hold on to.
+        sha256: digest of the file, once it is known that it cannot be read, or it was decoded.
         stage: where it is, for the metrics if it is given up there; None once there is an answer.
     """
 
     upload: Upload
     todo: Plan
     spending: Spending
-    sha256: str = ""
+    client: str = ""
+    weight: float = 1.0
     header: Header | ServiceError | None = None
+    opened: Undecoded | None = None
+    sha256: str = ""
     stage: Stage | None = "decode"
 
     def look(self, limits: DecodeLimits) -> None:
         """Read the header, and no more than that."""
-        self.sha256 = hashlib.sha256(self.upload.data).hexdigest()
+        self.digest()
         self.header = self.upload.error or _header(self.upload.data, limits, self.todo.info.preprocess.channels)
+
+    def open(self, limits: DecodeLimits) -> None:
+        """Read the header, and keep the file open."""
+        try:
+            self.opened = open_picture(self.upload.data, limits, self.todo.info.preprocess.channels)
+            self.header = self.opened.header
+        except ServiceError as error:
+            self.header = error.with_traceback(None)  # which has this picture
+            self.digest()
+
+    def digest(self) -> None:
+        """Compute the digest, which others' answers wait for if the event loop does it."""
+        self.sha256 = self.sha256 or hashlib.sha256(self.upload.data).hexdigest()
 
     @property
     def size(self) -> Header:
@@ -156,14 +176,14 @@ class Pipeline:
         """Read the headers of pictures: what is known to be short at once, since a change of threads takes longer."""
         longer = []
         for each in pictures:
-            if not has_short_header(each.upload.data):
+            if each.upload.error or not has_short_header(each.upload.data):
                 longer.append(each)
                 continue
-            each.look(self._limits)
+            each.open(self._limits)
             if len(pictures) > 1:
                 await asyncio.sleep(0)  # others' turn
         looks = (
-            self._in_thread(partial(each.look, self._limits), pixels_to_open(len(each.upload.data)), each.todo)
+            self._in_thread(partial(each.look, self._limits), pixels_to_open(len(each.upload.data)), each)
             for each in longer
         )
         await asyncio.gather(*looks)
@@ -192,7 +212,7 @@ class Pipeline:
             explanations = tuple(map(self._with_proof, explanations, answer.proofs or repeat(None)))
             if certainty is not None and todo.mirrored:
                 score = partial(score_maps, todo, drawing, opened.prepared.geometry, certainty, answer.maps, mirrored)
-                scored = await self._in_thread(score, 0, todo)
+                scored = await self._in_thread(score, 0, picture)
                 explanations = tuple(map(_with_scores, explanations, scored))
         return ImageAnswer(
             index=0,
@@ -208,8 +228,8 @@ class Pipeline:
             times=StageTimes(decode_s, computed.queue_s, computed.compute_s, render_s, computed.batch_size),
         )
 
-    async def _in_thread(self, work: Callable[[], T], pixels: int, todo: Plan) -> T:
-        return await self.threads.run(work, pixels=pixels, client=todo.client, weight=todo.weight)
+    async def _in_thread(self, work: Callable[[], T], pixels: int, picture: Picture) -> T:
+        return await self.threads.run(work, pixels=pixels, client=picture.client, weight=picture.weight)
 
     async def _timed(self, stage: Stage, work: Coroutine[Any, Any, T]) -> tuple[T, float]:
         """Wait for ``work``; return its result and the seconds that it took, waiting for a thread included."""
@@ -221,8 +241,7 @@ class Pipeline:
         return result, seconds
 
     async def _open(self, picture: Picture) -> _Opened:
-        todo, pixels = picture.todo, picture.size.pixels
-        return await self._in_thread(partial(_open, picture.upload.data, self._limits, todo), pixels, todo)
+        return await self._in_thread(partial(_open, picture, self._limits), picture.size.pixels, picture)
 
     async def _mirrored(
         self, picture: Picture, pixels: NDArray[np.uint8], answer: RowAnswer
@@ -249,8 +268,8 @@ class Pipeline:
             targets,
             future,
             queued_at=time.perf_counter(),
-            client=todo.client,
-            weight=todo.weight,
+            client=picture.client,
+            weight=picture.weight,
             amount=todo.amount,
             view=view,
         )
@@ -276,7 +295,7 @@ class Pipeline:
                 some = maps[begin : begin + step]
                 work = partial(_draw, drawing, some, canvas)
                 is_soon_done = not drawing.amount and _are_small(some)
-                drawn = work() if is_soon_done else await self._in_thread(work, drawing.pixels, picture.todo)
+                drawn = work() if is_soon_done else await self._in_thread(work, drawing.pixels, picture)
                 picture.spending.add(drawn)
                 answers += drawn
         return tuple(answers)
@@ -290,7 +309,7 @@ class Pipeline:
         pixels = picture.size.pixels
         async with self._canvases.reserve(pixels if drawing.spec.size == "layer" else drawing.pixels):
             make = partial(_canvas_of, picture.upload.data, self._limits, opened.prepared.geometry, drawing.spec)
-            yield await self._in_thread(make, pixels, picture.todo)
+            yield await self._in_thread(make, pixels, picture)
 
 
 def _are_small(maps: Sequence[RawMap[NDArray[np.float32]]]) -> bool:
@@ -307,8 +326,11 @@ def _header(data: bytes, limits: DecodeLimits, channels: int) -> Header | Servic
         return error
 
 
-def _open(data: bytes, limits: DecodeLimits, todo: Plan) -> _Opened:
-    image = decode_for(data, limits, todo.info.preprocess)
+def _open(picture: Picture, limits: DecodeLimits) -> _Opened:
+    picture.digest()
+    data, todo = picture.upload.data, picture.todo
+    opened, picture.opened = picture.opened, None  # it holds on to what it has decoded
+    image = decode_for(data, limits, todo.info.preprocess, opened)
     prepared = preprocess(image, todo.info.preprocess)
     spec, geometry = todo.render, prepared.geometry
     canvas = None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from service.cam.methods import METHODS
@@ -36,7 +37,7 @@ _TOP = re.compile(r"top-(\d{1,6})", re.IGNORECASE)
 _NO_TARGETS = Targets(())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
     """What is done to each image of a request.
 
@@ -52,8 +53,6 @@ class Plan:
         amount: estimated work of each image, in forward passes of the model; its mirror image takes as much again, and
             its share of ``encoded`` is included.
         encoded: sentences to encode, once for all images.
-        client: whose request it is.
-        weight: how large the client's share is.
     """
 
     info: ModelInfo
@@ -66,10 +65,8 @@ class Plan:
     area: MarkedArea | None = None
     amount: float = 1.0
     encoded: int = 0
-    client: str = ""
-    weight: float = 1.0
 
-    @property
+    @cached_property
     def placing(self) -> Placing:
         """Where the cells of its maps look."""
         spec, layers = self.info.preprocess, {name: self.info.layer(name) for name in self.lane.layers}
@@ -106,7 +103,7 @@ def plan(request: Request, info: ModelInfo, max_explanations: int, encoded: Enco
     fresh = (encoded or EncodedSentences()).fresh(info.key, made.lane.sentences.all)
     work = _amount_of(made) + fresh * info.sentence_passes / max(1, len(request.images))
     lane = replace(made.lane, large=work > LARGE)
-    return replace(made, lane=lane, amount=work, encoded=fresh, client=request.client, weight=request.weight)
+    return replace(made, lane=lane, amount=work, encoded=fresh)
 
 
 def _plan(request: Request, info: ModelInfo, max_explanations: int) -> Plan:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from opentelemetry.context import Context
@@ -38,14 +38,18 @@ def current_trace_id() -> str:
 
 
 class Spans:
-    """Makes spans with ``tracer``; without one, costs next to nothing."""
+    """Makes spans with ``tracer``, and none without one."""
 
     def __init__(self, tracer: Tracer | None = None) -> None:
         self._tracer = tracer or NoOpTracer()
+        self._are_made = tracer is not None
+
+    def image(self, index: int, lane: Lane) -> AbstractContextManager[None]:
+        """Span of one image's way through; what it raises is the span's error."""
+        return self._image(index, lane) if self._are_made else nullcontext()
 
     @contextmanager
-    def image(self, index: int, lane: Lane) -> Iterator[None]:
-        """Span of one image's way through; what it raises is the span's error."""
+    def _image(self, index: int, lane: Lane) -> Iterator[None]:
         attributes = {"camserve.index": index, **_asked(lane)}
         with self._tracer.start_as_current_span(
             "picture", attributes=attributes, record_exception=False, set_status_on_exception=False
@@ -59,8 +63,10 @@ class Spans:
                 _fail(span, "given_up", "The client went away, the deadline passed, or the request failed otherwise.")
                 raise
 
-    def stage(self, name: str) -> AbstractContextManager[Span]:
+    def stage(self, name: str) -> AbstractContextManager[object]:
         """Time a stage of the current picture. What it raises is the picture's error, and told there."""
+        if not self._are_made:
+            return nullcontext()
         return self._tracer.start_as_current_span(name, record_exception=False, set_status_on_exception=False)
 
     def waited(self, entry: Entry) -> None:

@@ -25,7 +25,16 @@ if TYPE_CHECKING:
     from service.imaging.channels import Channels
     from service.imaging.readers import Box, Opened
 
-__all__ = ["DecodeLimits", "DecodedImage", "Header", "decode", "pixels_to_open", "read_header"]
+__all__ = [
+    "DecodeLimits",
+    "DecodedImage",
+    "Header",
+    "Undecoded",
+    "decode",
+    "open_picture",
+    "pixels_to_open",
+    "read_header",
+]
 
 
 _SHOWN = (1, 3)  # channels that any picture has: grey, and colours
@@ -87,6 +96,27 @@ class Header:
     pixels: int
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Undecoded:
+    """A picture of which the header is read, and held against the limits."""
+
+    header: Header
+    _data: bytes
+    _name: str
+    _opened: Opened
+    _further: Channels | None
+
+    def decode(self, enough: Callable[[int, int], tuple[int, int]] | None = None) -> DecodedImage:
+        """Decode it, as :func:`decode` says; once, since it may hold on to what it read."""
+        with quiet(), _only_ours(self._name, self._data):
+            filled = None if enough is None else self._opened.reduce(*enough(self._opened.width, self._opened.height))
+            rgb = self._opened.load()
+            all_channels = self._further.load() if self._further else ()
+        # Of other formats the size is known for certain only now.
+        width, height = (self._opened.width, self._opened.height) if self._name == "JPEG" else rgb.size
+        return DecodedImage(rgb, width, height, self._name, all_channels, filled)
+
+
 def pixels_to_open(size: int) -> int:
     """Return how much room ``read_header`` takes for a file of ``size`` bytes, in pixels of 16 bytes.
 
@@ -102,10 +132,22 @@ def read_header(data: bytes, limits: DecodeLimits, channels: int = 3) -> Header:
     if name == "WEBP" and channels in _SHOWN and (size := webp_size(data)):  # Pillow would make room for the canvas
         _check_size(size, limits)
         return Header(*size, pixels_with_rows(*size))
+    return _opened(data, name, limits, channels).header
+
+
+def open_picture(data: bytes, limits: DecodeLimits, channels: int = 3) -> Undecoded:
+    """Read the header of a picture that is about to be decoded; arguments and errors are those of ``decode``."""
+    _check("bytes", len(data), limits.max_bytes)
+    name, data = _recognise(data)
+    return _opened(data, name, limits, channels)
+
+
+def _opened(data: bytes, name: str, limits: DecodeLimits, channels: int) -> Undecoded:
     with quiet():
         opened = _open(data, name, limits)
         further = _open_channels(data, name, limits, channels, opened)
-    return Header(opened.width, opened.height, opened.pixels + (further.pixels if further else 0))
+    header = Header(opened.width, opened.height, opened.pixels + (further.pixels if further else 0))
+    return Undecoded(header, data, name, opened, further)
 
 
 def decode(
@@ -132,18 +174,7 @@ def decode(
         >>> image.width, image.height
         (640, 480)
     """
-    _check("bytes", len(data), limits.max_bytes)
-    name, data = _recognise(data)
-    with quiet():
-        opened = _open(data, name, limits)
-        further = _open_channels(data, name, limits, channels, opened)
-        with _only_ours(name, data):
-            filled = None if enough is None else opened.reduce(*enough(opened.width, opened.height))
-            rgb = opened.load()
-            all_channels = further.load() if further else ()
-    # Of other formats the size is known for certain only now.
-    width, height = (opened.width, opened.height) if name == "JPEG" else rgb.size
-    return DecodedImage(rgb, width, height, name, all_channels, filled)
+    return open_picture(data, limits, channels).decode(enough)
 
 
 def _open_channels(data: bytes, name: str, limits: DecodeLimits, count: int, opened: Opened) -> Channels | None:

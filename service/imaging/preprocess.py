@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 from PIL import Image
 
-from service.imaging.decode import decode
+from service.imaging.decode import open_picture
 from service.imaging.geometry import Geometry
 from service.imaging.plain_bilinear import resize_plainly
 from service.vocabulary import ChannelOrder, Decoding, Fitting
@@ -21,7 +21,7 @@ from service.vocabulary import ChannelOrder, Decoding, Fitting
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from service.imaging.decode import DecodedImage, DecodeLimits
+    from service.imaging.decode import DecodedImage, DecodeLimits, Undecoded
 
 __all__ = ["MOST_CHANNELS", "Interpolation", "Prepared", "PreprocessSpec", "decode_for", "geometry_for", "preprocess"]
 
@@ -129,14 +129,23 @@ class Prepared:
     geometry: Geometry
 
 
-def decode_for(data: bytes, limits: DecodeLimits, spec: PreprocessSpec) -> DecodedImage:
+def decode_for(
+    data: bytes, limits: DecodeLimits, spec: PreprocessSpec, opened: Undecoded | None = None
+) -> DecodedImage:
     """Decode a picture for a model, which may need no more than a part of a large JPEG's pixels.
+
+    Args:
+        data: the file.
+        limits: checked from the headers.
+        spec: how the model wants it.
+        opened: the same file, where its header was read already, with the model's channels.
 
     Raises:
         InvalidImage, ImageTooLarge: see ``decode``.
     """
     reduces = spec.decoding == "reduced" and spec.channels in (1, 3)
-    return decode(data, limits, spec.channels, partial(_enough, spec) if reduces else None)
+    opened = opened or open_picture(data, limits, spec.channels)
+    return opened.decode(partial(_enough, spec) if reduces else None)
 
 
 def _enough(spec: PreprocessSpec, width: int, height: int) -> tuple[int, int]:

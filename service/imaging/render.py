@@ -145,13 +145,13 @@ def render(
     maximum, normalised = _normalise(saliency, signed=spec.signed)
     stretched = Placement.stretched(saliency.shape[0], saliency.shape[1], geometry.model_height, geometry.model_width)
     placement = placement or stretched
-    grid = grid_for(spec.size, geometry, saliency.shape, spec.max_side)
     drawn: dict[str, Any] = {}
     if {"heatmap", "overlay", "mask"} & set(spec.outputs):
+        grid = grid_for(spec.size, geometry, saliency.shape, spec.max_side)
         base = _base(canvas, saliency.shape) if "overlay" in spec.outputs else None
         values = _values(normalised, grid, stretched if spec.size == "layer" else placement)
         drawn = _drawn((values + np.float32(1)) * np.float32(0.5) if spec.signed else values, base, grid, spec)
-    evidence = _evidence(normalised)
+    evidence = _evidence(normalised) if spec.signed else normalised
     return Rendered(
         empty=not normalised.any(),
         maximum=maximum,
@@ -184,8 +184,9 @@ def _normalise(saliency: NDArray[Any], *, signed: bool) -> tuple[float, NDArray[
     if not np.isfinite(saliency).all():
         raise ValueError("the map is not finite")
     kept = saliency.astype(np.float64) if signed else np.maximum(saliency, 0).astype(np.float64)
-    greatest = float(np.abs(kept).max())
-    return float(kept.max()), kept / greatest if greatest else kept
+    maximum = float(kept.max())
+    greatest = max(maximum, -float(kept.min())) if signed else maximum
+    return maximum, kept / greatest if greatest else kept
 
 
 def _evidence(normalised: NDArray[np.float64]) -> NDArray[np.float64]:

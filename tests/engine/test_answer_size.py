@@ -22,15 +22,13 @@ from torch.nn import functional
 
 from service.cam.methods import METHODS
 from service.demo.scenes import make_scene
-from service.engine import pipeline
 from service.engine.cost import Cost, Spending, Work
 from service.engine.explainer import Explainer
 from service.engine.plan import plan
 from service.engine.request import Request, Upload
 from service.engine.workers.in_process import InProcessWorker
 from service.errors import RequestTooCostly
-from service.imaging import preprocess
-from service.imaging.decode import DecodeLimits, decode, read_header
+from service.imaging.decode import DecodeLimits, Undecoded, read_header
 from service.metrics import Metrics
 from service.protocols.native.responses import json_pieces
 from service.settings import load_settings
@@ -119,17 +117,16 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def service() -> AsyncIterator[Service]:
-    settings = load_settings(models=["m=shapes"], device="cpu")
+    settings, decode = load_settings(models=["m=shapes"], device="cpu"), Undecoded.decode
     found = Service(Explainer(settings, Metrics(), launch=InProcessWorker))
 
-    def counted(data: bytes, limits: DecodeLimits, *rest: Any) -> DecodedImage:
-        image = decode(data, limits, *rest)
+    def counted(opened: Undecoded, *rest: Any) -> DecodedImage:
+        image = decode(opened, *rest)
         found.decoded += image.width * image.height
         return image
 
     with pytest.MonkeyPatch.context() as monkeypatch:
-        for module in (pipeline, preprocess):
-            monkeypatch.setattr(module, "decode", counted)
+        monkeypatch.setattr(Undecoded, "decode", counted)
         await found.explainer.start()
         await found.explainer.settled()
         yield found

@@ -13,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
-from service.engine.pipeline import _open
+from service.engine.cost import Cost, Spending
+from service.engine.pipeline import Picture, _open
+from service.engine.request import Upload
 from service.imaging.decode import DecodeLimits, decode
 from service.imaging.preprocess import PreprocessSpec, decode_for, preprocess
 from service.imaging.render import RenderSpec
@@ -94,7 +96,7 @@ def test_people_see_all_of_the_picture() -> None:
     def opened(spec: PreprocessSpec) -> Any:
         info: Any = SimpleNamespace(preprocess=spec)
         todo: Any = SimpleNamespace(info=info, render=RenderSpec(frozenset({"overlay"}), size="picture"))
-        return _open(data, LIMITS, todo)
+        return _open(Picture(Upload(data), todo, Spending(Cost())), LIMITS)
 
     reduced, whole = opened(SPEC), opened(FULL)
     assert (reduced.width, reduced.height) == (640, 480)
