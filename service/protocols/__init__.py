@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from fastapi import APIRouter
+    from fastapi.routing import APIRoute
     from pydantic import BaseModel
 
     from service.errors import ServiceError
@@ -30,6 +31,7 @@ __all__ = [
     "WireProtocol",
     "declared_scope",
     "key_scope",
+    "operation_id",
 ]
 
 EXAMPLE_REQUEST_ID = "01K0Z3V9E0Q6J6W9X0T8B6C7DM"
@@ -38,6 +40,11 @@ Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
 ErrorBody = Callable[["ServiceError", str], tuple[bytes, str]]
 """Words an error, given the request's id: returns a body and its media type. Status and headers are the error's own."""
+
+
+def operation_id(route: APIRoute) -> str:
+    """Name an operation after its function; every protocol's router is made with it."""
+    return route.name
 
 
 def key_scope(scope: Scope) -> Callable[[Endpoint], Endpoint]:

@@ -43,7 +43,6 @@ from service.web.protocol_table import ProtocolTable
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from fastapi.routing import APIRoute
     from fastapi.telemetry import TelemetryConfig
     from opentelemetry.sdk.trace import TracerProvider
 
@@ -117,12 +116,11 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,  # it would send people to whatever the Host header says, and without a proxy's TLS
         middleware=_middleware(settings, metrics, lifecycle, table, imports),
-        generate_unique_id_function=_operation_id,
         telemetry=_telemetry(provider, table),
     )
     app.state.lifecycle, app.state.refused = lifecycle, None
     for row in table.rows:
-        app.include_router(row.router)
+        app.router.routes.extend(row.router.routes)  # a router within one is matched twice, at each request
     app.mount(f"{pages.STATIC}/swagger", pages.swagger_files())
     app.mount(pages.STATIC, pages.static_files())
     app.add_exception_handler(ServiceError, _on_service_error)
@@ -198,10 +196,6 @@ def _telemetry(provider: TracerProvider | None, table: ProtocolTable) -> Telemet
         "auto_configure": False,
         "exclude": lambda scope: table.is_probe(route_path(scope)),
     }
-
-
-def _operation_id(route: APIRoute) -> str:
-    return route.name
 
 
 def _cached_document(app: FastAPI, table: ProtocolTable) -> Any:

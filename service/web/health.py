@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter, Request, Response
 
 from service import __version__, wire
-from service.protocols import OpenApiPart, WireProtocol, key_scope
+from service.protocols import OpenApiPart, WireProtocol, key_scope, operation_id
 from service.web.examples import ANSWERS
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["OPERATIONS"]
 
-router = APIRouter(tags=["operations"])
+router = APIRouter(tags=["operations"], generate_unique_id_function=operation_id)
 
 
 @router.head("/livez", include_in_schema=False)

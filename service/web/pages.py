@@ -17,13 +17,13 @@ from fastapi.staticfiles import StaticFiles
 from service.errors import NotFound, ServiceError
 from service.http.requests import wants_json
 from service.problems import STATUS
-from service.protocols import WireProtocol
+from service.protocols import WireProtocol, operation_id
 
 __all__ = ["EMBED", "PAGES", "STATIC", "static_files", "swagger_files"]
 
 EMBED, STATIC = "/embed", "/static"
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, generate_unique_id_function=operation_id)
 
 _STATIC = Path(__file__).parent / "static"
 _SAMPLES = Path(__file__).parents[1] / "demo" / "samples"

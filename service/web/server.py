@@ -51,6 +51,8 @@ _LAST_WORDS_S, _GIVE_UP_S = 1.0, 1.0
 # From the end of draining: as much as the workers' end and all of the above may take.
 _END_S = 8.0
 _TICK_S = 0.1
+# New objects between two collections: some requests' worth, hardly any of which is garbage in cycles.
+_GARBAGE = 10_000
 # Files besides connections: libraries, the log, what listens; a worker's two ends, and what starting another one takes.
 # And the fewest connections that help.
 _OTHER_FILES, _FILES_PER_WORKER, _FEWEST = 64, 12, 16
@@ -72,6 +74,7 @@ def serve(settings: Settings, greet: Callable[[int], None]) -> int:
 
     def ready(port: int) -> None:
         gc.freeze()  # what is there now stays: full collections would stop the loop for a tenth of a second each
+        gc.set_threshold(_GARBAGE)
         greet(port)
 
     app = create_app(settings)

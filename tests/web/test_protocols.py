@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import pkgutil
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from fastapi import APIRouter
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 import service.protocols
 from service import web
@@ -20,7 +23,7 @@ from service.web.keys import digest_of
 from service.web.protocol_table import ProtocolTable, routes_of
 from tests.documents import inlined
 from tests.toys import png
-from tests.web.application import Exchange, faked, until
+from tests.web.application import Application, Exchange, faked, until
 from tests.web.made_up import MADE_UP
 from tests.web.sockets import Reply, head, listening
 from tests.web.test_headers import check
@@ -29,8 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     import httpx
+    from fastapi import FastAPI
 
-    from tests.web.application import Application
 
 WITH_IT = (*PROTOCOLS, MADE_UP)
 LOOK, HELLO = "/made-up/look", "/made-up/hello"
@@ -173,6 +176,16 @@ async def test_below_a_prefix_it_speaks_the_same(application: Application) -> No
     await exchange.start(application)
     assert exchange.status == 401
     assert b'"oops"' in exchange.sent[-1]["body"]
+
+
+async def test_mounted_below_a_path_with_names_of_its_own_it_answers_as_well() -> None:
+    async with faked() as application:
+        outer = Starlette(routes=[Mount("/of/{tenant}", application.app)])
+        async with Application(cast("FastAPI", outer), application.state).client() as client:
+            for path in ("/api/v1/predict", "/api/v1/models/pets/predict", "/v2/health/live"):
+                ask = client.get if path.endswith("live") else partial(client.post, content=PICTURE)
+                response = await ask(f"/of/somebody{path}", headers={"Content-Type": "image/png"})
+                assert response.status_code == 200, response.text
 
 
 def test_the_document_describes_it() -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request, Response
 
-from service.protocols import WireProtocol, key_scope
+from service.protocols import WireProtocol, key_scope, operation_id
 
 if TYPE_CHECKING:
     from service.errors import ServiceError
@@ -50,7 +50,7 @@ async def cvat_invoke(request: Request) -> Response:
 
 def _make_router(prefix: str, names: str = "") -> APIRouter:
     """Return the routes below ``prefix``; ``names`` ends the names of the operations, which must differ."""
-    router = APIRouter(prefix=prefix, tags=["cvat"])
+    router = APIRouter(prefix=prefix, tags=["cvat"], generate_unique_id_function=operation_id)
     router.add_api_route(
         FUNCTIONS, cvat_functions, methods=["GET"], name=f"cvat_functions{names}", summary="List the functions for CVAT"
     )

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic_core import to_json
 
 from service.problems import detail_of
-from service.protocols import WireProtocol, key_scope
+from service.protocols import WireProtocol, key_scope, operation_id
 
 if TYPE_CHECKING:
     from service.engine.explainer import Explainer
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["KSERVE_V1", "answer_instances"]
 
-router = APIRouter(prefix="/v1", tags=["KServe V1"])
+router = APIRouter(prefix="/v1", tags=["KServe V1"], generate_unique_id_function=operation_id)
 
 
 @router.get("/models", response_model=None, summary="List the models (V1)")

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from pydantic_core import to_json
 
 from service.problems import detail_of, status_of
-from service.protocols import WireProtocol, key_scope
+from service.protocols import WireProtocol, key_scope, operation_id
 from service.protocols.kserve_v1.protocol import answer_instances
 
 if TYPE_CHECKING:
@@ -22,7 +22,10 @@ async def _unread(project: str, location: str) -> None:
 
 
 router = APIRouter(
-    prefix="/v1/projects/{project}/locations/{location}/endpoints", tags=["Vertex AI"], dependencies=[Depends(_unread)]
+    prefix="/v1/projects/{project}/locations/{location}/endpoints",
+    tags=["Vertex AI"],
+    dependencies=[Depends(_unread)],
+    generate_unique_id_function=operation_id,
 )
 
 

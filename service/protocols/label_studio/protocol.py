@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request, Response
 
-from service.protocols import WireProtocol, key_scope
+from service.protocols import WireProtocol, key_scope, operation_id
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -25,7 +25,7 @@ _WEBHOOKS = tuple(f"{PREFIX}{place}/webhook" for place in _PLACES)
 # What httpx imports when its first client is made and its first connection opened.
 _OF_HTTPX = ("httpcore", "anyio._backends._asyncio", "certifi", "importlib.readers")
 
-router = APIRouter(prefix=PREFIX, tags=["label studio"])
+router = APIRouter(prefix=PREFIX, tags=["label studio"], generate_unique_id_function=operation_id)
 
 
 async def health(request: Request) -> dict[str, Any]:

@@ -14,9 +14,10 @@ from service.engine.explainer import Explainer
 from service.errors import InvalidOption
 from service.http.answers import AT_ONCE_BYTES, LargeAnswer
 from service.http.requests import accepted_format, unless_gone
+from service.http.routes import DirectRoute
 from service.imaging.colormaps import COLORMAPS
 from service.options import DEFAULT_COLORMAP, Options
-from service.protocols import key_scope
+from service.protocols import key_scope, operation_id
 from service.protocols.native.requests import read_request
 from service.protocols.native.responses import input_size, json_pieces, layer_entry, model_entry, to_wire
 from service.vocabulary import LayerKind
@@ -28,77 +29,68 @@ if TYPE_CHECKING:
 
 __all__ = ["Engine", "described", "json_response", "router"]
 
-router = APIRouter(prefix="/api/v1")
-
-
-async def _explainer(request: Request) -> Explainer:
-    # async though it waits for nothing: FastAPI would run it in a thread, which doubles what a refusal costs.
-    explainer: Explainer = request.state.explainer
-    return explainer
-
-
-Engine = Annotated[Explainer, Depends(_explainer)]
-
+_computing = APIRouter(prefix="/api/v1", route_class=DirectRoute, generate_unique_id_function=operation_id)
 _ANSWERS: dict[int | str, dict[str, Any]] = {200: {"model": wire.ExplainResponse}}
 
 
-@router.post("/explain", tags=["explain"], summary="Explain pictures with the default model", responses=_ANSWERS)
+@_computing.post("/explain", tags=["explain"], summary="Explain pictures with the default model", responses=_ANSWERS)
 @key_scope("infer")
-async def explain(request: Request, engine: Engine) -> Response:
+async def explain(request: Request) -> Response:
     """Predictions, and for every layer, method and target a map of where the model looked."""
-    return await _explain(request, engine, None)
+    return await _explain(request, None)
 
 
-@router.post(
+@_computing.post(
     "/models/{model}/explain", tags=["explain"], summary="Explain pictures with a given model", responses=_ANSWERS
 )
 @key_scope("infer")
-async def explain_with(model: str, request: Request, engine: Engine) -> Response:
+async def explain_with(model: str, request: Request) -> Response:
     """Predictions, and for every layer, method and target a map of where the model looked."""
-    return await _explain(request, engine, model)
+    return await _explain(request, model)
 
 
-@router.post("/predict", tags=["predict"], summary="Classify pictures with the default model", responses=_ANSWERS)
+@_computing.post("/predict", tags=["predict"], summary="Classify pictures with the default model", responses=_ANSWERS)
 @key_scope("infer")
-async def predict(request: Request, engine: Engine) -> Response:
+async def predict(request: Request) -> Response:
     """Predictions alone, with no gradient work."""
-    return await _predict(request, engine, None)
+    return await _predict(request, None)
 
 
-@router.post(
+@_computing.post(
     "/models/{model}/predict", tags=["predict"], summary="Classify pictures with a given model", responses=_ANSWERS
 )
 @key_scope("infer")
-async def predict_with(model: str, request: Request, engine: Engine) -> Response:
+async def predict_with(model: str, request: Request) -> Response:
     """Predictions alone, with no gradient work."""
-    return await _predict(request, engine, model)
+    return await _predict(request, model)
 
 
-@router.post(
+@_computing.post(
     "/models/{model}/versions/{version}/explain",
     tags=["explain"],
     summary="Explain pictures with a version of a model",
     responses=_ANSWERS,
 )
 @key_scope("infer")
-async def explain_version(model: str, version: str, request: Request, engine: Engine) -> Response:
+async def explain_version(model: str, version: str, request: Request) -> Response:
     """As `explain`, with a version that an alias points to, or with the one that the model's name points to."""
-    return await _explain(request, engine, model, version)
+    return await _explain(request, model, version)
 
 
-@router.post(
+@_computing.post(
     "/models/{model}/versions/{version}/predict",
     tags=["predict"],
     summary="Classify pictures with a version of a model",
     responses=_ANSWERS,
 )
 @key_scope("infer")
-async def predict_version(model: str, version: str, request: Request, engine: Engine) -> Response:
+async def predict_version(model: str, version: str, request: Request) -> Response:
     """As `predict`, with a version that an alias points to, or with the one that the model's name points to."""
-    return await _predict(request, engine, model, version)
+    return await _predict(request, model, version)
 
 
-async def _explain(request: Request, engine: Explainer, model: str | None, version: str | None = None) -> Response:
+async def _explain(request: Request, model: str | None, version: str | None = None) -> Response:
+    engine: Explainer = request.state.explainer
     engine.refuse_early(model, version)
     asked = await read_request(request, "explain", model, version)
     image_format = accepted_format(request)
@@ -113,10 +105,24 @@ async def _explain(request: Request, engine: Explainer, model: str | None, versi
     return json_response(to_wire(answer, request.state.request_id, with_maps=with_maps))
 
 
-async def _predict(request: Request, engine: Explainer, model: str | None, version: str | None = None) -> Response:
+async def _predict(request: Request, model: str | None, version: str | None = None) -> Response:
+    engine: Explainer = request.state.explainer
     engine.refuse_early(model, version)
     answer = await unless_gone(request, engine.answer(await read_request(request, "predict", model, version)))
     return json_response(to_wire(answer, request.state.request_id))
+
+
+router = APIRouter(prefix="/api/v1", generate_unique_id_function=operation_id)
+router.routes.extend(_computing.routes)
+
+
+async def _explainer(request: Request) -> Explainer:
+    # async though it waits for nothing: FastAPI would run it in a thread, which doubles what a refusal costs.
+    explainer: Explainer = request.state.explainer
+    return explainer
+
+
+Engine = Annotated[Explainer, Depends(_explainer)]
 
 
 @router.get("/models", tags=["models"], summary="List the models")

@@ -9,7 +9,7 @@ from pydantic_core import to_json
 
 from service import __version__
 from service.problems import detail_of
-from service.protocols import WireProtocol, key_scope
+from service.protocols import WireProtocol, key_scope, operation_id
 
 if TYPE_CHECKING:
     from service.engine.explainer import Explainer
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["OPEN_INFERENCE"]
 
-router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
+router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"], generate_unique_id_function=operation_id)
 
 _EXTENSIONS = ["binary_tensor_data", "model_repository", "statistics", "model_configuration"]
 

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic_core import to_json
 
 from service.problems import detail_of, status_of
-from service.protocols import WireProtocol, key_scope
+from service.protocols import WireProtocol, key_scope, operation_id
 
 if TYPE_CHECKING:
     from service.engine.explainer import Explainer
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TORCHSERVE"]
 
-router = APIRouter(tags=["TorchServe"])
+router = APIRouter(tags=["TorchServe"], generate_unique_id_function=operation_id)
 
 
 @router.head("/ping", include_in_schema=False)
