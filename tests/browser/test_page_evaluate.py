@@ -220,6 +220,22 @@ def test_a_layer_becomes_the_default_where_models_may_be_changed(
     assert parse_qs(urlsplit(asked[1]).query) == {"wait": ["300"], "layer": ["layer3"]}
 
 
+def test_what_is_offered_for_a_layer_waits_for_what_the_server_offers(
+    opened: Callable[..., tuple[Page, Evaluations]],
+) -> None:
+    page, _ = opened("/?tab=evaluate&evaluation=one", done())
+    waiting: list[Route] = []
+    page.route("**/api/v1/models", lambda route: waiting.append(route))  # noqa: PLW0108  # Playwright looks at it
+    page.reload()
+    page.get_by_role("button", name="Use this layer layer3").click()
+    button = page.get_by_role("button", name="Make it the default for everybody")
+    expect(button).to_be_hidden()
+    (route,) = waiting
+    route.fulfill(json={**route.fetch().json(), "management": "allowed"})
+    expect(button).to_be_visible()
+    expect(page.locator("#use-for")).to_have_text("For good:")
+
+
 def test_the_report_is_opened(opened: Callable[..., tuple[Page, Evaluations]]) -> None:
     page, _ = opened("/?tab=evaluate&evaluation=one", done())
     link = page.get_by_role("link", name="Open the report")

@@ -4,7 +4,7 @@ import { make } from "../shared/elements.js";
 import { plural, wholePercent } from "../shared/numbers.js";
 import { problemWords, words } from "../shared/problems.js";
 import { ask } from "./api.js";
-import { methodNamed, modelNamed, offered, reloadModels } from "./catalogue.js";
+import { load, methodNamed, modelNamed, offered, reloadModels } from "./catalogue.js";
 import { $, put } from "./dom.js";
 import { isOver } from "./following.js";
 import { key } from "./key.js";
@@ -18,7 +18,7 @@ const FOR_GOOD = "For good:";
 const UNTIL = "Of a model in the settings, that holds until the server starts again; what lasts is";
 
 let act;
-let taken; // which model and layer
+let taken; // which model, layer and method
 let making = false; // the default is being changed
 let entry = null; // the one that is on screen
 
@@ -122,18 +122,22 @@ const candidate = ({ layer, method }, result) => (several(result) ? `${layer}, $
 
 function take(row) {
   act.use(entry, row);
-  const { layer, method } = row;
-  const model = modelNamed(entry.model);
-  put($("evaluation-used"), `From now on, this page explains with ${layer}, by ${methodNamed(method)?.title ?? method}. `);
+  taken = { model: entry.model, layer: row.layer, method: row.method };
+  showTaken();
+  load().then(showTaken, () => {}); // what came out may be drawn before it is known what the server offers
   $("use-note").hidden = false;
-  taken = { model: entry.model, layer };
-  showDefault(model?.default_layer === layer);
-  $("use-make").hidden = offered.management !== "allowed";
-  put($("use-for"), offered.management === "allowed" ? FOR_GOOD : FOR_ALL);
-  put($("use-line"), `layer = ${JSON.stringify(layer)}`);
-  put($("use-flag"), `,layer=${layer}`);
+  put($("use-line"), `layer = ${JSON.stringify(row.layer)}`);
+  put($("use-flag"), `,layer=${row.layer}`);
   put($("use-doing"), "");
   failDefault("");
+}
+
+function showTaken() {
+  const { model, layer, method } = taken;
+  put($("evaluation-used"), `From now on, this page explains with ${layer}, by ${methodNamed(method)?.title ?? method}. `);
+  showDefault(modelNamed(model)?.default_layer === layer);
+  $("use-make").hidden = offered.management !== "allowed";
+  put($("use-for"), offered.management === "allowed" ? FOR_GOOD : FOR_ALL);
 }
 
 function showDefault(isDefault) {
