@@ -41,7 +41,7 @@ STEP_OF: dict[str, Step] = {
         ),
         "preprocessing",
     ),
-    "precision_refused": "model",
+    **dict.fromkeys(("precision_emulated", "precision_refused"), "model"),
     "random_numbers": "determinism",
     "default_layer_covers_part": "layers",
     **dict.fromkeys(("not_differentiable", "partly_differentiable", "zero_gradient"), "gradient"),

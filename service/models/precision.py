@@ -99,7 +99,7 @@ def _tried(asked: str, module: nn.Module, device: torch.device, build: Build) ->
         log.info("a network that was tried in bfloat16 raised", exc_info=error)
         reason, refused = f"{type(error).__name__}: {first_line(error)}", "failed"
     if reason is None:
-        return _chosen(host, PrecisionChoice(asked, check=check))
+        return _warned_of_emulation(_chosen(host, PrecisionChoice(asked, check=check)), device)
     weights.put_back()
     host = build("float32")
     why = "The check of bfloat16 failed" if refused == "check" else "The model cannot be computed in bfloat16"
@@ -116,6 +116,18 @@ def _chosen(host: ModelHost, choice: PrecisionChoice) -> ModelHost:
     elif choice.reason is not None:
         log.info("model %s computes in %s: %s", info.name, info.dtype, choice.reason)
     host.info = info
+    return host
+
+
+def _warned_of_emulation(host: ModelHost, device: torch.device) -> ModelHost:
+    """Say of a model in bfloat16 that float32 may be quicker, where a device does not compute bfloat16 by itself."""
+    if (lacking := why_not_native(device)) is not None:
+        text = (
+            f"It computes in bfloat16, which may take several times as long as float32 here. {lacking} "
+            "Set precision=auto, which takes bfloat16 where the hardware computes it by itself."
+        )
+        host.info = replace(host.info, warnings=(*host.info.warnings, ModelWarning("precision_emulated", text)))
+        log.warning("model %s: %s", host.info.name, text)
     return host
 
 

@@ -90,7 +90,7 @@ class TestTaken:
         assert host.info.dtype == "bfloat16"
         assert host.normalise(PIXELS).dtype == torch.bfloat16
         choice = host.info.precision
-        assert (choice.asked, choice.refused, choice.reason, codes(host)) == (asked, None, None, [])
+        assert (choice.asked, choice.refused, choice.reason, host.info.warnings) == (asked, None, None, ())
         assert choice.check is not None
         assert (choice.check.pictures, choice.check.method) == (24, "gradcam")
         assert 0.995 < (choice.check.correlation or 0) < 1
@@ -133,8 +133,21 @@ class TestHardware:
         assert host.info.digest == load_toy(Net(note), SPEC).info.digest
 
     @pytest.mark.usefixtures("emulated")
-    def test_whoever_asks_for_bfloat16_need_not_have_it(self, load_toy: LoadToy) -> None:
-        assert load_toy(Net(), SPEC, precision="bfloat16").info.dtype == "bfloat16"
+    def test_whoever_asks_for_bfloat16_need_not_have_it_but_is_told(self, load_toy: LoadToy) -> None:
+        info = load_toy(Net(), SPEC, precision="bfloat16").info
+
+        assert (info.dtype, info.precision.refused) == ("bfloat16", None)
+        (warning,) = info.warnings
+        assert warning.code == "precision_emulated"
+        assert "may take several times as long as float32 here. The CPU here has it not. Set precision=auto" in (
+            warning.text
+        )
+
+    @pytest.mark.usefixtures("emulated")
+    def test_what_was_refused_is_not_told_to_be_slow(self, load_toy: LoadToy) -> None:
+        host = load_toy(Net(in_bfloat16(turned)), SPEC, precision="bfloat16")
+
+        assert [warning.code for warning in host.info.warnings] == ["precision_refused"]
 
     @pytest.mark.parametrize(
         ("known", "native"),
