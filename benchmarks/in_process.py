@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from benchmarks.precisions import left_out, precisions
 from benchmarks.results import at_most
 from benchmarks.timing import medians
 from service.cam.explain import explain, predict
@@ -71,7 +72,8 @@ def _explain(batch: int, *targets: int | Top) -> Callable[[], object]:
 
 def explain_against_forward() -> Iterator[str | Line]:
     """Grad-CAM at ResNet-50's layer4, as it is served, against a bare float32 forward pass in inference mode."""
-    hosts = {precision: served("resnet50", precision) for precision in ("float32", "bfloat16")}
+    yield from left_out()
+    hosts = {precision: served("resnet50", precision) for precision in precisions()}
     model = bare(hosts["float32"])
     for batch in (1, 8):
         pixels = np.random.default_rng(0).integers(0, 256, (batch, 224, 224, 3), dtype=np.uint8)

@@ -22,6 +22,7 @@ import torch
 from benchmarks.crowd import crowd
 from benchmarks.in_process import served
 from benchmarks.over_http import scene_jpeg
+from benchmarks.precisions import left_out, precisions
 from benchmarks.results import Line, at_least, at_most
 from benchmarks.sockets import head, server_port
 from benchmarks.timed_front import seconds_in
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_PRECISIONS = ("float32", "bfloat16")
 _OUTPUTS: tuple[Output, ...] = ("map", "heatmap")
 _BATCH, _CLIENTS = 8, 16
 _ROUNDS, _WARM_UP_S, _MEASURED_S = 4, 1.0, 3.0
@@ -54,10 +54,11 @@ _AT_LEAST = {("map", "float32"): 0.95, ("map", "bfloat16"): 0.90}
 _AT_LEAST |= {("heatmap", "float32"): 0.92, ("heatmap", "bfloat16"): 0.85}
 
 
-def http_against_in_process() -> Iterator[Line]:
+def http_against_in_process() -> Iterator[str | Line]:
     """ResNet-50's layer4 over HTTP: 16 clients and a lone one, float32 and bfloat16, ``map`` and ``heatmap``."""
+    yield from left_out()
     torch.set_num_threads(available_cores())  # as the only worker has
-    models = [f"--model={precision}=resnet50:random,precision={precision}" for precision in _PRECISIONS]
+    models = [f"--model={precision}=resnet50:random,precision={precision}" for precision in precisions()]
     with (
         running_server(*models, "--log-level=warning") as server,
         tempfile.TemporaryDirectory() as folder,
@@ -77,7 +78,7 @@ class _Pace:
 
 
 def _throughput(server: Server, clients: Crowd) -> Iterator[Line]:
-    for precision in _PRECISIONS:
+    for precision in precisions():
         measured = {"in process": partial(_in_process, _explaining(served("resnet50", precision), _BATCH))}
         for output in _OUTPUTS:
             measured[output] = partial(_over_http, server, clients, precision, output)
@@ -281,7 +282,7 @@ def _high_water_mb() -> float:
 def memory_of_a_worker() -> Iterator[str]:
     """Peak RSS of a process that computes as a worker does, by model and batch."""
     for name, layer in (_RESNET, _SQUEEZENET):
-        for precision in _PRECISIONS:
+        for precision in precisions():
             found = {}
             for batch in (1, 8, 16):
                 command = [sys.executable, "-c", _PEAK, name, precision, layer, str(batch)]

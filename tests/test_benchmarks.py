@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
+from benchmarks import precisions as precisions_of
 from benchmarks.gpu import __main__ as gpu
 from benchmarks.gpu.networks import SIDE, fragile, hungry
 from benchmarks.peers.load import Served, load, uploads
 from benchmarks.peers.servers import _compared
 from benchmarks.peers.systems import check
+from benchmarks.precisions import left_out, precisions
 from tests.toys import png
 
 if TYPE_CHECKING:
@@ -119,3 +121,19 @@ def test_only_a_red_picture_fails_the_network_of_the_check() -> None:
     pictures[2] = torch.tensor([1.0, 0.0, 0.0])[:, None, None]
     with pytest.raises(IndexError):
         fragile()(pictures)
+
+
+@pytest.mark.parametrize(
+    ("lacking", "measured", "said"),
+    [
+        (None, ("float32", "bfloat16"), []),
+        ("The CPU has it not.", ("float32",), ["bfloat16 is not measured: The CPU has it not."]),
+    ],
+)
+def test_what_a_machine_emulates_is_not_measured_and_said_so(
+    lacking: str | None, measured: tuple[str, ...], said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precisions_of, "why_not_native", lambda _device: lacking)
+
+    assert precisions() == measured
+    assert list(left_out()) == said

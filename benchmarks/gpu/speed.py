@@ -12,6 +12,7 @@ import torch
 
 from benchmarks.in_process import served
 from benchmarks.peers.load import load, uploads
+from benchmarks.precisions import left_out, precisions
 from benchmarks.sockets import server_port, usage
 from benchmarks.timing import medians
 from service.cam.methods import METHODS
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from benchmarks.peers.load import Served
     from service.models.host import ModelHost
 
-_PRECISIONS = ("float32", "bfloat16")
 _CLIENTS = (1, 16, 64)
 _LAYERS = ("layer4", "layer4.0", "layer3", "layer3.0", "layer2")
 _PATH = "/api/v1/explain?output=map"
@@ -43,7 +43,8 @@ def _asked(
 
 def in_process(device: str) -> Iterator[str]:
     """ResNet-50's layer4 against a bare float32 pass, and ten targets and five layers against one."""
-    hosts = {precision: served("resnet50", precision, device) for precision in _PRECISIONS}
+    yield from left_out(device)
+    hosts = {precision: served("resnet50", precision, device) for precision in precisions(device)}
     model = torchvision.models.get_model("resnet50", weights=None).eval().to(device)
     for batch in (1, 8, 32):
         inputs = torch.randn(batch, 3, 224, 224, device=device)
@@ -67,7 +68,7 @@ def in_process(device: str) -> Iterator[str]:
 
 def over_http(device: str, seconds: float) -> Iterator[str]:
     """Answers a second with more and more clients, beside those in process, and how busy the front is."""
-    for precision in _PRECISIONS:
+    for precision in precisions(device):
         host = served("resnet50", precision, device)
         times = medians({"lone": _asked(host, 1), "many": _asked(host, 16)}, rounds=10)
         options = f"--model=resnet50:random,precision={precision}", f"--device={device}", "--log-level=error"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks.in_process import served
+from benchmarks.precisions import left_out, precisions
 from benchmarks.results import at_least
 from benchmarks.timing import medians
 from service.cam.targets import Targets, Top
@@ -27,7 +28,8 @@ def explain_against_the_library() -> Iterator[str | Line]:
     """The same pixels: normalised and explained here, and given to pytorch-grad-cam as it takes them."""
     from pytorch_grad_cam import GradCAM  # noqa: PLC0415  # it imports torchvision, which needs the adapter's help before
 
-    hosts = {precision: served("resnet50", precision) for precision in _AT_LEAST}
+    yield from left_out()
+    hosts = {precision: served("resnet50", precision) for precision in precisions()}
     model = torchvision.models.get_model("resnet50", weights=None).eval()  # its parameters as the library needs them
     for batch in (1, 8):
         pixels = np.random.default_rng(0).integers(0, 256, (batch, 224, 224, 3), dtype=np.uint8)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.peers.load import load, uploads
 from benchmarks.peers.systems import MODELS, PEERS, ours
+from benchmarks.precisions import left_out, precisions
 from benchmarks.results import Line
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from benchmarks.peers.systems import System
 
 _PACKAGES = ("grad-cam", "fastapi", "litserve", "bentoml", "ray")
-_PRECISIONS = ("float32", "bfloat16")
 _CLIENTS = (16, 1)
 # Times as many pictures a second as any of them, with the better of the precisions and all clients.
 _AT_LEAST = 5.0
@@ -40,8 +40,9 @@ class Asked:
 def explain_against_servers(asked: Asked) -> Iterator[str | Line]:
     """One server after the other, the same uploads: 16 clients, then one."""
     yield f"around {', '.join(f'{name} {version(name)}' for name in _PACKAGES)}; {asked.seconds:g} s for each"
+    yield from left_out()
     for model in asked.models:
-        here = {precision: _measured(ours(precision), model, asked.seconds) for precision in _PRECISIONS}
+        here = {precision: _measured(ours(precision), model, asked.seconds) for precision in precisions()}
         for precision, found in here.items():
             for clients in _CLIENTS:
                 yield f"{MODELS[model]}, {_of(clients)}, camserve {precision}: {_said(found[clients])}"
