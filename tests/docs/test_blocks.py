@@ -74,7 +74,7 @@ def _run(block: Block, url: str) -> subprocess.CompletedProcess[str]:
     assert EXAMPLE_URL in block.text or "curl" not in block.text
     script = re.sub(r"\bcurl\b", "curl --silent --show-error", block.text.replace(EXAMPLE_URL, url))
     return subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", script], capture_output=True, text=True, check=True, timeout=30
+        ["bash", "-euo", "pipefail", "-c", script], capture_output=True, text=True, check=True, timeout=120
     )
 
 
