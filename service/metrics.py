@@ -74,33 +74,7 @@ class Metrics:
             registry=registry,
         )
         self.ready = Gauge("camserve_ready", "1 where `/readyz` says 200, else 0.", registry=registry)
-        self.model_ready = Gauge(
-            "camserve_model_ready", "1 where some worker answers for the model, else 0.", ["model"], registry=registry
-        )
-        self.model_loads = Counter(
-            "camserve_model_loads",
-            "Versions of models that a worker has loaded, or could not load.",
-            ["result"],
-            registry=registry,
-        )
-        self.model_precision = Gauge(
-            "camserve_model_precision",
-            "1 for what the model that answers computes in.",
-            ["model", "precision"],
-            registry=registry,
-        )
-        self.precision_refused = Counter(
-            "camserve_precision_refused",
-            "Loads in float32 where bfloat16 or auto was asked for, by why: hardware, source, failed, check.",
-            ["reason"],
-            registry=registry,
-        )
-        self.models_put_out = Counter(
-            "camserve_models_put_out",
-            "Models put out of the workers' memory, by what for.",
-            ["reason"],
-            registry=registry,
-        )
+        self._count_models(registry)
         self.workers_ready = Gauge("camserve_workers_ready", "Workers with at least one model.", registry=registry)
         self.worker_state = Gauge(
             "camserve_worker_state",
@@ -178,6 +152,47 @@ class Metrics:
         self.build_info.labels(__version__, platform.python_version(), version("torch")).set(1)
         ProcessCollector(registry=registry)
         self._begin_at_zero()
+
+    def _count_models(self, registry: CollectorRegistry) -> None:
+        self.model_ready = Gauge(
+            "camserve_model_ready", "1 where some worker answers for the model, else 0.", ["model"], registry=registry
+        )
+        self.model_loads = Counter(
+            "camserve_model_loads",
+            "Versions of models that a worker has loaded, or could not load.",
+            ["result"],
+            registry=registry,
+        )
+        self.model_precision = Gauge(
+            "camserve_model_precision",
+            "1 for what the model that answers computes in.",
+            ["model", "precision"],
+            registry=registry,
+        )
+        self.model_folded = Gauge(
+            "camserve_model_folded",
+            "1 where convolutions of the model that answers compute what comes next, too, else 0.",
+            ["model"],
+            registry=registry,
+        )
+        self.model_parts = Gauge(
+            "camserve_model_parts",
+            "In how many parts the model that answers computes a batch, side by side.",
+            ["model"],
+            registry=registry,
+        )
+        self.precision_refused = Counter(
+            "camserve_precision_refused",
+            "Loads in float32 where bfloat16 or auto was asked for, by why: hardware, source, failed, check.",
+            ["reason"],
+            registry=registry,
+        )
+        self.models_put_out = Counter(
+            "camserve_models_put_out",
+            "Models put out of the workers' memory, by what for.",
+            ["reason"],
+            registry=registry,
+        )
 
     def _begin_at_zero(self) -> None:  # noqa: C901  # one loop for each vocabulary
         """Create the series whose labels are known: what appears with its first event cannot be seen to rise."""

@@ -451,6 +451,18 @@ class ModelEntry(_Answer):
     precision_check: PrecisionCheck | None = Field(
         None, description="What comparing bfloat16 with float32 has shown, where that was done."
     )
+    folded: bool | None = Field(
+        None,
+        description="Whether its convolutions compute what comes next, too: normalisations, activations, additions. "
+        "That was compared with the modules as they are.",
+    )
+    folded_reason: str | None = Field(None, description="Why not.")
+    parts: int | None = Field(
+        None, description="In how many parts a batch is computed, side by side, on a CPU; 1 where it is a whole."
+    )
+    parts_reason: str | None = Field(
+        None, description="Why batches are computed as a whole; null while that is being found out, after loading."
+    )
     parameters: int | None = None
     memory_bytes: int | None = Field(
         None,

@@ -166,3 +166,25 @@ def spoiled_in_bfloat16() -> nn.Module:
     """Logits three times too large in bfloat16, as a fast path with a mistake might have them."""
     model = Trunk(lambda features: model.coarse(features) * (3 if features.dtype == torch.bfloat16 else 1))
     return model
+
+
+class Moody(nn.Module):
+    """Normalises bright pictures otherwise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Conv2d(3, 6, 3, padding=1)
+        self.norm = nn.BatchNorm2d(6)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.body(x)
+        normalised = self.norm(features)
+        features = features + normalised if x.mean() > 1 else normalised
+        logits: Tensor = self.head(features.relu().mean((2, 3)))
+        return logits
+
+
+def otherwise_when_bright() -> nn.Module:
+    """Code that a picture takes another way through than the noise at load."""
+    return Moody()

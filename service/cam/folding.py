@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from service.cam.modules import ModuleDescription
     from service.cam.network import AttentionCapture, Network, Observer
 
-__all__ = ["FoldedNetwork", "folded"]
+__all__ = ["FoldedNetwork", "NotFolded", "folded"]
 
 log = logging.getLogger("camserve.models")
 
@@ -54,17 +54,25 @@ _MOST_COPIED = 0.1
 _Folds = frozenset[FoldedConvolution]
 
 
+class NotFolded(Exception):
+    """A network computes with its modules as they are; the message says why, in a sentence."""
+
+
 class FoldedNetwork:
     """A ``Network`` that computes with folded convolutions wherever that gives the same.
 
     What some layers give out is then another thing than in the network itself, or nothing. A convolution of which such
     a layer is wanted is computed by the modules as they are. So is whatever looks at the whole network, and everything,
     from the first picture on for which the network's code does something else with such an output than at load.
+
+    Attributes:
+        unfolded: why everything is, in a sentence; None as long as it is not.
     """
 
     def __init__(self, own: EagerNetwork, folds: Sequence[FoldedConvolution], within: Mapping[str, _Folds]) -> None:
         """Fold while ``own`` is computed; ``within`` has, by a layer's name, the folds that do away with its output."""
         self._own, self._folds, self._within = own, folds, within
+        self.unfolded: str | None = None
 
     @property
     def own_module(self) -> nn.Module:
@@ -116,11 +124,13 @@ class FoldedNetwork:
                 return compute()
         except (torch.OutOfMemoryError, torch.AcceleratorError):
             raise
-        except (Strayed, Exception) as error:  # noqa: BLE001  # whatever a network's code raises about what it cannot read
-            raised = f"{type(error).__name__}: {first_line(error)}"  # itself, it would keep activations alive
+        except Strayed:
+            why = "Its code did something else for a picture than when it was loaded."
+        except Exception as error:  # noqa: BLE001  # whatever a network's code raises about what it cannot read
+            why = f"Folded, it raised {_in_words(error)}."  # the error itself would keep activations alive
         result = compute()  # which raises where the network does so by itself
-        log.info("a network is computed without folding from now on, where it raised %s", raised)
-        self._folds = ()
+        log.info("a network is computed without folding from now on. %s", why)
+        self._folds, self.unfolded = (), why
         return result
 
     def _without(self, names: Sequence[str]) -> Sequence[FoldedConvolution]:
@@ -219,19 +229,32 @@ def _in_place(folds: Iterable[FoldedConvolution]) -> Iterator[None]:
                 vars(fold.normalisation).pop("forward", None)
 
 
-def folded(module: nn.Module, images: Tensor, hidden: Collection[str] = ()) -> FoldedNetwork | None:
-    """Fold a network of one output; None where there is nothing to fold, or it does not compute the same.
+def _in_words(error: BaseException) -> str:
+    return f"{type(error).__name__}: {first_line(error).rstrip('.')}"
+
+
+def folded(module: nn.Module, images: Tensor, hidden: Collection[str] = ()) -> FoldedNetwork:
+    """Fold a network of one output.
 
     Args:
         module: frozen and in eval mode; it is changed while a pass runs, and only then.
         images: one or more, (N, C, H, W); the first is what is tried.
         hidden: names of submodules that are no layers.
+
+    Raises:
+        NotFolded: there is nothing to fold, or it does not compute the same.
     """
     own = EagerNetwork(module, None, hidden)
-    return _unless_it_raises(lambda: _folded(own, images[:1]))
+    try:
+        return _folded(own, images[:1])
+    except (NotFolded, torch.OutOfMemoryError, torch.AcceleratorError):
+        raise
+    except (Strayed, Exception) as error:  # noqa: BLE001  # of the network's own code, which is watched
+        raise NotFolded(f"Watched, it raises {_in_words(error)}.") from None
 
 
-def _folded(own: EagerNetwork, image: Tensor) -> FoldedNetwork | None:
+def _folded(own: EagerNetwork, image: Tensor) -> FoldedNetwork:
+    foldable = False
     plain = _plain_pass(own, image)
     pairs = plain.foldable(own._module)
     # What else a module does that is more than a normalisation, nobody knows.
@@ -239,10 +262,13 @@ def _folded(own: EagerNetwork, image: Tensor) -> FoldedNetwork | None:
     for packs, tried in product((True, False), [pairs] if certain == pairs else [pairs, certain]):
         made = (FoldedConvolution(*pair, packs=packs) for pair in tried)
         folds = tuple(fold for fold in made if fold.gains)
+        foldable |= bool(folds)
         within = _tried(own, folds, image, plain.values) if folds else None
         if within is not None:
             return FoldedNetwork(own, folds, within)
-    return None
+    raise NotFolded(
+        "Folded, it does not compute the same." if foldable else "It has no convolution that would be computed sooner."
+    )
 
 
 def _tried(

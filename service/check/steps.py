@@ -70,7 +70,7 @@ def _model_row(subject: Subject) -> Row:
     weights = f" from {subject.job.config.weights}" if subject.job.config.weights else ""
     found = (
         f"{info.source}: {info.architecture}{weights}, version {info.version}, digest {info.digest[:12]}, "
-        f"{_millions(info.parameters)} parameters, {info.dtype} on {info.device}{_settled(info)}"
+        f"{_millions(info.parameters)} parameters, {info.dtype} on {info.device}{_settled(info)}, {_folding(info)}"
     )
     return row_with_warnings(info, "model", found)
 
@@ -85,6 +85,11 @@ def _settled(info: ModelInfo) -> str:
     maps = "" if check.correlation is None else f"maps correlate to {check.correlation:.4f}, "
     near = f"{maps}logits differ by {check.logits_apart:.1%} at most"
     return f" ({info.precision.asked} was asked for; against float32, {near})"
+
+
+def _folding(info: ModelInfo) -> str:
+    """Say whether its convolutions compute what comes next, too."""
+    return "folded" if info.computing.folded else f"not folded ({info.computing.unfolded})"
 
 
 def _labels_row(subject: Subject) -> Row:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from service.cam.targets import Targets
     from service.engine.pixel_room import Placed
     from service.errors import ServiceError
-    from service.models.info import ModelInfo, ModelKey
+    from service.models.info import Computing, ModelInfo, ModelKey
     from service.models.sources.source import Downloads
     from service.settings import LogFormat, LogLevel, ModelConfig
     from service.verification.region import View
@@ -40,6 +40,7 @@ __all__ = [
     "Lane",
     "Load",
     "Message",
+    "ModelComputes",
     "ModelFailed",
     "ModelLoaded",
     "ModelProgress",
@@ -175,6 +176,14 @@ class ModelLoaded:
 
 
 @dataclass(frozen=True)
+class ModelComputes:
+    """How it computes this model from now on."""
+
+    key: ModelKey
+    computing: Computing
+
+
+@dataclass(frozen=True)
 class ModelFailed:
     """It cannot load this model."""
 
@@ -230,7 +239,7 @@ class Ran:
 
 
 ToWorker = Start | Load | Unload | Run | RunPlaced | Cancel | Ping
-FromWorker = Hello | ModelProgress | ModelLoaded | ModelFailed | ModelUnloaded | Pong | Progress | Ran
+FromWorker = Hello | ModelProgress | ModelLoaded | ModelComputes | ModelFailed | ModelUnloaded | Pong | Progress | Ran
 Message = ToWorker | FromWorker
 
 

@@ -23,7 +23,7 @@ from service.models.info import ModelKey
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from service.models.info import ModelInfo
+    from service.models.info import Computing, ModelInfo
     from service.settings import ModelConfig
     from service.vocabulary import LoadingStage
 
@@ -202,6 +202,12 @@ class Registry:
                 version.failures.pop(worker, None)
                 version.on_demand = False
             self._take_over(key.name)
+
+    def computes(self, worker: int, key: ModelKey, computing: Computing) -> None:
+        """Note how a worker computes a version that it holds."""
+        version = self._versions.get(key)
+        if version is not None and worker in version.infos:
+            version.known = version.infos[worker] = replace(version.infos[worker], computing=computing)
 
     def failed(self, worker: int, key: ModelKey, reason: str, *, for_all: bool = False) -> None:
         """Note that a worker cannot load a version; ``for_all``, that the replacements of others will not either."""

@@ -13,7 +13,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from service.engine.cores import threads_of
-from service.engine.messages import Hello, ModelFailed, ModelLoaded, ModelProgress, ModelUnloaded, Ran, Start
+from service.engine.messages import (
+    Hello,
+    ModelComputes,
+    ModelFailed,
+    ModelLoaded,
+    ModelProgress,
+    ModelUnloaded,
+    Ran,
+    Start,
+)
 from service.engine.trial import TRIAL, Trials
 from service.engine.worker import Listener, WorkerSpec
 from service.model_config import whole_device
@@ -296,6 +305,8 @@ class Supervisor:
                     self._metrics.precision_refused.labels(info.precision.refused).inc()
                 self._registry.loaded(number, key, info)
                 self._trials.loaded(key, info)
+            case ModelComputes(key, computing):
+                self._registry.computes(number, key, computing)
             case ModelFailed(key, reason):
                 self._metrics.model_loads.labels("failed").inc()
                 self._registry.failed(number, key, reason)

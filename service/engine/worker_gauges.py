@@ -24,7 +24,8 @@ __all__ = ["refresh"]
 def refresh(metrics: Metrics, workers: Sequence[WorkerStatus], models: Sequence[ModelStatus]) -> None:
     """Set the gauges of ``metrics`` to what is so now; series of workers and models that are gone disappear."""
     of_workers = (metrics.worker_state, metrics.worker_resident, metrics.worker_device)
-    for gauge in (*of_workers, metrics.model_ready, metrics.model_precision):
+    of_models = (metrics.model_ready, metrics.model_precision, metrics.model_folded, metrics.model_parts)
+    for gauge in (*of_workers, *of_models):
         gauge.clear()
     for worker in workers:
         _show(metrics, worker)
@@ -32,6 +33,8 @@ def refresh(metrics: Metrics, workers: Sequence[WorkerStatus], models: Sequence[
         metrics.model_ready.labels(status.config.name).set(status.state == "ready")
         if status.info is not None:
             metrics.model_precision.labels(status.config.name, status.info.dtype).set(1)
+            metrics.model_folded.labels(status.config.name).set(status.info.computing.folded)
+            metrics.model_parts.labels(status.config.name).set(status.info.computing.parts)
     metrics.workers_ready.set(sum(bool(worker.models) for worker in workers))
 
 

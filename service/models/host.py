@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from service.cam.binary import BinaryNetwork
 from service.cam.explain import explain, predict
+from service.cam.folding import FoldedNetwork
 from service.cam.targets import PLAIN, CamOptions
 from service.errors import MethodNotApplicable, ModelOutputError
 from service.models.fair_lock import FairLock
 from service.models.sentences import OWN
-from service.models.side_by_side import SideBySide
+from service.models.side_by_side import SideBySide, Whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -95,17 +98,44 @@ class ModelHost:
         self._swapped = spec.order == "BGR"
         self.channels_last = channels_last
         self._parts: SideBySide | None = None
+        self._noting = threading.Lock()
 
     def compute_in_parts(self) -> None:
         """Compute batches in parts side by side from now on, one for each thread, where that is no slower.
 
-        That is found out between batches, in some passes.
+        That is found out between batches, in some passes; ``info`` says it then.
         """
+        try:
+            self._parts = self._tried_in_parts()
+        except Whole as told:
+            self._note(whole=str(told))
+        else:
+            self._note(parts=len(self._parts.networks))
+
+    def _tried_in_parts(self) -> SideBySide:
         if self._device.type != "cpu":
-            return
+            raise Whole("It is not computed on a CPU.")
         spec, rows = self.info.preprocess, SideBySide.least_rows()
         pixels = np.random.default_rng(0).integers(0, 256, (rows, spec.height, spec.width, spec.channels), np.uint8)
-        self._parts = SideBySide.where_it_pays(self.network(), self.normalise(pixels), self._lock)
+        return SideBySide.where_it_pays(self.network(), self.normalise(pixels), self._lock)
+
+    def stay_whole(self, why: str) -> None:
+        """Compute batches as a whole, since finding out what is best has failed."""
+        self._note(whole=why)
+
+    def has_strayed(self) -> bool:
+        """Whether it is not folded any more, since this was asked last; ``info`` says then why."""
+        networks = self._parts.networks if self._parts is not None else (self.network(),)
+        inner = (each.network if isinstance(each, BinaryNetwork) else each for each in networks)
+        why = next((each.unfolded for each in inner if isinstance(each, FoldedNetwork) and each.unfolded), None)
+        if why is None or not self.info.computing.folded:
+            return False
+        self._note(folded=False, unfolded=why)
+        return True
+
+    def _note(self, **found: Any) -> None:
+        with self._noting:  # parts are tried beside batches
+            self.info = replace(self.info, computing=replace(self.info.computing, **found))
 
     def predict(
         self,

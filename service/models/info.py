@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from service.imaging.preprocess import PreprocessSpec
     from service.vocabulary import Activation, Precision, PrecisionRefusal
 
-__all__ = ["Head", "ModelInfo", "ModelKey", "ModelWarning", "PrecisionChoice", "SelfCheck"]
+__all__ = ["Computing", "Head", "ModelInfo", "ModelKey", "ModelWarning", "PrecisionChoice", "SelfCheck"]
 
 # Characters that a class may be asked for by: what is folded grows up to eighteenfold.
 _LONGEST_LABEL = 1000
@@ -81,6 +81,23 @@ class PrecisionChoice:
 
 
 @dataclass(frozen=True)
+class Computing:
+    """What is done so that a model's passes take less time, each checked against the modules as they are.
+
+    Attributes:
+        folded: whether its convolutions compute what comes next, too.
+        unfolded: why not, in a sentence.
+        parts: in how many a batch is computed, side by side; 1 where it is a whole.
+        whole: why it is, in a sentence; None as long as that is being found out.
+    """
+
+    folded: bool = False
+    unfolded: str | None = None
+    parts: int = 1
+    whole: str | None = None
+
+
+@dataclass(frozen=True)
 class Head:
     """One output of a model: what it means, and what of the network can be explained with it.
 
@@ -134,6 +151,7 @@ class ModelInfo:
         revision: which of the versions that the front had loaded.
         memory: bytes that it takes on its device, as far as that can be told.
         content: digest of its artefact, or of its weights, in hex.
+        computing: what makes its passes take less time.
     """
 
     name: str
@@ -163,6 +181,7 @@ class ModelInfo:
     prompts: str | None = None
     sentence_passes: float = 0.0
     precision: PrecisionChoice = PrecisionChoice()
+    computing: Computing = Computing()
 
     @property
     def key(self) -> ModelKey:

@@ -17,7 +17,7 @@ from service.cam.arithmetic import arithmetic_of
 from service.cam.catalogue import probe_layers
 from service.cam.derivatives import cause_of
 from service.cam.eager import EagerNetwork
-from service.cam.folding import FoldedNetwork, folded
+from service.cam.folding import FoldedNetwork, NotFolded, folded
 from service.cam.heads import find_heads, is_ranking
 from service.errors import ModelLoadError, ModelOutputError, ServiceError, first_line
 from service.models.defaults import default_layer, recommended
@@ -25,7 +25,7 @@ from service.models.digests import digest_of_model, digest_of_weights
 from service.models.first_run import first_output
 from service.models.fitness import in_eval_mode, try_methods, unwatched_parts
 from service.models.host import ModelHost, Worded
-from service.models.info import Head, ModelInfo
+from service.models.info import Computing, Head, ModelInfo
 from service.models.inputs import Probe, input_spec
 from service.models.outputs import read_outputs
 from service.models.placements import images_to_measure, place_layers
@@ -140,7 +140,7 @@ def _built(
     output, probe = first_output(module, Probe(spec, place, dtype))
     observer.begins("labels")
     heads, head = _heads(config, output, len(probe.noise))
-    bare = _networks(loaded, module, heads, probe.noise)
+    bare, computing = _networks(loaded, module, heads, probe.noise)
     drawn = _check_answers(bare[head], module, probe.noise, observer)
     observer.begins("labels")
     outputs = read_outputs(_with_activation(config, loaded, heads), bare, head, loaded.labels, probe)
@@ -179,6 +179,7 @@ def _built(
         warnings=(*loaded.warnings, *assumed, *drawn, *outputs.warnings),
         flops=arithmetic[head].flops,
         pass_s=arithmetic[head].seconds,
+        computing=computing,
     )
     observer.begins("gradient")
     tell(0.7, "warming")
@@ -201,12 +202,19 @@ def _built(
 
 def _networks(
     loaded: LoadedModel, module: nn.Module, heads: Collection[str], images: Tensor
-) -> dict[str | None, Network]:
-    """See a module through each of its heads; one of a single output is folded where it can be."""
-    if not heads and loaded.zero_shot is None and (quick := folded(module, images, loaded.hidden)) is not None:
-        return {None: quick}
+) -> tuple[dict[str | None, Network], Computing]:
+    """See a module through each of its heads; fold one of a single output where that can be, or say why not."""
     names: Collection[str | None] = heads or [None]
-    return {name: EagerNetwork(module, name, loaded.hidden) for name in names}
+    if loaded.zero_shot is not None:
+        why = "Its classes are sentences, which come with requests."
+    elif heads:
+        why = "It has several outputs."
+    else:
+        try:
+            return {None: folded(module, images, loaded.hidden)}, Computing(folded=True)
+        except NotFolded as told:
+            why = str(told)
+    return {name: EagerNetwork(module, name, loaded.hidden) for name in names}, Computing(unfolded=why)
 
 
 def _worded(info: ModelInfo, classes: ZeroShotClasses, own: Network) -> tuple[ModelInfo, Worded]:

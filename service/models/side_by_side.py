@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-__all__ = ["SideBySide"]
+__all__ = ["SideBySide", "Whole"]
 
 log = logging.getLogger("camserve.models")
 
@@ -52,65 +52,78 @@ _QUICK_S = 0.02
 _BEGIN_S = 30.0  # in which threads begin that begin at all
 
 
+class Whole(Exception):
+    """A network's batches are computed as a whole; the message says why, in a sentence."""
+
+
 class SideBySide:
     """Computes batches in as many parts as PyTorch has threads. Used by one thread at a time.
 
     Attributes:
         network: whose batches these are.
+        networks: it and its twins, one for each part.
     """
 
     def __init__(self, network: Network, twins: Sequence[Network]) -> None:
         """Have a thread for ``network``, and one for each twin."""
         self.network = network
-        self._networks = (network, *twins)
-        self._threads = ThreadPoolExecutor(len(self._networks), "part")
-        threads, all_begun = torch.get_num_threads(), Barrier(len(self._networks))
-        for begun in [self._threads.submit(_take_one_core, all_begun) for _ in self._networks]:
+        self.networks = (network, *twins)
+        self._threads = ThreadPoolExecutor(len(self.networks), "part")
+        threads, all_begun = torch.get_num_threads(), Barrier(len(self.networks))
+        for begun in [self._threads.submit(_take_one_core, all_begun) for _ in self.networks]:
             begun.result()
         torch.set_num_threads(threads)  # which is also what threads that begin from now on have
 
     @classmethod
-    def where_it_pays(cls, network: Network, inputs: Tensor, lock: AbstractContextManager[None]) -> SideBySide | None:
-        """Return how to compute a network's batches in parts; None where that is slower, or not the same.
+    def where_it_pays(cls, network: Network, inputs: Tensor, lock: AbstractContextManager[None]) -> SideBySide:
+        """Return how to compute a network's batches in parts.
 
         Args:
             network: on a CPU.
             inputs: pictures (N, C, H, W), as many as the smallest batch that is computed in parts has.
             lock: held by whoever computes with the network; taken for a pass, or for making one twin, at a time.
+
+        Raises:
+            Whole: that is slower, or not the same, or is not tried.
         """
         parts = torch.get_num_threads()
-        if not 1 < parts <= _MOST_PARTS or not isinstance(network, FoldedNetwork):
-            return None
+        if not 1 < parts <= _MOST_PARTS:
+            raise Whole("There is one thread." if parts == 1 else f"There are more than {_MOST_PARTS} threads.")
+        if not isinstance(network, FoldedNetwork):
+            raise Whole("It is not folded.")
         try:
             return cls._tried(network, inputs, parts, lock)
+        except Whole:
+            raise
         except (Exception, SystemExit) as error:  # noqa: BLE001  # of a network's own code; the whole can be computed
-            log.info("a network is not computed in parts, which raised %s", first_line(error))
-            return None
+            raise Whole(f"In parts, it raised {type(error).__name__}: {first_line(error).rstrip('.')}.") from None
 
     @classmethod
     def _tried(
         cls, network: FoldedNetwork, inputs: Tensor, parts: int, lock: AbstractContextManager[None]
-    ) -> SideBySide | None:
+    ) -> SideBySide:
         with lock:
             logits = network.predict(inputs)
-        if _seconds(lambda: network.predict(inputs), lock) < _QUICK_S:
-            return None
+        if (seconds := _seconds(lambda: network.predict(inputs), lock)) < _QUICK_S:
+            raise Whole(f"{len(inputs)} pictures take {1000 * seconds:.0f} ms together, which is quick enough.")
         twins: list[FoldedNetwork] = []
         while len(twins) < parts - 1:
             with lock:
                 twin = network.twin(inputs[:1])
             if twin is None:
-                return None
+                raise Whole("Its modules cannot be copied so that two threads could compute with them.")
             twins.append(twin)
         found = cls(network, twins)
         with lock:
             others = found.predict(inputs)
         if not same_logits(others, logits, inputs.dtype):
             log.warning("a network is not computed in parts, whose logits would be others")
-            return None
+            raise Whole("In parts, its logits would be others.")
         ratio = _ratio(lambda: found.predict(inputs), lambda: network.predict(inputs), lock)
         log.info("in %d parts, side by side, %d pictures take %.2f × as long", parts, len(inputs), ratio)
-        return found if ratio <= _WORTH else None
+        if ratio > _WORTH:
+            raise Whole(f"In {parts} parts, {len(inputs)} pictures take {ratio:.2f} × as long.")
+        return found
 
     @staticmethod
     def least_rows() -> int:
@@ -119,7 +132,7 @@ class SideBySide:
 
     def takes(self, rows: int) -> bool:
         """Whether a batch is large enough to be computed in parts."""
-        return rows >= _LEAST * len(self._networks)
+        return rows >= _LEAST * len(self.networks)
 
     def predict(self, inputs: Tensor) -> Tensor:
         """Return logits (N, classes) for ``inputs`` (N, C, H, W)."""
@@ -131,10 +144,10 @@ class SideBySide:
         Raises:
             Exception: whatever the first of them raised, when all have ended.
         """
-        parts = len(self._networks)
+        parts = len(self.networks)
         bounds = [rows * part // parts for part in range(parts + 1)]
         spans = map(slice, bounds, bounds[1:])
-        begun = [self._threads.submit(compute, *each) for each in zip(self._networks, spans, strict=True)]
+        begun = [self._threads.submit(compute, *each) for each in zip(self.networks, spans, strict=True)]
         wait(begun)
         return [each for part in begun for each in part.result()]
 

@@ -81,6 +81,7 @@ def test_everybody_reads_what_is_served_and_how_it_may_be_changed(open_page: Cal
         "Device": "cpu",
         "Source": "embedded",
         "Precision": "float32",
+        "Convolutions": "folded with what follows them",
         "Default layer": "layer4",
         "Parameters": "401,148",
         "Memory": "4.81 MB with each worker",

@@ -16,7 +16,7 @@ from service.cam.capture import TOLERANCE, gradients, logits_apart
 from service.cam.eager import EagerNetwork
 from service.cam.explain import explain
 from service.cam.folded_convolution import Pending
-from service.cam.folding import FoldedNetwork, _some_of, folded
+from service.cam.folding import FoldedNetwork, NotFolded, _some_of, folded
 from service.cam.layers import LayerCall
 from service.cam.targets import Targets
 from tests.cam.models import images, layers_of, nested
@@ -60,15 +60,20 @@ def frozen(module: nn.Module) -> nn.Module:
 
 
 def quick(module: nn.Module) -> FoldedNetwork:
-    found = folded(frozen(module), IMAGES.to(next(module.parameters()).dtype))
-    assert found is not None
-    return found
+    return folded(frozen(module), IMAGES.to(next(module.parameters()).dtype))
+
+
+def why_not(module: nn.Module) -> str:
+    with pytest.raises(NotFolded) as told:
+        folded(module, IMAGES)
+    return str(told.value)
 
 
 def is_left_alone(module: nn.Module) -> bool:
     """Whether no normalisation is folded, and the logits of other pictures than that at load are the network's own."""
-    found = folded(frozen(module), IMAGES)
-    if found is None:
+    try:
+        found = folded(frozen(module), IMAGES)
+    except NotFolded:
         return True
     logits = [each.predict(IMAGES * 2) for each in (found, EagerNetwork(module))]
     torch.testing.assert_close(*logits)
@@ -88,7 +93,6 @@ def test_numbers_worked_out_by_hand() -> None:
     net.bn.running_mean.fill_(5.0)
     net.bn.running_var.fill_(4.0)
     found = folded(frozen(net), torch.tensor([1.0, 7.0]).reshape(2, 1, 1, 1))
-    assert found is not None
     # 3 · (2x + 1 - 5) / 2 - 4 = 3x - 10
     (fold,) = found._folds
     pixels = torch.tensor([0.0, 1.0]).reshape(2, 1, 1, 1)
@@ -118,7 +122,6 @@ def test_in_another_precision_it_is_folded_too_and_maps_are_near_to_those_of_flo
     asked = [Targets((1,))] * 3, layers_of(net, "bn", "relu"), ["gradcam"]
     own = EagerNetwork(frozen(copy.deepcopy(net)))
     found = folded(frozen(net).to(dtype), IMAGES.to(dtype))
-    assert found is not None
     for mine, other in zip(explain(own, IMAGES, *asked), explain(found, IMAGES.to(dtype), *asked), strict=True):
         assert logits_apart(other.logits, mine.logits) < TOLERANCE[dtype] + 1e-5
         for one, same in zip(nested(mine), nested(other), strict=True):
@@ -216,10 +219,27 @@ class Heads(Net):
         return {"one": super().forward(x), "other": super().forward(x)}
 
 
-@pytest.mark.parametrize("kind", [Skip, Twice, Between, Detached, Heads])
+@pytest.mark.parametrize("kind", [Skip, Twice, Between, Detached])
 def test_what_would_not_be_the_same_is_left_alone(kind: type[nn.Module]) -> None:
-    network = frozen(kind())
-    assert folded(network, IMAGES) is None if kind is Heads else is_left_alone(network)
+    assert is_left_alone(frozen(kind()))
+
+
+class Raises(Net):
+    """Wants pictures without a graph."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.requires_grad:
+            raise ValueError("no graphs here.")
+        return super().forward(x)
+
+
+def test_it_is_said_why_a_network_is_not_folded() -> None:
+    assert why_not(frozen(Raises())) == "Watched, it raises ValueError: no graphs here."
+    assert why_not(frozen(Heads())).startswith("Watched, it raises ")
+    assert (
+        why_not(frozen(nn.Sequential(nn.Flatten(), nn.Linear(IMAGES[0].numel(), 2))))
+        == "It has no convolution that would be computed sooner."
+    )
 
 
 def listens(net: Net) -> None:
@@ -322,6 +342,7 @@ def test_a_picture_that_takes_another_way_is_computed_by_the_modules_as_they_are
     torch.testing.assert_close(other.logits, one.logits, rtol=0, atol=0)
     torch.testing.assert_close(other.activations, one.activations, rtol=0, atol=0)
     assert not found.more_bytes, "and so are those that come after it, lest each takes two passes"
+    assert (found.unfolded or "").startswith(("Its code did something else for a picture", "Folded, it raised "))
     torch.testing.assert_close(found.predict(bright), own.predict(bright), rtol=0, atol=0)
 
 
@@ -335,7 +356,7 @@ def test_an_error_of_the_network_itself_is_its_own_and_changes_nothing() -> None
     found = quick(Picky())
     with pytest.raises(ValueError, match="too bright"):
         found.predict(IMAGES + 3)
-    assert found.more_bytes
+    assert (bool(found.more_bytes), found.unfolded) == (True, None)
 
 
 def test_weights_that_the_code_reads_are_the_networks_own() -> None:

@@ -17,18 +17,19 @@ from torch.utils.checkpoint import checkpoint
 from service.cam import packed
 from service.cam.capture import TOLERANCE, gradients, logits_apart
 from service.cam.eager import EagerNetwork
-from service.cam.folding import folded
+from service.cam.folding import NotFolded, folded
 from service.cam.layers import LayerCall
 from service.cam.packed import PackedConvolution
 from service.errors import MethodNotApplicable
 from tests.cam.models import images
-from tests.cam.test_folding import Net, frozen, normalisation, quick
+from tests.cam.test_folding import Net, frozen, normalisation, quick, why_not
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from service.cam.folded_convolution import FoldedConvolution
     from service.cam.folding import FoldedNetwork
+    from service.cam.network import Network
 
 IMAGES = images(3)
 BRIGHT = IMAGES + 3
@@ -177,7 +178,6 @@ def test_of_whatever_shape(
     rows, height, width = sizes
     pictures = torch.randn(rows, 3, height, width, generator=torch.Generator().manual_seed(0)).to(dtype)
     found = folded(net, torch.ones(1, 3, 9, 9).to(dtype))  # of another size than what comes
-    assert found is not None
     assert any(fold.waits for fold in found._folds) == (groups == 1 and packs(dtype))
     with torch.no_grad():
         expected = net(pictures)
@@ -350,9 +350,9 @@ def test_wrong_numbers_are_refused_at_load(monkeypatch: pytest.MonkeyPatch) -> N
     found = quick(net)
     assert only(found).waits is False
     assert_computes_the_same(net, found)
-    assert folded(frozen(Activated(nn.ReLU(), padding_mode="reflect", padding=1)), IMAGES) is not None
+    assert folded(frozen(Activated(nn.ReLU(), padding_mode="reflect", padding=1)), IMAGES).more_bytes
     net.bn = nn.Identity()  # type: ignore[assignment]
-    assert folded(frozen(net), IMAGES) is None
+    assert why_not(frozen(net)) == "Folded, it does not compute the same."
 
 
 def test_without_the_operators_normalisations_are_folded_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -361,8 +361,9 @@ def test_without_the_operators_normalisations_are_folded_all_the_same(monkeypatc
     found = quick(net)
     assert [fold.waits for fold in found._folds] == [False, False]
     assert_computes_the_same(net, found)
-    assert folded(frozen(Activated(nn.ReLU()).eval()), IMAGES) is not None
-    assert folded(nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval(), IMAGES) is None
+    assert folded(frozen(Activated(nn.ReLU()).eval()), IMAGES).more_bytes
+    bare = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    assert why_not(bare) == "It has no convolution that would be computed sooner."
 
 
 @pytest.mark.parametrize("name", [name for name in ACTIVATIONS if name != "Hardtanh"])
@@ -503,7 +504,6 @@ def test_a_network_that_views_its_features_is_folded_without_packing(channels: i
     net.conv = nn.Conv2d(channels, 6, 3)
     pictures = IMAGES[:, :channels].contiguous()
     found = folded(frozen(net), pictures)
-    assert found is not None
     torch.testing.assert_close(found.predict(pictures + 3), EagerNetwork(net).predict(pictures + 3))
     assert found.more_bytes
 
@@ -543,5 +543,7 @@ def test_under_autocast_nothing_is_packed() -> None:
                 return super().forward(x).float()
 
     net = frozen(Casts())
-    found = folded(net, IMAGES) or EagerNetwork(net)
+    found: Network = EagerNetwork(net)
+    with contextlib.suppress(NotFolded):  # some processors round otherwise
+        found = folded(net, IMAGES)
     torch.testing.assert_close(found.predict(IMAGES), EagerNetwork(net).predict(IMAGES), atol=2e-2, rtol=2e-2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,8 @@ from service.evaluation.in_process import InProcess
 from service.models import side_by_side
 from service.models.fair_lock import FairLock
 from service.models.host import HowTo
-from service.models.side_by_side import SideBySide
+from service.models.info import Computing
+from service.models.side_by_side import SideBySide, Whole
 from tests.cam.models import images, layers_of
 from tests.cam.test_folding import Net, quick
 from tests.cores import threads
@@ -52,9 +54,13 @@ def always(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def beside(network: FoldedNetwork) -> SideBySide:
-    found = SideBySide.where_it_pays(network, BATCH, FairLock())
-    assert found is not None
-    return found
+    return SideBySide.where_it_pays(network, BATCH, FairLock())
+
+
+def why_not() -> str:
+    with pytest.raises(Whole) as told:
+        beside(quick(Net()))
+    return str(told.value)
 
 
 # -- twins ------------------------------------------------------------------------------------------------------------
@@ -228,20 +234,26 @@ def test_what_a_part_raises_is_raised_when_all_have_ended() -> None:
 @pytest.mark.usefixtures("always")
 def test_what_is_slower_in_parts_stays_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(side_by_side, "_ratio", lambda *_: 1.2)
-    assert SideBySide.where_it_pays(quick(Net()), BATCH, FairLock()) is None
+    assert why_not() == "In 3 parts, 7 pictures take 1.20 × as long."
 
 
 def test_what_is_quick_stays_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(side_by_side, "_QUICK_S", 100.0)
     monkeypatch.setattr(FoldedNetwork, "twin", None)
-    assert SideBySide.where_it_pays(quick(Net()), BATCH, FairLock()) is None
+    assert re.fullmatch(r"7 pictures take \d+ ms together, which is quick enough\.", why_not())
 
 
-@pytest.mark.parametrize("count", [1, 9])
 @pytest.mark.usefixtures("always")
-def test_one_core_or_very_many_compute_whole_batches(count: int) -> None:
+def test_what_cannot_be_copied_stays_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FoldedNetwork, "twin", lambda *_: None)
+    assert why_not() == "Its modules cannot be copied so that two threads could compute with them."
+
+
+@pytest.mark.parametrize(("count", "why"), [(1, "There is one thread."), (9, "There are more than 8 threads.")])
+@pytest.mark.usefixtures("always")
+def test_one_core_or_very_many_compute_whole_batches(count: int, why: str) -> None:
     with threads(count):
-        assert SideBySide.where_it_pays(quick(Net()), BATCH, FairLock()) is None
+        assert why_not() == why
 
 
 @pytest.mark.usefixtures("always")
@@ -251,18 +263,24 @@ def test_a_twin_that_computes_something_else_is_refused(
     other = Net()
     other.head.bias.data += 1
     monkeypatch.setattr(FoldedNetwork, "twin", lambda _self, _image: quick(other))
-    assert SideBySide.where_it_pays(quick(Net()), BATCH, FairLock()) is None
+    assert why_not() == "In parts, its logits would be others."
     assert "not computed in parts" in caplog.text
 
 
-@pytest.mark.parametrize("error", [ValueError("no more than one of me"), SystemExit(2)])
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (ValueError("no more than one of me."), "In parts, it raised ValueError: no more than one of me."),
+        (SystemExit(2), "In parts, it raised SystemExit: 2."),
+    ],
+)
 @pytest.mark.usefixtures("always")
-def test_what_raises_in_parts_stays_whole(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_raises_in_parts_stays_whole(error: BaseException, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def raises(_self: SideBySide, _inputs: Tensor) -> Tensor:
         raise error
 
     monkeypatch.setattr(SideBySide, "predict", raises)
-    assert SideBySide.where_it_pays(quick(Net()), BATCH, FairLock()) is None
+    assert why_not() == why
 
 
 @pytest.mark.usefixtures("always")
@@ -335,5 +353,34 @@ def test_what_is_small_or_large_or_of_another_network_is_computed_whole(
 
 def test_a_network_that_is_not_folded_is_computed_whole(load_toy: LoadToy) -> None:
     host = load_toy(nn.Sequential(nn.AvgPool2d(1), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+    assert host.info.computing == Computing(unfolded="It has no convolution that would be computed sooner.")
     host.compute_in_parts()
     assert host._parts is None
+    assert (host.info.computing.parts, host.info.computing.whole) == (1, "It is not folded.")
+
+
+class Moody(Net):
+    """Normalises bright pictures otherwise."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.conv(x)
+        features = self.bn(features) if x.mean() < 1 else features + self.bn(features)
+        logits: Tensor = self.head(self.relu(features).mean((2, 3)))
+        return logits
+
+
+@pytest.mark.usefixtures("always")
+@pytest.mark.parametrize("rows", [1, ROWS])
+def test_a_model_says_how_it_is_computed_and_when_that_changes(load_toy: LoadToy, rows: int) -> None:
+    host = load_toy(Moody())
+    assert host.info.computing == Computing(folded=True)
+    host.compute_in_parts()
+    assert host.info.computing == Computing(folded=True, parts=3)
+    bright = np.full((rows, 8, 8, 3), 255, np.uint8)
+    host.predict(bright // 9)
+    assert not host.has_strayed()
+    host.predict(bright)
+    assert host.has_strayed()
+    why = "Its code did something else for a picture than when it was loaded."
+    assert host.info.computing == Computing(folded=False, unfolded=why, parts=3)
+    assert not host.has_strayed(), "it is told once"

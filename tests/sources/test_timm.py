@@ -327,6 +327,5 @@ def test_normalisations_with_an_activation_are_folded(name: str) -> None:
     module = build(name, num_classes=5).requires_grad_(requires_grad=False)
     images = torch.randn(2, 3, 160, 160)
     found = folded(module, images)
-    assert found is not None
     assert sum(type(fold.normalisation) is timm.layers.BatchNormAct2d for fold in found._folds) > 5
     torch.testing.assert_close(found.predict(images), EagerNetwork(module).predict(images), rtol=1e-4, atol=1e-4)

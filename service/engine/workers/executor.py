@@ -24,6 +24,7 @@ from service.engine.messages import (
     Cancel,
     Hello,
     Load,
+    ModelComputes,
     ModelFailed,
     ModelLoaded,
     ModelProgress,
@@ -149,6 +150,8 @@ class Executor:
             host.compute_in_parts()
         except BaseException:  # of a model's code, which may raise anything: batches stay whole
             log.exception("model %s is not computed in parts", message.config.name)
+            host.stay_whole("Finding out whether parts are quicker failed; the log has the reason.")
+        self._tell(ModelComputes(message.key, host.info.computing))
 
     def _loaded(self, load: Load) -> ModelLoaded | ModelFailed:
         name, began = load.config.name, time.monotonic()
@@ -189,6 +192,9 @@ class Executor:
             ran = self._ran(run)
             self._batches.free()
             self._tell(ran)
+            host = self._hosts.get(run.lane.model)
+            if host is not None and host.has_strayed():
+                self._tell(ModelComputes(run.lane.model, host.info.computing))
         finally:
             with self._changing:
                 self._computing.discard(run.batch)

@@ -16,6 +16,8 @@ export function facts(model) {
     ["Memory", memory && `${bytes(memory)} with each worker`],
     ["Device", device],
     ["Precision", precision && settled(model)],
+    ["Convolutions", precision && folding(model)],
+    ["Batches", precision && division(model)],
   ];
   return rows.filter(([, text]) => text);
 }
@@ -26,6 +28,16 @@ function settled({ precision, precision_reason: reason, precision_check: check }
   const maps = check.correlation === null ? "" : `maps correlate to ${check.correlation.toFixed(4)}, `;
   const apart = check.logits_apart.toLocaleString("en", { style: "percent", maximumSignificantDigits: 2 });
   return `${precision}; against float32, ${maps}logits differ by ${apart} at most`;
+}
+
+function folding({ folded, folded_reason: reason }) {
+  if (folded) return "folded with what follows them";
+  return reason ? `not folded. ${reason}` : "not folded";
+}
+
+function division({ parts, parts_reason: reason }) {
+  if (parts > 1) return `in ${parts} parts, side by side`;
+  return reason ? `as a whole. ${reason}` : "as a whole";
 }
 
 function bytes(number) {
