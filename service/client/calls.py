@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, ValidationError
 
-from service import errors, wire
+from service import errors, wire, wire_models
 from service.client.answers import Explained, ExplanationView, Failed, Predicted
 from service.client.errors import from_problem, unexpected
 from service.options import OPTIONS
@@ -80,32 +80,32 @@ def get(answer: type[ModelT], path: str, **params: object) -> Call[ModelT]:
     return Call("GET", f"/api/v1{path}", partial(validated, answer), {"params": given})
 
 
-def layers_call(model: str, explainable: bool | None, kind: str | None) -> Call[wire.LayerList]:
+def layers_call(model: str, explainable: bool | None, kind: str | None) -> Call[wire_models.LayerList]:
     """Read a model's layers."""
     flag = None if explainable is None else str(explainable).lower()
-    return get(wire.LayerList, f"{model_path(model)}/layers", explainable=flag, kind=kind)
+    return get(wire_models.LayerList, f"{model_path(model)}/layers", explainable=flag, kind=kind)
 
 
-def put_call(name: str, config: Mapping[str, object], wait_s: float) -> Call[wire.ModelEntry]:
+def put_call(name: str, config: Mapping[str, object], wait_s: float) -> Call[wire_models.ModelEntry]:
     """Create or replace a model."""
-    return _changing("PUT", model_path(name), wire.ModelEntry, wait_s, json=dict(config))
+    return _changing("PUT", model_path(name), wire_models.ModelEntry, wait_s, json=dict(config))
 
 
-def reload_call(name: str, layer: str | None, wait_s: float) -> Call[wire.ModelEntry]:
+def reload_call(name: str, layer: str | None, wait_s: float) -> Call[wire_models.ModelEntry]:
     """Load a model again, with another default layer if one is given."""
     query = {} if layer is None else {"layer": layer}
-    return _changing("POST", f"{model_path(name)}/reload", wire.ModelEntry, wait_s, **query)
+    return _changing("POST", f"{model_path(name)}/reload", wire_models.ModelEntry, wait_s, **query)
 
 
-def unload_call(name: str) -> Call[wire.ModelEntry]:
+def unload_call(name: str) -> Call[wire_models.ModelEntry]:
     """Put a model out of memory."""
-    return _changing("POST", f"{model_path(name)}/unload", wire.ModelEntry)
+    return _changing("POST", f"{model_path(name)}/unload", wire_models.ModelEntry)
 
 
-def alias_call(alias: str, model: str, version: str) -> Call[wire.AliasEntry]:
+def alias_call(alias: str, model: str, version: str) -> Call[wire_models.AliasEntry]:
     """Create or move an alias."""
     path = f"/aliases/{quote(alias, safe='')}"
-    return _changing("PUT", path, wire.AliasEntry, json={"model": model, "version": version})
+    return _changing("PUT", path, wire_models.AliasEntry, json={"model": model, "version": version})
 
 
 def remove_call(path: str) -> Call[None]:

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import httpx
 
-from service import __version__, wire
+from service import __version__, wire, wire_models
 from service.client.calls import (
     READY,
     VERSION,
@@ -220,15 +220,15 @@ class Client(_Base[httpx.BaseTransport], Evaluations):
         """Predict several pictures in one request; one that cannot be read is a ``Failed`` in its place."""
         return self._send(predict_call(images, model, version, options))
 
-    def models(self) -> wire.ModelList:
+    def models(self) -> wire_models.ModelList:
         """Return what is served."""
-        return self._send(get(wire.ModelList, "/models"))
+        return self._send(get(wire_models.ModelList, "/models"))
 
-    def model(self, name: str) -> wire.ModelEntry:
+    def model(self, name: str) -> wire_models.ModelEntry:
         """Return one model's entry."""
-        return self._send(get(wire.ModelEntry, model_path(name)))
+        return self._send(get(wire_models.ModelEntry, model_path(name)))
 
-    def put_model(self, name: str, *, wait_s: float = 300.0, **config: object) -> wire.ModelEntry:
+    def put_model(self, name: str, *, wait_s: float = 300.0, **config: object) -> wire_models.ModelEntry:
         """Create a model, or replace it: ``client.put_model("birds", architecture="resnet18", weights="b.pth")``.
 
         The present version answers until the new one is ready, and goes on if that cannot be loaded.
@@ -243,11 +243,11 @@ class Client(_Base[httpx.BaseTransport], Evaluations):
         """
         return self._send(put_call(name, config, wait_s))
 
-    def reload_model(self, name: str, *, layer: str | None = None, wait_s: float = 300.0) -> wire.ModelEntry:
+    def reload_model(self, name: str, *, layer: str | None = None, wait_s: float = 300.0) -> wire_models.ModelEntry:
         """Load a model again, because its file has changed; ``layer`` is its default layer from then on."""
         return self._send(reload_call(name, layer, wait_s))
 
-    def unload_model(self, name: str) -> wire.ModelEntry:
+    def unload_model(self, name: str) -> wire_models.ModelEntry:
         """Put a model out of memory; it is loaded again when somebody asks for it."""
         return self._send(unload_call(name))
 
@@ -255,11 +255,11 @@ class Client(_Base[httpx.BaseTransport], Evaluations):
         """Remove a model, and return once what had begun with it is finished."""
         return self._send(remove_call(model_path(name)))
 
-    def aliases(self) -> wire.AliasList:
+    def aliases(self) -> wire_models.AliasList:
         """Return the further names of models."""
-        return self._send(get(wire.AliasList, "/aliases"))
+        return self._send(get(wire_models.AliasList, "/aliases"))
 
-    def put_alias(self, alias: str, model: str, version: str) -> wire.AliasEntry:
+    def put_alias(self, alias: str, model: str, version: str) -> wire_models.AliasEntry:
         """Point a name to a version of a model, which stays as long as it does."""
         return self._send(alias_call(alias, model, version))
 
@@ -269,16 +269,16 @@ class Client(_Base[httpx.BaseTransport], Evaluations):
 
     def layers(
         self, model: str | None = None, *, explainable: bool | None = None, kind: str | None = None
-    ) -> wire.LayerList:
+    ) -> wire_models.LayerList:
         """Return a model's layers, in forward order; with None those of the default model, in two requests."""
         return self._send(layers_call(model or self.models().default, explainable, kind))
 
     def classes(
         self, query: str, *, model: str | None = None, head: str | None = None, limit: int | None = None
-    ) -> wire.ClassList:
+    ) -> wire_models.ClassList:
         """Search a model's labels, ``client.classes("cat")``; with None the default model's, in two requests."""
         name = model or self.models().default
-        return self._send(get(wire.ClassList, f"{model_path(name)}/classes", q=query, limit=limit, head=head))
+        return self._send(get(wire_models.ClassList, f"{model_path(name)}/classes", q=query, limit=limit, head=head))
 
     def methods(self) -> wire.MethodList:
         """Return the methods that can be asked for."""
@@ -387,23 +387,25 @@ class AsyncClient(_Base[httpx.AsyncBaseTransport], AsyncEvaluations):
         """As ``Client.predict_many``."""
         return await self._send(await asyncio.to_thread(predict_call, images, model, version, options))
 
-    async def models(self) -> wire.ModelList:
+    async def models(self) -> wire_models.ModelList:
         """As ``Client.models``."""
-        return await self._send(get(wire.ModelList, "/models"))
+        return await self._send(get(wire_models.ModelList, "/models"))
 
-    async def model(self, name: str) -> wire.ModelEntry:
+    async def model(self, name: str) -> wire_models.ModelEntry:
         """As ``Client.model``."""
-        return await self._send(get(wire.ModelEntry, model_path(name)))
+        return await self._send(get(wire_models.ModelEntry, model_path(name)))
 
-    async def put_model(self, name: str, *, wait_s: float = 300.0, **config: object) -> wire.ModelEntry:
+    async def put_model(self, name: str, *, wait_s: float = 300.0, **config: object) -> wire_models.ModelEntry:
         """As ``Client.put_model``."""
         return await self._send(put_call(name, config, wait_s))
 
-    async def reload_model(self, name: str, *, layer: str | None = None, wait_s: float = 300.0) -> wire.ModelEntry:
+    async def reload_model(
+        self, name: str, *, layer: str | None = None, wait_s: float = 300.0
+    ) -> wire_models.ModelEntry:
         """As ``Client.reload_model``."""
         return await self._send(reload_call(name, layer, wait_s))
 
-    async def unload_model(self, name: str) -> wire.ModelEntry:
+    async def unload_model(self, name: str) -> wire_models.ModelEntry:
         """As ``Client.unload_model``."""
         return await self._send(unload_call(name))
 
@@ -411,11 +413,11 @@ class AsyncClient(_Base[httpx.AsyncBaseTransport], AsyncEvaluations):
         """As ``Client.remove_model``."""
         return await self._send(remove_call(model_path(name)))
 
-    async def aliases(self) -> wire.AliasList:
+    async def aliases(self) -> wire_models.AliasList:
         """As ``Client.aliases``."""
-        return await self._send(get(wire.AliasList, "/aliases"))
+        return await self._send(get(wire_models.AliasList, "/aliases"))
 
-    async def put_alias(self, alias: str, model: str, version: str) -> wire.AliasEntry:
+    async def put_alias(self, alias: str, model: str, version: str) -> wire_models.AliasEntry:
         """As ``Client.put_alias``."""
         return await self._send(alias_call(alias, model, version))
 
@@ -425,16 +427,18 @@ class AsyncClient(_Base[httpx.AsyncBaseTransport], AsyncEvaluations):
 
     async def layers(
         self, model: str | None = None, *, explainable: bool | None = None, kind: str | None = None
-    ) -> wire.LayerList:
+    ) -> wire_models.LayerList:
         """As ``Client.layers``."""
         return await self._send(layers_call(model or (await self.models()).default, explainable, kind))
 
     async def classes(
         self, query: str, *, model: str | None = None, head: str | None = None, limit: int | None = None
-    ) -> wire.ClassList:
+    ) -> wire_models.ClassList:
         """As ``Client.classes``."""
         name = model or (await self.models()).default
-        return await self._send(get(wire.ClassList, f"{model_path(name)}/classes", q=query, limit=limit, head=head))
+        return await self._send(
+            get(wire_models.ClassList, f"{model_path(name)}/classes", q=query, limit=limit, head=head)
+        )
 
     async def methods(self) -> wire.MethodList:
         """As ``Client.methods``."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import PIL.Image
     from numpy.typing import NDArray
 
-    from service import wire
+    from service import wire, wire_models
     from service.areas import Area
     from service.client.answers import Explained, ExplanationView
 
@@ -75,7 +75,9 @@ def create(  # noqa: PLR0913  # options of a command line, by name
 class _Server:
     """A model of a server, asked with the same options for every picture."""
 
-    def __init__(self, client: Client, entry: wire.ModelEntry, layer: str, method: str, threshold: float) -> None:
+    def __init__(
+        self, client: Client, entry: wire_models.ModelEntry, layer: str, method: str, threshold: float
+    ) -> None:
         self.client, self.entry, self.threshold = client, entry, threshold
         self._options: Any = {"layer": layer, "method": method, "threshold": threshold}
 

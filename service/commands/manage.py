@@ -11,7 +11,7 @@ from service.settings import ModelConfig
 if TYPE_CHECKING:
     import argparse
 
-    from service.wire import ModelEntry
+    from service.wire_models import ModelEntry
 
 __all__ = ["add"]
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pydantic import TypeAdapter
 
-from service import wire, wire_evaluation
+from service import wire, wire_evaluation, wire_models
 from service.cli import main
 from service.http.examples import BODY_ERRORS
 from service.problems import MEDIA_TYPE, STATUS, problem_for, status_of
@@ -81,17 +81,17 @@ ANSWER_MODELS: dict[str, type[BaseModel]] = {
     "explain_with": wire.ExplainResponse,
     "predict": wire.ExplainResponse,
     "predict_with": wire.ExplainResponse,
-    "models": wire.ModelList,
-    "model": wire.ModelEntry,
-    "put_model": wire.ModelEntry,
-    "reload_model": wire.ModelEntry,
-    "unload_model": wire.ModelEntry,
+    "models": wire_models.ModelList,
+    "model": wire_models.ModelEntry,
+    "put_model": wire_models.ModelEntry,
+    "reload_model": wire_models.ModelEntry,
+    "unload_model": wire_models.ModelEntry,
     "explain_version": wire.ExplainResponse,
     "predict_version": wire.ExplainResponse,
-    "aliases": wire.AliasList,
-    "put_alias": wire.AliasEntry,
-    "layers": wire.LayerList,
-    "classes": wire.ClassList,
+    "aliases": wire_models.AliasList,
+    "put_alias": wire_models.AliasEntry,
+    "layers": wire_models.LayerList,
+    "classes": wire_models.ClassList,
     "methods": wire.MethodList,
     "colormaps": wire.ColormapList,
     "livez": wire.Status,

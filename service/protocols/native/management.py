@@ -11,7 +11,7 @@ from fastapi import Depends, Path, Query, Request, Response
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
-from service import wire
+from service import wire_models
 from service.errors import BodyTooLarge, InvalidOption, InvalidRequest, closest, shorten
 from service.http.options import check_query
 from service.model_config import NAME_PATTERN, ModelConfig
@@ -45,8 +45,8 @@ def _options(*names: str) -> Any:
 
 
 _STATES: dict[int | str, dict[str, Any]] = {
-    200: {"model": wire.ModelEntry, "description": "It has been loaded and answers."},
-    202: {"model": wire.ModelEntry, "description": "It is being loaded; `versions` says how far it is."},
+    200: {"model": wire_models.ModelEntry, "description": "It has been loaded and answers."},
+    202: {"model": wire_models.ModelEntry, "description": "It is being loaded; `versions` says how far it is."},
 }
 
 
@@ -105,32 +105,32 @@ async def remove_model(model: str, engine: Engine) -> Response:
     "/models/{model}/unload", tags=["management"], summary="Put a model out of memory", dependencies=[_options()]
 )
 @key_scope("manage")
-async def unload_model(model: str, engine: Engine) -> wire.ModelEntry:
+async def unload_model(model: str, engine: Engine) -> wire_models.ModelEntry:
     """Finish what has begun with a model, and have workers drop it. It is loaded again when somebody asks for it."""
     await engine.management.unload(model)
     return described(engine, model)
 
 
 @router.get("/aliases", tags=["management"], summary="List the aliases")
-async def aliases(engine: Engine) -> wire.AliasList:
+async def aliases(engine: Engine) -> wire_models.AliasList:
     """Further names of models, and the version that each points to."""
-    return wire.AliasList(aliases=[_alias(alias, status) for alias, status in engine.aliases().items()])
+    return wire_models.AliasList(aliases=[_alias(alias, status) for alias, status in engine.aliases().items()])
 
 
 @router.put("/aliases/{alias}", tags=["management"], summary="Create an alias, or move it", dependencies=[_options()])
 @key_scope("manage")
 async def put_alias(
     alias: Annotated[str, Path(pattern=NAME_PATTERN)], request: Request, engine: Engine
-) -> wire.AliasEntry:
+) -> wire_models.AliasEntry:
     """Point a name to a version of a model, which stays as long as it does, whatever the model's own name points to.
 
     Requests to the alias are answered by that version; moved, the alias leads to another from one request to the next.
     """
     engine.management.check()
     try:
-        target = wire.AliasTarget.model_validate(await _object(request, "an alias", _ALIAS))
+        target = wire_models.AliasTarget.model_validate(await _object(request, "an alias", _ALIAS))
     except ValidationError as error:
-        raise _invalid(error, wire.AliasTarget, "an alias") from error
+        raise _invalid(error, wire_models.AliasTarget, "an alias") from error
     await engine.management.point(alias, target.model, target.version)
     return _alias(alias, engine.aliases()[alias])
 
@@ -151,8 +151,8 @@ async def remove_alias(alias: str, engine: Engine) -> Response:
     return Response(status_code=204)
 
 
-def _alias(alias: str, status: VersionStatus) -> wire.AliasEntry:
-    return wire.AliasEntry(alias=alias, model=status.key.name, version=status.version)
+def _alias(alias: str, status: VersionStatus) -> wire_models.AliasEntry:
+    return wire_models.AliasEntry(alias=alias, model=status.key.name, version=status.version)
 
 
 async def _begun(engine: Explainer, key: ModelKey, wait: float) -> Response:

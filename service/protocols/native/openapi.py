@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from service import wire
+from service import wire, wire_models
 from service.http.examples import BODY_ERRORS, READING_ERRORS, TIMEOUT_HEADER
 from service.problems import problem_body, status_of
 from service.protocols import EXAMPLE_REQUEST_ID, OpenApiPart
@@ -70,7 +70,7 @@ def _complete_management(operation: Operation) -> None:
         responses[status]["content"]["application/json"]["example"] = ANSWERS[name]
     if name == "put_alias":
         example = {name: ANSWERS["put_alias"][name] for name in ("model", "version")}
-        operation.fields["requestBody"] = _json_body(wire.AliasTarget.model_json_schema(), example)
+        operation.fields["requestBody"] = _json_body(wire_models.AliasTarget.model_json_schema(), example)
     if name == "put_model":
         operation.fields["requestBody"] = _json_body(_configuration(), dict(CONFIGURATION))
 

@@ -6,7 +6,7 @@ import base64
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from service import wire, wire_verification
+from service import wire, wire_models, wire_verification
 from service.cam.methods import METHODS
 from service.engine.answers import StageTimes
 from service.problems import problem_for
@@ -190,11 +190,11 @@ def _box(box: Box) -> wire.BoxData:
     return wire.BoxData(left=box.left, top=box.top, right=box.right, bottom=box.bottom)
 
 
-def model_entry(status: ModelStatus, versions: Iterable[VersionStatus], *, default: bool) -> wire.ModelEntry:
+def model_entry(status: ModelStatus, versions: Iterable[VersionStatus], *, default: bool) -> wire_models.ModelEntry:
     """Describe a model and its versions, as far as they are known yet."""
     config, info = status.config, status.known if status.on_demand else status.info
     known = _known(info) if info is not None else {}
-    return wire.ModelEntry(
+    return wire_models.ModelEntry(
         name=config.name,
         state=status.state,
         reason=status.reason,
@@ -205,8 +205,8 @@ def model_entry(status: ModelStatus, versions: Iterable[VersionStatus], *, defau
     )
 
 
-def _version(status: VersionStatus) -> wire.VersionEntry:
-    return wire.VersionEntry(
+def _version(status: VersionStatus) -> wire_models.VersionEntry:
+    return wire_models.VersionEntry(
         version=status.version,
         state=status.state,
         reason=status.reason,
@@ -224,7 +224,7 @@ def _known(info: ModelInfo) -> dict[str, Any]:
         "digest": info.digest or None,
         "source": info.source or None,
         "input": input_size(info),
-        "preprocessing": wire.Preprocessing(
+        "preprocessing": wire_models.Preprocessing(
             mode=spec.mode,
             resize=spec.resize,
             interpolation=spec.interpolation,
@@ -256,25 +256,25 @@ def _known(info: ModelInfo) -> dict[str, Any]:
         "parts_reason": info.computing.whole,
         "parameters": info.parameters,
         "memory_bytes": info.memory,
-        "warnings": [wire.ModelWarning(code=warning.code, text=warning.text) for warning in info.warnings],
+        "warnings": [wire_models.ModelWarning(code=warning.code, text=warning.text) for warning in info.warnings],
     }
 
 
-def _precision_check(check: SelfCheck | None) -> wire.PrecisionCheck | None:
+def _precision_check(check: SelfCheck | None) -> wire_models.PrecisionCheck | None:
     if check is None:
         return None
     rounded = {name: round(each, 5) if isinstance(each, float) else each for name, each in vars(check).items()}
-    return wire.PrecisionCheck(**rounded)
+    return wire_models.PrecisionCheck(**rounded)
 
 
-def input_size(info: ModelInfo) -> wire.InputSize:
+def input_size(info: ModelInfo) -> wire_models.InputSize:
     """Return the size of a model's input."""
-    return wire.InputSize(height=info.preprocess.height, width=info.preprocess.width)
+    return wire_models.InputSize(height=info.preprocess.height, width=info.preprocess.width)
 
 
-def layer_entry(layer: Layer, info: ModelInfo) -> wire.LayerEntry:
+def layer_entry(layer: Layer, info: ModelInfo) -> wire_models.LayerEntry:
     """Describe a layer of a model."""
-    return wire.LayerEntry(
+    return wire_models.LayerEntry(
         name=layer.name,
         type=layer.type,
         kind=layer.kind,
@@ -288,10 +288,10 @@ def layer_entry(layer: Layer, info: ModelInfo) -> wire.LayerEntry:
     )
 
 
-def _placement(placement: Placement | None) -> wire.LayerPlacement | None:
+def _placement(placement: Placement | None) -> wire_models.LayerPlacement | None:
     if placement is None:
         return None
-    return wire.LayerPlacement(
+    return wire_models.LayerPlacement(
         x=(placement.x.start, placement.x.step),
         y=(placement.y.start, placement.y.step),
         residual=placement.residual,

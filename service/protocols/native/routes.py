@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
-from service import wire
+from service import wire, wire_models
 from service.cam.methods import METHODS
 from service.engine.explainer import Explainer
 from service.errors import InvalidOption
@@ -126,23 +126,23 @@ Engine = Annotated[Explainer, Depends(_explainer)]
 
 
 @router.get("/models", tags=["models"], summary="List the models")
-async def models(request: Request, engine: Engine) -> wire.ModelList:
+async def models(request: Request, engine: Engine) -> wire_models.ModelList:
     """What is served, the default model first."""
     entries = [
         model_entry(status, engine.versions(status.config.name), default=not index)
         for index, status in enumerate(engine.models())
     ]
     may = "off" if not engine.management.is_on else "allowed" if "manage" in request.state.scopes else "forbidden"
-    return wire.ModelList(default=entries[0].name, management=may, models=entries)
+    return wire_models.ModelList(default=entries[0].name, management=may, models=entries)
 
 
 @router.get("/models/{model}", tags=["models"], summary="Describe a model")
-async def model(model: str, engine: Engine) -> wire.ModelEntry:
+async def model(model: str, engine: Engine) -> wire_models.ModelEntry:
     """Input size, preprocessing, classes, default layer, methods, device, state and versions."""
     return described(engine, model)
 
 
-def described(engine: Explainer, model: str) -> wire.ModelEntry:
+def described(engine: Explainer, model: str) -> wire_models.ModelEntry:
     """Describe the model that a name or an alias points to."""
     status = engine.model(model)
     name = status.config.name
@@ -158,7 +158,7 @@ async def layers(
         LayerKind | None,
         Query(description="Only layers of this kind."),
     ] = None,
-) -> wire.LayerList:
+) -> wire_models.LayerList:
     """The layer catalogue, in forward order."""
     info = engine.ready_info(model)
     listed = [
@@ -166,7 +166,7 @@ async def layers(
         for layer in info.layers
         if (explainable is None or layer.explainable == explainable) and (kind is None or layer.kind == kind)
     ]
-    return wire.LayerList(model=info.name, input=input_size(info), default=info.default_layer, layers=listed)
+    return wire_models.LayerList(model=info.name, input=input_size(info), default=info.default_layer, layers=listed)
 
 
 @router.get("/models/{model}/classes", tags=["models"], summary="Search a model's labels")
@@ -178,11 +178,11 @@ async def classes(
     head: Annotated[
         str | None, Query(description="Of a model with several outputs: whose classes.", max_length=200)
     ] = None,
-) -> wire.ClassList:
+) -> wire_models.ClassList:
     """Classes whose label contains the query, those that begin with it first."""
     info = engine.ready_info(model).head_view(head)
-    found = [wire.ClassEntry(index=index, label=info.labels[index]) for index in info.search_labels(q, limit)]
-    return wire.ClassList(model=info.name, total=len(info.labels), classes=found)
+    found = [wire_models.ClassEntry(index=index, label=info.labels[index]) for index in info.search_labels(q, limit)]
+    return wire_models.ClassList(model=info.name, total=len(info.labels), classes=found)
 
 
 @router.get("/methods", tags=["options"], summary="List the methods")
