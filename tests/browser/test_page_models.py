@@ -159,7 +159,7 @@ def test_a_model_is_added_and_what_is_wrong_is_said_where_it_was_typed(
 @pytest.mark.slow
 def test_what_is_typed_of_the_next_model_stays(open_page: Callable[..., Page], managed: str) -> None:
     page = open_page(f"{managed}/?tab=models")
-    fill(page, "first", "tests.user_models.slow", "size = 32\nfactory_args.seconds = 0.5")
+    fill(page, "first", "tests.user_models.slow", "size = 32\nfactory_args.seconds = 0.2")
     page.get_by_label("Name", exact=True).fill("second")
     expect(page.locator("#models-said")).to_have_text("first is ready.")
     expect(page.locator("#add-said")).to_be_empty()
