@@ -526,7 +526,20 @@ def writable(text: str) -> str:
 
 def first_line(error: BaseException) -> str:
     """Return the first line of what an exception says, without its full stop; its kind where it says nothing."""
-    line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return _first_line(error) or type(error).__name__
+
+
+def kind_and_line(error: BaseException) -> str:
+    """Return what kind an exception is of, and the first line of what it says if it says something."""
+    line = _first_line(error)
+    return f"{type(error).__name__}: {line}" if line else type(error).__name__
+
+
+def _first_line(error: BaseException) -> str:
+    try:
+        line = next(iter(str(error).strip().splitlines()), "")
+    except Exception:  # noqa: BLE001  # of a class of a model's own
+        return ""
     return shorten(writable(line.rstrip()), 300).removesuffix(".")
 
 

@@ -13,6 +13,7 @@ from service.errors import (
     UnknownLayer,
     UnknownName,
     first_line,
+    kind_and_line,
 )
 
 ERROR = UnknownLayer.among("layer5", ["layer3", "layer4"], model="m")
@@ -55,3 +56,12 @@ def test_a_message_can_be_written_whatever_it_was_made_of() -> None:
 )
 def test_the_first_line_of_what_an_exception_says(said: str, line: str) -> None:
     assert first_line(ValueError(said)) == line
+    assert kind_and_line(ValueError(said)) == (f"ValueError: {line}" if said else "ValueError")
+
+
+def test_an_exception_that_cannot_say_anything_has_its_kind() -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("not even that")
+
+    assert first_line(Mute()) == kind_and_line(Mute()) == "Mute"

@@ -24,7 +24,7 @@ from service.cam.eager import EagerNetwork
 from service.cam.folded_convolution import FoldedConvolution, Pending, Strayed, Withheld
 from service.cam.graph import Graph
 from service.cam.layers import LayerCall
-from service.errors import first_line
+from service.errors import first_line, kind_and_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -124,13 +124,13 @@ class FoldedNetwork:
                 return compute()
         except (torch.OutOfMemoryError, torch.AcceleratorError):
             raise
-        except Strayed:
-            why = "Its code did something else for a picture than when it was loaded."
-        except Exception as error:  # noqa: BLE001  # whatever a network's code raises about what it cannot read
-            why = f"Folded, it raised {_in_words(error)}."  # the error itself would keep activations alive
+        except (Strayed, Exception) as error:  # noqa: BLE001  # whatever a network's code raises about what it cannot read
+            raised = kind_and_line(error)  # the error itself would keep activations alive
         result = compute()  # which raises where the network does so by itself
-        log.info("a network is computed without folding from now on. %s", why)
-        self._folds, self.unfolded = (), why
+        log.info("a network is computed without folding from now on, where it raised %s", raised)
+        self._folds = ()
+        # What was raised is told in the log alone: it may say something of a caller's picture.
+        self.unfolded = "Its code did something else for a picture than when it was loaded."
         return result
 
     def _without(self, names: Sequence[str]) -> Sequence[FoldedConvolution]:
@@ -229,10 +229,6 @@ def _in_place(folds: Iterable[FoldedConvolution]) -> Iterator[None]:
                 vars(fold.normalisation).pop("forward", None)
 
 
-def _in_words(error: BaseException) -> str:
-    return f"{type(error).__name__}: {first_line(error).rstrip('.')}"
-
-
 def folded(module: nn.Module, images: Tensor, hidden: Collection[str] = ()) -> FoldedNetwork:
     """Fold a network of one output.
 
@@ -250,7 +246,7 @@ def folded(module: nn.Module, images: Tensor, hidden: Collection[str] = ()) -> F
     except (NotFolded, torch.OutOfMemoryError, torch.AcceleratorError):
         raise
     except (Strayed, Exception) as error:  # noqa: BLE001  # of the network's own code, which is watched
-        raise NotFolded(f"Watched, it raises {_in_words(error)}.") from None
+        raise NotFolded(f"Watched, it raises an error. {kind_and_line(error)}.") from None
 
 
 def _folded(own: EagerNetwork, image: Tensor) -> FoldedNetwork:
@@ -267,7 +263,9 @@ def _folded(own: EagerNetwork, image: Tensor) -> FoldedNetwork:
         if within is not None:
             return FoldedNetwork(own, folds, within)
     raise NotFolded(
-        "Folded, it does not compute the same." if foldable else "It has no convolution that would be computed sooner."
+        "Folded, it raises an error or does not compute the same."
+        if foldable
+        else "It has no plain convolution that would be computed sooner."
     )
 
 

@@ -11,7 +11,7 @@ from service.check.preparing import preprocessing_row, reference_row
 from service.check.report import Row
 from service.check.trials import batch_row, determinism_row, gradient_row, picture_row, time_row
 from service.check.warned import row_with_warnings
-from service.errors import ServiceError, first_line
+from service.errors import ServiceError, kind_and_line
 from service.vocabulary import LoadCheck
 
 if TYPE_CHECKING:
@@ -60,9 +60,7 @@ def check_loaded(subject: Subject, at: Callable[[Step], None]) -> Iterator[Row]:
             yield Row(step, "failed", notes=(error.message,))
         except Exception as error:  # a model's code may raise anything
             log.exception("the step %s failed", step)
-            yield Row(
-                step, "failed", notes=(f"It raised {type(error).__name__}: {first_line(error)}. The log has more.",)
-            )
+            yield Row(step, "failed", notes=(f"It raised {kind_and_line(error)}. The log has more.",))
 
 
 def _model_row(subject: Subject) -> Row:

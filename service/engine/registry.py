@@ -204,10 +204,10 @@ class Registry:
             self._take_over(key.name)
 
     def computes(self, worker: int, key: ModelKey, computing: Computing) -> None:
-        """Note how a worker computes a version that it holds."""
+        """Note how a worker computes a version that it holds. Once it is put out, it is told how it was loaded."""
         version = self._versions.get(key)
         if version is not None and worker in version.infos:
-            version.known = version.infos[worker] = replace(version.infos[worker], computing=computing)
+            version.infos[worker] = replace(version.infos[worker], computing=computing)
 
     def failed(self, worker: int, key: ModelKey, reason: str, *, for_all: bool = False) -> None:
         """Note that a worker cannot load a version; ``for_all``, that the replacements of others will not either."""

@@ -17,7 +17,7 @@ from service.cam.derivatives import cause_of
 from service.cam.explain import explain, predict
 from service.cam.methods import METHODS
 from service.cam.targets import Targets
-from service.errors import MethodNotApplicable, ModelLoadError, ModelOutputError, first_line
+from service.errors import MethodNotApplicable, ModelLoadError, ModelOutputError, kind_and_line
 from service.models.info import ModelWarning
 
 if TYPE_CHECKING:
@@ -236,7 +236,7 @@ def _cause(error: Exception) -> str:
 
 
 def _words(error: Exception) -> str:
-    return f"{type(error).__name__}: {first_line(error)}"
+    return kind_and_line(error)
 
 
 # -- warnings ---------------------------------------------------------------------------------------------------------

@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from service.cam.binary import BinaryNetwork
 from service.cam.explain import explain, predict
-from service.cam.folding import FoldedNetwork
 from service.cam.targets import PLAIN, CamOptions
 from service.errors import MethodNotApplicable, ModelOutputError
 from service.models.fair_lock import FairLock
 from service.models.sentences import OWN
-from service.models.side_by_side import SideBySide, Whole
+from service.models.side_by_side import SideBySide, Whole, folded_within
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -126,8 +124,8 @@ class ModelHost:
     def has_strayed(self) -> bool:
         """Whether it is not folded any more, since this was asked last; ``info`` says then why."""
         networks = self._parts.networks if self._parts is not None else (self.network(),)
-        inner = (each.network if isinstance(each, BinaryNetwork) else each for each in networks)
-        why = next((each.unfolded for each in inner if isinstance(each, FoldedNetwork) and each.unfolded), None)
+        folded = filter(None, map(folded_within, networks))
+        why = next((each.unfolded for each in folded if each.unfolded), None)
         if why is None or not self.info.computing.folded:
             return False
         self._note(folded=False, unfolded=why)

@@ -19,7 +19,7 @@ from service.cam.derivatives import cause_of
 from service.cam.eager import EagerNetwork
 from service.cam.folding import FoldedNetwork, NotFolded, folded
 from service.cam.heads import find_heads, is_ranking
-from service.errors import ModelLoadError, ModelOutputError, ServiceError, first_line
+from service.errors import ModelLoadError, ModelOutputError, ServiceError, kind_and_line
 from service.models.defaults import default_layer, recommended
 from service.models.digests import digest_of_model, digest_of_weights
 from service.models.first_run import first_output
@@ -86,7 +86,9 @@ def load_model(
         ModelLoadError: its file or its configuration is wrong, or it cannot be served; the message says what to do.
     """
     try:
-        return _loaded(config, device, downloads, tell, observer)
+        host = _loaded(config, device, downloads, tell, observer)
+        host.has_strayed()  # from what it did with the one picture, with those that it was tried with since
+        return host
     except ServiceError:
         raise
     except SystemExit as error:
@@ -96,9 +98,7 @@ def load_model(
         ) from error
     except Exception as error:  # the code of a model may raise anything
         log.exception("model %s: what was not expected", config.name)
-        raise ModelLoadError(
-            f"Loading failed unexpectedly, with {type(error).__name__}: {first_line(error)}. The log has more."
-        ) from error
+        raise ModelLoadError(f"Loading failed unexpectedly, with {kind_and_line(error)}. The log has more.") from error
 
 
 def _loaded(config: ModelConfig, device: str, downloads: Downloads, tell: Tell, observer: LoadObserver) -> ModelHost:
@@ -208,7 +208,7 @@ def _networks(
     if loaded.zero_shot is not None:
         why = "Its classes are sentences, which come with requests."
     elif heads:
-        why = "It has several outputs."
+        why = "It has several outputs." if len(heads) > 1 else "Its output is no plain tensor."
     else:
         try:
             return {None: folded(module, images, loaded.hidden)}, Computing(folded=True)
@@ -301,7 +301,7 @@ def _raised_with_gradients_alone(network: Network, images: Tensor, error: Except
         network.observe(images.clone().requires_grad_() * 1, (), lambda *_: None)
     except Exception as again:  # noqa: BLE001  # a network's own code may raise anything
         same = type(again) is type(error)
-        return f"{type(again).__name__}: {first_line(again)}" if same else None
+        return kind_and_line(again) if same else None
     return None
 
 

@@ -13,7 +13,7 @@ import torch
 
 from service.cam.binary import BinaryNetwork
 from service.cam.folding import FoldedNetwork
-from service.errors import ServiceError, first_line
+from service.errors import ServiceError, kind_and_line
 from service.models.info import ModelWarning, PrecisionChoice, SelfCheck
 from service.models.inputs import Probe
 from service.models.self_check import compare, compute, objection, worst
@@ -73,8 +73,12 @@ def why_not_native(device: torch.device) -> str | None:
     """Say why a device does not compute bfloat16 by itself, as far as PyTorch tells; None where it does."""
     if device.type == "cpu":
         tell: Callable[[], Mapping[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)  # older ones have it not
-        native = tell().get("avx512_bf16") or tell().get("amx_bf16")
-        return None if native else "The CPU here has neither AVX512_BF16 nor AMX, as far as PyTorch tells."
+        known = tell()
+        if known.get("avx512_bf16") or known.get("amx_bf16"):
+            return None
+        if known.get("architecture") not in {None, "x86_64"}:
+            return "It is not known whether the CPU here computes bfloat16 by itself."
+        return "The CPU here has neither AVX512_BF16 nor AMX, as far as PyTorch tells."
     if device.type == "cuda":
         with torch.cuda.device(device):
             native = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -97,7 +101,7 @@ def _tried(asked: str, module: nn.Module, device: torch.device, build: Build) ->
         reason, refused = error.message, "failed"
     except Exception as error:  # a network's own code may raise anything
         log.info("a network that was tried in bfloat16 raised", exc_info=error)
-        reason, refused = f"{type(error).__name__}: {first_line(error)}", "failed"
+        reason, refused = kind_and_line(error), "failed"
     if reason is None:
         return _warned_of_emulation(_chosen(host, PrecisionChoice(asked, check=check)), device)
     weights.put_back()

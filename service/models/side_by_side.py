@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from service.cam.binary import BinaryNetwork
 from service.cam.capture import same_logits
 from service.cam.folding import FoldedNetwork
-from service.errors import first_line
+from service.errors import kind_and_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-__all__ = ["SideBySide", "Whole"]
+__all__ = ["SideBySide", "Whole", "folded_within"]
 
 log = logging.getLogger("camserve.models")
 
@@ -89,30 +90,25 @@ class SideBySide:
         parts = torch.get_num_threads()
         if not 1 < parts <= _MOST_PARTS:
             raise Whole("There is one thread." if parts == 1 else f"There are more than {_MOST_PARTS} threads.")
-        if not isinstance(network, FoldedNetwork):
+        if folded_within(network) is None:
             raise Whole("It is not folded.")
         try:
             return cls._tried(network, inputs, parts, lock)
         except Whole:
             raise
         except (Exception, SystemExit) as error:  # noqa: BLE001  # of a network's own code; the whole can be computed
-            raise Whole(f"In parts, it raised {type(error).__name__}: {first_line(error).rstrip('.')}.") from None
+            raise Whole(f"In parts, it raises an error. {kind_and_line(error)}.") from None
 
     @classmethod
-    def _tried(
-        cls, network: FoldedNetwork, inputs: Tensor, parts: int, lock: AbstractContextManager[None]
-    ) -> SideBySide:
+    def _tried(cls, network: Network, inputs: Tensor, parts: int, lock: AbstractContextManager[None]) -> SideBySide:
         with lock:
             logits = network.predict(inputs)
         if (seconds := _seconds(lambda: network.predict(inputs), lock)) < _QUICK_S:
             raise Whole(f"{len(inputs)} pictures take {1000 * seconds:.0f} ms together, which is quick enough.")
-        twins: list[FoldedNetwork] = []
+        twins: list[Network] = []
         while len(twins) < parts - 1:
             with lock:
-                twin = network.twin(inputs[:1])
-            if twin is None:
-                raise Whole("Its modules cannot be copied so that two threads could compute with them.")
-            twins.append(twin)
+                twins.append(_twin(network, inputs[:1]))
         found = cls(network, twins)
         with lock:
             others = found.predict(inputs)
@@ -150,6 +146,20 @@ class SideBySide:
         begun = [self._threads.submit(compute, *each) for each in zip(self.networks, spans, strict=True)]
         wait(begun)
         return [each for part in begun for each in part.result()]
+
+
+def folded_within(network: Network) -> FoldedNetwork | None:
+    """Return the folded network that a network is, or is the two classes of; None where there is none."""
+    inner = network.network if isinstance(network, BinaryNetwork) else network
+    return inner if isinstance(inner, FoldedNetwork) else None
+
+
+def _twin(network: Network, image: Tensor) -> Network:
+    inner = folded_within(network)
+    twin = None if inner is None else inner.twin(image)
+    if twin is None:
+        raise Whole("Its modules cannot be copied so that two threads could compute with them.")
+    return network.like(twin) if isinstance(network, BinaryNetwork) else twin
 
 
 def _take_one_core(all_begun: Barrier) -> None:

@@ -163,6 +163,11 @@ class TestHardware:
 
         assert (why_not_native(CPU) is None) == native
 
+    def test_of_a_cpu_of_another_kind_nothing_is_claimed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "aarch64"}, raising=False)
+
+        assert why_not_native(CPU) == "It is not known whether the CPU here computes bfloat16 by itself."
+
     def test_of_a_cpu_that_an_older_pytorch_does_not_tell_of(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
 

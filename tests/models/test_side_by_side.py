@@ -270,8 +270,8 @@ def test_a_twin_that_computes_something_else_is_refused(
 @pytest.mark.parametrize(
     ("error", "why"),
     [
-        (ValueError("no more than one of me."), "In parts, it raised ValueError: no more than one of me."),
-        (SystemExit(2), "In parts, it raised SystemExit: 2."),
+        (ValueError("no more than one of me."), "In parts, it raises an error. ValueError: no more than one of me."),
+        (SystemExit(2), "In parts, it raises an error. SystemExit: 2."),
     ],
 )
 @pytest.mark.usefixtures("always")
@@ -353,7 +353,7 @@ def test_what_is_small_or_large_or_of_another_network_is_computed_whole(
 
 def test_a_network_that_is_not_folded_is_computed_whole(load_toy: LoadToy) -> None:
     host = load_toy(nn.Sequential(nn.AvgPool2d(1), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
-    assert host.info.computing == Computing(unfolded="It has no convolution that would be computed sooner.")
+    assert host.info.computing == Computing(unfolded="It has no plain convolution that would be computed sooner.")
     host.compute_in_parts()
     assert host._parts is None
     assert (host.info.computing.parts, host.info.computing.whole) == (1, "It is not folded.")
@@ -384,3 +384,51 @@ def test_a_model_says_how_it_is_computed_and_when_that_changes(load_toy: LoadToy
     why = "Its code did something else for a picture than when it was loaded."
     assert host.info.computing == Computing(folded=False, unfolded=why, parts=3)
     assert not host.has_strayed(), "it is told once"
+
+
+class Single(Net):
+    """Computes the same of several pictures in another way."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.conv(x)
+        features = self.bn(features) + features * 0 if len(x) > 1 else self.bn(features)
+        logits: Tensor = self.head(self.relu(features).mean((2, 3)))
+        return logits
+
+
+def test_a_model_that_strays_while_it_is_loaded_is_not_called_folded(load_toy: LoadToy) -> None:
+    computing = load_toy(Single()).info.computing
+    assert (computing.folded, bool(computing.unfolded)) == (False, True)
+
+
+class Wrapped(Net):
+    """Puts its only output into a dict."""
+
+    def forward(self, x: Tensor) -> Any:
+        return {"logits": super().forward(x)}
+
+
+def test_one_output_in_a_dict_is_not_called_several(load_toy: LoadToy) -> None:
+    assert load_toy(Wrapped()).info.computing == Computing(unfolded="Its output is no plain tensor.")
+
+
+class Binary(Net):
+    """Has one logit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(6, 1)
+
+
+@pytest.mark.usefixtures("always")
+def test_a_network_of_one_logit_is_computed_in_parts_too(load_toy: LoadToy) -> None:
+    torch.manual_seed(0)
+    net = Binary()
+    whole, host = load_toy(net), load_toy(net)
+    host.compute_in_parts()
+    assert host.info.computing == Computing(folded=True, parts=3)
+    torch.testing.assert_close(host.predict(PIXELS), whole.predict(PIXELS))
+    expected, found = (each.explain(PIXELS, TARGETS, HOW, gives_way=False) for each in (whole, host))
+    for one, other in zip(expected, found, strict=True):
+        torch.testing.assert_close(other.logits, one.logits)
+        torch.testing.assert_close(other.maps[0].values, one.maps[0].values)

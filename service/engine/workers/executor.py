@@ -90,6 +90,7 @@ class Executor:
         self._computing: set[int] = set()
         self._cancelled: set[int] = set()
         self._changing = threading.Lock()
+        self._telling_how = threading.Lock()
         self._closed = False
         self._give_way = GiveWay()
         self._loads = OneByOne("load")
@@ -151,7 +152,12 @@ class Executor:
         except BaseException:  # of a model's code, which may raise anything: batches stay whole
             log.exception("model %s is not computed in parts", message.config.name)
             host.stay_whole("Finding out whether parts are quicker failed; the log has the reason.")
-        self._tell(ModelComputes(message.key, host.info.computing))
+        host.has_strayed()
+        self._tell_how(message.key, host)
+
+    def _tell_how(self, key: ModelKey, host: ModelHost) -> None:
+        with self._telling_how:  # a thread that read it before another one changed it would have the last word
+            self._tell(ModelComputes(key, host.info.computing))
 
     def _loaded(self, load: Load) -> ModelLoaded | ModelFailed:
         name, began = load.config.name, time.monotonic()
@@ -194,7 +200,7 @@ class Executor:
             self._tell(ran)
             host = self._hosts.get(run.lane.model)
             if host is not None and host.has_strayed():
-                self._tell(ModelComputes(run.lane.model, host.info.computing))
+                self._tell_how(run.lane.model, host)
         finally:
             with self._changing:
                 self._computing.discard(run.batch)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from service.errors import ModelLoadError, first_line
+from service.errors import ModelLoadError, first_line, kind_and_line
 from service.models.digests import digest_of_files
 from service.models.file_kinds import ONNX, kind_of
 from service.models.info import ModelWarning
@@ -145,7 +145,7 @@ def _converted(model: Any) -> fx.GraphModule:
         raise UnusableGraph(f"cannot be converted to torch: {error}") from error
     except Exception as error:  # whatever a graph makes of the converter
         log.info("an ONNX graph could not be converted", exc_info=error)
-        raise UnusableGraph(f"cannot be converted to torch: {type(error).__name__}: {first_line(error)}") from error
+        raise UnusableGraph(f"cannot be converted to torch: {kind_and_line(error)}") from error
     for part in module.modules():
         if isinstance(part, nn.LayerNorm):  # taken from inferred shapes, where sizes that depend on others are missing
             part.normalized_shape = tuple(part.weight.shape)
