@@ -176,7 +176,7 @@ class TestProbabilities:
         info = load_toy(Toy(read), precision=dtype).info
 
         assert info.activation == "none"
-        (warning,) = info.warnings
+        (warning,) = (each for each in info.warnings if each.code != "precision_emulated")  # on some machines
         assert warning.code == "probabilities"
         assert warning.text.startswith("The outputs are probabilities already: each picture's sum to 1.")
         assert "set activation=softmax" in warning.text
