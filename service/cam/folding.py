@@ -64,15 +64,11 @@ class FoldedNetwork:
     What some layers give out is then another thing than in the network itself, or nothing. A convolution of which such
     a layer is wanted is computed by the modules as they are. So is whatever looks at the whole network, and everything,
     from the first picture on for which the network's code does something else with such an output than at load.
-
-    Attributes:
-        unfolded: why everything is, in a sentence; None as long as it is not.
     """
 
     def __init__(self, own: EagerNetwork, folds: Sequence[FoldedConvolution], within: Mapping[str, _Folds]) -> None:
         """Fold while ``own`` is computed; ``within`` has, by a layer's name, the folds that do away with its output."""
         self._own, self._folds, self._within = own, folds, within
-        self.unfolded: str | None = None
 
     @property
     def own_module(self) -> nn.Module:
@@ -88,6 +84,11 @@ class FoldedNetwork:
     def more_bytes(self) -> int:
         """Bytes of the weights that are kept beside the network's own."""
         return sum(fold.nbytes for fold in self._folds)
+
+    @property
+    def has_strayed(self) -> bool:
+        """Whether its code did something else than at load, so that it computes with the modules as they are."""
+        return not self._folds
 
     def twin(self, image: Tensor) -> FoldedNetwork | None:
         """Return another network of the same weights, in modules of its own: two threads can compute with the two.
@@ -129,8 +130,6 @@ class FoldedNetwork:
         result = compute()  # which raises where the network does so by itself
         log.info("a network is computed without folding from now on, where it raised %s", raised)
         self._folds = ()
-        # What was raised is told in the log alone: it may say something of a caller's picture.
-        self.unfolded = "Its code did something else for a picture than when it was loaded."
         return result
 
     def _without(self, names: Sequence[str]) -> Sequence[FoldedConvolution]:

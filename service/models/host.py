@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 __all__ = ["HowTo", "ModelHost", "Worded"]
 
+# What was raised is told in the log alone: it may say something of a caller's picture.
+_STRAYED = "Its code did something else for a picture than when it was loaded."
+
 Worded = Callable[["Sentences", "Checkpoint"], "Network"]
 """Makes the network that has some sentences for its classes."""
 
@@ -121,14 +124,13 @@ class ModelHost:
         """Compute batches as a whole, since finding out what is best has failed."""
         self._note(whole=why)
 
-    def has_strayed(self) -> bool:
-        """Whether it is not folded any more, since this was asked last; ``info`` says then why."""
+    def note_straying(self) -> bool:
+        """Let ``info`` say so where it is not folded any more; return whether that is news."""
         networks = self._parts.networks if self._parts is not None else (self.network(),)
-        folded = filter(None, map(folded_within, networks))
-        why = next((each.unfolded for each in folded if each.unfolded), None)
-        if why is None or not self.info.computing.folded:
+        strayed = any(each.has_strayed for each in filter(None, map(folded_within, networks)))
+        if not (strayed and self.info.computing.folded):
             return False
-        self._note(folded=False, unfolded=why)
+        self._note(folded=False, unfolded=_STRAYED)
         return True
 
     def _note(self, **found: Any) -> None:

@@ -87,7 +87,7 @@ def load_model(
     """
     try:
         host = _loaded(config, device, downloads, tell, observer)
-        host.has_strayed()  # from what it did with the one picture, with those that it was tried with since
+        host.note_straying()  # from what it did with the one picture, with those that it was tried with since
         return host
     except ServiceError:
         raise

@@ -9,11 +9,11 @@ def differences(shown: Any, real: Any, where: str = "answer", *, every_key: bool
     """Say where ``shown`` is not like ``real``.
 
     Members and list items may be left out, unless ``every_key`` is asked for; then members may not. Numbers and strings
-    that end in an ellipsis have to be of the same type only, other strings, truth values and null have to be equal. An
-    ellipsis alone may be null as well: what hangs on the machine.
+    that end in an ellipsis have to be of the same type only, other strings, truth values and null have to be equal.
+    What hangs on the machine is shown as "… or null", and may be either.
     """
-    if shown == "…" and real is None:
-        return []
+    if shown == "… or null":
+        return [] if real is None or isinstance(real, str) else [f"{where}: it is {str(real)[:80]!r}"]
     if isinstance(shown, dict) and isinstance(real, dict):
         return _members(shown, real, where, every_key=every_key)
     if isinstance(shown, list) and isinstance(real, list):

@@ -378,12 +378,12 @@ def test_a_model_says_how_it_is_computed_and_when_that_changes(load_toy: LoadToy
     assert host.info.computing == Computing(folded=True, parts=3)
     bright = np.full((rows, 8, 8, 3), 255, np.uint8)
     host.predict(bright // 9)
-    assert not host.has_strayed()
+    assert not host.note_straying()
     host.predict(bright)
-    assert host.has_strayed()
+    assert host.note_straying()
     why = "Its code did something else for a picture than when it was loaded."
     assert host.info.computing == Computing(folded=False, unfolded=why, parts=3)
-    assert not host.has_strayed(), "it is told once"
+    assert not host.note_straying(), "it is told once"
 
 
 class Single(Net):

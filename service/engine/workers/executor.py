@@ -152,7 +152,7 @@ class Executor:
         except BaseException:  # of a model's code, which may raise anything: batches stay whole
             log.exception("model %s is not computed in parts", message.config.name)
             host.stay_whole("Finding out whether parts are quicker failed; the log has the reason.")
-        host.has_strayed()
+        host.note_straying()
         self._tell_how(message.key, host)
 
     def _tell_how(self, key: ModelKey, host: ModelHost) -> None:
@@ -199,7 +199,7 @@ class Executor:
             self._batches.free()
             self._tell(ran)
             host = self._hosts.get(run.lane.model)
-            if host is not None and host.has_strayed():
+            if host is not None and host.note_straying():
                 self._tell_how(run.lane.model, host)
         finally:
             with self._changing:
