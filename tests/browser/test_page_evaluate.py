@@ -99,6 +99,7 @@ def test_masks_of_pictures_that_have_gone_go_too(opened: Callable[..., tuple[Pag
     page, server = opened("/?tab=evaluate")
     page.locator("#masks").set_input_files([SAMPLES / "03-star.mask.png", SAMPLES / "00-disk.mask.png"])
     page.locator("#file").set_input_files([SAMPLES / "03-star.png", SAMPLES / "00-disk.png"])
+    expect(page.locator("#evaluate-count")).to_have_text("2 pictures.")
     expect(page.locator("#marks-said")).to_have_text("2 masks")
     page.locator("#file").set_input_files([SAMPLES / "03-star.png", SAMPLES / "01-square.png"])
     expect(page.locator("#marks-said")).to_have_text("1 mask")
@@ -108,6 +109,27 @@ def test_masks_of_pictures_that_have_gone_go_too(opened: Callable[..., tuple[Pag
     expect(page.locator("#evaluation")).to_be_visible()
     (form,) = server.forms
     assert "mask" not in form
+
+
+def test_masks_go_with_their_pictures_before_it_is_known_what_is_served(
+    open_page: Callable[..., Page],
+) -> None:
+    waiting: list[Route] = []
+
+    def hold(page: Page) -> None:
+        page.route("**/api/v1/models", lambda route: waiting.append(route))  # noqa: PLW0108  # Playwright looks at it
+
+    page = open_page("/?tab=evaluate", before=hold)
+    page.locator("#masks").set_input_files([SAMPLES / "03-star.mask.png", SAMPLES / "00-disk.mask.png"])
+    page.locator("#file").set_input_files([SAMPLES / "03-star.png", SAMPLES / "00-disk.png"])
+    expect(page.locator("#evaluate-count")).to_have_text("2 pictures.")
+    page.locator("#file").set_input_files([SAMPLES / "03-star.png", SAMPLES / "01-square.png"])
+    expect(page.locator("#marks-said")).to_have_text("1 mask")
+    expect(page.locator("#evaluate-model")).to_have_text("…")
+    for route in waiting:
+        route.continue_()
+    expect(page.locator("#evaluate-model")).to_have_text("shapes")
+    expect(page.locator("#marks-said")).to_have_text("1 mask")
 
 
 def test_few_pictures_are_said_to_be_too_few(opened: Callable[..., tuple[Page, Evaluations]], tmp_path: Path) -> None:
@@ -146,7 +168,7 @@ def test_a_run_is_followed_to_its_result(opened: Callable[..., tuple[Page, Evalu
     server.tell(done(skipped=SKIPPED))
 
     expect(state).to_have_text("Done")
-    expect(page.get_by_role("button", name="Cancel", exact=True)).to_be_hidden()
+    expect(page.locator("#evaluation-cancel")).to_be_hidden()
     purposes = page.get_by_role("list", name="Recommendations").get_by_role("listitem")
     expect(purposes.first).to_contain_text("For showing what the model uses, use layer3.")
     expect(purposes.first).to_contain_text("Cannot be told apart: layer3, layer4.")
@@ -259,7 +281,7 @@ def test_what_breaks_off_is_taken_up_again(opened: Callable[..., tuple[Page, Eva
 
 def test_a_run_is_cancelled(opened: Callable[..., tuple[Page, Evaluations]]) -> None:
     page, server = opened("/?tab=evaluate&evaluation=one", entry())
-    page.get_by_role("button", name="Cancel", exact=True).click()
+    page.locator("#evaluation-cancel").click()
     said = page.locator("#evaluations-said")
     expect(said).to_have_text("The evaluation of shapes on 15 pictures was cancelled, and nothing of it is kept.")
     expect(page.locator("#evaluation")).to_be_hidden()

@@ -186,7 +186,7 @@ def test_a_sentence_is_explained_where_the_classes_are_sentences(open_page: Call
     """The embedded model's answer, as a zero-shot model would give it."""
 
     def zero_shot(route: Route) -> None:
-        body = httpx.get(route.request.url).json()
+        body = httpx.get(route.request.url, timeout=60).json()
         body["models"][0]["prompts"] = "a photo of a {}"
         route.fulfill(json=body)
 
@@ -194,7 +194,7 @@ def test_a_sentence_is_explained_where_the_classes_are_sentences(open_page: Call
         asked.append(form_of(route.request)["target"])
         body = (route.request.post_data_buffer or b"").replace(b"text:a red star", b"star")
         headers = {"Content-Type": route.request.headers["content-type"]}
-        answer = httpx.post(route.request.url, content=body, headers=headers).json()
+        answer = httpx.post(route.request.url, content=body, headers=headers, timeout=60).json()
         for explanation in answer["results"][0]["explanations"]:
             explanation["target"] = {"index": 12, "label": "a red star", "probability": 0.25, "logit": 1.0}
         route.fulfill(json=answer)
@@ -280,6 +280,26 @@ def test_the_model_has_a_card(explained: Page) -> None:
     card = explained.locator("#card")
     for text in ("shapes-shortcut", "96 × 96 px", "the centre is cut out", "12", "layer4", "embedded", "cpu"):
         expect(card).to_contain_text(text)
+
+
+def test_an_answer_that_comes_before_the_lists_gets_their_words_and_a_list_opened_early_is_filled(
+    open_page: Callable[..., Page],
+) -> None:
+    waiting: list[Route] = []
+
+    def hold(page: Page) -> None:
+        page.route("**/api/v1/models", lambda route: waiting.append(route))  # noqa: PLW0108  # Playwright looks at it
+
+    page = open_page("/?sample=03-star.png", before=hold)
+    expect(page.locator("#sentence")).to_contain_text("for “star”")
+    page.locator("#layer").click()
+    expect(search(page)).to_be_focused()
+    expect(page.locator("#sentence")).to_contain_text("by gradcam")
+    for route in waiting:
+        route.continue_()
+
+    expect(page.locator(".picker:popover-open [data-value=layer3]").first).to_be_visible()
+    expect(page.locator("#sentence")).to_contain_text("by Grad-CAM")
 
 
 def test_an_empty_map_is_explained_in_words(open_page: Callable[..., Page]) -> None:

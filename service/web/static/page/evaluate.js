@@ -44,10 +44,11 @@ export async function update() {
   if (state.evaluation !== shown) show(state.evaluation);
   list.refresh();
   await reading.run("Reading what is served…", async (rest) => {
-    await load(rest);
     const pictures = await gallery.gathered(rest);
     rest.signal.throwIfAborted();
-    measured.fill(pictures);
+    measured.fill(pictures); // before anything is waited for: others may come meanwhile, and some masks go with these
+    await load(rest);
+    measured.show();
   });
 }
 

@@ -87,13 +87,20 @@ function show(shown, { image, view, predictions, scores, explanations: [explanat
   if (!direct) viewer.picture = dataUrl(explanation.overlay);
   viewer.explained = { image, view, explanation };
   paint();
-  $("sentence").textContent = sentence(explanation, shown.answer.model.name);
+  describe();
   showPredictions(predictions, explanation);
   $("sureness").textContent = scores ? sureness(scores) : "";
   const { total_ms: total, compute_ms: compute } = shown.answer.timing;
   $("timing").textContent = `Answered in ${total.toFixed(0)} ms, ${compute.toFixed(0)} ms of it in the model.`;
   for (const part of document.querySelectorAll(".after-answer")) part.hidden = false;
   tell();
+}
+
+/** Say what is on screen, in the words of the server's lists as far as they have come. */
+export function describe() {
+  if (!onScreen) return;
+  const { results, model } = onScreen.answer;
+  $("sentence").textContent = sentence(results[0].explanations[0], model.name);
 }
 
 /** What is on screen, or null. `options` has the server draw what the browser drew. */

@@ -57,6 +57,7 @@ async function readCatalogue() {
     panel.show();
     listColormaps();
     paint();
+    explain.describe();
     await layersOf(state.model, rest);
     panel.show();
     grid.showControls();

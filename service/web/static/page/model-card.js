@@ -29,7 +29,7 @@ export class Card {
     this.changes = [
       this.reload,
       this.#button("Unload", () => this.#act("Unloading…", `${this.path}/unload`, { method: "POST" })),
-      this.#button("Remove…", async () => (await remove(name)) && this.#act("Removing…", this.path, { method: "DELETE" })),
+      this.#button("Remove…", async () => !this.busy && (await remove(name)) && this.#act("Removing…", this.path, { method: "DELETE" })),
     ];
     this.doing = make("span", { className: "note", attributes: { role: "status" } });
     this.problem = make("div", { className: "problem", hidden: true, attributes: { role: "alert" } });
@@ -56,7 +56,7 @@ export class Card {
 
   #button(text, onclick, className = "") {
     const named = make("span", { className: "unseen" }, ` ${this.name}`);
-    return make("button", { type: "button", className, onclick: () => this.busy || onclick() }, text, named);
+    return make("button", { type: "button", className, onclick }, text, named);
   }
 
   /** Bring the card in line with what the server says. */
@@ -89,15 +89,17 @@ export class Card {
     this.busy = true;
     this.problem.hidden = true;
     this.doing.textContent = what;
+    let problem = "";
     try {
       await ask(path, { ...request, say: (text) => put(this.doing, text) });
     } catch (error) {
-      this.problem.textContent = problemWords(error);
-      this.problem.hidden = false;
+      problem = problemWords(error);
     }
     await this.changed();
     this.doing.textContent = "";
-    this.busy = false;
+    this.busy = false; // before the problem is shown: whoever has read it may try again
+    this.problem.textContent = problem;
+    this.problem.hidden = !problem;
   }
 
   #alias(alias, request) {

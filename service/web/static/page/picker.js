@@ -2,6 +2,7 @@
 // the reason where something cannot be chosen. A <select> has room for none of this.
 
 import { make } from "../shared/elements.js";
+import { load } from "./catalogue.js";
 
 let count = 0;
 
@@ -75,6 +76,7 @@ export class Picker {
   async #list(query) {
     let groups;
     try {
+      await load(); // the list may be opened before it is known what the server offers
       groups = await this.groups(query);
     } catch (error) {
       this.#show([], error.message);
