@@ -549,7 +549,7 @@ class TestUsage:
     )
     def test_ctrl_c_ends_it_whatever_a_thread_does(self, comes: str, tmp_path: Path) -> None:
         code = (
-            f"import os, signal, threading, time\ndef make():\n    time.sleep(0.3)\n    {comes}\n    time.sleep(90)\n"
+            f"import os, signal, threading, time\ndef make():\n    time.sleep(0.3)\n    {comes}\n    time.sleep(300)\n"
         )
         (tmp_path / "slow_to_load.py").write_text(code)
         arguments = ["explain", "--model", "m=slow_to_load.make", "--device", "cpu", str(SAMPLES / "03-star.png")]
@@ -561,7 +561,7 @@ class TestUsage:
             cwd=tmp_path,
             env=environment,
             stderr=subprocess.PIPE,
-            timeout=60,
+            timeout=150,
             check=False,
         )
 

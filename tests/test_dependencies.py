@@ -156,7 +156,7 @@ def served(python: Path) -> Iterator[Server]:
 
 
 def test_the_embedded_models_are_served_without_any_extra(served: Server) -> None:
-    with httpx.Client(base_url=served.url) as client:
+    with httpx.Client(base_url=served.url, timeout=60) as client:
         assert client.get("/readyz").json()["status"] == "ready"
         for path in ("/", "/docs", "/embed", "/openapi.json", "/metrics", "/static/page/main.js"):
             assert client.get(path, follow_redirects=True).status_code == 200, path

@@ -108,11 +108,11 @@ def test_own(request):
 """
 
 
-def run(folder: Path, tests: str) -> str:
+def run(folder: Path, tests: str, grace_s: float = 30) -> str:
     """Run tests with the hooks and the configuration of this suite, but short limits; return what is said."""
     (folder / "test_it.py").write_text(PREAMBLE + tests)
     (folder / "conftest.py").write_text(
-        "from tests import conftest\nfrom tests.conftest import *\nconftest.GRACE_S = 1.0\n"
+        f"from tests import conftest\nfrom tests.conftest import *\nconftest.GRACE_S = {grace_s}\n"
     )
     command = [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), f"--rootdir={folder}", str(folder)]
     options = ["-o", "timeout=0.3", "-p", "no:cacheprovider", "-W", "ignore"]
@@ -151,7 +151,7 @@ def test_it_is_felt_in_a_browser_too(tmp_path: Path) -> None:
 @pytest.mark.alone
 @pytest.mark.parametrize("test", [DEAF, LATE], ids=["a deaf task", "a fixture after a failure"])
 def test_where_it_is_not_the_run_ends_and_says_where_every_thread_was(tmp_path: Path, test: str) -> None:
-    said = run(tmp_path, test)
+    said = run(tmp_path, test, grace_s=1)
     assert "test_it.py::test goes on after its time limit" in said
     assert "Thread MainThread:" in said
 

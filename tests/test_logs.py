@@ -96,7 +96,7 @@ def _wait_until_ready(log: Path) -> str:
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
         told = re.search(r" at (http://127\.0\.0\.1:\d+)\b", log.read_text())
-        if told and httpx.get(f"{told[1]}/readyz").is_success:
+        if told and httpx.get(f"{told[1]}/readyz", timeout=60).is_success:
             return told[1]
         time.sleep(0.1)
     raise AssertionError(f"no model was ready within {START_TIMEOUT_S:g} s")
@@ -122,7 +122,7 @@ def provoke(url: str, key: str) -> dict[str, int]:
         "query": {"params": {"alpha": key}, "content": png(), "headers": image},
     }
     statuses = {}
-    with httpx.Client(base_url=url) as client:
+    with httpx.Client(base_url=url, timeout=60) as client:
         for name, request in requests.items():
             sent = {**request.pop("headers", {}), "Authorization": f"Bearer {key}", "X-Request-ID": name}
             statuses[name] = client.post("/api/v1/explain", headers=sent, **request).status_code
@@ -219,7 +219,10 @@ def test_what_settings_have_to_say_is_a_line_like_others() -> None:
 
 
 def test_no_answer_says_what_software_it_is() -> None:
-    with running_server("--device", "cpu", wait=False) as server, httpx.Client(base_url=server.url) as client:
+    with (
+        running_server("--device", "cpu", wait=False) as server,
+        httpx.Client(base_url=server.url, timeout=60) as client,
+    ):
         for path in ("/", "/livez", "/nowhere", "/static/page/main.js", "/api/v1/models"):
             headers = client.get(path).headers
             assert not {"server", "x-powered-by", "via"} & set(headers)

@@ -111,7 +111,9 @@ def serving(log: Path, script: str = "{}") -> Iterator[httpx.Client]:
     with (
         log.open("w") as stderr,
         subprocess.Popen(["bash", "-c", script.format(command)], stderr=stderr, env=environment) as process,
-        httpx.Client(transport=httpx.HTTPTransport(retries=8), base_url=f"http://127.0.0.1:{port}") as client,
+        httpx.Client(
+            transport=httpx.HTTPTransport(retries=8), base_url=f"http://127.0.0.1:{port}", timeout=60
+        ) as client,
     ):
         try:
             yield client

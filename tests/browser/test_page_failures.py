@@ -68,8 +68,8 @@ def test_a_server_that_is_gone(page: Page) -> None:
 def test_waiting_is_shown_and_can_be_cancelled(page: Page) -> None:
     asked = Asked(page, hold=True)
     take_the_star(page)
-    expect(page.get_by_role("progressbar", name="Progress")).to_be_visible()
-    page.get_by_role("button", name="Cancel").click()
+    expect(page.locator("#scene").get_by_role("progressbar", name="Progress")).to_be_visible()
+    page.locator("#scene").get_by_role("button", name="Cancel").click()
     expect(page.get_by_role("alert")).to_have_text("Cancelled.")
     expect(page.get_by_role("button", name="Try again")).to_be_focused()
     asked.hold = False
@@ -98,6 +98,7 @@ def test_a_model_that_loads_is_waited_for_in_one_place(open_page: Callable[..., 
 def test_a_server_that_comes_back_is_asked_again_what_it_offers(open_page: Callable[..., Page]) -> None:
     page = open_page("/?sample=03-star.png", expect_errors=True, before=cut_off)
     expect(page.locator("#panel-problems .problem")).to_contain_text("The server cannot be reached.")
+    expect(page.locator("#explain-problems").get_by_role("alert")).to_be_visible()
     expect(page.get_by_role("alert").filter(visible=True)).to_have_count(1)
     expect(page.get_by_role("button", name="Use the defaults")).to_be_hidden()
     page.unroute(API)
@@ -203,7 +204,7 @@ def test_a_key_is_asked_for_and_kept_for_this_tab(locked: Page) -> None:
 
 
 def test_whoever_has_no_key_is_told_so(locked: Page) -> None:
-    locked.get_by_role("button", name="Cancel").last.click()
+    locked.get_by_role("dialog").get_by_role("button", name="Cancel").click()
 
     expect(locked.get_by_role("alert").first).to_have_text("Send an API key.")
 

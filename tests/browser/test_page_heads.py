@@ -38,6 +38,7 @@ def test_another_head_is_explained_and_its_classes_are_searched(open_page: Calla
 
     page.locator("#target").click()
     page.get_by_role("combobox", name="Search: Class to explain").fill("class 6")
+    expect(page.locator(".picker:popover-open [role=option]")).to_have_count(1)
     page.get_by_role("option", name="class 6 class 6").click()
     expect(page.locator("#target")).to_have_text("class 6")
     assert asked.forms[-1]["head"] == ["fine"]
@@ -62,7 +63,7 @@ def test_the_head_is_in_links_and_commands_and_in_every_view(open_page: Callable
         page.get_by_role("link", name=tab, exact=True).click()
         if tab == "Gallery":
             page.get_by_role("button", name="Take the samples").click()
-            expect(page.locator("#gallery-count")).to_contain_text("15 pictures")
+            expect(page.locator("#gallery-count")).to_have_text("15 pictures")
         else:
             expect(page.locator("#grid-caption")).to_contain_text("class 6")
     assert {form["head"][0] for form in asked.forms} == {"fine"}

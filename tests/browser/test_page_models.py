@@ -58,9 +58,8 @@ def told(page: Page, change: Callable[[dict[str, Any]], None]) -> None:
     """Have the server's list come changed."""
 
     def answer(route: Route) -> None:
-        body = httpx.get(
-            route.request.url
-        ).json()  # at once: a page that closes does not wait for Playwright to fetch it
+        # At once: a page that closes does not wait for Playwright to fetch it.
+        body = httpx.get(route.request.url, timeout=60).json()
         change(body)
         route.fulfill(body=json.dumps(body), content_type="application/json")
 
@@ -146,7 +145,7 @@ def test_a_model_is_added_and_what_is_wrong_is_said_where_it_was_typed(
     fill(page, "birds", "tests.user_models.slow", "size = 32\nlayer")
     expect(problem).to_contain_text("Line 2 of the further keys")
 
-    fill(page, "birds", "tests.user_models.slow", "size = 32\nfactory_args.seconds = 1.5")
+    fill(page, "birds", "tests.user_models.slow", "size = 32\nfactory_args.seconds = 4")
     expect(problem).to_be_hidden()
     expect(state(page, "birds")).to_contain_text("Loading: ")
     expect(card(page, "birds").get_by_role("progressbar", name="How much of birds is loaded")).to_be_visible()
@@ -159,7 +158,7 @@ def test_a_model_is_added_and_what_is_wrong_is_said_where_it_was_typed(
 @pytest.mark.slow
 def test_what_is_typed_of_the_next_model_stays(open_page: Callable[..., Page], managed: str) -> None:
     page = open_page(f"{managed}/?tab=models")
-    fill(page, "first", "tests.user_models.slow", "size = 32\nfactory_args.seconds = 0.2")
+    fill(page, "first", "tests.user_models.slow", "size = 32\nfactory_args.seconds = 3")
     page.get_by_label("Name", exact=True).fill("second")
     expect(page.locator("#models-said")).to_have_text("first is ready.")
     expect(page.locator("#add-said")).to_be_empty()
@@ -170,7 +169,7 @@ def test_what_is_typed_of_the_next_model_stays(open_page: Callable[..., Page], m
 def test_a_model_that_was_put_out_says_how_far_it_is_when_it_is_asked(
     open_page: Callable[..., Page], managed: str
 ) -> None:
-    put(managed, "lazy", **slowly(2.5))
+    put(managed, "lazy", **slowly(5))
     page = open_page(f"{managed}/?tab=models")
     card(page, "lazy").get_by_role("button", name="Unload").click()
     expect(state(page, "lazy")).to_have_text("Put out of memory: loaded again when it is asked")
@@ -247,7 +246,7 @@ def test_an_alias_is_pointed_moved_and_removed(open_page: Callable[..., Page], m
     named.get_by_role("button", name="Point it here").click()
     expect(versions).to_have_count(1)
     expect(versions).to_contain_text(["two"])
-    assert httpx.get(f"{managed}/api/v1/aliases").json()["aliases"] == [
+    assert httpx.get(f"{managed}/api/v1/aliases", timeout=60).json()["aliases"] == [
         {"alias": "stable", "model": "named", "version": "two"}
     ]
     named.get_by_role("button", name="Remove the alias stable").click()
@@ -276,7 +275,7 @@ def test_a_model_is_removed_once_that_is_confirmed(open_page: Callable[..., Page
     expect(page.locator("#models-said")).to_have_text("gone was removed.")
     expect(card(page, "gone")).to_have_count(0)
     expect(page.locator("#models-view")).to_be_focused()
-    assert httpx.get(f"{managed}/api/v1/models/gone").status_code == 404
+    assert httpx.get(f"{managed}/api/v1/models/gone", timeout=60).status_code == 404
 
     card(page, "shapes").get_by_role("button", name="Remove…").click()
     page.get_by_role("button", name="Remove it").click()
@@ -285,7 +284,7 @@ def test_a_model_is_removed_once_that_is_confirmed(open_page: Callable[..., Page
 
 @pytest.mark.slow
 def test_a_model_that_is_reloaded_answers_meanwhile(open_page: Callable[..., Page], managed: str) -> None:
-    put(managed, "again", **slowly(2))
+    put(managed, "again", **slowly(5))
     page = open_page(f"{managed}/?tab=models")
     sent: list[str] = []
     page.on("request", lambda request: sent.append(request.url) if request.method == "POST" else None)

@@ -163,7 +163,8 @@ async def long_deadlines(crowd: Crowd) -> list[str]:
     """Slow methods whose clients would wait for an hour, and drawing of thousands of pixels behind them."""
     asked = {"method": ("scorecam", "ablationcam", "smoothgradcam++"), "smooth": 8, "max_side": 4000}
     with during(crowd.crowded):
-        statuses = await asyncio.gather(*(crowd.post(asked, [_flat(3000)], deadline_ms=3_600_000) for _ in range(4)))
+        posts = (crowd.post(asked, [_flat(3000)], deadline_ms=3_600_000, patience_s=400) for _ in range(4))
+        statuses = await asyncio.gather(*posts)
     return _unless(statuses)
 
 

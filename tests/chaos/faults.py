@@ -68,9 +68,18 @@ async def worker_killed(scene: Scene) -> list[str]:
     asked = Asked(seeds=scene.some(OTHERS), files=(scene.poison(Fault.SLOW, times=1),))
     request = asyncio.create_task(scene.traffic.ask(asked))
     await asyncio.sleep(0.4)  # of the second that the batch takes
-    busy = any(worker["batches"] for worker in (await scene.readiness())["workers"])
+    busy = await _one_is_busy(scene, request)
     await _kill(scene, signal.SIGKILL)
     return ([] if busy else ["no worker was busy"]) + _unless(await request, codes=[None])
+
+
+async def _one_is_busy(scene: Scene, request: asyncio.Task[Answered]) -> bool:
+    """Wait for the moment in which a worker computes; on a slow machine the request may still be on its way to it."""
+    while not request.done():
+        if any(worker["batches"] for worker in (await scene.readiness())["workers"]):
+            return True
+        await asyncio.sleep(0.02)
+    return False
 
 
 async def all_workers_killed(scene: Scene) -> list[str]:
@@ -136,7 +145,7 @@ async def crash_loop(scene: Scene) -> list[str]:
 
 
 async def _wait_for_unavailable(scene: Scene) -> list[str]:
-    for _ in range(900):
+    for _ in range(6000):
         if (await scene.readiness())["status"] == "unavailable":
             break
         await asyncio.sleep(0.1)

@@ -43,8 +43,8 @@ LIMITS: dict[str, Any] = {
     "max_total_cost": "forward=100000,pixels=1000000000,bytes=128000000",
     "decode_threads": 2,
 }
-RECOVERY_LIMIT_S = 60.0
-EXIT_LIMIT_S = 20.0
+RECOVERY_LIMIT_S = 300.0
+EXIT_LIMIT_S = 60.0
 ARGUMENTS = (
     *(argument for name in MODELS for argument in ("--model", f"{name}={MODEL}")),
     *("--model", f"{REFUSED_MODEL}={DEPENDENT}"),
@@ -52,7 +52,7 @@ ARGUMENTS = (
     *(word for name, value in LIMITS.items() for word in (f"--{name.replace('_', '-')}", str(value))),
     *("--max-batch-size", "32"),
     *("--keys", " ".join(f"{name}={digest_of(f'chaos-{name}')},scopes=infer+metrics+manage" for name in KEYS)),
-    *("--worker-silence-timeout-s", "5", "--request-timeout-s", "30", "--log-level", "error"),
+    *("--worker-silence-timeout-s", "5", "--request-timeout-s", "90", "--log-level", "error"),
 )
 
 

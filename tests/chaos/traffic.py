@@ -30,7 +30,7 @@ SLOW_METHOD = "scorecam"
 REFUSED_MODEL = "dependent"
 TOLERANCE = 1e-4
 # Longer than any deadline of the server: what takes longer was forgotten.
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0
 
 Verdict = Literal["right", "error", "wrong", "lost"]
 

@@ -163,11 +163,11 @@ def test_labels_of_another_number(tmp_path: Path) -> None:
 )
 @SLOW
 def test_one_that_hangs_is_killed_with_all_that_it_started_and_the_next_is_checked(model: str) -> None:
-    code, reports = check(model, "exits", arguments=("--timeout", "12"))
+    code, reports = check(model, "exits", arguments=("--timeout", "25"))
     hung, next_one = map(rows_of, reports)
 
     assert code == 1
-    assert hung["model"]["notes"][0].startswith("It had not ended after 12 s, at this step, and was killed.")
+    assert hung["model"]["notes"][0].startswith("It had not ended after 25 s, at this step, and was killed.")
     assert "it exited with code 0" in next_one["model"]["notes"][0]
     if model == "hangs_with_a_child":
         running = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout

@@ -45,20 +45,20 @@ def post(server: Server, **options: Any) -> str:
     """Ask for an evaluation of six scenes; return its URL."""
     files: list[Any] = [("image", (f"{name}.png", (SAMPLES / f"{name}.png").read_bytes())) for name in NAMES]
     files.append(("annotations", ("coco.json", httpx.Request("POST", "http://x", json=coco()).content)))
-    answer = httpx.post(server.url + ROUTE, files=files, data=OPTIONS | options, timeout=30)
+    answer = httpx.post(server.url + ROUTE, files=files, data=OPTIONS | options, timeout=60)
     assert answer.status_code == 202, answer.text
     return server.url + answer.headers["location"]
 
 
 def described(url: str) -> Evaluation:
-    return Evaluation.model_validate(httpx.get(url).json())
+    return Evaluation.model_validate(httpx.get(url, timeout=60).json())
 
 
 def listed(server: Server) -> set[str]:
-    return {each["id"] for each in httpx.get(server.url + ROUTE).json()["evaluations"]}
+    return {each["id"] for each in httpx.get(server.url + ROUTE, timeout=60).json()["evaluations"]}
 
 
-def until(url: str, holds: Callable[[Evaluation], bool], timeout_s: float = 240) -> Evaluation:
+def until(url: str, holds: Callable[[Evaluation], bool], timeout_s: float = 1200) -> Evaluation:
     deadline = time.monotonic() + timeout_s
     while not holds(found := described(url)):
         assert time.monotonic() < deadline, found
@@ -101,7 +101,7 @@ def uninterrupted(server: Server) -> Evaluation:
     with httpx.stream("GET", f"{url}/events") as events:
         assert events.headers["content-type"].startswith("text/event-stream")
         assert next(events.iter_lines()) == "event: done"
-    report = httpx.get(f"{url}/report").text
+    report = httpx.get(f"{url}/report", timeout=60).text
     assert report.startswith("<!doctype html>")
     assert "http://" not in report.replace("http://www.w3.org", "")
     return found
@@ -121,11 +121,11 @@ def test_cancelled_its_process_ends_and_the_next_one_runs(server: Server) -> Non
     until(url, under_way)
     assert described(second).state == "queued"
     (process,) = processes()
-    assert httpx.delete(url).status_code == 204
+    assert httpx.delete(url, timeout=60).status_code == 204
     assert process not in processes()
-    assert httpx.get(url).json()["code"] == "unknown_evaluation"
+    assert httpx.get(url, timeout=60).json()["code"] == "unknown_evaluation"
     until(second, lambda about: about.state == "running")
-    httpx.delete(second)
+    httpx.delete(second, timeout=60)
 
 
 def test_a_killed_process_goes_on(server: Server, uninterrupted: Evaluation) -> None:
@@ -188,7 +188,7 @@ class TestCommand:
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
             process.send_signal(signal.SIGINT)
-            process.wait(timeout=30)
+            process.wait(timeout=60)
         assert process.returncode != 0
         assert not new & listed(server)
 
@@ -206,13 +206,13 @@ def test_a_killed_service_goes_on(tmp_path: Path, uninterrupted: Evaluation) -> 
         found = until(url, under_way)
         assert found.kept
         server.process.kill()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while processes():  # they end with it
         assert time.monotonic() < deadline
         time.sleep(0.05)
     with running_server(*arguments) as server:
         names = [url.rsplit("/", 1)[1] for url in (url, second)]
-        listed = httpx.get(server.url + ROUTE).json()["evaluations"]
+        listed = httpx.get(server.url + ROUTE, timeout=60).json()["evaluations"]
         assert [each["id"] for each in listed] == names
         found = until(f"{server.url}{ROUTE}/{names[0]}", over)
         assert found.result == uninterrupted.result

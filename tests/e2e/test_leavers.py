@@ -66,14 +66,14 @@ def test_nobody_waits_for_those_who_left(server: Server, large: bytes) -> None:
     assert status == 200
     assert while_they_wait < quiet + 5, "room and threads are not all theirs"
     left_at = time.monotonic()
-    while (metric := _inside(server.url)) and time.monotonic() < left_at + 20:
+    while (metric := _inside(server.url)) and time.monotonic() < left_at + 120:
         time.sleep(0.1)
     assert metric == 0, "what was theirs is free when the map that was being drawn is done"
     assert ask(server.url)[0] == 200
 
 
 def _inside(url: str) -> float:
-    lines = httpx.get(f"{url}/metrics").text.splitlines()
+    lines = httpx.get(f"{url}/metrics", timeout=60).text.splitlines()
     return next(float(line.split()[1]) for line in lines if line.startswith('camserve_cost_inside{part="pixels"}'))
 
 
@@ -82,7 +82,7 @@ def test_the_process_ends_whatever_threads_draw(large: bytes) -> None:
         gone = clients.submit(leave, server.url, large)
         time.sleep(2)
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(20) == 0
+        assert server.process.wait(60) == 0
         gone.exception()
 
 

@@ -32,7 +32,7 @@ def test_what_is_let_in_is_answered_in_time_and_the_rest_is_told_when_to_come() 
     assert refused[len(refused) // 2] < wait_s, "a refusal does not wait in the queue"
     assert all(1 <= outcome.retry_after_s <= 30 for outcome in ran.outcomes if outcome.retry_after_s is not None)
     assert sum(outcome.retry_after_s is not None for outcome in ran.outcomes) == len(refused)
-    assert max(ran.probes) < 5, "it says that it is alive"
+    assert max(ran.probes) < 20, "it says that it is alive"
 
     assert ran.served_after == 200
     assert gauge(ran.metrics, "camserve_queue_depth") == 0

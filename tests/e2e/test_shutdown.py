@@ -36,7 +36,7 @@ def server(log: Path) -> Iterator[Server]:
 
 
 def workers(server: Server) -> list[int]:
-    found: list[int] = [worker["pid"] for worker in httpx.get(f"{server.url}/readyz").json()["workers"]]
+    found: list[int] = [worker["pid"] for worker in httpx.get(f"{server.url}/readyz", timeout=60).json()["workers"]]
     assert found
     return found
 
@@ -103,7 +103,7 @@ def test_a_second_signal_ends_it_at_once(log: Path, number: int, code: int) -> N
     with running_server("--model=shapes", "--drain-delay-s=600", log=log) as server:
         pids = workers(server)
         server.process.terminate()
-        until(lambda: httpx.get(f"{server.url}/readyz").json()["status"] == "draining")
+        until(lambda: httpx.get(f"{server.url}/readyz", timeout=60).json()["status"] == "draining")
         server.process.send_signal(number)
         assert server.process.wait(PATIENCE_S) == code
         until(lambda: not any(map(alive, pids)))

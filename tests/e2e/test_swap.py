@@ -97,6 +97,8 @@ def server(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         "swap_nets",
         "--model-dirs",
         str(folder),
+        "--request-timeout-s",
+        "300",
     )
     with running_server(*options) as server:
         yield server
@@ -137,7 +139,7 @@ class Crowd:
         self.stop = threading.Event()
 
     def ask(self, url: str) -> None:
-        with httpx.Client(base_url=url, timeout=60) as client:
+        with httpx.Client(base_url=url, timeout=400) as client:
             while not self.stop.is_set():
                 try:
                     self.answers.append(explained(client))

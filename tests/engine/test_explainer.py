@@ -132,10 +132,10 @@ async def test_a_worker_killed_in_mid_batch_is_replaced_and_its_pictures_answere
     uploads = scenes(12)
     expected = [await ask(engine, upload) for upload in uploads]
     (worker,) = engine.workers()
-    request = asyncio.ensure_future(engine.answer(replace(MAPS, images=uploads)))
-    while not engine.workers()[0].batches:  # noqa: ASYNC110  # the moment in mid-batch has no event
-        await asyncio.sleep(0.001)
     assert worker.pid is not None
+    os.kill(worker.pid, signal.SIGSTOP)  # so that it cannot have ended before it is killed
+    request = asyncio.ensure_future(engine.answer(replace(MAPS, images=uploads, timeout_s=300)))
+    await until(lambda: engine.workers()[0].batches)
     os.kill(worker.pid, signal.SIGKILL)
     answer = await request
     for picture, raws in zip(answer.images, expected, strict=True):

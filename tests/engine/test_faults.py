@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.slow, pytest.mark.alone]
 
-DEADLINE_S = 60.0
+DEADLINE_S = 300.0
 MAPS = Request(outputs=("map",), targets=("top-2",), timeout_s=DEADLINE_S)
 
 
@@ -41,7 +41,7 @@ async def engine(folder: Path) -> AsyncIterator[Explainer]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CAMSERVE_TESTS_FAULTS", str(folder))
         settings = load_settings(
-            models=[f"m={MODEL}"], device="cpu", threads=1, max_images=32, max_batch_size=32, worker_silence_timeout_s=2
+            models=[f"m={MODEL}"], device="cpu", threads=1, max_images=32, max_batch_size=32, worker_silence_timeout_s=5
         )
         explainer = Explainer(settings, Metrics())
         await explainer.start()

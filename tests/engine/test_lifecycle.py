@@ -58,7 +58,7 @@ async def test_it_does_not_wait_while_one_of_two_is_inside() -> None:
 
 
 async def test_requests_are_taken_during_the_delay() -> None:
-    lifecycle = serving(delay_s=0.05)
+    lifecycle = serving(delay_s=0.5)
     drained = asyncio.create_task(lifecycle.drain())
     await turn()
     assert (lifecycle.draining, lifecycle.closed) == (True, False)
@@ -67,7 +67,7 @@ async def test_requests_are_taken_during_the_delay() -> None:
 
 
 async def test_a_second_call_waits_for_the_first() -> None:
-    lifecycle = serving(delay_s=0.05)
+    lifecycle = serving(delay_s=0.5)
     closed = []
     lifecycle.when_closed(lambda: closed.append(lifecycle.state))
     first = asyncio.create_task(lifecycle.drain())

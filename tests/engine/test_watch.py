@@ -332,6 +332,7 @@ async def test_a_folder_that_cannot_be_read_for_a_while_changes_nothing(
 ) -> None:
     away = watched.folder.with_name("away")
     watched.folder.rename(away)
+    await until(lambda: "cannot be read" in caplog.text)
     await asyncio.sleep(0.2)
     assert watched.states("birds") == ["ready"]
     assert caplog.text.count("cannot be read, its models stay as they are") == 1

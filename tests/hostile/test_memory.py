@@ -105,7 +105,7 @@ class Upload:
             self._writer.write(head.encode() + start + b"A" * (BODY - len(start) - len(self.END)))
             await self._writer.drain()
         try:
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(10):
                 return await self._status()
         except TimeoutError:
             return 0
@@ -131,11 +131,11 @@ async def test_many_large_bodies_at_once(server: Server) -> None:
     waiting = [upload for upload, status in zip(uploads, statuses, strict=True) if status == 0]
     assert set(statuses) == {0, 429}
     assert 1 <= len(waiting) <= INFLIGHT // BODY
-    async with httpx.AsyncClient(base_url=server.url) as client:
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
         assert (await client.get("/livez")).status_code == 200
     assert {await upload.finish() for upload in waiting} == {400}  # what is in them is no picture
     # What is being read, and of one of them at a time the text and the bytes in it.
     assert high_water_bytes(server) - before < INFLIGHT + 6 * BODY + SLACK
     await asyncio.gather(*(upload.close() for upload in uploads))
-    async with httpx.AsyncClient(base_url=server.url) as client:
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
         assert (await client.post("/api/v1/predict", files={"image": ("a.png", star())})).status_code == 200

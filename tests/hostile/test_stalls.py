@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 STALL_S = 0.1
+TRIES = 4
 MIB = 2**20
 JSON = {"Content-Type": "application/json"}
 FORM = {"Content-Type": "multipart/form-data; boundary=B"}
@@ -210,8 +211,8 @@ def beats(file: Path) -> dict[str, float]:
     return found
 
 
-@pytest.mark.parametrize("name", [*AWKWARD, *ELSEWHERE])
-def test_the_loop_does_not_stand_still(server: Server, file: Path, name: str) -> None:
+def beats_while(server: Server, file: Path, name: str) -> dict[str, float]:
+    """Ask for much, and return how long the loop stood still meanwhile."""
     path, make = ELSEWHERE[name] if name in ELSEWHERE else ("/api/v1/explain", AWKWARD[name])
     asked = make()
     with httpx.Client(base_url=server.url, timeout=60) as client:
@@ -220,10 +221,19 @@ def test_the_loop_does_not_stand_still(server: Server, file: Path, name: str) ->
         status = 0
         with contextlib.suppress(httpx.TransportError):  # it is refused while it is still being sent
             status = client.request(asked.pop("method", "POST"), path, **asked).status_code
-        found = beats(file)
-    assert status in {0, 200, 202, 400, 401, 409, 413, 415, 422, 429, 431}
+        assert status in {0, 200, 202, 400, 401, 409, 413, 415, 422, 429, 431}
+        return beats(file)
+
+
+@pytest.mark.parametrize("name", [*AWKWARD, *ELSEWHERE])
+def test_the_loop_does_not_stand_still(server: Server, file: Path, name: str) -> None:
+    # What the service does is there each time; what the machine does beside it is not.
+    for _ in range(TRIES):
+        found = beats_while(server, file, name)
+        # Threads that hold the interpreter's lock, and other programs, keep it waiting too.
+        if found["worked_s"] < STALL_S and found["still_s"] < 2 * STALL_S:
+            return
     assert found["worked_s"] < STALL_S, "what the loop itself did between two beats"
-    # Threads that hold the interpreter's lock, and other programs, keep it waiting too.
     assert found["still_s"] < 2 * STALL_S
 
 

@@ -74,10 +74,16 @@ class TestFollowed:
         parts = [part.split("\n") for part in text.strip().split("\n\n") if not part.startswith(":")]
         return [(part[0].removeprefix("event: "), json.loads(part[1].removeprefix("data: "))) for part in parts]
 
-    async def test_until_it_is_done(self, held: Held, client: httpx.AsyncClient) -> None:
+    async def followed(self, application: Application, url: str) -> None:
+        """Wait until somebody has begun to follow it."""
+        job = application.state["evaluations"]._jobs[url.rsplit("/", 1)[1]]
+        await until(lambda: job.readers)
+
+    async def test_until_it_is_done(self, held: Held, application: Application, client: httpx.AsyncClient) -> None:
         url = (await post(client)).headers["location"]
         await held.begun()
         following = asyncio.create_task(self.events(client, url))
+        await self.followed(application, url)
         for done in (1, 4, 9):
             held.tells(done)
             await asyncio.sleep(0.05)
@@ -95,11 +101,11 @@ class TestFollowed:
         ((name, event),) = await self.events(client, url)
         assert (name, event["state"], event["reason"]) == ("done", "failed", "no such luck")
 
-    async def test_a_deleted_one_ends(self, held: Held, client: httpx.AsyncClient) -> None:
+    async def test_a_deleted_one_ends(self, held: Held, application: Application, client: httpx.AsyncClient) -> None:
         url = (await post(client)).headers["location"]
         await held.begun()
         following = asyncio.create_task(self.events(client, url))
-        await asyncio.sleep(0.05)
+        await self.followed(application, url)
         await client.delete(url)
         assert (await following)[-1][1]["state"] == "cancelled"
 
@@ -124,7 +130,7 @@ class TestFollowed:
         url = (await post(client)).headers["location"]
         await held.begun()
         following = asyncio.create_task(client.get(f"{url}/events"))
-        await asyncio.sleep(0.05)
+        await self.followed(application, url)
         await application.lifecycle.drain()
         assert (await following).status_code == 200
 

@@ -17,6 +17,8 @@ from tests.labelling.server import PICTURE, Server, response
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+PATIENCE_S = 30.0
+
 
 @pytest.fixture
 async def server() -> AsyncIterator[Server]:
@@ -34,7 +36,7 @@ async def other() -> AsyncIterator[Server]:
 
 @pytest.fixture
 async def fetcher(server: Server) -> AsyncIterator[Fetcher]:
-    fetcher = Fetcher(server.url, 10_000, 2.0)
+    fetcher = Fetcher(server.url, 10_000, PATIENCE_S)
     yield fetcher
     await fetcher.close()
 
@@ -99,7 +101,7 @@ async def test_a_redirect_into_this_network_is_refused(fetcher: Fetcher, server:
 
 async def test_a_host_that_the_operator_names_may_be_in_this_network(server: Server, other: Server) -> None:
     named = other.url.replace("127.0.0.1", "localhost")
-    fetcher = Fetcher(server.url, 10_000, 2.0, storage=[named.removeprefix("http://").upper()])
+    fetcher = Fetcher(server.url, 10_000, PATIENCE_S, storage=[named.removeprefix("http://").upper()])
     server.answers["/to"] = response(302, location=f"{named}/a.png?X-Amz-Signature=s")
     other.answers["/a.png?X-Amz-Signature=s"] = response(200, PICTURE)
     try:
@@ -114,7 +116,7 @@ async def test_a_host_that_the_operator_names_may_be_in_this_network(server: Ser
 
 
 async def test_without_a_port_it_is_the_usual_one(server: Server) -> None:
-    fetcher = Fetcher(None, 10_000, 2.0, storage=["localhost", "[::1]"])
+    fetcher = Fetcher(None, 10_000, PATIENCE_S, storage=["localhost", "[::1]"])
     try:
         for named in ("http://localhost/a.png", "http://localhost:80/a.png", "https://[::1]/a.png"):
             with pytest.raises(PictureNotFetched, match=r"cannot be reached|answers"):
@@ -222,14 +224,21 @@ class TestElsewhere:
         (response(302, Location="http://["), "no URL|no host|no http"),
         (b"nonsense\r\n\r\n", "cannot be reached"),
         (b"", "cannot be reached"),
-        (None, "within 2 s"),
     ],
     ids=lambda value: str(value)[:40],
 )
-async def test_answers_that_are_no_picture(fetcher: Fetcher, server: Server, answer: bytes | None, why: str) -> None:
+async def test_answers_that_are_no_picture(fetcher: Fetcher, server: Server, answer: bytes, why: str) -> None:
     server.answers["/bad"] = answer
     with pytest.raises((PictureNotFetched, ImageTooLarge), match=why):
         await fetcher.get(f"{server.url}/bad")
+
+
+async def test_no_answer_is_not_waited_for_for_ever(server: Server) -> None:
+    server.answers["/bad"] = None
+    fetcher = Fetcher(server.url, 10_000, 1.0)
+    with pytest.raises(PictureNotFetched, match="within 1 s"):
+        await fetcher.get(f"{server.url}/bad")
+    await fetcher.close()
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,10 @@ class TestServed:
 
     def test_layers_have_the_names_of_keras(self, server: Server) -> None:
         names = {
-            model: [row["name"] for row in httpx.get(f"{server.url}/api/v1/models/{model}/layers").json()["layers"]]
+            model: [
+                row["name"]
+                for row in httpx.get(f"{server.url}/api/v1/models/{model}/layers", timeout=60).json()["layers"]
+            ]
             for model in ("functional", "sequential", "nested", "vgg")
         }
 
@@ -149,7 +152,7 @@ class TestServed:
         assert "block5_conv1" in names["vgg"]
 
     def test_it_says_what_it_found_out(self, server: Server) -> None:
-        known = httpx.get(f"{server.url}/api/v1/models/vgg").json()
+        known = httpx.get(f"{server.url}/api/v1/models/vgg", timeout=60).json()
 
         assert known["activation"] == "softmax"
         assert (known["input"]["height"], known["input"]["width"]) == (32, 32)

@@ -44,6 +44,7 @@ def test_a_notebooks_model_is_served_and_its_map_is_the_notebooks(
             f"{server.url}/api/v1/models/vgg/explain",
             files={"image": (tmp_path / "cat.png").read_bytes()},
             headers={"Accept": "image/png"},
+            timeout=60,
         )
 
     model = keras.saving.load_model("vgg16.keras")

@@ -73,6 +73,7 @@ def native(url: str, name: str, **options: Any) -> Any:
             f"{url}/api/v1/explain",
             files={"image": file},
             data={"output": ["regions", "mask"], "image_format": "png", **options},
+            timeout=60,
         )
     return answer.json()["results"][0]
 

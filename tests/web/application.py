@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     Outcome = Callable[[Lane, Targets], "RowAnswer | ServiceError"]
 
-LOAD_TIMEOUT_S = 60.0
+LOAD_TIMEOUT_S = 170.0
 HOSTS = ("camserve.test",)
 
 

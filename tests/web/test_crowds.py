@@ -19,7 +19,7 @@ READYZ = head("/readyz", "GET")
 
 async def alive(server: Listening) -> None:
     """A probe on a connection of its own is answered, as a supervisor that is not there at the next moment asks."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         for probe in (LIVEZ, READYZ):
             caller = await server.call(probe)
             assert (await caller.reply()).status == 200
@@ -63,8 +63,9 @@ async def test_probes_are_answered_while_silent_connections_keep_coming() -> Non
         await flooding
 
 
-async def test_who_has_just_come_is_not_taken_for_silent() -> None:
+async def test_who_has_just_come_is_not_taken_for_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     """The reserve is for them: beyond it the one that has waited longest goes, with an answer."""
+    monkeypatch.setattr("service.web.connection._QUICK_S", 60.0)
     async with listening(max_connections=1) as server:
         await busy(server, 1)
         waiting = await silent(server, 32)
@@ -77,6 +78,7 @@ async def test_who_has_just_come_is_not_taken_for_silent() -> None:
             await caller.send(LIVEZ)
             assert (await caller.reply()).status == 200
         assert ended(server, "crowded") == 1
+        monkeypatch.undo()
         await waiting[2].rest()  # the reserve is for the quick
         server.application.worker.finish()
 

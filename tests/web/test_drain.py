@@ -94,7 +94,7 @@ async def test_below_a_prefix_the_probes_are_answered_and_new_work_is_refused(se
 
 
 async def test_in_the_delay_work_is_still_taken_but_connections_are_not_kept() -> None:
-    async with listening(drain_delay_s=2) as server:
+    async with listening(drain_delay_s=4) as server:
         kept = await server.call(LIVEZ)
         assert "connection" not in (await kept.reply()).headers
         terminate(server)

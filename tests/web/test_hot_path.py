@@ -151,8 +151,8 @@ def _of_protocols() -> Iterator[Ask]:
 def _of_operators() -> Iterator[Ask]:
     """Yield what changes something or needs files: models, aliases, evaluations, pages, pictures from elsewhere."""
     body = json.dumps({"architecture": "shapes"}).encode()
-    yield "PUT", "/api/v1/models/other?wait=50", JSON, body, 200
-    for verb in ("unload", "reload?wait=50"):
+    yield "PUT", "/api/v1/models/other?wait=300", JSON, body, 200
+    for verb in ("unload", "reload?wait=300"):
         yield "POST", f"/api/v1/models/other/{verb}", {}, b"", 200
     for path in ("/", "/docs", "/embed", "/errors", "/openapi.json", "/static/samples.json", "/static/page/main.js"):
         yield "GET", path, {}, b"", 200

@@ -69,6 +69,8 @@ def test_a_collector_that_is_not_there_disturbs_nobody(monkeypatch: pytest.Monke
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "2")  # how long the end may take
     with running_server("--tracing", "--model", "shapes", "--device", "cpu") as server:
-        response = httpx.post(f"{server.url}/api/v1/predict", content=png(), headers={"Content-Type": "image/png"})
+        response = httpx.post(
+            f"{server.url}/api/v1/predict", content=png(), headers={"Content-Type": "image/png"}, timeout=60
+        )
         assert response.status_code == 200
     # running_server waits for the end: it would complain of a server that does not stop.

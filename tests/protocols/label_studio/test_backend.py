@@ -43,7 +43,7 @@ def choices(response: httpx.Response) -> list[list[str]]:
 class TestTime:
     async def test_what_is_not_ready_in_time_is_asked_for_one_by_one(self) -> None:
         """None is lost, and what was ready is not computed again."""
-        async with faked(label_studio_budget_s=1.0, max_batch_size=1) as application, application.client() as client:
+        async with faked(label_studio_budget_s=3.0, max_batch_size=1) as application, application.client() as client:
             worker, tasks = application.worker, [task(number, uri(png(seed=number))) for number in range(4)]
             worker.held = True
             asking = asyncio.create_task(predict(client, *tasks))
