@@ -1,132 +1,19 @@
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
-import torch
 
 from service.cam.layers import Layer, LayerCall, Layout
-from service.cam.targets import Targets, Top
 from service.errors import ModelLoadError
 from service.models.defaults import FAMILIES, default_layer
-from service.models.host import HowTo, ModelHost
 from service.models.loading import load_model
-from service.models.sources import torchvision_models
 from service.models.sources.source import Downloads
-from service.models.torchvision_adapter import torchvision
 from service.settings import ModelConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
-
-# The smallest of every family (two where a second version is built differently), the layer that the literature and
-# the usual tools take for it, and the shape of its output.
-CONVENTIONAL = {
-    "alexnet": ("features", (256, 6, 6)),
-    "convnext_tiny": ("features", (768, 7, 7)),
-    "densenet121": ("features", (1024, 7, 7)),
-    "efficientnet_b0": ("features", (1280, 7, 7)),
-    "googlenet": ("inception5b", (1024, 7, 7)),
-    "inception_v3": ("Mixed_7c", (2048, 8, 8)),
-    "maxvit_t": ("blocks.3", (512, 7, 7)),
-    "mnasnet0_5": ("layers", (1280, 7, 7)),
-    "mobilenet_v2": ("features", (1280, 7, 7)),
-    "mobilenet_v3_small": ("features", (576, 7, 7)),
-    "regnet_y_400mf": ("trunk_output", (440, 7, 7)),
-    "resnet18": ("layer4", (512, 7, 7)),
-    "resnext50_32x4d": ("layer4", (2048, 7, 7)),
-    "shufflenet_v2_x0_5": ("conv5", (1024, 7, 7)),
-    "squeezenet1_0": ("features", (512, 13, 13)),
-    "swin_t": ("features", (768, 7, 7)),
-    "swin_v2_t": ("features", (768, 8, 8)),
-    "vgg11": ("features", (512, 7, 7)),
-    "vit_b_16": ("encoder.layers.encoder_layer_11.ln_1", (768, 14, 14)),
-    "wide_resnet50_2": ("layer4", (2048, 7, 7)),
-}
-
-
-def load_random(architecture: str, folder: Path, size: int | None = None) -> ModelHost:
-    config = ModelConfig(architecture=architecture, weights="random", size=size)
-    return load_model(config, "cpu", Downloads(folder, allowed=False))
-
-
-def family(architecture: str) -> str | None:
-    return max((name for name in FAMILIES if architecture.startswith(name)), key=len, default=None)
-
-
-HEAVY = {"maxvit_t", "vgg11", "vit_b_16", "wide_resnet50_2"}
-
-
-@pytest.fixture(
-    scope="module",
-    params=[pytest.param(name, marks=pytest.mark.slow if name in HEAVY else ()) for name in CONVENTIONAL],
-)
-def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ModelHost:
-    return load_random(request.param, tmp_path_factory.getbasetemp())
-
-
-@pytest.mark.slow  # some thirty networks are loaded, and measured
-class TestEveryFamily:
-    def test_default_is_the_conventional_layer(self, host: ModelHost) -> None:
-        layer = host.info.layer("default")  # raises where it cannot be explained
-
-        assert (layer.name, layer.shape) == CONVENTIONAL[host.info.architecture]
-
-    def test_all_that_the_network_sees_goes_through_it(self, host: ModelHost) -> None:
-        layer = host.info.layer("default")
-
-        if family(host.info.architecture) == "vit":  # the norm before its last attention: the residual goes around it
-            assert layer.note is not None
-            assert "parallel paths" in layer.note
-        elif family(host.info.architecture) == "maxvit":  # untrained attention looks everywhere
-            assert layer.note is not None
-            assert layer.note.startswith("where its cells look could not be measured")
-        else:
-            assert layer.note is None
-
-    def test_its_map_shows_a_place(self, host: ModelHost) -> None:
-        spec = host.info.preprocess
-        image = np.random.default_rng(0).integers(0, 256, (1, spec.height, spec.width, 3), dtype=np.uint8)
-
-        # With random weights a bias can make a class win without evidence, and its map is empty: look at some more.
-        (answer,) = host.explain(image, [Targets((Top(8),))], HowTo((host.info.default_layer,), ("gradcam",)))
-
-        maps = torch.stack([raw.values for raw in answer.maps])
-        assert maps.shape[1:] == CONVENTIONAL[host.info.architecture][1][1:]
-        spread = (maps.amax((1, 2)) - maps.amin((1, 2))) / maps.amax((1, 2)).clamp_min(1e-30)
-        assert float(spread.max()) > 0.05
-        assert len({raw.target for raw in answer.maps}) == 8
-        assert (maps != maps[0]).any(), "classes have maps of their own"
-
-
-class TestFamilies:
-    def test_every_classification_model_belongs_to_one(self) -> None:
-        assert [name for name in torchvision_models.architectures() if family(name) is None] == []
-
-    def test_every_family_has_a_representative_here(self) -> None:
-        assert {family(name) for name in CONVENTIONAL} == set(FAMILIES) - {"shapes"}
-
-    def test_every_models_modules_are_named_as_its_family_says(self) -> None:
-        strangers = []
-        for name, module in models_without_memory():
-            pattern = FAMILIES[family(name) or ""]
-            if not any(re.fullmatch(pattern, part) for part, _ in module.named_modules()):
-                strangers.append(name)
-
-        assert strangers == []
-
-
-def models_without_memory() -> Iterator[tuple[str, torch.nn.Module]]:
-    """Every model but the RegNets, which cannot be built without memory; they are all of one class."""
-    for name in torchvision_models.architectures():
-        if not name.startswith("regnet"):
-            with torch.device("meta"):
-                options = {"init_weights": False} if name in {"googlenet", "inception_v3"} else {}
-                yield name, torchvision.models.get_model(name, weights=None, **options)
 
 
 class TestSmallInputs:
@@ -134,7 +21,8 @@ class TestSmallInputs:
     def test_an_earlier_layer_serves_where_the_last_is_a_single_cell(
         self, size: int, layer: str, tmp_path: Path
     ) -> None:
-        info = load_random("resnet18", tmp_path, size).info
+        config = ModelConfig(architecture="resnet18", weights="random", size=size)
+        info = load_model(config, "cpu", Downloads(tmp_path, allowed=False)).info
 
         assert info.default_layer == layer
         assert info.layer("default").shape[1:] == (2, 2)
