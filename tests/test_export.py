@@ -408,7 +408,7 @@ def test_a_killed_process_loses_nothing(tmp_path: Path) -> None:
     while time.monotonic() < until and not (journal.is_file() and journal.read_bytes().count(b"\n") > 4):
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
-    process.wait(30)
+    process.wait(60)
     done = journal.read_bytes().count(b"\n") - 1
     assert 0 < done < 40
     ran = run(*flags)

@@ -150,7 +150,7 @@ async def readers_that_stop(crowd: Crowd) -> list[str]:
     held = []
     with during(crowd.crowded):
         for _ in range(8):
-            connection = socket.create_connection((address.hostname, address.port), timeout=5)
+            connection = socket.create_connection((address.hostname, address.port), timeout=30)
             connection.sendall("\r\n".join(lines).encode() + body)
             held.append(connection)
         await asyncio.sleep(4)

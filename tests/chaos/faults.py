@@ -217,7 +217,7 @@ async def slow_clients(scene: Scene) -> list[str]:
     asking = f"GET /openapi.json HTTP/1.1\r\nHost: {address.netloc}\r\n\r\n".encode()
     held = []
     for number in range(40):
-        connection = socket.create_connection((address.hostname, address.port), timeout=5)
+        connection = socket.create_connection((address.hostname, address.port), timeout=30)
         connection.sendall(asking[:20] if number % 2 else asking * 8)
         held.append(connection)
     answered = await asyncio.gather(*(scene.traffic.ask(scene.traffic.any_request()) for _ in range(20)))
@@ -261,7 +261,7 @@ async def bodies_cut_off(scene: Scene) -> list[str]:
     )
     silent = []
     for number in range(20):
-        connection = socket.create_connection((address.hostname, address.port), timeout=5)
+        connection = socket.create_connection((address.hostname, address.port), timeout=30)
         connection.sendall(head.encode() + b"\x89PNG" * 100)
         if number % 2:
             silent.append(connection)

@@ -143,7 +143,7 @@ class TestCommand:
         return [sys.executable, "-m", "service.cli", "evaluate", *map(str, arguments)]
 
     def run(self, *arguments: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(self.command(*arguments), capture_output=True, text=True, check=False, timeout=240)
+        return subprocess.run(self.command(*arguments), capture_output=True, text=True, check=False, timeout=1200)
 
     @pytest.fixture
     def folder(self, tmp_path: Path) -> Path:

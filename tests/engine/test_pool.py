@@ -265,4 +265,4 @@ async def test_whoever_waits_for_a_model_is_let_go_when_the_pool_stops(pool: Fak
     await settle()
     assert not waiting.done()
     await pool.stop()
-    await asyncio.wait_for(waiting, 10)
+    await asyncio.wait_for(waiting, 60)

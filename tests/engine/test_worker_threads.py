@@ -26,7 +26,7 @@ class Held:
     def __call__(self) -> None:
         self.thread = threading.current_thread()
         self.begun.set()
-        assert self.let_go.wait(10)
+        assert self.let_go.wait(60)
         self.ended.set()
 
 
@@ -54,7 +54,7 @@ def test_one_thread_does_all_where_one_thing_is_done_at_a_time(threads: BatchThr
 
     for _ in range(50):
         threads.submit(compute)
-        assert done.acquire(timeout=10)
+        assert done.acquire(timeout=60)
     assert len(used) == 1
 
 
@@ -62,21 +62,21 @@ def test_more_threads_are_taken_only_while_the_first_is_busy(threads: BatchThrea
     first, second, third = Held(), Held(), Held()
     for held in (first, second):
         threads.submit(held)
-        assert held.begun.wait(10)
+        assert held.begun.wait(60)
     assert first.thread is not second.thread
     threads.submit(third)
     assert not third.begun.wait(0.05), "there are two"
     first.let_go.set()
-    assert third.begun.wait(10)
+    assert third.begun.wait(60)
     assert third.thread is first.thread
     for held in (second, third):
         held.let_go.set()
-        assert held.ended.wait(10)
+        assert held.ended.wait(60)
     _until(lambda: sorted(threads._free) == [0, 1])
     fourth = Held()
     fourth.let_go.set()
     threads.submit(fourth)
-    assert fourth.ended.wait(10)
+    assert fourth.ended.wait(60)
     assert fourth.thread is first.thread, "the first one that is free"
 
 
@@ -85,13 +85,13 @@ def test_nothing_begins_after_the_end(threads: BatchThreads) -> None:
     other = Held()
     for held in (running, other, waiting):
         threads.submit(held)
-    assert running.begun.wait(10)
+    assert running.begun.wait(60)
     threads.close()
     threads.submit(late)
     for held in (running, other):
         held.let_go.set()
     assert running.thread is not None
-    running.thread.join(10)
+    running.thread.join(60)
     assert not running.thread.is_alive()
     assert not waiting.begun.is_set()
     assert not late.begun.is_set()
@@ -103,16 +103,16 @@ def test_what_loads_has_a_thread_that_ends_when_all_is_loaded() -> None:
     loads.submit(held)
     for number in range(3):
         loads.submit(lambda number=number: order.append(number))  # type: ignore[misc]
-    assert held.begun.wait(10)
+    assert held.begun.wait(60)
     assert not order
     held.let_go.set()
     assert held.thread is not None
-    held.thread.join(10)
+    held.thread.join(60)
     assert order == [0, 1, 2]
     again = Held()
     again.let_go.set()
     loads.submit(again)
-    assert again.ended.wait(10)
+    assert again.ended.wait(60)
     assert again.thread is not held.thread
 
 
@@ -120,11 +120,11 @@ def test_what_has_not_begun_to_load_is_dropped_at_the_end() -> None:
     loads, held, waiting = OneByOne("load"), Held(), Held()
     loads.submit(held)
     loads.submit(waiting)
-    assert held.begun.wait(10)
+    assert held.begun.wait(60)
     loads.close()
     held.let_go.set()
     assert held.thread is not None
-    held.thread.join(10)
+    held.thread.join(60)
     assert not waiting.begun.is_set()
 
 

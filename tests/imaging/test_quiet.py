@@ -27,7 +27,7 @@ def test_a_quiet_thread_says_nothing_and_other_threads_still_do() -> None:
     def decodes() -> None:
         with quiet():
             inside.set()
-            checked.wait(5)
+            checked.wait(60)
             try:
                 pillow_warns()
             except Warning as warning:
@@ -35,7 +35,7 @@ def test_a_quiet_thread_says_nothing_and_other_threads_still_do() -> None:
 
     thread = threading.Thread(target=decodes)
     thread.start()
-    assert inside.wait(5)
+    assert inside.wait(60)
     with pytest.warns(UserWarning, match="odd file"):
         pillow_warns()
     checked.set()

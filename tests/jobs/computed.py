@@ -46,7 +46,7 @@ class Held:
 
     async def begun(self) -> None:
         """Wait until the next one has begun."""
-        await asyncio.wait_for(self._news.wait(), 10)
+        await asyncio.wait_for(self._news.wait(), 60)
         self._news.clear()
 
     def tells(self, done: float, total: float = 10.0, found: int = 1, left: float | None = 9.5) -> None:

@@ -373,7 +373,7 @@ class Meeting(MeanColour):
         self.meeting = threading.Barrier(1)
 
     def after(self, logits: Tensor) -> Tensor:
-        self.meeting.wait(10)
+        self.meeting.wait(60)
         return logits
 
 
@@ -388,7 +388,7 @@ class TestLock:
 
         def ask(number: int) -> Tensor:
             if number < 4:
-                barrier.wait(10)
+                barrier.wait(60)
             image = plain(colours[number])
             if number % 2:
                 return toy.predict(image)[0]
@@ -510,7 +510,7 @@ def disturbed(
         between = len(predicted)
     finally:
         done.set()
-        thread.join(10)
+        thread.join(60)
         assert not thread.is_alive()
     assert between == 0 if most == 0 else between > 0
     return found

@@ -193,7 +193,7 @@ def test_parts_have_a_network_and_a_thread_each_and_all_rows_in_order() -> None:
     seen: list[tuple[Network, int, int]] = []
 
     def compute(own: Network, rows: slice) -> list[int]:
-        all_here.wait(10)  # all at once, or this fails
+        all_here.wait(60)  # all at once, or this fails
         seen.append((own, threading.get_ident(), torch.get_num_threads()))
         return list(range(rows.start, rows.stop))
 

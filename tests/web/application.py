@@ -268,7 +268,7 @@ class Exchange:
         return asyncio.create_task(application(self.scope, self.receive, self.send))
 
 
-async def until(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
+async def until(condition: Callable[[], object], timeout_s: float = 60.0) -> None:
     """Let the loop run until ``condition`` holds."""
     async with asyncio.timeout(timeout_s):
         while not condition():  # noqa: ASYNC110 - what tests wait for has no event of its own

@@ -50,7 +50,7 @@ async def test_readiness_goes_at_once_and_work_stays(server: Listening) -> None:
     server.application.worker.finish()
     reply = await inside.reply()
     assert (reply.status, reply.headers["connection"]) == (200, "close")
-    await asyncio.wait_for(server.ended, 10)
+    await asyncio.wait_for(server.ended, 60)
 
 
 async def test_new_work_is_refused_while_the_probes_are_answered(server: Listening) -> None:
@@ -114,7 +114,7 @@ async def test_who_came_before_may_finish_what_it_sends(server: Listening) -> No
     await closed(server)
     await slow.send(PREDICT[-10:])
     assert (await slow.reply()).status == 200
-    await asyncio.wait_for(server.ended, 10)
+    await asyncio.wait_for(server.ended, 60)
 
 
 async def test_a_request_just_arriving_on_a_kept_connection_is_answered(server: Listening) -> None:
@@ -136,7 +136,7 @@ async def test_an_idle_connection_does_not_hold_it_up(server: Listening) -> None
     silent = await server.call()
     terminate(server)
     assert (await idle.rest(), await silent.rest()) == (b"", b"")
-    await asyncio.wait_for(server.ended, 10)
+    await asyncio.wait_for(server.ended, 60)
 
 
 async def test_a_large_upload_that_is_refused_hears_of_it(server: Listening) -> None:
@@ -162,7 +162,7 @@ async def test_what_takes_too_long_is_cut_off_with_an_answer(caplog: pytest.LogC
         replies = [await caller.reply() for caller in inside]
         assert [(reply.status, reply.problem["code"]) for reply in replies] == 3 * [(503, "not_ready")]
         assert await upload.rest() == b""
-        await asyncio.wait_for(server.ended, 10)
+        await asyncio.wait_for(server.ended, 60)
     told = [record.getMessage() for record in caplog.records if record.name == "camserve.lifecycle"]
     assert "4 requests are cut off after 0.3 s" in told
     assert not [record for record in caplog.records if record.exc_info], "one line for each event, no traceback"
@@ -174,4 +174,4 @@ async def test_a_signal_during_the_start_ends_it() -> None:
         terminate(server)
         assert server.server.should_exit
         server.server.started = True
-        await asyncio.wait_for(server.ended, 10)
+        await asyncio.wait_for(server.ended, 60)

@@ -25,7 +25,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 
     def slow(name: str) -> Any:
         if name == VERBS:
-            event.wait(10)
+            event.wait(60)
         return import_module(name)
 
     monkeypatch.setattr("service.web.imports.import_module", slow)

@@ -60,7 +60,7 @@ async def uvicorn_alone(app: FastAPI) -> AsyncIterator[tuple[uvicorn.Server, asy
         yield server, ended, f"http://127.0.0.1:{port}"
     finally:
         server.should_exit = True
-        await asyncio.wait_for(ended, 10)
+        await asyncio.wait_for(ended, 60)
 
 
 async def hold(application: Application, client: httpx.AsyncClient) -> asyncio.Task[httpx.Response]:
@@ -127,7 +127,7 @@ async def test_a_host_can_drain_before_it_ends_the_lifespan() -> None:
         assert (await inside).status_code == 200
         await drained
         server.should_exit = True
-        await asyncio.wait_for(ended, 10)
+        await asyncio.wait_for(ended, 60)
         assert worker.stopped
 
 
@@ -142,6 +142,6 @@ async def test_uvicorn_alone_finishes_what_is_inside_and_ends_the_workers() -> N
         assert not ended.done()
         worker.finish()
         assert (await inside).status_code == 200
-        await asyncio.wait_for(ended, 10)
+        await asyncio.wait_for(ended, 60)
         assert worker.stopped
         assert application.lifecycle.over
