@@ -74,7 +74,7 @@ def test_where_there_is_one_head_nobody_is_asked(open_page: Callable[..., Page],
     expect(page.locator(".class")).to_have_count(5)
     asked = Asked(page)
     page.get_by_role("button", name="Model").first.click()
-    page.get_by_role("option", name="shapes").click()
+    page.locator(".picker:popover-open [data-value=shapes]").click()
     expect(page.locator("#sentence")).to_contain_text("“star”")
 
     expect(page.get_by_role("button", name="Head")).to_be_hidden()

@@ -24,7 +24,7 @@ def test_warnings_of_the_chosen_model_are_shown(open_page: Callable[..., Page], 
 
     page.get_by_role("button", name="Model").first.click()
     expect(page.get_by_role("option", name="sure")).to_contain_text("1 warning")
-    page.get_by_role("option", name="shapes").click()
+    page.locator(".picker:popover-open [data-value=shapes]").click()
     expect(page.locator("#sentence")).to_contain_text("“star”")
     expect(warnings).to_have_count(0)
 
