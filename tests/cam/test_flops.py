@@ -20,6 +20,7 @@ def test_a_multiplication_and_an_addition_count_as_two() -> None:
     assert counter.get_total_flops() == 2 * 2 * 3 * 4 + 2 * (2 * 2) * 5 * 9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", ["", "import torch._dynamo; "], ids=["no compiler", "the compiler"])
 def test_the_compiler_is_told_where_it_is_there_and_not_imported_where_not(before: str) -> None:
     script = (

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from tests.server import Server
 
+pytestmark = pytest.mark.slow
+
 METHODS = ("gradcam", "gradcam++", "xgradcam", "hirescam", "layercam", "eigencam", "eigengradcam", "finercam")
 MUCH: dict[str, Any] = {
     "method": METHODS,

@@ -138,6 +138,7 @@ OUTPUTS: tuple[Output, ...] = get_args(Output)
 SIZES: tuple[tuple[Size, int], ...] = (("picture", 1024), ("picture", 200), ("model", 1024), ("layer", 1024))
 
 
+@pytest.mark.slow
 async def test_every_method_and_output(service: Service) -> None:
     """Of a picture by lot each: nothing that is drawn of one depends on the method."""
     allowed = METHODS.keys() - service.explainer.ready_info().refused_methods.keys()

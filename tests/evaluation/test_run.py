@@ -84,6 +84,7 @@ class TestConclusions:
         assert found["road"] > 0.3
         assert found["max_box_acc"] > 0.6
 
+    @pytest.mark.slow
     def test_the_same_seed_says_the_same(self, outcome: Outcome) -> None:
         assert finished(run_of()).as_json() == outcome.as_json()
 

@@ -93,9 +93,8 @@ NETS: dict[str, tuple[Callable[..., nn.Module], tuple[str, ...]]] = {
 
 
 class TestMaps:
-    @pytest.mark.parametrize(
-        "name", ["resnet18", *(pytest.param(name, marks=pytest.mark.slow) for name in NETS if name != "resnet18")]
-    )
+    @pytest.mark.slow
+    @pytest.mark.parametrize("name", NETS)
     def test_are_those_of_the_network_itself(self, name: str, tmp_path: Path, offline: Downloads) -> None:
         build, layers = NETS[name]
         torch.manual_seed(0)
