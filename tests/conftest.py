@@ -27,9 +27,14 @@ GRACE_S = 60.0
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give every test its time limit: its own, that of slow tests, or the default in pyproject.toml."""
+    """Give every test its time limit: its own, that of slow tests, or the default in pyproject.toml.
+
+    Those of the page come last: they are many files of middling length, after which all cores are done at about the
+    same time, and one after the other, as they share servers and a browser.
+    """
     for item in items:
         item.add_marker(pytest.mark.timeout(seconds_for(item)))
+    items.sort(key=lambda item: "browser" in item.path.parts)
 
 
 def pytest_collection_finish() -> None:

@@ -6,6 +6,7 @@ A part of the requests asks for awkward amounts of what is allowed: the schema b
 from __future__ import annotations
 
 import base64
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from tests.server import Server
 
 pytestmark = pytest.mark.slow
+
+EXAMPLES = int(os.environ.get("SCHEMA_EXAMPLES", "60"))
 
 DOCUMENT = Path(__file__).parents[2] / "openapi" / "openapi.json"
 SCHEMA = schemathesis.openapi.from_path(DOCUMENT)
@@ -158,7 +161,7 @@ def test_every_answer_is_as_documented(
 ) -> None:
     asked = OPERATIONS[label]
     evaluation = request.getfixturevalue("evaluation") if "/evaluations" in label else ""
-    examples = 150 if label.startswith("POST") and not evaluation else 50
+    examples = EXAMPLES if label.startswith("POST") and not evaluation else EXAMPLES // 3
 
     @settings(
         max_examples=examples,

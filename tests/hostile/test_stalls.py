@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
-STALL_S = 0.1
+STALL_S = 0.2
 TRIES = 4
 MIB = 2**20
 JSON = {"Content-Type": "application/json"}
@@ -247,11 +247,11 @@ def test_the_measure_sees_a_stall(tmp_path: Path) -> None:
     async def stall() -> None:
         task = asyncio.create_task(beat(file))
         await asyncio.sleep(0.05)
-        until = time.thread_time() + 0.15
+        until = time.thread_time() + STALL_S
         while time.thread_time() < until:
             pass
         await asyncio.sleep(0.05)
         task.cancel()
 
     asyncio.run(stall())
-    assert json.loads(file.read_text())["worked_s"] > 0.14
+    assert json.loads(file.read_text())["worked_s"] > 0.9 * STALL_S
