@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
-EXAMPLES = int(os.environ.get("SCHEMA_EXAMPLES", "60"))
+EXAMPLES = int(os.environ.get("SCHEMA_EXAMPLES", "100"))
 
 DOCUMENT = Path(__file__).parents[2] / "openapi" / "openapi.json"
 SCHEMA = schemathesis.openapi.from_path(DOCUMENT)
