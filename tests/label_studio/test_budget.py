@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
-BUDGET_S = 12.0
+BUDGET_S = 6.0
 IN_HAND = 2  # what a worker was computing when the time was up is given up
 SLOW = """
 import time
@@ -34,7 +34,7 @@ SLOW = Path(__file__).with_name("slow")
 class Slow(ShapesNet):
     def forward(self, x):
         if SLOW.exists():
-            time.sleep(3)
+            time.sleep(1.5)
         return super().forward(x)
 
 
