@@ -182,7 +182,9 @@ class TestCommand:
 
     def test_ctrl_c_cancels(self, server: Server, folder: Path) -> None:
         before = listed(server)  # one that was cancelled may still be going
-        with subprocess.Popen(self.command(folder, "--server", server.url), stderr=subprocess.PIPE) as process:
+        # Tests that run in the background of a shell have this signal ignored, and so have their children.
+        command = ["env", "--default-signal=INT", *self.command(folder, "--server", server.url)]
+        with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
             deadline = time.monotonic() + 60
             while not (new := listed(server) - before):
                 assert time.monotonic() < deadline
