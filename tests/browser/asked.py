@@ -60,6 +60,31 @@ class Asked:
             self._page.wait_for_timeout(10)
 
 
+class HeldModels:
+    """The server's list of models, which a page waits for from now on, until :meth:`release`.
+
+    Attributes:
+        routes: what waits.
+    """
+
+    def __init__(self, page: Page) -> None:
+        self.routes: list[Route] = []
+        self._hold = True
+        page.route("**/api/v1/models", self._see)
+
+    def _see(self, route: Route) -> None:
+        if self._hold:
+            self.routes.append(route)
+        else:
+            route.continue_()
+
+    def release(self) -> None:
+        """Let it come."""
+        self._hold = False
+        for route in self.routes:
+            route.continue_()
+
+
 def form_of(request: Request) -> dict[str, list[str]]:
     """Return the fields of a request by name; the names of its pictures under ``image``."""
     form: dict[str, list[str]] = {}

@@ -10,8 +10,9 @@ import pytest
 from playwright.sync_api import expect
 
 from service.evaluation.recommendation import LEAST_PICTURES
-from tests.browser.asked import SAMPLES
+from tests.browser.asked import SAMPLES, HeldModels
 from tests.browser.evaluating import ROUTES, SKIPPED, Evaluations, done, entry
+from tests.browser.ready import wait_until_ready
 from tests.browser.test_page_access import DESKTOP, PHONE, check, tab_to
 from tests.browser.test_page_failures import API, problem
 
@@ -111,23 +112,18 @@ def test_masks_of_pictures_that_have_gone_go_too(opened: Callable[..., tuple[Pag
     assert "mask" not in form
 
 
-def test_masks_go_with_their_pictures_before_it_is_known_what_is_served(
-    open_page: Callable[..., Page],
-) -> None:
-    waiting: list[Route] = []
-
-    def hold(page: Page) -> None:
-        page.route("**/api/v1/models", lambda route: waiting.append(route))  # noqa: PLW0108  # Playwright looks at it
-
-    page = open_page("/?tab=evaluate", before=hold)
+def test_masks_go_with_their_pictures_before_it_is_known_what_is_served(open_page: Callable[..., Page]) -> None:
+    page = open_page("/?tab=evaluate")
+    lists = HeldModels(page)
+    page.reload()
+    wait_until_ready(page)
     page.locator("#masks").set_input_files([SAMPLES / "03-star.mask.png", SAMPLES / "00-disk.mask.png"])
     page.locator("#file").set_input_files([SAMPLES / "03-star.png", SAMPLES / "00-disk.png"])
     expect(page.locator("#evaluate-count")).to_have_text("2 pictures.")
     page.locator("#file").set_input_files([SAMPLES / "03-star.png", SAMPLES / "01-square.png"])
     expect(page.locator("#marks-said")).to_have_text("1 mask")
     expect(page.locator("#evaluate-model")).to_have_text("…")
-    for route in waiting:
-        route.continue_()
+    lists.release()
     expect(page.locator("#evaluate-model")).to_have_text("shapes")
     expect(page.locator("#marks-said")).to_have_text("1 mask")
 
@@ -246,13 +242,13 @@ def test_what_is_offered_for_a_layer_waits_for_what_the_server_offers(
     opened: Callable[..., tuple[Page, Evaluations]],
 ) -> None:
     page, _ = opened("/?tab=evaluate&evaluation=one", done())
-    waiting: list[Route] = []
-    page.route("**/api/v1/models", lambda route: waiting.append(route))  # noqa: PLW0108  # Playwright looks at it
+    lists = HeldModels(page)
     page.reload()
+    wait_until_ready(page)
     page.get_by_role("button", name="Use this layer layer3").click()
     button = page.get_by_role("button", name="Make it the default for everybody")
     expect(button).to_be_hidden()
-    (route,) = waiting
+    (route,) = lists.routes
     route.fulfill(json={**route.fetch().json(), "management": "allowed"})
     expect(button).to_be_visible()
     expect(page.locator("#use-for")).to_have_text("For good:")

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
-from tests.browser.asked import SAMPLES, Asked, form_of
+from tests.browser.asked import SAMPLES, Asked, HeldModels, form_of
+from tests.browser.ready import wait_until_ready
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -285,18 +286,15 @@ def test_the_model_has_a_card(explained: Page) -> None:
 def test_an_answer_that_comes_before_the_lists_gets_their_words_and_a_list_opened_early_is_filled(
     open_page: Callable[..., Page],
 ) -> None:
-    waiting: list[Route] = []
-
-    def hold(page: Page) -> None:
-        page.route("**/api/v1/models", lambda route: waiting.append(route))  # noqa: PLW0108  # Playwright looks at it
-
-    page = open_page("/?sample=03-star.png", before=hold)
+    page = open_page("/?sample=03-star.png")
+    lists = HeldModels(page)
+    page.reload()
+    wait_until_ready(page)
     expect(page.locator("#sentence")).to_contain_text("for “star”")
     page.locator("#layer").click()
     expect(search(page)).to_be_focused()
     expect(page.locator("#sentence")).to_contain_text("by gradcam")
-    for route in waiting:
-        route.continue_()
+    lists.release()
 
     expect(page.locator(".picker:popover-open [data-value=layer3]").first).to_be_visible()
     expect(page.locator("#sentence")).to_contain_text("by Grad-CAM")

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.asked import Asked
+from tests.browser.asked import Asked, HeldModels
 from tests.browser.test_page_access import DESKTOP, PHONE, check, tab_to
 
 if TYPE_CHECKING:
@@ -231,11 +231,14 @@ def test_an_alias_is_pointed_moved_and_removed(open_page: Callable[..., Page], m
     named = card(page, "named")
     named.get_by_text("Point an alias to a version").click()
     named.get_by_label("Alias").fill("shapes")
+    lists = HeldModels(page)  # a refusal can be answered before the models are read again
     named.get_by_role("button", name="Point it here").click()
     expect(named.get_by_role("alert")).to_contain_text("'shapes'")
 
     named.get_by_label("Alias").fill("stable")
-    named.get_by_role("button", name="Point it here").click()
+    with page.expect_response(re.compile("/aliases/stable$")):
+        named.get_by_role("button", name="Point it here").click()
+    lists.release()
     versions = named.get_by_role("list", name="Versions").get_by_role("listitem")
     expect(versions).to_contain_text(["stable"])
     expect(named.get_by_role("alert")).to_be_hidden()

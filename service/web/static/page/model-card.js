@@ -89,17 +89,16 @@ export class Card {
     this.busy = true;
     this.problem.hidden = true;
     this.doing.textContent = what;
-    let problem = "";
     try {
       await ask(path, { ...request, say: (text) => put(this.doing, text) });
+      await this.changed(); // a click before that would do it twice
     } catch (error) {
-      problem = problemWords(error);
+      this.problem.textContent = problemWords(error);
+      this.problem.hidden = false;
+      this.changed(); // whoever has read the problem may try again before that
     }
-    await this.changed();
     this.doing.textContent = "";
-    this.busy = false; // before the problem is shown: whoever has read it may try again
-    this.problem.textContent = problem;
-    this.problem.hidden = !problem;
+    this.busy = false;
   }
 
   #alias(alias, request) {
