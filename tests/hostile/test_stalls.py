@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
-STALL_S = 0.2
+STALL_S = 0.1
 TRIES = 4
 MIB = 2**20
 JSON = {"Content-Type": "application/json"}
